@@ -1,0 +1,9 @@
+"""The errors that a user can cause; each becomes one line on standard error and exit status 2."""
+
+
+class UserError(Exception):
+    """A user's mistake: the message says what came, what was expected and what to do."""
+
+
+class NotAvailable(UserError):
+    """A capability that the configuration names but this version does not have yet."""
