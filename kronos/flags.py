@@ -1,0 +1,243 @@
+"""Configurations and text: files and flags in, help and canonical text out, one spelling everywhere."""
+
+import argparse
+import difflib
+import itertools
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NoReturn
+
+import annotated_types
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from kronos.config import GROUPS, Config, group_of
+from kronos.errors import UserError
+from kronos.files import read_json
+
+RECIPES = Path(__file__).resolve().parent.parent / "experiments"
+# Fields that say which bars are meant: without a source beside them they could only be guessed at.
+SOURCE_FIELDS = (
+    "data_path", "qlib_data_path", "instrument", "freq", "dataset_begin_time", "dataset_end_time",
+    "train_time_range", "val_time_range", "test_time_range", "backtest_time_range", "embargo",
+    "windows_across_days", "symbols", "sina_url", "sina_symbols",
+)  # fmt: skip
+FAST_FACTORS = {"epochs": 10, "n_train_iter": 100, "n_val_iter": 100}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a wrong command line is a `UserError` like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}")
+
+
+def to_text(value: Any) -> str:
+    """The one text form of a field's value, as flags, MLflow parameters and tables show it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return ",".join(to_text(part) for part in value)
+    if isinstance(value, date):
+        return value.isoformat()
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def type_text(field: FieldInfo) -> str:
+    """What a field takes, in words: its type or choices, and its limits."""
+    annotation = field.annotation
+    if typing.get_origin(annotation) is typing.Literal:
+        return "one of " + ", ".join(typing.get_args(annotation))
+    words = {int: "whole number", float: "number", bool: "true or false", str: "text", date: "day"}
+    arguments = typing.get_args(annotation)
+    optional = type(None) in arguments
+    if typing.get_origin(annotation) is tuple and date in arguments:
+        text = "first day,last day"
+    elif typing.get_origin(annotation) is tuple:
+        text = "list a,b,..."
+    else:
+        inner = next((part for part in arguments if part is not type(None)), annotation)
+        text = words.get(inner, "list a,b,...")
+    limits = [
+        sign + to_text(getattr(limit, name))
+        for limit in field.metadata
+        for kind, name, sign in (
+            (annotated_types.Ge, "ge", ">="),
+            (annotated_types.Gt, "gt", ">"),
+            (annotated_types.Le, "le", "<="),
+            (annotated_types.Lt, "lt", "<"),
+        )
+        if isinstance(limit, kind)
+    ]
+    return ", ".join([text, *limits]) + (" or none" if optional else "")
+
+
+def help_parser(program: str, description: str, fields: Iterable[str]) -> argparse.ArgumentParser:
+    """A parser that takes every field and lists `fields`, grouped, with defaults, in its help."""
+    parser = _Parser(
+        prog=program, description=description, allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
+        epilog="Precedence: flag, then file, then default. Flags may be spelt with - or _.",
+    )  # fmt: skip
+    parser.add_argument("--config-path", metavar="FILE", help="JSON file of fields, or none (default none)")
+    listed = set(fields)
+    for group in GROUPS:
+        section = parser.add_argument_group(f"{group} fields")
+        for name, field in Config.model_fields.items():
+            if group_of(field) != group:
+                continue
+            text = f"{field.description} ({type_text(field)}; default {to_text(field.default)})".replace(
+                "%", "%%"
+            )
+            flag: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+            section.add_argument(
+                "--" + name.replace("_", "-"), dest=name, metavar="X", default=argparse.SUPPRESS,
+                help=text if name in listed else argparse.SUPPRESS, **flag,
+            )  # fmt: skip
+    return parser
+
+
+def parse_flags(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[str | None, dict[str, str], list[str]]:
+    """Read the command line: (configuration file or None, {field: text}, problems such as unknown flags)."""
+    spelt = [
+        "--" + "=".join([part.split("=")[0][2:].replace("_", "-"), *part.split("=")[1:]])
+        if part.startswith("--") and len(part) > 2
+        else part
+        for part in arguments
+    ]
+    namespace, unknown = parser.parse_known_args(spelt)
+    flags = dict(vars(namespace))
+    path = flags.pop("config_path")
+    problems = []
+    for part in unknown:
+        if part.startswith("--"):
+            problems.append(_unknown(part.split("=")[0][2:].replace("-", "_"), "flag", prefix="--"))
+        elif not _follows_unknown_flag(part, spelt, unknown):
+            problems.append(f"{part!r} was not expected: fields are given as --field value")
+    return (None if path is None or path.lower() in ("", "none") else path), flags, problems
+
+
+def _follows_unknown_flag(part: str, arguments: Sequence[str], unknown: Sequence[str]) -> bool:
+    """Whether `part` is the value of a flag that is reported as unknown already."""
+    return any(
+        after == part and before.startswith("--") and "=" not in before and before in unknown
+        for before, after in itertools.pairwise(arguments)
+    )
+
+
+def _unknown(name: str, what: str, prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, [*Config.model_fields, "config_path"], n=1, cutoff=0.5)
+    shown = name.replace("_", "-") if prefix else name
+    hint = (close[0].replace("_", "-") if prefix else close[0]) if close else ""
+    return f"unknown {what} {prefix}{shown}" + (f": did you mean {prefix}{hint}?" if hint else "")
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe that the project ships in `experiments/`."""
+    for folder in (RECIPES, Path("experiments")):
+        if (folder / f"{name}.json").is_file():
+            return folder / f"{name}.json"
+    raise UserError(
+        f"no recipe experiments/{name}.json: run in a clone of the project, or give --config-path"
+    )
+
+
+def load_config(
+    config_path: str | None = None, flags: Mapping[str, Any] | None = None, problems: Iterable[str] = ()
+) -> tuple[Config, list[str]]:
+    """Build the configuration of a run.
+
+    Args:
+        config_path: a JSON file of fields, or None.
+        flags: fields given beside it, which win; text or typed values.
+        problems: mistakes already found in the command line, to be reported together with those found here.
+
+    Returns:
+        The configuration and the lines to print first: sample bars, fast mode's cuts.
+
+    Raises:
+        UserError: with every problem at once: file, unknown fields, types, ranges, contradictions.
+    """
+    flags, found, notes = dict(flags or {}), list(problems), []
+    values: dict[str, Any] = {}
+    if config_path is not None:
+        values, file_problems = _read_fields(config_path)
+        found += file_problems
+    elif flags.get("data_source") == "sample" or not {"data_source", *SOURCE_FIELDS} & flags.keys():
+        values, file_problems = _read_fields(recipe_path("sample"))
+        found += file_problems
+        notes.append(
+            "SAMPLE DATA: S&P 500 members 2009-2010, experiments/sample.json; give --data-source for your own"
+        )
+    elif "data_source" not in flags:
+        given = ", ".join("--" + name.replace("_", "-") for name in flags if name in SOURCE_FIELDS)
+        found.append(
+            f"{given} given without a source of bars: add --data-source (or a --config-path that has one)"
+        )
+    known = {name: value for name, value in {**values, **flags}.items() if name in Config.model_fields}
+    try:
+        config = Config.model_validate(known)
+    except ValidationError as error:
+        found += [line for detail in error.errors() for line in _explain(detail, flags)]
+    if found:
+        raise UserError(found[0] if len(found) == 1 else "\n  ".join([f"{len(found)} problems:", *found]))
+    if config.fast_mode:
+        config, note = _fast(config, explicit=flags)
+        notes.append(note)
+    return config, notes
+
+
+def _read_fields(path: str | Path) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a JSON file that exist, and a sentence for each that does not or for the whole file."""
+    try:
+        content = read_json(path)
+    except UserError as error:
+        return {}, [str(error)]
+    if not isinstance(content, dict):
+        return {}, [f"{path} holds a {type(content).__name__}, an object of fields was expected"]
+    return content, [
+        _unknown(name, f"field in {path}:") for name in content if name not in Config.model_fields
+    ]
+
+
+def _explain(detail: Any, flags: Mapping[str, Any]) -> list[str]:
+    """One pydantic error as sentences in the user's words."""
+    if not detail["loc"]:
+        return str(detail["ctx"]["error"]).splitlines()
+    name = str(detail["loc"][0])
+    shown = "--" + name.replace("_", "-") if name in flags else name
+    value, limits = detail["input"], detail.get("ctx", {})
+    given = (
+        to_text(value) if isinstance(value, str | int | float | bool | tuple | list | None) else str(value)
+    )
+    field = Config.model_fields[name]
+    match detail["type"]:
+        case "value_error":
+            return [f"{shown} {given}: {limits['error']}"]
+        case "greater_than_equal":
+            return [f"{shown}: {given} is too small, the least is {to_text(limits['ge'])}"]
+        case "greater_than":
+            return [f"{shown}: {given} must be above {to_text(limits['gt'])}"]
+        case "less_than_equal":
+            return [f"{shown}: {given} is too large, the most is {to_text(limits['le'])}"]
+        case "less_than":
+            return [f"{shown}: {given} must be below {to_text(limits['lt'])}"]
+        case _:
+            return [f"{shown}: {given!r} was given, expected {type_text(field)}"]
+
+
+def _fast(config: Config, explicit: Mapping[str, Any]) -> tuple[Config, str]:
+    """Cut what takes the time; a value given as a flag stays."""
+    cuts = {
+        name: max(1, getattr(config, name) // factor)
+        for name, factor in FAST_FACTORS.items()
+        if name not in explicit
+    }
+    text = ", ".join(f"{name} {getattr(config, name)} -> {value}" for name, value in cuts.items())
+    return config.model_copy(update=cuts), f"fast mode: {text or 'nothing cut, all given as flags'}"
