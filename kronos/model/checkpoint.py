@@ -1,0 +1,170 @@
+"""Checkpoint folders: config.json and model.safetensors, whole or absent; messages name what differs."""
+
+import hashlib
+import inspect
+import json
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kronos import files
+from kronos.errors import UserError
+
+if TYPE_CHECKING:
+    from kronos.model.predictor import Kronos
+    from kronos.model.tokenizer import KronosTokenizer
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def save_model(model: "Kronos | KronosTokenizer", folder: str | Path) -> None:
+    """Write the folder under a temporary name, then rename it; an old folder of that name is replaced."""
+    from safetensors.torch import save_file
+
+    with files.atomic_folder(folder) as temporary:
+        files.write_json(temporary / CONFIG, model.config)
+        save_file(_state(model), temporary / WEIGHTS, metadata={"format": "pt"})
+        (temporary / WEIGHTS).chmod(0o644)
+
+
+def load_tokenizer(path_or_name: str | Path, revision: str | None = None) -> "KronosTokenizer":
+    """The tokenizer of a folder or Hub name, in evaluation mode."""
+    from kronos.model.tokenizer import KronosTokenizer
+
+    return load(KronosTokenizer, path_or_name, revision)
+
+
+def load_predictor(path_or_name: str | Path, revision: str | None = None) -> "Kronos":
+    """The predictor of a folder or Hub name, in evaluation mode."""
+    from kronos.model.predictor import Kronos
+
+    return load(Kronos, path_or_name, revision)
+
+
+def load(kind: type[Model], path_or_name: str | Path, revision: str | None = None) -> Model:
+    """Build `kind` from a checkpoint and fill it, in evaluation mode; torch's random state is not touched.
+
+    Raises UserError where the folder, a file, a constructor argument, a key or a shape is not as expected.
+    """
+    folder = find_folder(path_or_name, revision)
+    config = _read_config(kind, folder)
+    stored = _read_weights(folder / WEIGHTS)
+    with torch.device("meta"):  # no random initialisation of weights that are replaced at once
+        model = kind(**config)
+    _check_keys(model, stored, folder)
+    model.to_empty(device="cpu")
+    model.load_state_dict(stored, strict=True)
+    return model.eval()
+
+
+def find_folder(path_or_name: str | Path, revision: str | None = None) -> Path:
+    """The folder itself, or the local copy of a Hub repository."""
+    folder = Path(path_or_name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise UserError(f"revision {revision} with the folder {folder}: a revision is for Hub names only")
+        return folder
+    if folder.exists():
+        raise UserError(f"{folder} is a file: give the folder that holds {CONFIG} and {WEIGHTS}")
+    raise UserError(f"no folder {folder}: give a folder that holds {CONFIG} and {WEIGHTS}")
+
+
+def check_pair(tokenizer: "KronosTokenizer", predictor: "Kronos") -> None:
+    """Refuse a tokenizer and a predictor whose ids are not the same, with both values."""
+    gives = (tokenizer.config["s1_bits"], tokenizer.config["s2_bits"])
+    expects = (predictor.config["s1_bits"], predictor.config["s2_bits"])
+    if gives != expects:
+        raise UserError(
+            f"tokenizer gives {gives[0]}+{gives[1]} bits, predictor expects {expects[0]}+{expects[1]}: "
+            "they were not trained together"
+        )
+
+
+def digest(model: "Kronos | KronosTokenizer") -> str:
+    """SHA-256 over the configuration and the weights (float32 bytes, by sorted name)."""
+    total = hashlib.sha256(json.dumps(model.config, sort_keys=True).encode())
+    for name, tensor in sorted(_state(model).items()):
+        wide = tensor.float() if tensor.is_floating_point() else tensor
+        total.update(name.encode())
+        total.update(wide.numpy().tobytes())
+    return total.hexdigest()
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _read_config(kind: type[nn.Module], folder: Path) -> dict[str, Any]:
+    """The constructor's arguments; keys that are not among them are left out, as the public loader does."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} has no {CONFIG}: it is not a {kind.__name__} checkpoint")
+    config = files.read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / CONFIG} holds a {type(config).__name__}, expected an object of arguments")
+    wanted = list(inspect.signature(kind).parameters)
+    missing = [name for name in wanted if name not in config]
+    if missing:
+        raise UserError(f"{folder / CONFIG} lacks {', '.join(missing)}: it is not that of a {kind.__name__}")
+    return {name: config[name] for name in wanted}
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UserError(f"{path.parent} has no {WEIGHTS}: copy the weights there, or save the model again")
+    expected = _expected_size(path)
+    size = path.stat().st_size
+    if expected is None or size != expected:
+        says = "no safetensors header" if expected is None else f"its header says {expected} bytes"
+        raise UserError(f"{path} is damaged: {size} bytes, {says}; download or save it again")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}; download or save it again") from None
+
+
+def _expected_size(path: Path) -> int | None:
+    """The size that a safetensors header announces, None where there is no such header."""
+    with open(path, "rb") as stream:
+        start = stream.read(8)
+        if len(start) < 8:
+            return None
+        (length,) = struct.unpack("<Q", start)
+        if length > path.stat().st_size:
+            return None
+        try:
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return None
+    return 8 + length + max(ends, default=0)
+
+
+def _check_keys(model: nn.Module, stored: dict[str, Tensor], folder: Path) -> None:
+    """Name the keys that are missing or too many and the shapes that differ, a few of each."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    problems = []
+    if missing := [name for name in wanted if name not in found]:
+        problems.append(f"missing {_some(missing)}")
+    if extra := [name for name in found if name not in wanted]:
+        problems.append(f"not expected {_some(extra)}")
+    if differ := [
+        f"{name} is {list(found[name])}, {CONFIG} says {list(shape)}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]:
+        problems.append(_some(differ))
+    if problems:
+        raise UserError(f"{folder / WEIGHTS} does not fit a {type(model).__name__}: {'; '.join(problems)}")
+
+
+def _some(items: list[str], most: int = 3) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

@@ -1,0 +1,251 @@
+"""Kronos: the next bar's coarse and fine ids from the ids so far.
+
+Axes: B batch, T bars, Q queries, D width, V1 and V2 the coarse and fine vocabularies.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kronos.model import checkpoint
+from kronos.model.layers import Attention, Block, RMSNorm, run_blocks
+
+TIME_TABLES = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}  # in the stamp's order
+FINE_HEADS = 4  # whatever n_heads says
+
+
+class HierarchicalEmbedding(nn.Module):
+    """Coarse and fine ids, each embedded x sqrt(width), joined and projected."""
+
+    def __init__(self, s1_bits: int, s2_bits: int, width: int) -> None:
+        super().__init__()
+        self.scale = math.sqrt(width)
+        self.emb_s1 = nn.Embedding(2**s1_bits, width)
+        self.emb_s2 = nn.Embedding(2**s2_bits, width)
+        self.fusion_proj = nn.Linear(2 * width, width)
+
+    def forward(self, s1: Tensor, s2: Tensor) -> Tensor:
+        pair = torch.cat((self.emb_s1(s1) * self.scale, self.emb_s2(s2) * self.scale), dim=-1)
+        return self.fusion_proj(pair)
+
+
+class FixedEmbedding(nn.Module):
+    """A sinusoidal table that is not trained; its weight is in the checkpoint, under `emb`."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        angle = torch.arange(rows).float()[:, None] * torch.exp(
+            torch.arange(0, width, 2).float() * -(math.log(10000.0) / width)
+        )
+        self.emb = nn.Embedding(rows, width)
+        table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
+        self.emb.weight = nn.Parameter(table, requires_grad=False)
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.emb(index)
+
+
+class TemporalEmbedding(nn.Module):
+    """Sum of the embeddings of minute, hour, weekday, day and month: stamp [B, T, 5] -> [B, T, D]."""
+
+    def __init__(self, width: int, learned: bool) -> None:
+        super().__init__()
+        kind = nn.Embedding if learned else FixedEmbedding
+        for name, rows in TIME_TABLES.items():
+            self.add_module(f"{name}_embed", kind(rows, width))
+
+    def forward(self, stamp: Tensor) -> Tensor:
+        parts = dict(zip(TIME_TABLES, stamp.long().unbind(-1), strict=True))
+        order = (
+            "hour",
+            "weekday",
+            "day",
+            "month",
+            "minute",
+        )  # the public order, for equal rounding
+        first, *rest = (self.get_submodule(f"{name}_embed")(parts[name]) for name in order)
+        for part in rest:
+            first = first + part
+        return first
+
+
+class DependencyLayer(nn.Module):
+    """The fine head's cross-attention: a coarse token asks the hidden states; added to them, normalised."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cross_attn = Attention(width, FINE_HEADS)
+        self.norm = RMSNorm(width)
+
+    def forward(
+        self, hidden_BTD: Tensor, token_BQD: Tensor, padding_mask: Tensor | None, trained: bool
+    ) -> Tensor:
+        """[B, T, D]. `trained` turns a single query and its keys by their positions, as in training."""
+        bars, queries = hidden_BTD.shape[1], token_BQD.shape[1]
+        tables = query_tables = None
+        if queries == bars:
+            tables = query_tables = self.cross_attn.rotary.tables(bars)
+        elif trained:
+            tables = self.cross_attn.rotary.tables(bars)
+            query_tables = self.cross_attn.rotary.tables(1, first=bars - 1)
+        attended = self.cross_attn(
+            hidden_BTD, token_BQD, tables=tables, query_tables=query_tables, padding_mask=padding_mask
+        )
+        return self.norm(hidden_BTD + attended)
+
+
+class DualHead(nn.Module):
+    """The two output projections."""
+
+    def __init__(self, s1_bits: int, s2_bits: int, width: int) -> None:
+        super().__init__()
+        self.proj_s1 = nn.Linear(width, 2**s1_bits)
+        self.proj_s2 = nn.Linear(width, 2**s2_bits)
+
+    def compute_loss(
+        self,
+        s1_logits: Tensor,
+        s2_logits: Tensor,
+        s1_targets: Tensor,
+        s2_targets: Tensor,
+        padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(mean of both, coarse, fine) cross-entropies over [B, T], bars true in `padding_mask` left out."""
+        keep = ... if padding_mask is None else ~padding_mask.bool()
+        coarse = F.cross_entropy(s1_logits[keep].flatten(0, -2), s1_targets[keep].flatten())
+        fine = F.cross_entropy(s2_logits[keep].flatten(0, -2), s2_targets[keep].flatten())
+        return (coarse + fine) / 2, coarse, fine
+
+
+class Kronos(nn.Module):
+    """Decoder-only Transformer over pairs of ids; arguments as in the public code, kept in `config`."""
+
+    def __init__(
+        self,
+        s1_bits: int,
+        s2_bits: int,
+        n_layers: int,
+        d_model: int,
+        n_heads: int,
+        ff_dim: int,
+        ffn_dropout_p: float,
+        attn_dropout_p: float,
+        resid_dropout_p: float,
+        token_dropout_p: float,
+        learn_te: bool,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "s1_bits": s1_bits,
+            "s2_bits": s2_bits,
+            "n_layers": n_layers,
+            "d_model": d_model,
+            "n_heads": n_heads,
+            "ff_dim": ff_dim,
+            "ffn_dropout_p": ffn_dropout_p,
+            "attn_dropout_p": attn_dropout_p,
+            "resid_dropout_p": resid_dropout_p,
+            "token_dropout_p": token_dropout_p,
+            "learn_te": learn_te,
+        }
+        self.s1_bits, self.s2_bits, self.d_model = s1_bits, s2_bits, d_model
+        self.token_drop = nn.Dropout(token_dropout_p)
+        self.embedding = HierarchicalEmbedding(s1_bits, s2_bits, d_model)
+        self.time_emb = TemporalEmbedding(d_model, learn_te)
+        self.transformer = nn.ModuleList(
+            Block(d_model, n_heads, ff_dim, ffn_dropout_p, attn_dropout_p, resid_dropout_p)
+            for _ in range(n_layers)
+        )
+        self.norm = RMSNorm(d_model)
+        self.dep_layer = DependencyLayer(d_model)
+        self.head = DualHead(s1_bits, s2_bits, d_model)
+        self.apply(self._initialise)
+
+    def _initialise(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding) and module.weight.requires_grad:  # keeps fixed sinusoids
+            nn.init.normal_(module.weight, std=self.d_model**-0.5)
+
+    def hidden(
+        self,
+        s1_BT: Tensor,
+        s2_BT: Tensor,
+        stamp_BT5: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """[B, T, D] after the final norm; bar t has seen the bars up to t."""
+        x = self.embedding(s1_BT, s2_BT)
+        if stamp_BT5 is not None:
+            x = x + self.time_emb(stamp_BT5)
+        return self.norm(run_blocks(self.transformer, self.token_drop(x), padding_mask))
+
+    def coarse_logits(self, hidden_BTD: Tensor) -> Tensor:
+        """[B, T, V1] of the next bar's coarse id."""
+        return self.head.proj_s1(hidden_BTD)
+
+    def fine_logits(
+        self,
+        hidden_BTD: Tensor,
+        s1_targets: Tensor,
+        padding_mask: Tensor | None = None,
+        rotary: str = "public",
+    ) -> Tensor:
+        """[B, T, V2] of the next bar's fine id, given its coarse id: [B, T], or [B, 1] for the newest bar.
+
+        With one query, only the logits of the last bar mean anything: the public code turns neither query nor
+        keys by their positions there (`rotary="public"`), in training it turns both (`"trained"`).
+        """
+        token = self.embedding.emb_s1(s1_targets)  # not scaled
+        return self.head.proj_s2(self.dep_layer(hidden_BTD, token, padding_mask, rotary == "trained"))
+
+    def forward(
+        self,
+        s1_ids: Tensor,
+        s2_ids: Tensor,
+        stamp: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        use_teacher_forcing: bool = False,
+        s1_targets: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(coarse logits [B, T, V1], fine logits [B, T, V2]) from ids [B, T] and stamps [B, T, 5].
+
+        The fine head is told `s1_targets` when teacher-forced, otherwise a draw from the coarse distribution
+        (torch's global generator: measure with teacher forcing). True in `padding_mask` [B, T]: hidden.
+        """
+        hidden = self.hidden(s1_ids, s2_ids, stamp, padding_mask)
+        s1_logits = self.coarse_logits(hidden)
+        if use_teacher_forcing:
+            if s1_targets is None:
+                raise ValueError("use_teacher_forcing needs s1_targets")
+            given = s1_targets
+        else:
+            probabilities = s1_logits.detach().float().softmax(-1)
+            given = torch.multinomial(probabilities.flatten(0, 1), 1).view(s1_ids.shape)
+        return s1_logits, self.fine_logits(hidden, given, padding_mask)
+
+    def decode_s1(
+        self, s1_ids: Tensor, s2_ids: Tensor, stamp: Tensor | None = None, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(coarse logits [B, T, V1], hidden states [B, T, D] for `decode_s2`)."""
+        hidden = self.hidden(s1_ids, s2_ids, stamp, padding_mask)
+        return self.coarse_logits(hidden), hidden
+
+    def decode_s2(self, context: Tensor, s1_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Fine logits [B, T, V2] given hidden states and coarse ids [B, T] or [B, 1]."""
+        return self.fine_logits(context, s1_ids, padding_mask)
+
+    @classmethod
+    def from_pretrained(cls, folder_or_hub_name: str | Path, revision: str | None = None) -> Self:
+        """Load from a folder or a Hub name; the model comes in evaluation mode."""
+        return checkpoint.load(cls, folder_or_hub_name, revision)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors, which the public code reads too; replaces the folder."""
+        checkpoint.save_model(self, folder)

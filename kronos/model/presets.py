@@ -1,0 +1,67 @@
+"""The shapes of the public checkpoints, and `nano`: ours, for laptops, tests and the default run."""
+
+from typing import Any
+
+from kronos.errors import UserError
+
+
+def _predictor(
+    layers: int, width: int, heads: int, ff: int, bits: int, dropout: tuple[float, float, float, float]
+) -> dict[str, Any]:
+    ffn, residual, attention, token = dropout
+    return {
+        "s1_bits": bits,
+        "s2_bits": bits,
+        "n_layers": layers,
+        "d_model": width,
+        "n_heads": heads,
+        "ff_dim": ff,
+        "ffn_dropout_p": ffn,
+        "attn_dropout_p": attention,
+        "resid_dropout_p": residual,
+        "token_dropout_p": token,
+        "learn_te": True,
+    }
+
+
+def _tokenizer(layers: int, width: int, heads: int, ff: int, bits: int) -> dict[str, Any]:
+    return {
+        "d_in": 6,
+        "d_model": width,
+        "n_heads": heads,
+        "ff_dim": ff,
+        "n_enc_layers": layers,
+        "n_dec_layers": layers,
+        "ffn_dropout_p": 0.0,
+        "attn_dropout_p": 0.0,
+        "resid_dropout_p": 0.0,
+        "s1_bits": bits,
+        "s2_bits": bits,
+        "beta": 0.05,
+        "gamma0": 1.0,
+        "gamma": 1.1,
+        "zeta": 0.05,
+        "group_size": 4,
+    }
+
+
+# Dropouts: ffn, residual, attention, token. The weights of `large` are not public; it takes base's.
+PREDICTOR_PRESETS: dict[str, dict[str, Any]] = {
+    "nano": _predictor(2, 64, 4, 128, 8, (0.0, 0.0, 0.0, 0.0)),
+    "mini": _predictor(4, 256, 4, 512, 10, (0.2, 0.2, 0.0, 0.0)),
+    "small": _predictor(8, 512, 8, 1024, 10, (0.25, 0.25, 0.1, 0.1)),
+    "base": _predictor(12, 832, 16, 2048, 10, (0.2, 0.2, 0.0, 0.0)),
+    "large": _predictor(18, 1664, 32, 3072, 10, (0.2, 0.2, 0.0, 0.0)),
+}
+
+TOKENIZER_PRESETS: dict[str, dict[str, Any]] = {
+    "nano": _tokenizer(2, 64, 4, 128, 8),
+    "base": _tokenizer(4, 256, 4, 512, 10),
+}
+
+
+def tokenizer_preset_for(model_preset: str) -> str:
+    """The name of the tokenizer preset whose bits fit a predictor preset."""
+    if model_preset not in PREDICTOR_PRESETS:
+        raise UserError(f"model_preset is {model_preset!r}, expected one of {', '.join(PREDICTOR_PRESETS)}")
+    return "nano" if model_preset == "nano" else "base"
