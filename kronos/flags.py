@@ -60,7 +60,7 @@ def type_text(field: FieldInfo) -> str:
     elif typing.get_origin(annotation) is tuple:
         text = "list a,b,..."
     else:
-        inner = next((part for part in arguments if part is not type(None)), annotation)
+        inner: Any = next((part for part in arguments if part is not type(None)), annotation)
         text = words.get(inner, "list a,b,...")
     limits = [
         sign + to_text(getattr(limit, name))
