@@ -94,7 +94,7 @@ class Attention(nn.Module):
         query_tables: Tables | None = None,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """[B, Q, D] attended. `tables`: the bars' positions, `query_tables`: the queries'; None: not turned."""
+        """[B, Q, D] attended. `tables`: the bars' positions, `query_tables` the queries'; None: unturned."""
         query_BQD = x_BTD if query_BQD is None else query_BQD
         queries, bars = query_BQD.shape[1], x_BTD.shape[1]
         if queries not in (1, bars):
