@@ -1,8 +1,8 @@
-"""Forecasts into signals and what they are worth: scores, realised targets, daily IC, the equal-weight benchmark.
+"""Forecasts into signals and what they are worth: scores, targets, daily IC, the equal-weight benchmark.
 
-Pure functions of frames. A wide frame has one row a session (the calendar's sessions in order, also those on which
-nobody traded), one column an instrument, and NaN where there is no value. Returns are simple and in price units:
-0.01 is one per cent.
+Pure functions of frames. A wide frame has one row a session (the calendar's sessions in order, also those on
+which nobody traded), one column an instrument, and NaN where there is no value. Returns are simple and in
+price units: 0.01 is one per cent.
 """
 
 import pickle
@@ -20,10 +20,10 @@ MIN_PERIODS = 20  # fewer non-overlapping horizons than this: too short to tell
 def scores(forecast: pd.DataFrame, last_close: pd.Series) -> pd.DataFrame:
     """Reduce each forecast's closes over the horizon and express them as a return on the last known close.
 
-    `forecast` is long with columns instrument, as_of, step, close (others are ignored); `last_close` holds the close
-    of the bar at `as_of`, indexed by (as_of, instrument). Returns a frame indexed by (as_of, instrument), sorted,
-    with the columns last, mean, max and min; NaN where the forecast is NaN or the last close is not positive.
-    Raises ValueError when a forecast has no last close or a step occurs twice.
+    `forecast` is long with columns instrument, as_of, step, close (others are ignored); `last_close` holds
+    the close of the bar at `as_of`, indexed by (as_of, instrument). Returns a frame indexed by (as_of,
+    instrument), sorted, with the columns last, mean, max and min; NaN where the forecast is NaN or the last
+    close is not positive. Raises ValueError when a forecast has no last close or a step occurs twice.
     """
     keys = ["as_of", "instrument"]
     steps = forecast[[*keys, "step", "close"]].sort_values([*keys, "step"], kind="stable")
@@ -34,24 +34,20 @@ def scores(forecast: pd.DataFrame, last_close: pd.Series) -> pd.DataFrame:
     # pandas' reductions skip a NaN; a path with a hole has no score
     reduced = reduced.where(grouped.count() == grouped.size())
 
-    base = last_close.reindex(pd.MultiIndex.from_frame(reduced.index.to_frame(index=False)))
-    base.index = reduced.index
-    missing = ~reduced.index.isin(last_close.index)
-    if missing.any():
-        as_of, instrument = reduced.index[missing][0]
-        raise ValueError(
-            f"{missing.sum()} forecasts have no last close, the first is {instrument} at {as_of}"
-        )
-    result = reduced.div(base.where(base > 0), axis=0) - 1
-    return result[list(SIGNALS)]
+    missing = reduced.index.difference(last_close.index)
+    if len(missing):
+        as_of, instrument = missing[0]
+        raise ValueError(f"{len(missing)} forecasts have no last close, the first is {instrument} at {as_of}")
+    base = last_close.reindex(reduced.index)
+    return reduced.div(base.where(base > 0), axis=0) - 1
 
 
 def targets(close: pd.DataFrame, horizon: int) -> dict[str, pd.DataFrame]:
-    """What the scores try to predict: last, mean, max and min of the closes t+1..t+horizon over the close of t, less 1.
+    """What the scores try to predict: closes of t+1..t+horizon, reduced as they are, over the close of t.
 
-    `close` is wide. A session without a bar inside the horizon is valued at the last close, as a holder's account
-    values it; where the horizon has no bar at all, runs past the last session, or t itself has no bar, the target is
-    NaN. Nothing after t + horizon is read.
+    `close` is wide. A session without a bar inside the horizon is valued at the last close, as a holder's
+    account values it; where the horizon has no bar at all, runs past the last session, or t itself has no
+    bar, the target is NaN. Nothing after t + horizon is read.
     """
     if horizon < 1:
         raise ValueError(f"horizon is {horizon}, at least 1 was expected")
@@ -100,9 +96,10 @@ def _row_correlation(left: np.ndarray, right: np.ndarray, valid: np.ndarray) -> 
 def daily_ic(score: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
     """Cross-sectional correlation of score and target, day by day.
 
-    Both are wide; the days and instruments are those of `score`, `target` is aligned to them. Returns a frame indexed
-    by day with `ic` (Pearson), `rank_ic` (Spearman; ties share their average rank) and `n` (names with both values).
-    Pairs with a NaN or an infinity are left out; a day with fewer than 5 names or without variation is NaN.
+    Both are wide; the days and instruments are those of `score`, `target` is aligned to them. Returns a frame
+    indexed by day with `ic` (Pearson), `rank_ic` (Spearman; ties share their average rank) and `n` (names
+    with both values). Pairs with a NaN or an infinity are left out; a day with fewer than 5 names or without
+    variation is NaN.
     """
     aligned = target.reindex(index=score.index, columns=score.columns)
     left = score.to_numpy(dtype=np.float64)
@@ -123,15 +120,15 @@ def daily_ic(score: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
 
 
 def newey_west_t(values: pd.Series | np.ndarray, lag: int) -> float:
-    """t-value of the mean of a daily series whose neighbours overlap: Newey-West with Bartlett weights up to `lag`.
+    """t-value of the mean of a daily series with overlapping neighbours: Newey-West, Bartlett weights.
 
-    Autocovariances are divided by n, without a small-sample factor. NaN days are dropped and their neighbours taken
-    as adjacent. NaN when fewer than two days are left or the variance is zero.
+    Autocovariances up to `lag` are divided by n, without a small-sample factor. NaN days are dropped and
+    their neighbours taken as adjacent. NaN when fewer than two days are left or nothing varies.
     """
     series = np.asarray(values, dtype=np.float64)
     series = series[np.isfinite(series)]
     count = len(series)
-    if count < 2 or series.max() == series.min():
+    if count < 2 or np.ptp(series) < 1e-12:
         return float("nan")
     centred = series - series.mean()
     variance = float(centred @ centred) / count
@@ -143,9 +140,10 @@ def newey_west_t(values: pd.Series | np.ndarray, lag: int) -> float:
 def summary(ic: pd.DataFrame, horizon: int) -> dict[str, float]:
     """What a frame of `daily_ic` amounts to, as plain floats; NaN where there are too few days.
 
-    For each of `ic` and `rank_ic`: the mean over days, the sample standard deviation, their ratio (`icir`, per day,
-    not annualised) and the Newey-West t-value with lag horizon - 1, since neighbouring targets share horizon - 1 days.
-    `days` counts the days with a correlation, `names` is the mean number of instruments on them.
+    For each of `ic` and `rank_ic`: the mean over days, the sample standard deviation, their ratio (`icir`,
+    per day, not annualised) and the Newey-West t-value with lag horizon - 1, since neighbouring targets share
+    horizon - 1 days. `days` counts the days with a correlation, `names` is the mean number of instruments on
+    them.
     """
     result: dict[str, float] = {}
     for column, ratio in (("ic", "icir"), ("rank_ic", "rank_icir")):
@@ -153,7 +151,7 @@ def summary(ic: pd.DataFrame, horizon: int) -> dict[str, float]:
         deviation = float(series.std(ddof=1)) if len(series) > 1 else float("nan")
         result[f"{column}_mean"] = float(series.mean()) if len(series) else float("nan")
         result[f"{column}_std"] = deviation
-        result[ratio] = result[f"{column}_mean"] / deviation if deviation > 0 else float("nan")
+        result[ratio] = result[f"{column}_mean"] / deviation if deviation > 1e-12 else float("nan")
         result[f"{column}_t_newey_west"] = newey_west_t(series, horizon - 1)
     days = ic["ic"].notna()
     result["days"] = float(days.sum())
@@ -175,7 +173,7 @@ def verdict(days: int, horizon: int) -> str:
 
 
 def _equal_weight(close: pd.DataFrame, member: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Names held over each session [D, I] and their returns [D, I] since the last session that had members."""
+    """Names held over each session [D, I]; their returns [D, I] since the last session with members."""
     if not close.index.equals(member.index) or not close.columns.equals(member.columns):
         raise ValueError("close and member must have the same days and instruments")
     price = close.ffill().to_numpy(dtype=np.float64)
@@ -196,11 +194,11 @@ def _equal_weight(close: pd.DataFrame, member: pd.DataFrame) -> tuple[np.ndarray
 def equal_weight_returns(close_wide: pd.DataFrame, member_wide: pd.DataFrame) -> pd.Series:
     """Daily return of holding every member in equal weight, rebalanced at each close, before costs.
 
-    The mean over the names that are members on the day and on the session before it (where a session has no member at
-    all, it returns 0 and the next one is measured from the last session that had some, so that no move is lost). A
-    member without a bar is valued at its last close, as the portfolio values it. Both frames are wide, of the same
-    shape; `member_wide` is boolean and says who was in the universe, not who traded. The first session with members,
-    and those before it, are NaN.
+    The mean over the names that are members on the day and on the session before it (where a session has no
+    member at all, it returns 0 and the next one is measured from the last session that had some, so that no
+    move is lost). A member without a bar is valued at its last close, as the portfolio values it. Both frames
+    are wide, of the same shape; `member_wide` is boolean and says who was in the universe, not who traded.
+    The first session with members, and those before it, are NaN.
     """
     held, moves = _equal_weight(close_wide, member_wide)
     count = held.sum(axis=1)
@@ -216,10 +214,11 @@ def equal_weight_costs(
 ) -> pd.Series:
     """Daily cost of that equal-weight portfolio's own rebalancing, as a fraction of its value (subtract it).
 
-    Charged on the day whose return it makes possible: at the close before day t the drifted weights of the names held
-    until then are traded back to equal weights of the names held over t; what is bought costs `open_cost`, what is
-    sold `close_cost`, each of its value. The first day pays for buying everything. There is no minimum fee (it has no
-    account size) and every name is taken to be tradable at its close. NaN as in `equal_weight_returns`.
+    Charged on the day whose return it makes possible: at the close before day t the drifted weights of the
+    names held until then are traded back to equal weights of the names held over t; what is bought costs
+    `open_cost`, what is sold `close_cost`, each of its value. The first day pays for buying everything. There
+    is no minimum fee (it has no account size) and every name is taken to be tradable at its close. NaN as in
+    `equal_weight_returns`.
     """
     held, moves = _equal_weight(close_wide, member_wide)
     returns = equal_weight_returns(close_wide, member_wide)

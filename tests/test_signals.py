@@ -1,4 +1,4 @@
-"""Scores, targets, IC and the equal-weight benchmark against scipy, Qlib, plain loops and numbers worked by hand."""
+"""Scores, targets, IC and the equal-weight benchmark against scipy, Qlib, loops and hand-worked numbers."""
 
 import pickle
 
