@@ -1,0 +1,96 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from kronos import runtime
+from kronos.errors import NotAvailable, UserError
+
+
+@pytest.fixture(autouse=True)
+def threads_put_back():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def no_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+def test_auto_takes_the_cpu_where_there_is_no_accelerator_and_says_why(monkeypatch):
+    no_accelerator(monkeypatch)
+    chosen = runtime.choose()
+    assert (chosen.device.type, chosen.dtype, chosen.rank, chosen.world) == ("cpu", torch.float32, 0, 1)
+    assert chosen.reasons[0] == "device cpu: neither CUDA nor MPS is available"
+    assert chosen.reasons[1].startswith("precision fp32: ")
+    assert chosen.reasons[2].startswith(f"threads {chosen.threads}: ")
+
+
+def test_auto_prefers_cuda_then_mps(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert runtime.choose().device.type == "cuda"
+    assert runtime.choose(cpu=True).device.type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert runtime.choose().device.type == "mps"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"device": "cuda"}, "device=cuda, but this PyTorch"),
+        ({"device": "mps"}, "device=mps, but MPS is not available"),
+        ({"device": "tpu"}, "device=tpu, expected auto, cpu, cuda or mps"),
+        ({"device": "cuda", "cpu": True}, "cpu=true contradicts device=cuda"),
+        ({"precision": "int8"}, "precision=int8, expected"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_the_value(monkeypatch, arguments, said):
+    no_accelerator(monkeypatch)
+    with pytest.raises(UserError, match=said):
+        runtime.choose(**arguments)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_refused_until_it_exists(precision):
+    with pytest.raises(NotAvailable, match=f"precision={precision} is not available yet"):
+        runtime.choose(precision=precision)
+
+
+def test_omp_num_threads_is_honoured(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert runtime.choose(cpu=True).threads == torch.get_num_threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,1")  # OpenMP's list for nested loops
+    assert runtime.choose(cpu=True).threads == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    with pytest.raises(UserError, match="OMP_NUM_THREADS is 'many'"):
+        runtime.choose(cpu=True)
+
+
+def test_threads_are_no_more_than_the_cores_allowed(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(runtime.psutil, "cpu_count", lambda logical: 64)
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda pid: set(range(48)), raising=False)
+    monkeypatch.setattr(runtime, "_container_cores", lambda: 2)
+    chosen = runtime.choose(cpu=True)
+    assert chosen.threads == 2
+    assert "the container's share" in chosen.reasons[2]
+
+
+def test_a_seed_repeats_all_three_global_generators():
+    def draws():
+        runtime.seed_everything(5)
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    assert draws() == draws()
+
+
+def test_generators_of_different_purposes_are_independent_of_each_other():
+    first = torch.rand(4, generator=runtime.generator(1, "sampling"))
+    assert torch.equal(first, torch.rand(4, generator=runtime.generator(1, "sampling")))
+    assert not torch.equal(first, torch.rand(4, generator=runtime.generator(1, "other")))
+    assert not torch.equal(first, torch.rand(4, generator=runtime.generator(2, "sampling")))
