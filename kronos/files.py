@@ -25,13 +25,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary.chmod(0o755)  # mkdtemp makes it private to the user
     try:
         yield temporary
-        _replace_folder(temporary, target)
+        replace_folder(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _replace_folder(source: Path, target: Path) -> None:
-    """Rename `source` to `target`; a folder of that name is moved aside first and deleted after."""
+def replace_folder(source: Path, target: Path) -> None:
+    """Rename the folder `source` to `target`; one of that name is moved aside first and deleted after."""
     if not target.exists():
         os.rename(source, target)
         return

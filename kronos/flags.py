@@ -132,10 +132,14 @@ def _follows_unknown_flag(part: str, arguments: Sequence[str], unknown: Sequence
 
 
 def _unknown(name: str, what: str, prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, [*Config.model_fields, "config_path"], n=1, cutoff=0.5)
-    shown = name.replace("_", "-") if prefix else name
-    hint = (close[0].replace("_", "-") if prefix else close[0]) if close else ""
+    close = nearest(name, [*Config.model_fields, "config_path"])
+    shown, hint = (text.replace("_", "-") if prefix else text for text in (name, close))
     return f"unknown {what} {prefix}{shown}" + (f": did you mean {prefix}{hint}?" if hint else "")
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The choice that `name` was probably meant to be, or empty text."""
+    return next(iter(difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)), "")
 
 
 def recipe_path(name: str) -> Path:

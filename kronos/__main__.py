@@ -1,0 +1,69 @@
+"""The one command line: `python -m kronos STAGE --field value ...`."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from kronos.config import Config
+from kronos.errors import UserError
+from kronos.flags import help_parser, load_config, nearest, parse_flags
+from kronos.stages import STAGES, execute
+
+USAGE = "python -m kronos {STAGE} [--config-path FILE] [--field value ...]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage; returns the exit status: 0 done, 2 a mistake of the user's, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _main(given)
+    except UserError as error:
+        print(f"kronos: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("kronos: interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    name, *rest = arguments
+    if name == "mlproject":
+        from kronos.mlproject import command
+
+        return command(rest)
+    if name not in STAGES:
+        close = nearest(name, STAGES)
+        hint = f": did you mean {close}?" if close else ""
+        raise UserError(f"unknown stage {name!r}{hint} (stages: {', '.join(STAGES)})")
+    stage = STAGES[name]
+    parser = help_parser(f"python -m kronos {name}", stage.help, stage.fields)
+    config_path, flags, problems = parse_flags(parser, rest)
+    config, notes = load_config(config_path, flags, problems)
+    for note in notes:
+        print(note, flush=True)
+    execute(name, config)
+    return 0
+
+
+def overview() -> str:
+    """The text of `python -m kronos --help`: stages, then every field with its default and help."""
+    stages = "\n".join(f"  {name:<12}{stage.help}" for name, stage in STAGES.items())
+    fields = help_parser("python -m kronos", "", Config.model_fields).format_help().split("\n\n", 2)[2]
+    return (
+        f"usage: {USAGE}\n\nstages:\n{stages}\n  {'mlproject':<12}print the MLproject file; --check compares it\n\n"
+        f"`python -m kronos STAGE --help` lists the fields that a stage uses.\n\n{fields}"
+    )
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    """SIGTERM ends a run as Ctrl-C does: cleanly, with its MLflow run marked KILLED."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The stages, once each; the command line, MLproject, notebooks and the pipeline all go through `execute`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from kronos.config import Config, fields_of
+from kronos.stages.core import Body, Outcome, Stage
+
+__all__ = ["STAGES", "Outcome", "Stage", "execute"]
+
+
+def execute(name: str, config: Config, say: Callable[[str], None] | None = None) -> dict[str, Outcome]:
+    """Run a stage, or the pipeline of stages, as tracked runs.
+
+    Args:
+        name: a key of `STAGES`.
+        config: the settings.
+        say: takes the lines meant for the user; printed by default.
+
+    Returns:
+        What each stage left, by its name.
+
+    Raises:
+        UserError: when a field, an input or an outside system is not as it must be; the run ends FAILED.
+    """
+    from kronos.stages import running
+
+    speak = say or running.print_line
+    return (
+        running.pipeline(config, speak) if name == "pipeline" else running.single(STAGES[name], config, speak)
+    )
+
+
+def _data() -> Body:
+    from kronos.stages import data
+
+    return Body(data.made_from, data.run)
+
+
+def _tokenizer() -> Body:
+    from kronos.stages import training
+
+    return Body(training.tokenizer_made_from, training.run_tokenizer)
+
+
+def _predictor() -> Body:
+    from kronos.stages import training
+
+    return Body(training.predictor_made_from, training.run_predictor)
+
+
+def _backtest() -> Body:
+    from kronos.stages import backtest
+
+    return Body(backtest.made_from, backtest.run)
+
+
+def _pipeline() -> Body:
+    raise AssertionError("the pipeline has no body of its own: its stages are run one by one")
+
+
+_TRAINING = tuple(
+    name
+    for name in fields_of("data", "model", "training", "launch", "output", "tracking")
+    if not name.startswith(("skip_", "backtest_", "evaluation_"))
+)
+_PIPELINE = tuple(name for name in Config.model_fields if name not in fields_of("search"))
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "data", "read bars from a source, check them, and write the bar store",
+            fields_of("data", "tracking"), lambda config: Path(config.dataset_path), _data,
+        ),
+        Stage(
+            "tokenizer", "train the tokenizer on the stored bars",
+            tuple(name for name in _TRAINING if not name.startswith(("predictor_", "pretrained_predictor"))),
+            lambda config: config.tokenizer_folder, _tokenizer,
+        ),
+        Stage(
+            "predictor", "train the predictor on the stored bars, as the stored tokenizer sees them",
+            tuple(name for name in _TRAINING if name != "tokenizer_learning_rate"),
+            lambda config: config.predictor_folder, _predictor,
+        ),
+        Stage(
+            "backtest", "forecast every test day and instrument, and trade the forecasts in Qlib",
+            fields_of("data", "output", "forecast", "backtest", "tracking"),
+            lambda config: config.backtest_folder, _backtest,
+        ),
+        Stage(
+            "pipeline", "data, tokenizer, predictor and backtest, as one run with a child each",
+            _PIPELINE, lambda config: Path(config.save_path).parent, _pipeline,
+        ),
+    )
+}  # fmt: skip

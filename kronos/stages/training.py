@@ -1,0 +1,252 @@
+"""The tokenizer and predictor stages: one model each, through the one loop, into its own folder."""
+
+import fcntl
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from kronos.config import Config, fields_of
+from kronos.console import Progress
+from kronos.data.store import BarStore
+from kronos.errors import UserError
+from kronos.files import replace_folder, write_json
+from kronos.stages.core import (
+    MODEL_FIELDS,
+    RUN_FILE,
+    Work,
+    key_of,
+    origin,
+    refuse_other_origin,
+    working_path,
+    write_record,
+)
+from kronos.stages.data import log_dataset, stored_bars, training_splits
+
+Kind = Literal["tokenizer", "predictor"]
+WEIGHTS = ("checkpoints/best_model/config.json", "checkpoints/best_model/model.safetensors")
+CLIP_NORM = {"tokenizer": 2.0, "predictor": 3.0}  # of the public recipe
+SHARED_FIELDS = tuple(
+    name
+    for name in (*fields_of("model", "training"), "device", "cpu", "lookback_window", "predict_window", "clip",
+                 "train_time_range", "val_time_range", "max_context")
+    if name not in ("log_interval", "num_workers", "resume", "tokenizer_learning_rate", "predictor_learning_rate",
+                    "pretrained_predictor_path", "loss_bars", "freeze_blocks", "max_context")
+)  # fmt: skip
+TOKENIZER_FIELDS = (*SHARED_FIELDS, "tokenizer_learning_rate")
+PREDICTOR_FIELDS = (
+    *(name for name in SHARED_FIELDS if name != "pretrained_tokenizer_path"),
+    "predictor_learning_rate", "pretrained_predictor_path", "loss_bars", "freeze_blocks",
+)  # fmt: skip
+
+
+def tokenizer_made_from(config: Config) -> dict[str, Any]:
+    return origin("tokenizer", config, TOKENIZER_FIELDS, {"bars": stored_bars(config).digest})
+
+
+def predictor_made_from(config: Config) -> dict[str, Any]:
+    from kronos.model import checkpoint
+
+    store = stored_bars(config)
+    tokenizer = checkpoint.digest(trained_tokenizer(config, store))
+    return origin("predictor", config, PREDICTOR_FIELDS, {"bars": store.digest, "tokenizer": tokenizer})
+
+
+def run_tokenizer(work: Work, made: dict[str, Any]) -> dict[str, Any]:
+    """Train the tokenizer on the stored bars."""
+    from kronos.objectives import TokenizerObjective
+
+    config = work.config
+    objective = TokenizerObjective(config.lookback_window, config.predict_window)
+    return _train(work, made, "tokenizer", stored_bars(config), objective)
+
+
+def run_predictor(work: Work, made: dict[str, Any]) -> dict[str, Any]:
+    """Train the predictor on the tokens that the stored tokenizer gives."""
+    from kronos.objectives import PredictorObjective
+
+    config = work.config
+    store = stored_bars(config)
+    tokenizer = trained_tokenizer(config, store)
+    work.run.tags({"tokenizer_digest": made["inputs"]["tokenizer"]})
+    objective = PredictorObjective(
+        tokenizer, config.lookback_window, config.predict_window, loss_bars=config.loss_bars
+    )
+    return _train(work, made, "predictor", store, objective)
+
+
+def trained_tokenizer(config: Config, store: BarStore) -> Any:
+    """The tokenizer that later stages use: `tokenizer_path`, else the one trained here on these bars."""
+    return _trained(config, store, "tokenizer")
+
+
+def trained_predictor(config: Config, store: BarStore) -> Any:
+    """The predictor that later stages use: `predictor_path`, else the one trained here on these bars."""
+    return _trained(config, store, "predictor")
+
+
+def _load(kind: Kind) -> Callable[[str | Path], Any]:
+    from kronos.model import load_predictor, load_tokenizer
+
+    return load_tokenizer if kind == "tokenizer" else load_predictor
+
+
+def _trained(config: Config, store: BarStore, kind: Kind) -> Any:
+    load, given = _load(kind), getattr(config, f"{kind}_path")
+    if given is not None:
+        return load(given)
+    folder = getattr(config, f"{kind}_folder")
+    best = folder / "checkpoints" / "best_model"
+    if not best.is_dir():
+        raise UserError(f"no {kind} at {best}: run  python -m kronos {kind}  or give --{kind}-path")
+    remedy = f"run  python -m kronos {kind}  again, or give --{kind}-path to use other weights"
+    now = origin(kind, config, MODEL_FIELDS, {"bars": store.digest})
+    refuse_other_origin(folder, f"the {kind}", remedy, now, MODEL_FIELDS)
+    return load(best)
+
+
+def _train(work: Work, made: dict[str, Any], kind: Kind, store: BarStore, objective: Any) -> dict[str, Any]:
+    from kronos.data.windows import Windows
+    from kronos.loop import FitSettings, fit
+    from kronos.model import checkpoint
+    from kronos.report import draw_loss_curve
+    from kronos.runtime import choose, seed_everything
+
+    config = work.config
+    train_split, val_split = training_splits(config, store)
+    runtime = choose(config.device, config.cpu, config.precision)
+    seed_everything(config.seed)
+    model = _starting_model(work, kind)
+    if kind == "predictor":
+        checkpoint.check_pair(objective.tokenizer, model)
+    settings = FitSettings(
+        epochs=config.epochs, batch_size=config.batch_size,
+        learning_rate=getattr(config, f"{kind}_learning_rate"), accumulation_steps=config.accumulation_steps,
+        beta1=config.adam_beta1, beta2=config.adam_beta2, weight_decay=config.adam_weight_decay,
+        clip_norm=CLIP_NORM[kind], train_windows=config.n_train_iter, val_windows=config.n_val_iter,
+        early_stopping_patience=config.early_stopping_patience, log_interval=config.log_interval,
+        seed=config.seed, settings_key=key_of(made),
+    )  # fmt: skip
+    _describe(work, runtime, model, settings, len(train_split.starts))
+    log_dataset(work, store, "training")
+    shape = {"lookback": config.lookback_window, "clip": config.clip, "seed": config.seed}
+    train, validation = Windows(store, train_split, **shape), Windows(store, val_split, **shape)
+    final = getattr(config, f"{kind}_folder")
+    with working_folder(final, key_of(made), work.run.id) as (folder, stop), Progress(kind) as progress:
+        result = fit(
+            model, objective, train, validation, settings=settings, runtime=runtime, folder=folder,
+            report=work.run.metrics, progress=progress, resume=config.resume != "never", stop_requested=stop,
+        )  # fmt: skip
+        work.run.flush()
+        if result.interrupted:
+            raise KeyboardInterrupt
+        draw_loss_curve(result.curve, f"{kind} loss", folder / "loss_curve.png")
+        shutil.rmtree(folder / "checkpoints" / "last", ignore_errors=True)
+        best = _load(kind)(folder / "checkpoints" / "best_model")
+        record = write_record(folder, made, work.run.id, WEIGHTS, {
+            "metrics": {
+                "best_val_loss": result.best_value, "best_step": result.best_step, "steps": result.steps,
+                "seconds": result.seconds, "windows_per_second": result.windows_per_second,
+            },
+            "curve": result.curve, "learning_rates": result.learning_rates, "digest": checkpoint.digest(best),
+        })  # fmt: skip
+        _log_result(work, folder, record)
+    work.say(
+        f"{kind}: best val_loss {result.best_value:.5g} at step {result.best_step}, "
+        f"{result.windows_per_second:,.0f} windows/s, saved in {final}"
+    )
+    return record
+
+
+def _start_model(work: Work, kind: Kind) -> Any:
+    """The model that training starts from: pretrained weights, or the preset with random ones, said aloud."""
+    from kronos.model import Kronos, KronosTokenizer
+    from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS, tokenizer_preset_for
+
+    config = work.config
+    pretrained = getattr(config, f"pretrained_{kind}_path")
+    if pretrained is not None:
+        work.say(f"{kind}: fine-tunes {pretrained}")
+        return _load(kind)(pretrained)
+    work.say(f"{kind}: starts from random weights, preset {config.model_preset}")
+    if kind == "tokenizer":
+        return KronosTokenizer(**TOKENIZER_PRESETS[tokenizer_preset_for(config.model_preset)])
+    return Kronos(**PREDICTOR_PRESETS[config.model_preset])
+
+
+def _describe(work: Work, runtime: Any, model: Any, settings: Any, windows: int) -> None:
+    """Say and log what was chosen, with its reason, and the arithmetic of the batch."""
+    config = work.config
+    for reason in runtime.reasons:
+        work.say(f"  {reason}")
+    effective = config.batch_size * runtime.world * config.accumulation_steps
+    size = sum(parameter.numel() for parameter in model.parameters())
+    work.say(
+        f"  {size:,} parameters; batch {config.batch_size} x {runtime.world} process x "
+        f"{config.accumulation_steps} accumulated = {effective} windows a step; "
+        f"{min(settings.train_windows, windows):,} of {windows:,} windows an epoch, {settings.epochs} epochs"
+    )
+    work.run.parameters({"effective_batch": str(effective), "model_parameters": str(size)})
+    work.run.tags({"runtime": "; ".join(runtime.reasons), "model": str(model.config)[:500]})
+
+
+@contextmanager
+def working_folder(final: Path, key: str, run_id: str) -> Iterator[tuple[Path, Callable[[], bool]]]:
+    """A folder beside `final` that takes its name when the block ends well.
+
+    Yields the folder and a function that says whether Ctrl-C or SIGTERM asked to stop. A second process with
+    the same origin is refused. What can be resumed is kept after a failure, anything else is removed.
+    """
+    folder = working_path(final, key)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training {final} with this very configuration") from None
+        try:
+            write_json(folder / RUN_FILE, {"run_id": run_id})
+            with _stop_request() as stop:
+                yield folder, stop
+            (folder / RUN_FILE).unlink()
+            (folder / "lock").unlink()
+            replace_folder(folder, final)
+        except BaseException:
+            if not (folder / "checkpoints" / "last").is_dir():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _stop_request() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request that the loop polls; the second one interrupts at once."""
+    asked = False
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_result(work: Work, folder: Path, record: dict[str, Any]) -> None:
+    """Artifacts and closing metrics of a training run."""
+    work.run.artifact(folder / "checkpoints" / "best_model", "checkpoints/best_model")
+    work.run.artifact(folder / "summary.json")
+    work.run.artifact(folder / "loss_curve.png")
+    work.run.metrics(int(record["metrics"]["steps"]), record["metrics"])
+    work.run.tags({"model_digest": record["digest"]})
