@@ -312,10 +312,6 @@ class Config(BaseModel):
     def backtest_folder(self) -> Path:
         return Path(self.backtest_result_path) / self.backtest_save_folder_name
 
-    @property
-    def backtest_folder(self) -> Path:
-        return Path(self.backtest_result_path) / self.backtest_save_folder_name
-
 
 def group_of(field: FieldInfo) -> str:
     """The group of section headings in help and tables that a field belongs to."""

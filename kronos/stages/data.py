@@ -4,12 +4,11 @@ from typing import Any
 
 from kronos.config import Config
 from kronos.data.sources import DataProcessorFactory
-from kronos.data.store import BarStore, open_store, report_markdown
+from kronos.data.store import BarStore, open_store
 from kronos.data.windows import Split, check_ranges, forecast_points, make_split
-from kronos.files import write_json, write_text
 from kronos.stages.core import STORE_FIELDS, Work, origin, refuse_other_origin, write_record
 
-STORE_FILES = ("index.json", "data_report.md")
+STORE_FILES = ("index.json", "findings.json", "data_report.md")
 
 
 def made_from(config: Config) -> dict[str, Any]:
@@ -21,8 +20,6 @@ def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     config = work.config
     processor = DataProcessorFactory.create_processor(config.data_source, config)
     store = processor.run_pipeline()
-    write_text(store.path / "data_report.md", report_markdown(store))
-    write_json(store.path / "findings.json", store.findings)
     work.run.artifact(store.path / "data_report.md")
     work.run.artifact(store.path / "findings.json")
     log_dataset(work, store, "all")

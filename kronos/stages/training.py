@@ -162,7 +162,7 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, store: BarStore, object
     return record
 
 
-def _start_model(work: Work, kind: Kind) -> Any:
+def _starting_model(work: Work, kind: Kind) -> Any:
     """The model that training starts from: pretrained weights, or the preset with random ones, said aloud."""
     from kronos.model import Kronos, KronosTokenizer
     from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS, tokenizer_preset_for
