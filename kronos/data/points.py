@@ -1,0 +1,118 @@
+"""Where a forecast is made, what it sees, and the times it is for.
+
+Shapes: n forecasts, L bars of context, H bars of horizon.
+"""
+
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import pandas as pd
+
+from kronos.data.bars import Flag
+from kronos.data.calendars import next_sessions, time_features
+from kronos.data.ranges import session_range
+from kronos.data.store import BarStore
+from kronos.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class ForecastPoints:
+    """The (day, instrument) pairs forecast, sorted by session then instrument, and those that are not, with why.
+
+    `excluded` has columns instrument, datetime, session, reason; together they are every pair of the range.
+    """
+
+    row: np.ndarray  # int64 [n]: the store's row of the last bar seen (as_of)
+    instrument: np.ndarray  # int32 [n]: place in store.instruments
+    session: np.ndarray  # int32 [n]: place in store.sessions
+    excluded: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def forecast_points(store: BarStore, begin: date, end: date, lookback: int) -> ForecastPoints:
+    """Every real bar of a member in begin..end that has `lookback` bars in a row ending in it.
+
+    Nothing after the bar is looked at: an instrument that is delisted the next day is forecast like any other.
+    """
+    first, last = session_range(store, begin, end)
+    days, width = max(last - first + 1, 0), len(store.instruments)
+    row_of = np.full((days, width), -1, np.int64)
+    rows = np.flatnonzero((store.session >= first) & (store.session <= last))
+    row_of[np.asarray(store.session)[rows] - first, store.instrument_of_row[rows]] = rows
+
+    flags = np.asarray(store.flags)[row_of]
+    reasons = np.select(
+        [
+            row_of < 0,
+            (flags & Flag.FILLED) > 0,
+            (flags & Flag.NONMEMBER) > 0,
+            store.history[row_of] < lookback,
+        ],
+        [1, 2, 3, 4],
+        0,
+    )
+    words = ["no bar", "no bar, filled", "not a member", f"fewer than {lookback} bars in a row"]
+    day, instrument = np.nonzero(reasons == 0)
+    out_day, out_instrument = np.nonzero(reasons)
+    excluded = pd.DataFrame(
+        {
+            "instrument": np.array(store.instruments, dtype=object)[out_instrument],
+            "datetime": store.sessions[first + out_day].astype("datetime64[ns]"),
+            "session": (first + out_day).astype(np.int32),
+            "reason": pd.Categorical.from_codes(reasons[out_day, out_instrument] - 1, words),
+        }
+    )
+    return ForecastPoints(
+        row=row_of[day, instrument],
+        instrument=instrument.astype(np.int32),
+        session=(first + day).astype(np.int32),
+        excluded=excluded,
+    )
+
+
+def contexts(store: BarStore, rows: np.ndarray, lookback: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `lookback` bars that end in each row: raw float32 [n, L, 6] and their time features int64 [n, L, 5].
+
+    Raises UserError where a row has fewer bars in a row than that (see `forecast_points`).
+    """
+    rows = np.asarray(rows, np.int64)
+    short = store.history[rows] < lookback
+    if short.any():
+        row = int(rows[short][0])
+        raise UserError(
+            f"{store.instruments[store.instrument_of_row[row]]} on {pd.Timestamp(store.times[row]):%Y-%m-%d} has "
+            f"{store.history[row]} bars in a row, lookback {lookback} needs as many ({int(short.sum())} such points)"
+        )
+    return gather(store.values, rows - lookback + 1, lookback), gather(
+        store.stamps, store.session[rows] - lookback + 1, lookback
+    )
+
+
+def gather(table: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """Copy `length` rows from each start: [n, length, columns], one block of memory a window, nothing else read."""
+    rows, columns = table.shape
+    windows = np.lib.stride_tricks.as_strided(
+        table,
+        shape=(max(rows - length + 1, 0), length, columns),
+        strides=(table.strides[0], *table.strides),
+        writeable=False,
+    )
+    return np.asarray(windows[starts])
+
+
+def future_stamps(store: BarStore, sessions_n: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """The next `horizon` sessions after each session: time features int64 [n, H, 5] and times int64 ns [n, H].
+
+    They come from the exchange's calendar, never from later bars. Raises UserError where the calendar ends before.
+    """
+    places = np.asarray(sessions_n, np.int64)[:, None] + np.arange(1, horizon + 1)
+    sessions, stamps = store.sessions, store.stamps
+    lacking = int(places.max(initial=0)) + 1 - len(sessions)
+    if lacking > 0:
+        more = next_sessions(store.calendar, pd.Timestamp(sessions[-1]), lacking)
+        sessions = np.append(sessions, more.as_unit("ns").asi8)
+        stamps = np.concatenate([stamps, time_features(more)])
+    return stamps[places], sessions[places]

@@ -1,0 +1,273 @@
+"""The bar store: plain memory-mapped arrays and an index that explains and checks them.
+
+A store is a folder: `values.npy` float32 [N, 6], `session.npy` int32 [N], `flags.npy` uint8 [N], `offsets.npy` int64
+[I + 1], `sessions.npy` int64 [S], `findings.json`, `data_report.md`, and `index.json` with sizes and digests of the rest.
+N rows, sorted by instrument then session; I instruments; S sessions.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kronos import files
+from kronos.data.bars import FEATURES, Finding
+from kronos.data.calendars import known_sessions_after, time_features
+from kronos.data.calendars import sessions as calendar_sessions
+from kronos.errors import UserError
+
+FORMAT = 1
+SESSIONS_AFTER = 64  # forecasts at the last bar need stamps beyond it; longer horizons ask the calendar
+ARRAYS = {  # name: (type, shape) in the letters above
+    "values": ("<f4", ("N", len(FEATURES))),
+    "session": ("<i4", ("N",)),
+    "flags": ("|u1", ("N",)),
+    "offsets": ("<i8", ("I+1",)),
+    "sessions": ("<i8", ("S",)),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class BarStore:
+    """Bars of many instruments on one calendar; the arrays are read-only maps of the files."""
+
+    path: Path
+    instruments: tuple[str, ...]
+    sessions: np.ndarray  # int64 ns [S]: from the first bar to SESSIONS_AFTER sessions after the last
+    last_session: int  # place in `sessions` of the last one with a bar
+    freq: str
+    calendar: str
+    values: np.ndarray  # float32 [N, 6]: open high low close volume amount
+    session: np.ndarray  # int32 [N]
+    flags: np.ndarray  # uint8 [N]: bars.Flag
+    offsets: np.ndarray  # int64 [I + 1]
+    digest: str  # of the content: the same for equal bars on any machine
+    source: dict[str, Any]
+    key: str  # given by the writer: what the store was made from
+
+    def __len__(self) -> int:
+        return len(self.session)
+
+    @cached_property
+    def findings(self) -> list[dict[str, Any]]:
+        """What cleaning met, as written by `Finding.as_dict`; read when first asked for."""
+        found: list[dict[str, Any]] = files.read_json(self.path / "findings.json")
+        return found
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """Time of each row, int64 ns [N]."""
+        return self.sessions[self.session]
+
+    @cached_property
+    def stamps(self) -> np.ndarray:
+        """Minute, hour, weekday, day, month of each session, int64 [S, 5]."""
+        return time_features(self.sessions)
+
+    @cached_property
+    def instrument_of_row(self) -> np.ndarray:
+        """Place in `instruments` of each row, int32 [N]."""
+        return np.repeat(np.arange(len(self.instruments), dtype=np.int32), np.diff(self.offsets))
+
+    @cached_property
+    def history(self) -> np.ndarray:
+        """Rows in a row, without a hole, up to and with each row, int32 [N]: the longest context that ends there."""
+        breaks = np.ones(len(self), bool)
+        breaks[1:] = np.diff(self.session) != 1
+        breaks[self.offsets[:-1]] = True
+        row = np.arange(len(self))
+        return (row - np.maximum.accumulate(np.where(breaks, row, 0)) + 1).astype(np.int32)
+
+    def symbol_rows(self, instrument: int) -> slice:
+        """The rows of one instrument."""
+        return slice(int(self.offsets[instrument]), int(self.offsets[instrument + 1]))
+
+    def frame(self, columns: Sequence[str] = FEATURES) -> pd.DataFrame:
+        """A long frame: instrument, datetime and the columns asked for (features, `flag`, `session`)."""
+        known = (*FEATURES, "flag", "session")
+        unknown = [name for name in columns if name not in known]
+        if unknown:
+            raise UserError(f"a store has no column {', '.join(unknown)}: choose from {', '.join(known)}")
+        data: dict[str, Any] = {
+            "instrument": pd.Categorical.from_codes(self.instrument_of_row, list(self.instruments)),
+            "datetime": self.times.astype("datetime64[ns]"),
+        }
+        for name in columns:
+            whole = {"flag": self.flags, "session": self.session}
+            data[name] = np.array(whole[name] if name in whole else self.values[:, FEATURES.index(name)])
+        frame = pd.DataFrame(data)
+        frame["instrument"] = frame["instrument"].astype(str)
+        return frame
+
+
+def store_sessions(calendar: str, first: Any, last: Any) -> pd.DatetimeIndex:
+    """The exchange's sessions from `first` to SESSIONS_AFTER sessions after `last`, as far as the calendar knows."""
+    within = calendar_sessions(calendar, first, last)
+    return within.append(known_sessions_after(calendar, last, SESSIONS_AFTER))
+
+
+def write_store(
+    path: str | Path,
+    frame: pd.DataFrame,
+    *,
+    sessions: pd.DatetimeIndex,
+    last_session: int,
+    calendar: str,
+    freq: str,
+    source: dict[str, Any],
+    findings: Sequence[Finding],
+    key: str = "",
+) -> BarStore:
+    """Write aligned bars (see `bars.align`) as a store at `path` and open it; a store already there is replaced.
+
+    Raises UserError when `path` holds something else, or when the bars are not sorted and unique.
+    """
+    from kronos.data.describe import report_markdown
+
+    target = Path(path)
+    _refuse_foreign_folder(target)
+    names, first_row = np.unique(frame["instrument"].to_numpy().astype(str), return_index=True)
+    session = frame["session"].to_numpy().astype("<i4")
+    offsets = np.append(first_row, len(frame)).astype("<i8")
+    if len(frame) == 0:
+        raise UserError("there is no bar to store: check the source and the range of days asked for")
+    within = np.ones(len(frame), bool)
+    within[offsets[:-1]] = False
+    if (np.diff(offsets) <= 0).any() or (np.diff(session, prepend=0)[within] <= 0).any():
+        raise UserError(
+            "bars are not sorted by instrument and session without repeats: clean and align them first"
+        )
+    arrays = {
+        "values": np.ascontiguousarray(frame[list(FEATURES)].to_numpy(), dtype="<f4"),
+        "session": session,
+        "flags": frame["flag"].to_numpy().astype("|u1"),
+        "offsets": offsets,
+        "sessions": sessions.as_unit("ns").asi8.astype("<i8"),
+    }
+    if not np.isfinite(arrays["values"]).all():
+        raise UserError("a bar has a value that is missing or too large for float32: clean the bars first")
+    content = {
+        "freq": freq,
+        "calendar": calendar,
+        "last_session": int(last_session),
+        "instruments": [str(name) for name in names],
+    }
+    index: dict[str, Any] = {
+        "format": FORMAT,
+        **content,
+        "rows": len(frame),
+        "digest": files.digest_bytes(_canonical(content), *(arrays[name].data for name in ARRAYS)),
+        "source": source,
+        "key": key,
+        "files": {},
+    }
+    with files.atomic_folder(target) as folder:
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        files.write_json(folder / "findings.json", [finding.as_dict() for finding in findings])
+        for file in (*(f"{name}.npy" for name in ARRAYS), "findings.json"):
+            data = (folder / file).read_bytes()
+            index["files"][file] = {"bytes": len(data), "sha256": files.digest_bytes(data)}
+        index["index_digest"] = files.digest_bytes(_canonical(index))
+        files.write_json(folder / "index.json", index)
+        files.write_text(folder / "data_report.md", report_markdown(open_store(folder)))
+    return open_store(target)
+
+
+def open_store(path: str | Path, verify: bool = False) -> BarStore:
+    """Open a store: index, sizes and shapes are always checked; `verify` reads every file and compares digests.
+
+    Raises UserError when there is none, when a file is missing or altered, or when a newer version wrote it.
+    """
+    folder = Path(path)
+    if not (folder / "index.json").is_file():
+        raise UserError(
+            f"no store at {folder} (index.json missing): run  python -m kronos data  or give --dataset-path"
+        )
+    index = files.read_json(folder / "index.json")
+    _check_index(folder, index)
+    for file, expected in index["files"].items():
+        _check_file(folder, file, expected, verify)
+    sizes = {"N": index["rows"], "I+1": len(index["instruments"]) + 1}
+    arrays = {name: _map(folder, name, sizes) for name in ARRAYS}
+    sessions, offsets = np.array(arrays["sessions"]), np.array(arrays["offsets"])
+    return BarStore(
+        path=folder,
+        instruments=tuple(index["instruments"]),
+        sessions=sessions,
+        last_session=index["last_session"],
+        freq=index["freq"],
+        calendar=index["calendar"],
+        values=arrays["values"],
+        session=arrays["session"],
+        flags=arrays["flags"],
+        offsets=offsets,
+        digest=index["digest"],
+        source=index["source"],
+        key=index["key"],
+    )
+
+
+def _canonical(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
+
+
+def _damaged(folder: Path, what: str) -> UserError:
+    return UserError(f"the store at {folder} is damaged: {what}; make it anew with  python -m kronos data")
+
+
+def _refuse_foreign_folder(target: Path) -> None:
+    """A store replaces what is at its path: never a folder that holds a user's other files."""
+    if target.is_file() or (
+        target.is_dir() and not (target / "index.json").is_file() and next(target.iterdir(), None)
+    ):
+        raise UserError(
+            f"{target} exists and is no bar store: it would be replaced; give another --dataset-path or move it away"
+        )
+
+
+def _check_index(folder: Path, index: Any) -> None:
+    if not isinstance(index, dict) or not isinstance(index.get("format"), int):
+        raise _damaged(folder, "index.json has no format number")
+    if index["format"] > FORMAT:
+        raise UserError(
+            f"the store at {folder} has format {index['format']}, this version reads up to {FORMAT}: update kronos or "
+            "make the store anew with  python -m kronos data"
+        )
+    if index["format"] != FORMAT:
+        raise _damaged(folder, f"index.json has format {index['format']}, expected {FORMAT}")
+    signed = {name: value for name, value in index.items() if name != "index_digest"}
+    if index.get("index_digest") != files.digest_bytes(_canonical(signed)):
+        raise _damaged(folder, "index.json was edited (its digest differs)")
+
+
+def _check_file(folder: Path, file: str, expected: dict[str, Any], verify: bool) -> None:
+    try:
+        size = os.stat(folder / file).st_size
+    except OSError:
+        raise _damaged(folder, f"{file} is missing") from None
+    if size != expected["bytes"]:
+        raise _damaged(folder, f"{file} has {size} bytes, expected {expected['bytes']}")
+    if verify and files.digest_bytes((folder / file).read_bytes()) != expected["sha256"]:
+        raise _damaged(folder, f"{file} was altered (its digest differs)")
+
+
+def _map(folder: Path, name: str, sizes: dict[str, int]) -> np.ndarray:
+    dtype, shape = ARRAYS[name]
+    try:
+        array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, f"{name}.npy cannot be read ({error})") from None
+    wanted = tuple(sizes.get(str(axis), axis) for axis in shape)
+    matches = array.ndim == len(wanted) and all(
+        have == want or want == "S" for have, want in zip(array.shape, wanted, strict=True)
+    )
+    if array.dtype.str != dtype or not matches:
+        raise _damaged(folder, f"{name}.npy is {array.dtype} {array.shape}, expected {dtype} {wanted}")
+    return array

@@ -1,0 +1,139 @@
+"""Batches of normalised windows: window (seed, epoch, i) is a pure function, gathered without a loop over bars.
+
+Shapes: B windows of a batch, T bars of a window (the first L are the lookback), F = 6 features.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from kronos.data.points import ForecastPoints, contexts, forecast_points, future_stamps, gather
+from kronos.data.ranges import Split, check_ranges, make_split
+from kronos.data.store import BarStore
+
+__all__ = [
+    "Batch",
+    "ForecastPoints",
+    "Split",
+    "Windows",
+    "check_ranges",
+    "contexts",
+    "epoch_order",
+    "forecast_points",
+    "future_stamps",
+    "make_split",
+    "uniform_draws",
+]
+
+EPSILON = 1e-5  # the public normalisation: (x - mean) / (std + 1e-5)
+FIXED = 2**64 - 1  # stands for the epoch of choices that are the same in every epoch
+
+
+class Batch(NamedTuple):
+    """Windows as the objectives take them."""
+
+    x: torch.Tensor  # float32 [B, T, 6], normalised by the lookback bars and clipped
+    stamp: torch.Tensor  # int64 [B, T, 5]: minute, hour, weekday, day, month
+    window: torch.Tensor  # int64 [B]: index of the window in its split
+    uniform: torch.Tensor  # float32 [B, T] in [0, 1): draws keyed by (seed, epoch, window, position)
+
+
+class Windows:
+    """The windows of a split, ready for batches in any order and grouping."""
+
+    def __init__(self, store: BarStore, split: Split, *, lookback: int, clip: float, seed: int) -> None:
+        self.store, self.split = store, split
+        self.lookback, self.clip, self.seed = lookback, clip, seed
+        self._first_session = np.asarray(store.session)[split.starts]
+
+    def __len__(self) -> int:
+        return len(self.split.starts)
+
+    def batch(self, indices: np.ndarray | torch.Tensor, epoch: int | None) -> Batch:
+        """Windows `indices` (int64 [B]); `epoch` keys the draws, None gives those of validation, always the same.
+
+        A window's values do not depend on which others are in the batch, bit for bit.
+        """
+        window = np.array(indices, dtype=np.int64).reshape(-1)
+        length = self.split.length
+        x = torch.from_numpy(gather(self.store.values, self.split.starts[window], length))
+        stamp = torch.from_numpy(gather(self.store.stamps, self._first_session[window], length))
+        uniform = torch.from_numpy(uniform_draws(self.seed, epoch, window, length))
+        return Batch(
+            _normalise(x, self.lookback).clamp_(-self.clip, self.clip),
+            stamp,
+            torch.from_numpy(window),
+            uniform,
+        )
+
+
+def _normalise(x_BTF: torch.Tensor, lookback: int) -> torch.Tensor:
+    """In place: (x - mean) / (population std + 1e-5) of the first `lookback` bars.
+
+    The first bar is subtracted before anything is summed: float32 would lose the small moves of a large price.
+    """
+    x_BTF -= x_BTF[:, :1].clone()
+    x_BTF -= _sum_of_bars(x_BTF[:, :lookback]) / lookback
+    variance = _sum_of_bars(x_BTF[:, :lookback].square()) / lookback
+    x_BTF *= 1 / (variance.sqrt() + EPSILON)
+    return x_BTF
+
+
+def _sum_of_bars(x_BTF: torch.Tensor) -> torch.Tensor:
+    """Sum over T by halves, [B, 1, F]: element-wise additions, so that no window's sum depends on the batch's size."""
+    while (bars := x_BTF.shape[1]) > 1:
+        half = bars // 2
+        summed = x_BTF[:, :half] + x_BTF[:, half : 2 * half]
+        if bars % 2:
+            summed[:, :1] += x_BTF[:, 2 * half :]
+        x_BTF = summed
+    return x_BTF
+
+
+def epoch_order(n_windows: int, budget: int | None, seed: int, epoch: int | None) -> np.ndarray:
+    """Which windows an epoch takes, int64 [min(budget, n)]: shuffled by (seed, epoch), each at most once.
+
+    `budget=None` is all of them in order. `epoch=None` is the fixed choice of validation, in order. The order is sorted
+    from counter-based hashes: the same with any library version, rank or worker.
+    """
+    if budget is None:
+        return np.arange(n_windows, dtype=np.int64)
+    draws = _hash(seed, epoch, np.arange(n_windows, dtype=np.uint64), salt=1)
+    order = np.argsort(draws, kind="stable")[:budget].astype(np.int64)
+    return np.sort(order) if epoch is None else order
+
+
+def uniform_draws(seed: int, epoch: int | None, window: np.ndarray, length: int) -> np.ndarray:
+    """Draws in [0, 1), float32 [B, length], each a function of (seed, epoch, window, position) alone."""
+    keys = _hash(seed, epoch, window.astype(np.uint64), salt=2)
+    counters = np.arange(1, length + 1, dtype=np.uint64) * _GOLDEN
+    bits = _mix(keys[:, None] + counters)
+    bits >>= np.uint64(40)  # 24 bits: each value is exact in float32 and below 1
+    draws = bits.astype(np.float32)
+    draws *= np.float32(2.0**-24)
+    return draws
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # constants of the generator splitmix64
+
+
+def _mix(bits: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64, in place: flips of any input bit spread over all 64."""
+    scratch = bits >> np.uint64(30)
+    bits ^= scratch
+    bits *= np.uint64(0xBF58476D1CE4E5B9)
+    np.right_shift(bits, np.uint64(27), out=scratch)
+    bits ^= scratch
+    bits *= np.uint64(0x94D049BB133111EB)
+    np.right_shift(bits, np.uint64(31), out=scratch)
+    bits ^= scratch
+    return bits
+
+
+def _hash(seed: int, epoch: int | None, counters: np.ndarray, salt: int) -> np.ndarray:
+    """64 bits for each counter, keyed by (salt, seed, epoch)."""
+    state = np.zeros(1, np.uint64)
+    for part in (salt, seed, FIXED if epoch is None else epoch):
+        state = _mix(state * _GOLDEN + np.uint64(part) + _GOLDEN)
+    return _mix((counters + np.uint64(1)) * _GOLDEN + state)
