@@ -1,1 +1,5 @@
-"""Bars, stores and windows: `bars` -> `adjust` -> `store` -> `ranges`, `points` -> `windows`; `sources` builds a store."""
+"""Bars, stores and windows.
+
+`sources` builds a store (`bars` cleans and aligns, `adjust` undoes splits, `store` writes); `ranges`, `points` and
+`windows` read it.
+"""

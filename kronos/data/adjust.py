@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import PRICES, Finding, Flag, day_text
+from kronos.data.bars import PRICES, Finding, Flag, day_text, session_places
 
 RATIOS = np.array([1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 10, 2, 3, 4, 5, 10])
 TOLERANCE = (
@@ -21,7 +21,7 @@ def adjust_splits(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> tuple[pd.D
     multiplied by it, cumulated, flagged ADJUSTED; nothing before t changes.
     """
     instrument = frame["instrument"].to_numpy()
-    place = sessions.as_unit("ns").get_indexer(pd.DatetimeIndex(frame["datetime"]).as_unit("ns"))
+    place = session_places(frame, sessions)
     close = frame["close"].to_numpy()
     follows = np.append(False, instrument[1:] == instrument[:-1])
     previous = np.roll(close, 1)

@@ -6,6 +6,7 @@ earlier ones, never on what follows.
 """
 
 from dataclasses import dataclass, field
+from datetime import date
 from enum import IntFlag
 from typing import Any
 
@@ -44,6 +45,11 @@ class Finding:
     def examples(self) -> list[tuple[str, str, str]]:
         return self.items[:5]
 
+    def within(self, begin: date, end: date) -> "Finding":
+        """The part of it on the days begin..end."""
+        items = [item for item in self.items if str(begin) <= item[1][:10] <= str(end)]
+        return Finding(self.kind, self.action, len(items), items)
+
     def as_dict(self) -> dict[str, Any]:
         """The finding as JSON types."""
         return {
@@ -77,6 +83,10 @@ def to_frame(raw: pd.DataFrame) -> pd.DataFrame:
             "instrument, datetime, open, high, low, close, volume, amount"
         )
     columns: dict[str, Any] = {"instrument": frame["instrument"].astype(str)}
+    if pd.api.types.is_numeric_dtype(frame["datetime"]):
+        raise UserError(
+            "column datetime holds numbers: give times, or text like 2024-06-18, so that none is misread"
+        )
     try:
         times = pd.to_datetime(frame["datetime"]).astype("datetime64[ns]")
     except (ValueError, TypeError) as error:
@@ -119,7 +129,7 @@ def clean(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
     frame = _drop(frame, impossible, "price not positive or volume negative", "dropped, a hole", findings)
 
     frame = _mend_range(frame, findings)
-    mean_price = frame[list(PRICES)].mean(axis=1)
+    mean_price = (frame["open"] + frame["high"] + frame["low"] + frame["close"]) / 4
     if "amount" not in frame.columns:
         frame["amount"] = frame["volume"] * mean_price
     else:
@@ -186,24 +196,29 @@ def _drop(
     return frame[~unwanted].reset_index(drop=True)
 
 
+def session_places(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> np.ndarray:
+    """Place of each bar in the calendar, int64 [N]. Raises UserError for a bar at no session of it."""
+    place = sessions.as_unit("ns").get_indexer(pd.DatetimeIndex(frame["datetime"]).as_unit("ns"))
+    if (place < 0).any():
+        first = frame[place < 0].iloc[0]
+        raise UserError(
+            f"{first['instrument']} has a bar at {day_text([first['datetime']])[0]}, which is no session of the "
+            f"calendar ({int((place < 0).sum())} such bars): drop them or choose the calendar they were traded on"
+        )
+    return place
+
+
 def align(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> pd.DataFrame:
     """Give each bar its `session` (place in the calendar) and fill the beginning of every hole flat.
 
-    The first `MAX_FILL` missing sessions after a bar become bars at its close with volume 0, flagged FILLED, whether or
-    not the instrument ever trades again, but never past the last session of the whole frame. A longer hole stays
-    one: `session` jumps there, so that bars on its two sides are never adjacent.
+    The first `MAX_FILL` missing sessions after a bar become bars at its close with volume 0, flagged FILLED,
+    whether or not the instrument ever trades again, but never past the last session of the whole frame. A longer
+    hole stays one: `session` jumps there, so that bars on its two sides are never adjacent.
     Raises UserError for a bar that is not at a session of the calendar.
     """
     if frame.empty:
         raise UserError("there is no bar left to store: check the source and the range of days asked for")
-    calendar = sessions.as_unit("ns")
-    place = calendar.get_indexer(pd.DatetimeIndex(frame["datetime"]).as_unit("ns"))
-    if (place < 0).any():
-        first = frame[place < 0].iloc[0]
-        raise UserError(
-            f"{first['instrument']} has a bar at {day_text([first['datetime']])[0]}, which is no session of the calendar "
-            f"({int((place < 0).sum())} such bars): drop these bars or choose the calendar they were traded on"
-        )
+    place = session_places(frame, sessions)
     instrument = frame["instrument"].to_numpy()
     following = np.append(place[1:], 0)
     last_of_instrument = np.append(instrument[1:] != instrument[:-1], True)
@@ -215,7 +230,7 @@ def align(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> pd.DataFrame:
     filled = since_bar > 0
     result = frame.iloc[row].reset_index(drop=True)
     result["session"] = (place[row] + since_bar).astype("int32")
-    result["datetime"] = calendar[result["session"].to_numpy()]
+    result["datetime"] = sessions.as_unit("ns")[result["session"].to_numpy()]
     for name in ("open", "high", "low"):
         result[name] = result["close"].where(filled, result[name])
     for name in ("volume", "amount"):

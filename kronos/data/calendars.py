@@ -53,7 +53,7 @@ def known_sessions_after(name: str, after: Any, count: int) -> pd.DatetimeIndex:
 
 
 def time_features(times: Any) -> np.ndarray:
-    """Minute, hour, weekday (Monday 0), day and month of each time: int64 [..., 5] for int64 ns or datetimes [...]."""
+    """Minute, hour, weekday (Monday 0), day, month of each time: int64 [..., 5] for int64 ns or datetimes [...]."""
     array = np.asarray(times)
     index = pd.DatetimeIndex(array.reshape(-1).astype("datetime64[ns]"))
     stacked = np.stack([getattr(index, name) for name in TIME_FEATURES], axis=-1).astype("int64")

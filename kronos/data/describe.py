@@ -71,19 +71,19 @@ def report_markdown(store: "BarStore") -> str:
         "",
         f"- Source: {source.get('name', 'unknown')}",
         f"- Universe: {source.get('universe') or 'every instrument of the source'}",
-        f"- Period: {first:%Y-%m-%d} to {last:%Y-%m-%d}, {store.last_session + 1} sessions of calendar {store.calendar}, "
-        f"one bar a {store.freq}",
+        f"- Period: {first:%Y-%m-%d} to {last:%Y-%m-%d}, {store.last_session + 1} sessions of calendar "
+        f"{store.calendar}, one bar a {store.freq}",
         f"- Instruments: {len(store.instruments)}; rows of one instrument: {lengths.min()} to {lengths.max()}, "
         f"median {int(np.median(lengths))}",
-        f"- Rows: {len(store):,}, of which {len(store) - filled:,} are bars and {filled:,} fill holes; {repaired:,} bars "
-        f"repaired, {adjusted:,} adjusted",
+        f"- Rows: {len(store):,}, of which {len(store) - filled:,} are bars and {filled:,} fill holes; "
+        f"{repaired:,} bars repaired, {adjusted:,} adjusted",
         f"- Content digest: `{store.digest}`",
         "",
         "## What these bars cannot prove",
         "",
         source.get("survivorship")
-        or "The source does not say whether instruments that left the market are included: unless it holds each day's "
-        "members, survivorship remains and returns measured on it prove nothing.",
+        or "The source does not say whether instruments that left the market are included: unless it holds each "
+        "day's members, survivorship remains and returns measured on it prove nothing.",
         "",
     ]
     if source.get("notes"):

@@ -54,7 +54,9 @@ def forecast_points(store: BarStore, begin: date, end: date, lookback: int) -> F
         [1, 2, 3, 4],
         0,
     )
-    words = ["no bar", "no bar, filled", "not a member", f"fewer than {lookback} bars in a row"]
+    words = np.array(
+        ["", "no bar", "no bar, filled", "not a member", f"fewer than {lookback} bars in a row"], dtype=object
+    )
     day, instrument = np.nonzero(reasons == 0)
     out_day, out_instrument = np.nonzero(reasons)
     excluded = pd.DataFrame(
@@ -62,7 +64,7 @@ def forecast_points(store: BarStore, begin: date, end: date, lookback: int) -> F
             "instrument": np.array(store.instruments, dtype=object)[out_instrument],
             "datetime": store.sessions[first + out_day].astype("datetime64[ns]"),
             "session": (first + out_day).astype(np.int32),
-            "reason": pd.Categorical.from_codes(reasons[out_day, out_instrument] - 1, words),
+            "reason": words[reasons[out_day, out_instrument]],
         }
     )
     return ForecastPoints(

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,13 @@ from kronos.data.store import BarStore
 from kronos.errors import UserError
 
 DateRange = tuple[date, date]
-SplitName = Literal["train", "val", "test"]
+APART = (  # pairs of ranges that may not score the same bar
+    ("train", "val"),
+    ("train", "test"),
+    ("train", "backtest"),
+    ("val", "test"),
+    ("val", "backtest"),
+)
 WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -30,7 +35,7 @@ class Split:
 
 
 def session_range(store: BarStore, begin: date, end: date) -> tuple[int, int]:
-    """First and last place in `store.sessions` with begin <= day <= end and bars in the store; empty: last < first."""
+    """First and last place in `store.sessions` of begin..end, not past the last bar; none there: last < first."""
     first = np.searchsorted(store.sessions, pd.Timestamp(begin).as_unit("ns").value, side="left")
     after = pd.Timestamp(end) + pd.Timedelta(days=1)
     last = np.searchsorted(store.sessions, after.as_unit("ns").value, side="left") - 1
@@ -92,8 +97,8 @@ def check_ranges(
     """Refuse bars that are scored twice; raises one UserError that names all such days.
 
     Training scores all of its range; validation and test score from their start + lookback bars on, so that their
-    first bars may lie in an earlier range; the backtest is scored from its first day. Test and backtest may share days:
-    neither chooses the model.
+    first bars may lie in an earlier range; the backtest is scored from its first day. Test and backtest may share
+    days: neither chooses the model.
     """
     unit = "days" if store.freq == "day" else "bars"
     ranges = {"train": train, "val": val, "test": test, "backtest": backtest}
@@ -102,7 +107,7 @@ def check_ranges(
     scored = {name: (first + lead[name], last) for name, (first, last) in places.items()}
     days = pd.DatetimeIndex(store.sessions)
     problems = []
-    for earlier, later in (("train", "val"), ("train", "test"), ("train", "backtest"), ("val", "test"), ("val", "backtest")):  # fmt: skip
+    for earlier, later in APART:
         first = max(scored[earlier][0], scored[later][0])
         last = min(scored[earlier][1], scored[later][1])
         if first > last:

@@ -22,16 +22,16 @@ SOURCE: dict[str, Any] = {
     "universe": "S&P 500 members at some time between 2009-08-21 and 2010-08-20",
     "survivorship": SURVIVORSHIP,
     "notes": [
-        "Prices are unadjusted as delivered. Splits are recognised by ratio and adjusted forward; dividends are not "
-        "adjusted.",
-        "STR on 2010-07-01 is a spin-off, not a split: its price fell to 0.335 of the day before, the rule takes it for "
-        "3 for 1 and adjusts it, so that the day counts as +0.4 % instead of -67 %.",
-        "WY on 2010-07-20 is a special dividend paid in shares (0.38 of the day before), too far from any simple ratio: "
-        "the fall stays in the bars.",
+        "Prices are unadjusted as delivered. Splits are recognised by ratio and adjusted forward; dividends are "
+        "not adjusted.",
+        "STR on 2010-07-01 is a spin-off, not a split: its price fell to 0.335 of the day before, the rule takes it "
+        "for 3 for 1 and adjusts it, so that the day counts as +0.4 % instead of -67 %.",
+        "WY on 2010-07-20 is a special dividend paid in shares (0.38 of the day before), too far from any simple "
+        "ratio: the fall stays in the bars.",
         "The package has no bar of any instrument on seven sessions: 2009-09-08, 2009-10-29 to 2009-11-04 and "
         "2010-08-18. They are holes like any other.",
-        "Volume is delivered in hundreds of shares and stored in shares; amount is volume x mean of open, high, low and "
-        "close.",
+        "Volume is delivered in hundreds of shares and stored in shares; amount is volume x mean of open, high, "
+        "low and close.",
     ],
 }
 

@@ -8,7 +8,7 @@ import pandas as pd
 from kronos import files
 from kronos.data import sample
 from kronos.data.adjust import adjust_splits
-from kronos.data.bars import Finding, align, clean
+from kronos.data.bars import Finding, align, clean, to_frame
 from kronos.data.describe import hole_findings
 from kronos.data.store import FORMAT, BarStore, store_sessions, write_store
 from kronos.errors import NotAvailable, UserError
@@ -40,9 +40,7 @@ class BaseDataProcessor:
 
         Order, repeats and impossible bars are seen to afterwards, and so are days outside the configured range.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} needs process_raw_data(): return the bars as a DataFrame"
-        )
+        raise UserError(f"{type(self).__name__} needs process_raw_data(): return the bars as a DataFrame")
 
     def fingerprint(self) -> dict[str, Any]:
         """What the bars depend on besides the configuration (a package's version, a file's size); part of `key`."""
@@ -70,10 +68,11 @@ class BaseDataProcessor:
         """
         self.findings = []
         self.download_data()
-        raw = self.process_raw_data()
-        frame, found = clean(raw)
-        findings = [*self.findings, *found]
-        frame = self._within_range(frame)
+        frame, found = clean(self._within_range(to_frame(self.process_raw_data())))
+        begin, end = self.config.dataset_begin_time, self.config.dataset_end_time
+        findings = [part for one in self.findings if (part := one.within(begin, end)).count] + found
+        if frame.empty:
+            raise UserError(f"data_source={self.config.data_source} has no usable bar in {begin}..{end}")
         sessions = store_sessions(self.calendar, frame["datetime"].min(), frame["datetime"].max())
         if self.unadjusted:
             frame, found = adjust_splits(frame, sessions)
@@ -138,11 +137,11 @@ class DataProcessorFactory:
         cls._classes[name.lower()] = processor
 
     @classmethod
-    def create_processor(cls, data_source_type: str, config: Any) -> BaseDataProcessor:
+    def create_processor(cls, data_source_type: str, config: Any, **kwargs: Any) -> BaseDataProcessor:
         """The processor for a `data_source`. Raises NotAvailable for sources to come, UserError for unknown ones."""
         name = data_source_type.lower()
         if name in cls._classes:
-            return cls._classes[name](config)
+            return cls._classes[name](config, **kwargs)
         if name in cls._later or ":" in name:
             raise NotAvailable(f"data_source={data_source_type} is not available yet: use sample")
         raise UserError(f"no data_source {data_source_type!r}: choose from {', '.join(sorted(cls._classes))}")

@@ -1,7 +1,8 @@
 """The bar store: plain memory-mapped arrays and an index that explains and checks them.
 
-A store is a folder: `values.npy` float32 [N, 6], `session.npy` int32 [N], `flags.npy` uint8 [N], `offsets.npy` int64
-[I + 1], `sessions.npy` int64 [S], `findings.json`, `data_report.md`, and `index.json` with sizes and digests of the rest.
+A store is a folder: `values.npy` float32 [N, 6], `session.npy` int32 [N], `flags.npy` uint8 [N], `offsets.npy`
+int64 [I + 1], `sessions.npy` int64 [S], `findings.json`, `data_report.md`, and `index.json` with the sizes and
+digests of the rest.
 N rows, sorted by instrument then session; I instruments; S sessions.
 """
 
@@ -95,21 +96,19 @@ class BarStore:
         if unknown:
             raise UserError(f"a store has no column {', '.join(unknown)}: choose from {', '.join(known)}")
         data: dict[str, Any] = {
-            "instrument": pd.Categorical.from_codes(self.instrument_of_row, list(self.instruments)),
+            "instrument": np.array(self.instruments, dtype=object)[self.instrument_of_row],
             "datetime": self.times.astype("datetime64[ns]"),
         }
         for name in columns:
             whole = {"flag": self.flags, "session": self.session}
             data[name] = np.array(whole[name] if name in whole else self.values[:, FEATURES.index(name)])
-        frame = pd.DataFrame(data)
-        frame["instrument"] = frame["instrument"].astype(str)
-        return frame
+        return pd.DataFrame(data)
 
 
 def store_sessions(calendar: str, first: Any, last: Any) -> pd.DatetimeIndex:
     """The exchange's sessions from `first` to SESSIONS_AFTER sessions after `last`, as far as the calendar knows."""
     within = calendar_sessions(calendar, first, last)
-    return within.append(known_sessions_after(calendar, last, SESSIONS_AFTER))
+    return pd.DatetimeIndex(within.append(known_sessions_after(calendar, last, SESSIONS_AFTER)))
 
 
 def write_store(
@@ -137,9 +136,8 @@ def write_store(
     offsets = np.append(first_row, len(frame)).astype("<i8")
     if len(frame) == 0:
         raise UserError("there is no bar to store: check the source and the range of days asked for")
-    within = np.ones(len(frame), bool)
-    within[offsets[:-1]] = False
-    if (np.diff(offsets) <= 0).any() or (np.diff(session, prepend=0)[within] <= 0).any():
+    code = np.searchsorted(names, frame["instrument"].to_numpy().astype(str))
+    if not ((np.diff(code) > 0) | ((np.diff(code) == 0) & (np.diff(session) > 0))).all():
         raise UserError(
             "bars are not sorted by instrument and session without repeats: clean and align them first"
         )
@@ -237,8 +235,8 @@ def _check_index(folder: Path, index: Any) -> None:
         raise _damaged(folder, "index.json has no format number")
     if index["format"] > FORMAT:
         raise UserError(
-            f"the store at {folder} has format {index['format']}, this version reads up to {FORMAT}: update kronos or "
-            "make the store anew with  python -m kronos data"
+            f"the store at {folder} has format {index['format']}, this version reads up to {FORMAT}: update kronos "
+            "or make the store anew with  python -m kronos data"
         )
     if index["format"] != FORMAT:
         raise _damaged(folder, f"index.json has format {index['format']}, expected {FORMAT}")

@@ -81,7 +81,7 @@ def _normalise(x_BTF: torch.Tensor, lookback: int) -> torch.Tensor:
 
 
 def _sum_of_bars(x_BTF: torch.Tensor) -> torch.Tensor:
-    """Sum over T by halves, [B, 1, F]: element-wise additions, so that no window's sum depends on the batch's size."""
+    """Sum over T by halves, [B, 1, F]: element-wise additions, so that no sum depends on the batch's size."""
     while (bars := x_BTF.shape[1]) > 1:
         half = bars // 2
         summed = x_BTF[:, :half] + x_BTF[:, half : 2 * half]
@@ -94,8 +94,8 @@ def _sum_of_bars(x_BTF: torch.Tensor) -> torch.Tensor:
 def epoch_order(n_windows: int, budget: int | None, seed: int, epoch: int | None) -> np.ndarray:
     """Which windows an epoch takes, int64 [min(budget, n)]: shuffled by (seed, epoch), each at most once.
 
-    `budget=None` is all of them in order. `epoch=None` is the fixed choice of validation, in order. The order is sorted
-    from counter-based hashes: the same with any library version, rank or worker.
+    `budget=None` is all of them in order. `epoch=None` is the fixed choice of validation, in order. The order sorts
+    counter-based hashes: the same with any library version, rank or worker.
     """
     if budget is None:
         return np.arange(n_windows, dtype=np.int64)
