@@ -1,0 +1,227 @@
+"""Transformer blocks laid out for inference, with a key-value cache whose prefix is shared by the samples.
+
+Axes: N series, S samples of each, P bars of the shared prefix, Q new bars, O bars of each sample so far,
+D width, H heads, K width of a head. Inference only: weights are copied, no gradient is kept.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kronos.model.layers import Attention, Block, RMSNorm, Tables
+from kronos.model.predictor import DependencyLayer
+
+
+class Product:
+    """x W + b with W stored [in, out]: a few rows read it up to twice as fast as in nn.Linear's layout."""
+
+    def __init__(self, *layers: nn.Linear, dtype: torch.dtype) -> None:
+        """Several layers of one input become one product, their outputs side by side."""
+        self.weight = torch.cat([layer.weight.detach() for layer in layers]).to(dtype).t().contiguous()
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        self.bias = torch.cat(biases).to(dtype) if biases else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        out = rows @ self.weight if self.bias is None else torch.addmm(self.bias, rows, self.weight)
+        return out.view(*x.shape[:-1], -1)
+
+
+class Norm:
+    """RMSNorm on any leading axes."""
+
+    def __init__(self, norm: RMSNorm, dtype: torch.dtype) -> None:
+        self.weight, self.eps = norm.weight.to(dtype), norm.eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+def turn(x: Tensor, tables: Tables) -> Tensor:
+    """Rotate [..., T, K] by its positions' (cos, sin) [T, K]; as layers.rotate, without the joined copy."""
+    cos, sin = tables
+    half = x.shape[-1] // 2
+    out = x * cos
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return out
+
+
+@dataclass
+class KeyValues:
+    """Keys and values of one layer: [N, H, P, K] shared by the samples and [N, H, S, O, K] of each sample.
+
+    With one sample there is nothing to share: the prefix lies at the front of `own` and `shared` is None.
+    """
+
+    own: tuple[Tensor, Tensor]
+    shared: tuple[Tensor, Tensor] | None
+    used: int = 0
+
+    @classmethod
+    def start(cls, k: Tensor, v: Tensor, samples: int, room: int) -> "KeyValues":
+        """From a prefix [N, H, P, K], with room for `room` bars of each sample."""
+        series, heads, bars, width = k.shape
+        length = room if samples > 1 else bars + room
+        own = k.new_empty(2, series, heads, samples, length, width)
+        if samples > 1:  # contiguous: every later product over the samples reads it as it lies
+            return cls((own[0], own[1]), (k.contiguous(), v.contiguous()))
+        own[0, :, :, 0, :bars], own[1, :, :, 0, :bars] = k, v
+        return cls((own[0], own[1]), None, bars)
+
+    def append(self, k: Tensor, v: Tensor) -> None:
+        """[N, H, S, Q, K] more of each sample."""
+        end = self.used + k.shape[3]
+        self.own[0][..., self.used : end, :] = k
+        self.own[1][..., self.used : end, :] = v
+        self.used = end
+
+    def attend(self, q: Tensor) -> Tensor:
+        """Queries [N, H, S, Q, K] of the newest Q bars over the prefix and, causally, their own bars."""
+        k, v = self.own[0][..., : self.used, :], self.own[1][..., : self.used, :]
+        queries = q.shape[3]
+        if self.shared is None and queries == 1:
+            return F.scaled_dot_product_attention(q[:, :, 0], k[:, :, 0], v[:, :, 0])[:, :, None]
+        q = q * q.shape[-1] ** -0.5
+        scores = q @ k.transpose(-1, -2)
+        if queries > 1:
+            hidden = torch.ones(queries, self.used, dtype=torch.bool, device=q.device)
+            scores.masked_fill_(hidden.triu_(self.used - queries + 1), -torch.inf)
+        if self.shared is None:
+            return scores.float().softmax(-1).to(v.dtype) @ v
+        shared_k, shared_v = self.shared
+        bars = shared_k.shape[2]
+        together = (q.flatten(2, 3) @ shared_k.transpose(-1, -2)).unflatten(2, q.shape[2:4])
+        weights = torch.cat((together, scores), dim=-1).float().softmax(-1).to(v.dtype)
+        seen = weights[..., :bars].flatten(2, 3) @ shared_v
+        return (weights[..., bars:] @ v).add_(seen.unflatten(2, q.shape[2:4]))
+
+
+class FastBlock:
+    """A Block as three fused products, for prefixes and for new bars on top of a cache."""
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        attention, ffn = block.self_attn, block.ffn
+        self.heads = attention.heads
+        self.norm1, self.norm2 = Norm(block.norm1, dtype), Norm(block.norm2, dtype)
+        self.qkv = Product(attention.q_proj, attention.k_proj, attention.v_proj, dtype=dtype)
+        self.out = Product(attention.out_proj, dtype=dtype)
+        self.gate_up = Product(ffn.w1, ffn.w3, dtype=dtype)
+        self.down = Product(ffn.w2, dtype=dtype)
+
+    def project(self, x: Tensor, tables: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
+        """[..., T, D] -> q, k, v [..., H, T, K], q and k turned."""
+        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
+        qkv = qkv.movedim((-3, -2), (0, -3))
+        assert tables is not None
+        turned = turn(qkv[:2], tables)
+        return turned[0], turned[1], qkv[2]
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Output projection and feed-forward, added to x [..., T, D]; attended [..., H, T, K]."""
+        x = x + self.out(attended.transpose(-2, -3).flatten(-2))
+        gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
+        return x.add_(self.down(F.silu(gate).mul_(up)))
+
+
+@dataclass
+class Cache:
+    """The layers' keys and values, and how many positions they hold."""
+
+    layers: list[KeyValues] = field(default_factory=list)
+    position: int = 0
+
+
+class Positions:
+    """Rotary tables of an attention layer, computed once for as many positions as were asked for."""
+
+    def __init__(self, attention: Attention, dtype: torch.dtype) -> None:
+        self.rotary, self.dtype = attention.rotary, dtype
+        self.cos = self.sin = torch.empty(0)
+
+    def at(self, first: int, count: int) -> Tables:
+        """(cos, sin) [count, K] of the positions from `first` on."""
+        end = first + count
+        if end > len(self.cos):
+            cos, sin = self.rotary.tables(max(end, 2 * len(self.cos)))
+            self.cos, self.sin = cos.to(self.dtype), sin.to(self.dtype)
+        return self.cos[first:end], self.sin[first:end]
+
+
+class Stack:
+    """Blocks in order."""
+
+    def __init__(self, blocks: nn.ModuleList, dtype: torch.dtype) -> None:
+        modules = [block for block in blocks if isinstance(block, Block)]
+        self.blocks = [FastBlock(block, dtype) for block in modules]
+        self.positions = [Positions(block.self_attn, dtype) for block in modules[:1]]
+
+    def at(self, first: int, count: int) -> Tables | None:
+        """Tables for the blocks, None where there is no block that could want them."""
+        return self.positions[0].at(first, count) if self.positions else None
+
+    def prefix(
+        self, x_NPD: Tensor, samples: int = 0, room: int = 0, *, hidden: bool = True
+    ) -> tuple[Tensor, Cache]:
+        """Run positions 0 .. P-1; keep a cache for `samples` of each series with `room` bars more (0: none kept).
+
+        Without `hidden`, the last block makes its keys and values only.
+        """
+        cache = Cache(position=x_NPD.shape[1])
+        tables = self.at(0, x_NPD.shape[1])
+        for index, block in enumerate(self.blocks):
+            q, k, v = block.project(x_NPD, tables)
+            if samples:
+                cache.layers.append(KeyValues.start(k, v, samples, room))
+            if hidden or index + 1 < len(self.blocks):
+                x_NPD = block.finish(x_NPD, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        return x_NPD, cache
+
+    def extend(self, x_NSQD: Tensor, cache: Cache) -> Tensor:
+        """Run Q new bars of every sample, and add them to the cache."""
+        tables = self.at(cache.position, x_NSQD.shape[2])
+        for block, kept in zip(self.blocks, cache.layers, strict=True):
+            q, k, v = (part.transpose(1, 2) for part in block.project(x_NSQD, tables))
+            kept.append(k, v)
+            x_NSQD = block.finish(x_NSQD, kept.attend(q).transpose(1, 2))
+        cache.position += x_NSQD.shape[2]
+        return x_NSQD
+
+
+class FineHead:
+    """The fine head over cached keys: one query a sample, the embedding of its coarse token.
+
+    `trained` turns the query and the keys by their positions, as training does; the public code generates
+    without.
+    """
+
+    def __init__(self, layer: DependencyLayer, head: nn.Linear, trained: bool, dtype: torch.dtype) -> None:
+        attention = layer.cross_attn
+        self.heads = attention.heads
+        self.q, self.out = Product(attention.q_proj, dtype=dtype), Product(attention.out_proj, dtype=dtype)
+        self.kv = Product(attention.k_proj, attention.v_proj, dtype=dtype)
+        self.norm, self.logits = Norm(layer.norm, dtype), Product(head, dtype=dtype)
+        self.positions = Positions(attention, dtype) if trained else None
+
+    def keys(self, hidden: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """[..., T, D] at the positions from `first` on -> k, v [..., H, T, K]."""
+        k, v = self.kv(hidden).unflatten(-1, (2, self.heads, -1)).movedim((-3, -2), (0, -3))
+        return (turn(k, self.positions.at(first, hidden.shape[-2])) if self.positions else k), v
+
+    def start(self, hidden_NPD: Tensor, samples: int, room: int) -> KeyValues:
+        """Keys of the shared prefix, with room for `room` bars of each sample."""
+        return KeyValues.start(*self.keys(hidden_NPD, 0), samples, room)
+
+    def append(self, kept: KeyValues, hidden_NSQD: Tensor, first: int) -> None:
+        """Keys of new bars, at the positions from `first` on."""
+        k, v = self.keys(hidden_NSQD, first)
+        kept.append(k.transpose(1, 2), v.transpose(1, 2))
+
+    def __call__(self, kept: KeyValues, hidden_NSD: Tensor, token_NSD: Tensor, position: int) -> Tensor:
+        """Logits [N, S, V] from the newest hidden states and the embeddings of the coarse ids."""
+        q = self.q(token_NSD).unflatten(-1, (self.heads, 1, -1)).transpose(1, 2)
+        q = turn(q, self.positions.at(position, 1)) if self.positions else q
+        attended = kept.attend(q).transpose(1, 2).flatten(2)
+        return self.logits(self.norm(hidden_NSD + self.out(attended)))
