@@ -46,6 +46,7 @@ NOT_YET: dict[str, Any] = {
     "predictor_path": lambda value: value is not None and value.startswith(("runs:/", "models:/")),
     "evaluation_sample_count": lambda value: value != 20,
     "registered_model_name": lambda value: value is not None,
+    "backtest_benchmark": lambda value: value != "auto",
 }
 
 

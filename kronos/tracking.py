@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import re
 import socket
 import subprocess
 import time
@@ -58,7 +59,9 @@ class Run:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._waiting += [Metric(name, float(value), now, step) for name, value in values.items()]
+        self._waiting += [
+            Metric(re.sub(r"[^\w.]+", "_", name), float(value), now, step) for name, value in values.items()
+        ]
         if len(self._waiting) >= FLUSH_METRICS or time.monotonic() - self._flushed_at > FLUSH_SECONDS:
             self.flush()
 
@@ -94,10 +97,15 @@ class Run:
 
     def finish(self, status: str, reason: str = "") -> None:
         """End the run FINISHED, FAILED or KILLED; a reason becomes the tag `kronos.reason`."""
-        self.flush()
-        if reason:
-            self.tags({"reason": reason[:4000]})
-        self.client.set_terminated(self.id, status)
+        try:
+            self.flush()
+            if reason:
+                self.tags({"reason": reason[:4000]})
+        except BaseException:
+            status = "FAILED"
+            raise
+        finally:
+            self.client.set_terminated(self.id, status)
 
 
 class Tracking:

@@ -1,5 +1,6 @@
 """The data stage: a source's bars, checked, in the store; the windows and forecast days that they give."""
 
+import re
 from typing import Any
 
 from kronos.config import Config
@@ -25,9 +26,10 @@ def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     log_dataset(work, store, "all")
     bars, names = len(store.session), len(store.instruments)
     work.say(f"bars: {bars:,} of {names} instruments, digest {store.digest[:12]}, in {store.path}")
-    counts = {"bars": bars, "instruments": names} | {
-        f"found_{finding['kind']}_{finding['action']}": finding["count"] for finding in store.findings
-    }
+    counts = {"bars": bars, "instruments": names}
+    for finding in store.findings:
+        name = "found_" + re.sub(r"\W+", "_", finding["kind"]).strip("_")
+        counts[name] = counts.get(name, 0) + finding["count"]
     for finding in store.findings:
         work.say(f"  {finding['kind']}, {finding['action']}: {finding['count']}")
     counts |= describe_splits(work, store)

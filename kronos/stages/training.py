@@ -111,9 +111,9 @@ def _trained(config: Config, store: BarStore, kind: Kind) -> Any:
 
 def _train(work: Work, made: dict[str, Any], kind: Kind, store: BarStore, objective: Any) -> dict[str, Any]:
     from kronos.data.windows import Windows
+    from kronos.figures import draw_loss_curve
     from kronos.loop import FitSettings, fit
     from kronos.model import checkpoint
-    from kronos.report import draw_loss_curve
     from kronos.runtime import choose, seed_everything
 
     config = work.config
@@ -140,6 +140,7 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, store: BarStore, object
         result = fit(
             model, objective, train, validation, settings=settings, runtime=runtime, folder=folder,
             report=work.run.metrics, progress=progress, resume=config.resume != "never", stop_requested=stop,
+            before_save=work.run.flush,
         )  # fmt: skip
         work.run.flush()
         if result.interrupted:
@@ -150,13 +151,14 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, store: BarStore, object
         record = write_record(folder, made, work.run.id, WEIGHTS, {
             "metrics": {
                 "best_val_loss": result.best_value, "best_step": result.best_step, "steps": result.steps,
-                "seconds": result.seconds, "windows_per_second": result.windows_per_second,
+                "windows_per_second": result.windows_per_second,
+                **{f"seconds_{part}": value for part, value in result.seconds.items()},
             },
             "curve": result.curve, "learning_rates": result.learning_rates, "digest": checkpoint.digest(best),
         })  # fmt: skip
         _log_result(work, folder, record)
     work.say(
-        f"{kind}: best val_loss {result.best_value:.5g} at step {result.best_step}, "
+        f"{kind}: best val_loss {record['metrics']['best_val_loss']:.5g} at step {result.best_step}, "
         f"{result.windows_per_second:,.0f} windows/s, saved in {final}"
     )
     return record
@@ -180,17 +182,14 @@ def _starting_model(work: Work, kind: Kind) -> Any:
 
 def _describe(work: Work, runtime: Any, model: Any, settings: Any, windows: int) -> None:
     """Say and log what was chosen, with its reason, and the arithmetic of the batch."""
-    config = work.config
+    from kronos.loop import plan
+
     for reason in runtime.reasons:
         work.say(f"  {reason}")
-    effective = config.batch_size * runtime.world * config.accumulation_steps
+    arithmetic = plan(settings, windows, runtime.world)
     size = sum(parameter.numel() for parameter in model.parameters())
-    work.say(
-        f"  {size:,} parameters; batch {config.batch_size} x {runtime.world} process x "
-        f"{config.accumulation_steps} accumulated = {effective} windows a step; "
-        f"{min(settings.train_windows, windows):,} of {windows:,} windows an epoch, {settings.epochs} epochs"
-    )
-    work.run.parameters({"effective_batch": str(effective), "model_parameters": str(size)})
+    work.say(f"  {size:,} parameters; {arithmetic.text}")
+    work.run.parameters({"effective_batch": str(arithmetic.effective_batch), "model_parameters": str(size)})
     work.run.tags({"runtime": "; ".join(runtime.reasons), "model": str(model.config)[:500]})
 
 

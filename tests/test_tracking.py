@@ -1,0 +1,137 @@
+"""Runs end honestly, metrics arrive once with the time they were recorded at, parameters never clash."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from kronos.errors import UserError
+from kronos.tracking import METRICS_A_CALL, Run, Tracking, source_tags, versions
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tracking")
+    os.chdir(folder)
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+@pytest.fixture
+def tracking(uri: str, in_folder: Path) -> Tracking:
+    return Tracking(uri, "kronos")
+
+
+def status(tracking: Tracking, run: Run) -> str:
+    return str(tracking.client.get_run(run.id).info.status)
+
+
+def test_nested_runs_finish_and_know_their_parent(tracking: Tracking) -> None:
+    with tracking.run("pipeline", {"stage": "pipeline"}) as parent, tracking.run("data", {}, parent) as child:
+        assert status(tracking, child) == "RUNNING"
+    assert status(tracking, parent) == status(tracking, child) == "FINISHED"
+    assert tracking.client.get_run(child.id).data.tags["mlflow.parentRunId"] == parent.id
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"), [(UserError("no bars"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_an_error_ends_the_run_with_its_reason(tracking: Tracking, error: BaseException, ended: str) -> None:
+    with pytest.raises(type(error)), tracking.run("data", {}) as run:
+        run.metrics(1, {"loss": 2.0})
+        raise error
+    assert status(tracking, run) == ended
+    tags = tracking.client.get_run(run.id).data.tags
+    assert tags["kronos.reason"].startswith(type(error).__name__)
+    assert tracking.client.get_run(run.id).data.metrics["loss"] == 2.0
+
+
+def test_metrics_are_buffered_and_a_batch_sent_twice_adds_no_row(tracking: Tracking) -> None:
+    with tracking.run("tokenizer", {}) as run:
+        for step in range(3):
+            run.metrics(step, {"train_loss": 1.0 / (step + 1)})
+        assert tracking.client.get_metric_history(run.id, "train_loss") == []
+        again = list(run._waiting)
+        run.flush()
+        run.client.log_batch(run.id, metrics=again)
+    history = tracking.client.get_metric_history(run.id, "train_loss")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+
+
+def test_more_metrics_than_a_call_takes(tracking: Tracking) -> None:
+    with tracking.run("many", {}) as run:
+        run.metrics(0, {f"m{number}": 1.0 for number in range(METRICS_A_CALL + 5)})
+    assert len(tracking.client.get_run(run.id).data.metrics) == METRICS_A_CALL + 5
+
+
+def test_parameters_that_are_there_stay(tracking: Tracking) -> None:
+    with tracking.run("data", {}) as run:
+        run.parameters({"epochs": "1e0"})
+        run.parameters({"epochs": "1", "seed": "100", **{f"p{number}": "x" for number in range(150)}})
+    params = tracking.client.get_run(run.id).data.params
+    assert (params["epochs"], params["seed"], len(params)) == ("1e0", "100", 152)
+
+
+def test_the_outermost_run_goes_on_in_the_one_that_mlflow_made(
+    tracking: Tracking, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = tracking.client.create_run(tracking.experiment_id)
+    monkeypatch.setenv("MLFLOW_RUN_ID", given.info.run_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracking.experiment_id)
+    inner = Tracking(uri, "another name")
+    with inner.run("pipeline", {}) as parent, inner.run("data", {}, parent) as child:
+        assert parent.id == given.info.run_id
+        assert child.id != parent.id
+        assert child.experiment_id == tracking.experiment_id
+
+
+def test_a_run_whose_process_was_killed_is_marked_by_the_next_start(tracking: Tracking, uri: str) -> None:
+    code = (
+        "import os, signal\n"
+        "from kronos.tracking import Tracking\n"
+        f"with Tracking({uri!r}, 'kronos').run('data', {{}}) as run:\n"
+        "    print(run.id, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run_id = done.stdout.split()[-1]
+    assert tracking.client.get_run(run_id).info.status == "RUNNING"
+    with tracking.run("mine", {}) as mine:
+        Tracking(uri, "kronos")
+        assert status(tracking, mine) == "RUNNING"
+    after = tracking.client.get_run(run_id)
+    assert (after.info.status, after.data.tags["kronos.reason"]) == ("FAILED", "its process was killed")
+
+
+def test_datasets_and_artifacts_are_on_the_run(tracking: Tracking, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.md").write_text("# report")
+    with tracking.run("backtest", {}) as run:
+        run.dataset("sp500", "0123456789abcdef" * 4, {"store": "sp500"}, {"bars": 3}, "testing")
+        run.artifact(tmp_path / "out", "results")
+        run.json({"a": 1}, "config.json")
+    data = tracking.client.get_run(run.id).inputs.dataset_inputs[0]
+    assert data.dataset.digest == "0123456789abcdef" * 2
+    assert data.tags[0].value == "testing"
+    names = {item.path for item in tracking.client.list_artifacts(run.id)}
+    assert names == {"results", "config.json"}
+
+
+def test_a_store_that_does_not_answer_is_a_clear_error(in_folder: Path) -> None:
+    with pytest.raises(UserError, match="MLflow at ftp://nowhere does not answer"):
+        Tracking("ftp://nowhere", "kronos")
+
+
+def test_a_deleted_experiment_is_a_clear_error(tracking: Tracking, uri: str) -> None:
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment("gone"))
+    with pytest.raises(UserError, match="experiment 'gone' is deleted"):
+        Tracking(uri, "gone")
+
+
+def test_versions_and_commit() -> None:
+    assert versions()["torch"].startswith("2.")
+    assert source_tags(Path("/")) == {}
+    assert len(source_tags(Path(__file__).parent).get("git_commit", "0" * 40)) == 40
