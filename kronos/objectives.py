@@ -110,7 +110,7 @@ class PredictorObjective:
         return (coarse_mean + fine_mean) / 2, parts
 
     def score(self, model: Any, batch: BatchLike) -> Score:
-        """Teacher-forced cross-entropies in nats; `val_loss` counts the `horizon` forecast bars of a window."""
+        """Teacher-forced cross-entropies in nats; `val_loss` counts the `horizon` forecast bars."""
         _check_length(batch.x, self.lookback + self.horizon)
         coarse, fine = self.terms(model, batch, drawn=False)
         both = (coarse + fine) / 2
