@@ -1,0 +1,178 @@
+"""Bars to forecasts, in prices and volumes.
+
+Axes: N series, L bars of context, H bars of the horizon, S samples, F = 6 features
+(open, high, low, close, volume, amount).
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kronos.errors import UserError
+from kronos.model import Kronos, KronosTokenizer
+from kronos.model.generate import Engine
+from kronos.model.sampling import keyed_uniforms
+
+FEATURES = ("open", "high", "low", "close", "volume", "amount")
+EPSILON = 1e-5  # the public normalisation: (x - mean) / (std + 1e-5)
+MEMORY = 2**30  # bytes that one batch may take where the device does not say what is free
+OPEN, HIGH, LOW, CLOSE, VOLUME = range(5)
+
+
+def forecast_arrays(
+    tokenizer: KronosTokenizer,
+    model: Kronos,
+    bars_NLF: np.ndarray,
+    stamps_NL5: np.ndarray,
+    future_stamps_NH5: np.ndarray,
+    *,
+    horizon: int,
+    max_context: int = 512,
+    temperature: float = 1.0,
+    top_k: int | None = 0,
+    top_p: float | None = 0.9,
+    sample_count: int = 1,
+    clip: float = 5.0,
+    seed: int = 0,
+    keys_N: np.ndarray | None = None,
+    batch_size: int | None = None,
+    fine_rotary: Literal["public", "trained"] = "public",
+    dtype: torch.dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Raw sample paths, float32 [N, S, H, 6], in the units of the bars (prices and volumes).
+
+    Each series is normalised by its own context. Its draws depend on (seed, its key in int64 `keys_N`) and not
+    on its neighbours; without keys, a series' key is its row. `batch_size` is the most series run at a time:
+    fewer are where memory asks for it, and a batch that does not fit is halved. `progress(done, N)` is called
+    after each batch. Raises UserError for shapes that do not fit each other and for values that are not finite.
+    """
+    bars_NLF = np.asarray(bars_NLF)
+    keys_N = np.arange(len(bars_NLF)) if keys_N is None else np.asarray(keys_N)
+    _check_shapes(bars_NLF, stamps_NL5, future_stamps_NH5, keys_N, horizon)
+    _check_rules(temperature, top_k, top_p, sample_count)
+    engine = Engine(tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype)
+
+    def run(part: slice) -> np.ndarray:
+        x, mean, scale = normalise(bars_NLF[part])
+        uniform = keyed_uniforms(seed, keys_N[part], sample_count, horizon)
+        paths = engine(
+            torch.from_numpy(x),
+            torch.from_numpy(stamps_NL5[part].astype(np.int64)),
+            torch.from_numpy(future_stamps_NH5[part].astype(np.int64)),
+            uniform_NSH2=torch.from_numpy(uniform),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            clip=clip,
+        )
+        return _denormalise(paths, mean, scale)
+
+    size = fitting_batch(engine, bars_NLF.shape[1], horizon, sample_count)
+    return run_batches(run, len(bars_NLF), min(size, batch_size or size), progress)
+
+
+def normalise(bars_NLF: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(x float32 [N, L, F], mean, scale float64 [N, 1, F]); x is not clipped.
+
+    In float64: float32 would lose the small moves of a large price.
+    """
+    wide = bars_NLF.astype(np.float64)
+    mean = wide.mean(axis=1, keepdims=True)
+    scale = wide.std(axis=1, keepdims=True) + EPSILON
+    return ((wide - mean) / scale).astype(np.float32), mean, scale
+
+
+def _denormalise(paths_NSHF: Tensor, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    values = paths_NSHF.cpu().numpy() * scale[:, None] + mean[:, None]
+    return values.astype(np.float32)
+
+
+def repair(paths: np.ndarray) -> tuple[np.ndarray, int]:
+    """(copy of paths [..., 6] made possible, number of bars changed).
+
+    Volume and amount at least 0, high at least open and close, low at most open and close.
+    """
+    repaired = paths.copy()
+    np.maximum(repaired[..., VOLUME:], 0, out=repaired[..., VOLUME:])
+    body = repaired[..., [OPEN, CLOSE]]
+    repaired[..., HIGH] = np.maximum(repaired[..., HIGH], body.max(-1))
+    repaired[..., LOW] = np.minimum(repaired[..., LOW], body.min(-1))
+    return repaired, int((repaired != paths).any(-1).sum())
+
+
+def fitting_batch(engine: Engine, length: int, horizon: int, samples: int) -> int:
+    """How many series fit the memory that one batch may take, from the sizes of caches and activations."""
+    sizes = engine.model.config
+    width, inner, item = sizes["d_model"], sizes["ff_dim"], engine.dtype.itemsize
+    window = min(length, engine.max_context)
+    own = samples * horizon
+    cached = 2 * width * (sizes["n_layers"] + 1) * (window + own)
+    at_once = window if length + horizon <= engine.max_context else engine.max_context * max(1, samples)
+    active = (6 * width + 3 * inner) * max(at_once, samples)
+    logits = 8 * 2 ** max(sizes["s1_bits"], sizes["s2_bits"]) * samples
+    budget = MEMORY
+    if engine.device.type == "cuda":
+        budget = torch.cuda.mem_get_info(engine.device)[0] // 2
+    return max(1, budget // ((cached + active + logits) * item))
+
+
+def run_batches(
+    run: Callable[[slice], np.ndarray], count: int, size: int, progress: Callable[[int, int], None] | None
+) -> np.ndarray:
+    """Run 0 .. count-1 in slices of `size`, halved for good whenever memory runs out; the results joined."""
+    results: list[np.ndarray] = []
+    done = 0
+    while done < count:
+        try:
+            results.append(run(slice(done, min(done + size, count))))
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if size == 1:
+                raise UserError(
+                    "one series does not fit in memory: lower sample_count, the context or max_context"
+                ) from error
+            size = max(1, min(size, count - done) // 2)
+            continue
+        done = min(done + size, count)
+        if progress is not None:
+            progress(done, count)
+    return np.concatenate(results)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _check_shapes(
+    bars: np.ndarray, stamps: np.ndarray, future: np.ndarray, keys: np.ndarray, horizon: int
+) -> None:
+    if bars.ndim != 3 or bars.shape[2] != len(FEATURES) or not bars.size:
+        raise UserError(
+            f"bars have the shape {list(bars.shape)}, expected [series, bars, 6] with {' '.join(FEATURES)}"
+        )
+    series, length, _ = bars.shape
+    expected = {"stamps": (series, length, 5), "future_stamps": (series, horizon, 5), "keys": (series,)}
+    for (name, shape), array in zip(expected.items(), (stamps, future, keys), strict=True):
+        if tuple(array.shape) != shape:
+            raise UserError(f"{name} have the shape {list(array.shape)}, expected {list(shape)}")
+    if not np.isfinite(bars).all():
+        row, bar, feature = np.argwhere(~np.isfinite(bars))[0]
+        raise UserError(
+            f"series {row}, bar {bar}: {FEATURES[feature]} is {bars[row, bar, feature]}, expected a number"
+        )
+
+
+def _check_rules(temperature: float, top_k: int | None, top_p: float | None, sample_count: int) -> None:
+    if not temperature > 0:
+        raise UserError(f"T is {temperature}, expected more than 0 (for the likeliest path, give top_k=1)")
+    if top_k is not None and top_k < 0:
+        raise UserError(f"top_k is {top_k}, expected 0 (off) or more")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top_p is {top_p}, expected more than 0 and at most 1 (off)")
+    if sample_count < 1:
+        raise UserError(f"sample_count is {sample_count}, expected at least 1")
