@@ -1,36 +1,115 @@
-"""Figures of training runs, drawn with matplotlib's objects: no window, no global state."""
+"""The report's figures: matplotlib Figure objects on the Agg canvas, without pyplot and its global state."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import AutoDateLocator, DateFormatter
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter
+
+from kronos.signals import summary
+
+INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+BLUE, LIGHT_BLUE, GREEN, RED = "#1f5fa8", "#7fb2e5", "#2a9d74", "#c8553d"
 
 
-def draw_loss_curve(curve: Sequence[Mapping[str, float]], title: str, path: str | Path) -> None:
-    """Losses over training steps, from the entries of an evaluation curve; written as PNG.
-
-    `val_loss` and `train_eval_loss` are one quantity on two sets of windows and share an axis; `train_loss` is
-    another (drawn coarse tokens, all bars) and has its own.
-    """
-    figure = Figure(figsize=(7.5, 6.0), layout="constrained")
+def _figure(title: str, period: str, days: int) -> tuple[Figure, Axes, Axes]:
+    """A figure of two panels that share their days, under a title and a line on the period."""
+    layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.88), hspace=0.06)
+    figure = Figure(figsize=(9.6, 6.4), dpi=140, facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    figure.text(0.02, 0.965, title, fontsize=14, fontweight="bold", color=INK, va="top")
+    figure.text(0.02, 0.92, period, fontsize=9.5, color=GREY, va="top")
     upper, lower = figure.subplots(2, 1, sharex=True)
-    steps = [entry["step"] for entry in curve]
-    for name, label in (
-        ("val_loss", "validation"),
-        ("train_eval_loss", "training subset, scored the same way"),
-    ):
-        upper.plot(steps, [entry.get(name, float("nan")) for entry in curve], marker="o", label=label)
-    best = min(curve, key=lambda entry: entry["val_loss"])
-    upper.axvline(best["step"], color="0.6", linestyle=":", label=f"best: {best['val_loss']:.4g}")
-    lower.plot(
-        steps, [entry.get("train_loss", float("nan")) for entry in curve], marker="o", color="tab:green",
-        label="training loss (another quantity), mean since the last point",
-    )  # fmt: skip
-    upper.set_title(title)
-    upper.set_ylabel("val_loss")
-    lower.set_ylabel("train_loss")
-    lower.set_xlabel("optimiser step")
     for axes in (upper, lower):
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+        axes.set_facecolor("white")
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.axhline(0, color=GREY, linewidth=0.9)
+        axes.tick_params(colors=INK, labelsize=9, length=0)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.spines["bottom"].set_color(GRID)
+    lower.xaxis.set_major_locator(AutoDateLocator(minticks=4, maxticks=9))
+    lower.xaxis.set_major_formatter(DateFormatter("%d %b" if days <= 150 else "%b %Y"))
+    return figure, upper, lower
+
+
+def _signed(value: float, style: str) -> str:
+    return number_text(value, style).replace(
+        "-", "−"
+    )  # as wide as the plus sign, as matplotlib's own ticks have it
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK)
+
+
+def cumulative_figure(daily: pd.DataFrame, signal: str, period: str) -> Figure:
+    """Summed daily returns of the portfolio and the benchmark above; their difference below.
+
+    `daily` is a backtest's ledger with the columns return, cost and bench; `period` is the line under the title.
+    """
+    net = daily["return"] - daily["cost"]
+    figure, upper, lower = _figure(f"Cumulative return, {signal} signal", period, len(daily))
+    for label, series, color, style in (
+        ("portfolio, with costs", net, BLUE, "-"),
+        ("portfolio, without costs", daily["return"], LIGHT_BLUE, "--"),
+        ("benchmark", daily["bench"], GREY, "-"),
+    ):
+        _line(upper, label, series, color, style)
+    for label, series, color, style in (
+        ("excess, with costs", net - daily["bench"], GREEN, "-"),
+        ("excess, without costs", daily["return"] - daily["bench"], RED, "--"),
+    ):
+        _line(lower, label, series, color, style)
+    upper.set_ylabel("return, summed", color=INK, fontsize=9.5)
+    lower.set_ylabel("excess over benchmark, summed", color=INK, fontsize=9.5)
+    for axes in (upper, lower):
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(value, "{:.1%}")))
+        _legend(axes)
+    return figure
+
+
+def _line(axes: Axes, label: str, series: pd.Series, color: str, style: str) -> None:
+    curve = series.cumsum()
+    text = f"{label}  {_signed(float(curve.iloc[-1]), '{:+.2%}')}"
+    # a single day would be an invisible line
+    marker = "o" if len(curve) < 3 else ""
+    axes.plot(curve.index.to_numpy(), curve.to_numpy(), style, color=color, lw=1.8, label=text, marker=marker)
+
+
+def ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figure:
+    """Rank IC above and IC below, a bar a day, with their means; `ic` is what `signals.daily_ic` returns."""
+    figures = summary(ic, horizon)
+    title = f"Information coefficient by day, {signal} signal, {horizon} days ahead"
+    figure, upper, lower = _figure(title, period, len(ic))
+    for axes, column, label in ((upper, "rank_ic", "Rank IC"), (lower, "ic", "IC")):
+        values = ic[column].dropna()
+        axes.set_ylabel(f"{label} (correlation)", color=INK, fontsize=9.5)
+        if values.empty:
+            text = "no day with enough names"
+            axes.text(0.5, 0.6, text, transform=axes.transAxes, ha="center", color=GREY)
+            continue
+        colors = np.where(values > 0, BLUE, RED)
+        axes.bar(values.index.to_numpy(), values.to_numpy(), width=0.75, color=list(colors), alpha=0.75, lw=0)
+        mean = figures[f"{column}_mean"]
+        t_value = _signed(figures[f"{column}_t_newey_west"], "{:+.1f}")
+        text = f"mean {_signed(mean, '{:+.3f}')}, t {t_value} (Newey-West)"
+        axes.axhline(mean, color=INK, lw=1.4, ls="--", label=text)
+        _legend(axes)
+    return figure
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write the figure; the same figure gives the same bytes."""
+    figure.savefig(path, format="png")
+
+
+def number_text(value: float, style: str) -> str:
+    """A number for people: a blank before the per cent sign, n/a for NaN."""
+    return style.format(value).replace("%", " %") if np.isfinite(value) else "n/a"

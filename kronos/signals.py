@@ -169,7 +169,11 @@ def verdict(days: int, horizon: int) -> str:
     periods = independent_periods(days, horizon)
     if periods >= MIN_PERIODS:
         return ""
-    return f"too short to tell ({days} days, {periods} independent {horizon}-day periods)"
+    counted = (
+        f"{days} day{'s' * (days != 1)}",
+        f"{periods} independent {horizon}-day period{'s' * (periods != 1)}",
+    )
+    return f"too short to tell ({', '.join(counted)})"
 
 
 def _equal_weight(close: pd.DataFrame, member: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

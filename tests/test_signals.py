@@ -158,7 +158,8 @@ def test_summary_is_plain_floats_and_survives_no_days():
 
 def test_verdict_says_too_short_below_twenty_periods():
     assert signals.verdict(57, 5) == "too short to tell (57 days, 11 independent 5-day periods)"
-    assert signals.verdict(100, 5) == ""
+    assert signals.verdict(1, 1) == "too short to tell (1 day, 1 independent 1-day period)"
+    assert signals.verdict(99, 5) != "" and signals.verdict(100, 5) == ""
 
 
 def test_equal_weight_by_hand():
