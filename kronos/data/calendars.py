@@ -9,7 +9,6 @@ import pandas as pd
 from kronos.errors import UserError
 
 NAMES = ("XNYS", "XSHG", "XHKG", "24/7")
-TIME_FEATURES = ("minute", "hour", "weekday", "day", "month")
 
 
 def sessions(name: str, begin: Any, end: Any) -> pd.DatetimeIndex:
@@ -56,8 +55,10 @@ def time_features(times: Any) -> np.ndarray:
     """Minute, hour, weekday (Monday 0), day, month of each time: int64 [..., 5] for int64 ns or datetimes [...]."""
     array = np.asarray(times)
     index = pd.DatetimeIndex(array.reshape(-1).astype("datetime64[ns]"))
-    stacked = np.stack([getattr(index, name) for name in TIME_FEATURES], axis=-1).astype("int64")
-    return stacked.reshape(*array.shape, len(TIME_FEATURES))
+    stacked = np.stack([index.minute, index.hour, index.day_of_week, index.day, index.month], axis=-1).astype(
+        "int64"
+    )
+    return stacked.reshape(*array.shape, 5)
 
 
 @lru_cache

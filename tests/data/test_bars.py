@@ -1,0 +1,147 @@
+"""Cleaning and aligning: each rule, on bars where the answer is known."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kronos.data.bars import FEATURES, MAX_FILL, Flag, align, clean, to_frame
+from kronos.data.calendars import sessions
+from kronos.errors import UserError
+
+MakeBars = Callable[..., pd.DataFrame]
+
+
+def test_guides_names_are_taken_and_order_does_not_matter(make_bars: MakeBars) -> None:
+    raw = make_bars(20)
+    raw["amount"] = raw["volume"] * 2
+    expected, _ = clean(raw)
+    other = raw.rename(columns={"volume": "vol", "amount": "amt", "instrument": "symbol", "datetime": "date"})
+    shuffled, _ = clean(other.sample(frac=1, random_state=1).assign(date=lambda f: f["date"].astype(str)))
+    pd.testing.assert_frame_equal(shuffled, expected)
+
+
+def test_missing_amount_is_volume_times_mean_price(make_bars: MakeBars) -> None:
+    frame, findings = clean(make_bars(10))
+    expected = frame["volume"] * frame[["open", "high", "low", "close"]].mean(axis=1)
+    np.testing.assert_allclose(frame["amount"], expected, rtol=1e-12)
+    assert not findings
+
+
+def test_bars_without_volume_have_volume_zero(make_bars: MakeBars) -> None:
+    frame, _ = clean(make_bars(5).drop(columns="volume"))
+    assert (frame[["volume", "amount"]] == 0).all(axis=None)
+
+
+def test_small_contradiction_is_widened_and_a_large_one_dropped(make_bars: MakeBars) -> None:
+    raw = make_bars(10, names=["AAA"])
+    raw.loc[2, "high"] = max(raw.loc[2, "open"], raw.loc[2, "close"]) / 1.04
+    raw.loc[4, "low"] = min(raw.loc[4, "open"], raw.loc[4, "close"]) * 1.06
+    raw.loc[6, ["high", "low"]] = raw.loc[6, ["low", "high"]].to_numpy()
+    frame, findings = clean(raw)
+    counts = {finding.kind: finding.count for finding in findings}
+    assert "by more than 5 %" in " ".join(counts)
+    body = frame[["open", "close"]]
+    assert (frame["high"] >= body.max(axis=1)).all() and (frame["low"] <= body.min(axis=1)).all()
+    day = raw.loc[2, "datetime"]
+    assert frame.loc[frame["datetime"] == day, "flag"].item() == Flag.REPAIRED
+    assert (
+        frame.loc[frame["datetime"] == day, "high"].item()
+        == body[frame["datetime"] == day].max(axis=1).item()
+    )
+    assert raw.loc[4, "datetime"] not in set(frame["datetime"])
+    assert sum(counts.values()) + (frame["flag"] == 0).sum() == 10
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "kind"),
+    [
+        ("close", np.nan, "missing value"),
+        ("volume", np.inf, "missing value"),
+        ("open", 0.0, "price not positive or volume negative"),
+        ("low", -1.0, "price not positive or volume negative"),
+        ("volume", -5.0, "price not positive or volume negative"),
+    ],
+)
+def test_impossible_bar_becomes_a_hole_and_is_named(
+    make_bars: MakeBars, column: str, value: float, kind: str
+) -> None:
+    raw = make_bars(8, names=["AAA"])
+    raw.loc[3, column] = value
+    frame, findings = clean(raw)
+    assert len(frame) == 7
+    assert [(f.kind, f.count, f.items[0][:2]) for f in findings] == [(kind, 1, ("AAA", "2020-01-07"))]
+
+
+def test_repeated_bar_is_dropped_and_the_first_kept(make_bars: MakeBars) -> None:
+    raw = make_bars(8, names=["AAA"])
+    again = raw.iloc[[5]].assign(close=lambda f: f["close"] * 1.001)
+    frame, findings = clean(pd.concat([raw, again]))
+    assert frame["close"].iloc[5] == raw["close"].iloc[5]
+    assert [(f.kind, f.count) for f in findings] == [("repeated bar", 1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop(columns=["high", "low"]), "bars lack high, low: the columns are instrument"),
+        (lambda f: f.assign(datetime=20200102), "column datetime holds numbers"),
+        (lambda f: f.assign(datetime="soon"), "column datetime has a value that is no time"),
+        (lambda f: f.assign(datetime=pd.NaT), "column datetime is empty in 6 of 6 bars"),
+        (lambda f: f.assign(close="n/a"), "column close has a value that is no number"),
+        (lambda f: None, "bars must come as a pandas DataFrame, got NoneType"),
+    ],
+)
+def test_what_is_no_bar_frame_is_refused_in_words(
+    make_bars: MakeBars, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        to_frame(change(make_bars(3)))
+
+
+def _aligned(raw: pd.DataFrame) -> pd.DataFrame:
+    return align(clean(raw)[0], sessions("XNYS", "2020-01-02", "2020-12-31"))
+
+
+def test_three_missing_sessions_are_filled_flat_and_a_fourth_cuts(make_bars: MakeBars) -> None:
+    missing = {"AAA": [5, 6, 7], "BBB": [5, 6, 7, 8]}
+    frame = _aligned(make_bars(20, missing=missing))
+    for name, cut in (("AAA", False), ("BBB", True)):
+        part = frame[frame["instrument"] == name].set_index("session")
+        filled = part.loc[[5, 6, 7]]
+        assert (filled["flag"] == Flag.FILLED).all()
+        assert (filled[["open", "high", "low", "close"]] == part.loc[4, "close"]).all(axis=None)
+        assert (filled[["volume", "amount"]] == 0).all(axis=None)
+        assert (8 not in part.index) == cut
+        assert part.drop(index=[5, 6, 7])["flag"].eq(0).all()
+
+
+def test_filling_does_not_look_whether_the_bar_comes_back(make_bars: MakeBars) -> None:
+    gone = _aligned(make_bars(20, missing={"AAA": range(10, 20)}))
+    back = _aligned(make_bars(20, missing={"AAA": range(10, 18)}))
+    until = 13
+    pd.testing.assert_frame_equal(
+        gone[(gone["instrument"] == "AAA") & (gone["session"] < until)],
+        back[(back["instrument"] == "AAA") & (back["session"] < until)],
+    )
+    assert gone[gone["instrument"] == "AAA"]["session"].max() == 9 + MAX_FILL
+
+
+def test_nothing_is_filled_past_the_last_session_of_the_data(make_bars: MakeBars) -> None:
+    frame = _aligned(make_bars(20, missing={"AAA": [19]}))
+    assert frame["session"].max() == 19
+    assert frame[frame["instrument"] == "AAA"]["session"].tolist() == list(range(20))
+
+
+def test_a_bar_on_a_holiday_is_refused_with_its_day(make_bars: MakeBars) -> None:
+    raw = make_bars(5)
+    raw.loc[0, "datetime"] = pd.Timestamp("2020-01-20")
+    with pytest.raises(UserError, match="AAA has a bar at 2020-01-20, which is no session of the calendar"):
+        _aligned(raw)
+
+
+def test_aligned_frame_has_every_feature_finite(make_bars: MakeBars) -> None:
+    frame = _aligned(make_bars(30, missing={"AAA": [3, 9, 10, 11, 12, 13]}))
+    assert np.isfinite(frame[list(FEATURES)].to_numpy()).all()
+    assert not frame.duplicated(["instrument", "session"]).any()
