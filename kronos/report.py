@@ -202,7 +202,8 @@ def _portfolio(inputs: ReportInputs) -> list[str]:
         "",
         "Conventions (Qlib's): daily returns are summed, not compounded; a year has 238 days; the information ratio "
         "is the annualised excess return over its volatility; drawdown is the largest fall of the summed curve. "
-        "Without costs means the same trades with their costs added back.",
+        "Without costs means the same trades with their costs added back. On the first day the portfolio buys during "
+        "the session, while the benchmark counts from the close before.",
         "",
         "![Cumulative return and excess](figures/cumulative_return.png)",
         "",

@@ -229,6 +229,19 @@ def test_limits_are_judged_at_the_price_of_the_fill(tmp_path):
     assert free["instrument"].tolist() == ["JUMP", "RISE"]
 
 
+def test_a_name_that_opens_at_its_lower_limit_is_not_sold(tmp_path):
+    days = SESSIONS[:4]
+    opens = pd.DataFrame({"FALL": [10, 10, 9, 8.5], "NEXT": [10, 10, 10, 10]}, days, dtype=float)
+    closes = pd.DataFrame({"FALL": [10, 10, 9, 8], "NEXT": [10, 10, 10, 10]}, days, dtype=float)
+    store = write_qlib_store(long_frame(opens, closes), tmp_path / "store", days)
+    better = {"FALL": 1, "NEXT": 2}
+    signal = signal_of({days[0]: {"FALL": 2, "NEXT": 1}, days[1]: better, days[2]: better})
+    settings = {**SETTINGS, "topk": 1, "limit_threshold": 0.095}
+    trades = run_backtest(store, signal, days[0], days[3], benchmark=pd.Series(0.0, days), **settings).trades
+    sold = trades[(trades["instrument"] == "FALL") & (trades["side"] == "sell")]
+    assert sold["datetime"].tolist() == [days[3]]  # 10 % down on the second day, 5.6 % on the third
+
+
 def test_foresight_earns_more_than_noise_and_its_negative_less(tmp_path):
     opens, closes, noise = random_market(4)
     closes = closes.ffill().bfill()
@@ -349,11 +362,16 @@ def test_a_fresh_process_prints_nothing_and_repeats_every_digit(tmp_path):
     bench = pd.Series(0.0, closes.index)
     result = run_backtest(store, signal, closes.index[0], closes.index[-1], benchmark=bench, **settings)
     script = (
+        "import logging, multiprocessing, sys\n"
         "import pandas as pd; from kronos.qlib_bridge import run_backtest\n"
+        "hook, level = sys.excepthook, logging.getLogger().level\n"
         "signal = pd.read_parquet('signal.parquet').set_index(['datetime', 'instrument'])['score']\n"
         "days = signal.index.unique(0)\n"
         f"result = run_backtest('store', signal, days[0], days[-1], benchmark=pd.Series(0.0, days), **{settings!r})\n"
         "result.daily.to_parquet('daily.parquet')\n"
+        "assert sys.excepthook is hook and logging.getLogger().level == level\n"
+        "assert not logging.getLogger('qlib').handlers and logging.getLogger('qlib').propagate\n"
+        "assert not multiprocessing.active_children()\n"
     )
     root = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": root}
