@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 @dataclass(frozen=True)
 class FitSettings:
-    """`clip_norm` 0 is off, `save_windows` 0 saves at epoch ends only, `eval_batch_size` 0 is derived.
+    """`clip_norm` 0 is off, `save_windows` 0 saves at epoch ends only, `eval_batch_size` 0 is 2 x batch_size.
 
     `settings_key` names everything that must be equal for a run to go on from `last`. `cycle_momentum` is what
     the public scripts do without saying so (OneCycleLR's default): beta1 then runs 0.95 -> 0.85 -> 0.95 and

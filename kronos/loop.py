@@ -239,7 +239,7 @@ class _Run:
 
     def _score(self, what: str, source: WindowSource, windows: np.ndarray) -> dict[str, float] | None:
         """Means over the windows, or None when asked to stop on the way."""
-        size = self.settings.eval_batch_size or min(4 * self.settings.batch_size, 256)
+        size = self.settings.eval_batch_size or 2 * self.settings.batch_size  # fits: it keeps no gradients
         totals: dict[str, tuple[Tensor, float]] = {}
         losses: list[Tensor] = []
         self.model.eval()
