@@ -188,7 +188,10 @@ def open_store(path: str | Path, verify: bool = False) -> BarStore:
         raise UserError(
             f"no store at {folder} (index.json missing): run  python -m kronos data  or give --dataset-path"
         )
-    index = files.read_json(folder / "index.json")
+    try:
+        index = files.read_json(folder / "index.json")
+    except UserError as error:
+        raise _damaged(folder, str(error)) from None
     _check_index(folder, index)
     for file, expected in index["files"].items():
         _check_file(folder, file, expected, verify)

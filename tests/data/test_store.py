@@ -157,7 +157,7 @@ def _set_format(path: Path, number: int) -> None:
         (_remove, "is damaged: flags.npy is missing"),
         (_edit_index, r"is damaged: index.json was edited \(its digest differs\)"),
         (_edit_key, "is damaged: index.json was edited"),
-        (_break_json, "index.json is not valid JSON: line"),
+        (_break_json, r"is damaged: .*index\.json is not valid JSON: line .*; make it anew"),
         (_other_json, "is damaged: index.json has no format number"),
         (_empty_json, "is damaged: index.json has no format number"),
         (
