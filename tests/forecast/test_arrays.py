@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kronos import forecast
 from kronos.errors import UserError
+from kronos.forecast import arrays as forecast
 from kronos.forecast import forecast_arrays, repair
 from kronos.model import PREDICTOR_PRESETS, TOKENIZER_PRESETS, Kronos, KronosTokenizer
 

@@ -1,0 +1,104 @@
+"""What a user gives for one series, checked: bars as a frame, and the times of bars seen and bars to come."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kronos.errors import UserError
+from kronos.forecast.arrays import FEATURES
+
+PRICES = FEATURES[:4]
+ALIASES = {"vol": "volume", "amt": "amount"}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series ready to forecast: bars float64 [L, 6], stamps int64 [L, 5] and [H, 5], the future index."""
+
+    bars: np.ndarray
+    stamps: np.ndarray
+    future_stamps: np.ndarray
+    future: pd.DatetimeIndex
+
+
+def check_series(frame: Any, x_timestamp: Any, y_timestamp: Any, horizon: int, name: str) -> Series:
+    """Check one series; `name` is what messages call it. Raises UserError at the first mistake."""
+    bars = _bars(frame, name)
+    past, future = _times(x_timestamp, f"{name}: x_timestamp"), _times(y_timestamp, f"{name}: y_timestamp")
+    if len(past) != len(bars):
+        raise UserError(f"{name}: {len(bars)} bars but {len(past)} times in x_timestamp: give one a bar")
+    if len(future) != horizon:
+        raise UserError(
+            f"{name}: {len(future)} times in y_timestamp but pred_len is {horizon}: make them equal"
+        )
+    if (past.tz is None) != (future.tz is None):
+        raise UserError(f"{name}: only one of x_timestamp and y_timestamp has a time zone: give both or none")
+    if future[0] <= past[-1]:
+        raise UserError(f"{name}: y_timestamp begins at {future[0]}, expected after the last bar, {past[-1]}")
+    return Series(bars, _stamps(past), _stamps(future), future)
+
+
+def _bars(frame: Any, name: str) -> np.ndarray:
+    """Columns in the order of FEATURES, volume and amount filled in as the public code does."""
+    if not isinstance(frame, pd.DataFrame):
+        raise UserError(f"{name} is a {type(frame).__name__}, expected a DataFrame of bars")
+    for short, whole in ALIASES.items():
+        if short in frame and whole not in frame:
+            frame = frame.rename(columns={short: whole})
+    if missing := [column for column in PRICES if column not in frame]:
+        raise UserError(
+            f"{name} has no column {', '.join(missing)}: expected {' '.join(PRICES)}, and volume and amount "
+            f"where known; it has {', '.join(map(str, frame.columns)) or 'none'}"
+        )
+    if len(frame) < 2:
+        raise UserError(f"{name} has {len(frame)} bars, expected at least 2 (a few dozen to be of use)")
+    columns = {column: _numbers(frame[column], name) for column in FEATURES if column in frame}
+    if "volume" not in columns:
+        columns["volume"] = columns["amount"] = np.zeros(len(frame))
+    if "amount" not in columns:
+        columns["amount"] = columns["volume"] * np.mean([columns[column] for column in PRICES], axis=0)
+    return np.stack([columns[column] for column in FEATURES], axis=-1)
+
+
+def _numbers(column: pd.Series, name: str) -> np.ndarray:
+    try:
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{name}: column {column.name} holds {column.dtype} values, expected numbers"
+        ) from None
+    bad = ~np.isfinite(values)
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise UserError(
+            f"{name}: {column.name} is {values[first]} at {column.index[first]} ({int(bad.sum())} such bars): "
+            "fill or drop them first"
+        )
+    return values
+
+
+def _times(given: Any, name: str) -> pd.DatetimeIndex:
+    """A rising DatetimeIndex from an index, Series, array or list of times."""
+    try:
+        times = pd.DatetimeIndex(given)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{name} cannot be read as times: give a DatetimeIndex or a Series of times"
+        ) from None
+    if times.hasnans:
+        raise UserError(f"{name} holds a missing time (NaT) at place {int(np.argmax(times.isna()))}")
+    falls = np.flatnonzero(times[1:] <= times[:-1])
+    if len(falls):
+        before, after = times[falls[0]], times[falls[0] + 1]
+        raise UserError(f"{name} does not rise: {before} is followed by {after} ({len(falls)} such places)")
+    if not len(times):
+        raise UserError(f"{name} is empty: give one time a bar")
+    return times
+
+
+def _stamps(times: pd.DatetimeIndex) -> np.ndarray:
+    """int64 [T, 5]: minute, hour, weekday, day, month by the clock of the index's own time zone."""
+    parts = (times.minute, times.hour, times.day_of_week, times.day, times.month)
+    return np.stack([np.asarray(part, dtype=np.int64) for part in parts], axis=-1)
