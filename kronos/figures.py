@@ -1,5 +1,6 @@
-"""The report's figures: matplotlib Figure objects on the Agg canvas, without pyplot and its global state."""
+"""Figures of training and backtests: matplotlib objects on the Agg canvas, without pyplot's global state."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, LIGHT_BLUE, GREEN, RED = "#1f5fa8", "#7fb2e5", "#2a9d74", "#c8553d"
 
 
-def _figure(title: str, period: str, days: int) -> tuple[Figure, Axes, Axes]:
-    """A figure of two panels that share their days, under a title and a line on the period."""
+def _panels(title: str, period: str) -> tuple[Figure, Axes, Axes]:
+    """A figure of two panels that share their horizontal axis, under a title and a line on the period."""
     layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.88), hspace=0.06)
     figure = Figure(figsize=(9.6, 6.4), dpi=140, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
@@ -29,11 +30,18 @@ def _figure(title: str, period: str, days: int) -> tuple[Figure, Axes, Axes]:
         axes.set_facecolor("white")
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.axhline(0, color=GREY, linewidth=0.9)
         axes.tick_params(colors=INK, labelsize=9, length=0)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         axes.spines["bottom"].set_color(GRID)
+    return figure, upper, lower
+
+
+def _figure(title: str, period: str, days: int) -> tuple[Figure, Axes, Axes]:
+    """Two panels over days, with a line at zero."""
+    figure, upper, lower = _panels(title, period)
+    for axes in (upper, lower):
+        axes.axhline(0, color=GREY, linewidth=0.9)
     lower.xaxis.set_major_locator(AutoDateLocator(minticks=4, maxticks=9))
     lower.xaxis.set_major_formatter(DateFormatter("%d %b" if days <= 150 else "%b %Y"))
     return figure, upper, lower
@@ -47,6 +55,31 @@ def _signed(value: float, style: str) -> str:
 
 def _legend(axes: Axes) -> None:
     axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK)
+
+
+def loss_figure(curve: Sequence[Mapping[str, float]], title: str) -> Figure:
+    """Losses over optimiser steps, from the entries of an evaluation curve.
+
+    `val_loss` and `train_eval_loss` are one quantity on two sets of windows and share the upper panel;
+    `train_loss` is another (coarse tokens drawn, all bars) and has the lower one.
+    """
+    best = min(curve, key=lambda entry: entry["val_loss"])
+    period = f"best validation loss {number_text(best['val_loss'], '{:.4g}')} at step {best['step']:.0f}"
+    figure, upper, lower = _panels(title, period)
+    steps = [entry["step"] for entry in curve]
+    for axes, name, label, color in (
+        (upper, "val_loss", "validation", BLUE),
+        (upper, "train_eval_loss", "training subset, scored the same way", LIGHT_BLUE),
+        (lower, "train_loss", "training loss, another quantity: mean since the last point", GREEN),
+    ):
+        values = [entry.get(name, float("nan")) for entry in curve]
+        axes.plot(steps, values, color=color, label=label, lw=1.8, marker="o", ms=4)
+    upper.axvline(best["step"], color=GREY, lw=1.0, ls=":")
+    lower.set_xlabel("optimiser step", color=INK, fontsize=9.5)
+    for axes in (upper, lower):
+        axes.set_ylabel("loss", color=INK, fontsize=9.5)
+        _legend(axes)
+    return figure
 
 
 def cumulative_figure(daily: pd.DataFrame, signal: str, period: str) -> Figure:

@@ -39,11 +39,12 @@ def replace_folder(source: Path, target: Path) -> None:
     os.rename(target, aside)
     try:
         os.rename(source, target)
-    except OSError:
+    except BaseException:  # Ctrl-C too: the old folder must come back
         os.rename(aside, target)
         raise
     finally:
-        shutil.rmtree(aside.parent, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(aside.parent, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

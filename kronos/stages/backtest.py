@@ -1,20 +1,25 @@
 """The backtest stage: forecast every test day and instrument, score the forecasts, trade them in Qlib, report."""
 
+import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kronos import signals
 from kronos.config import Config, fields_of
-from kronos.console import Progress
 from kronos.data.bars import FEATURES, Flag
-from kronos.data.points import ForecastPoints, contexts, forecast_points, future_stamps
+from kronos.data.points import ForecastPoints, forecast_points
 from kronos.data.store import BarStore
-from kronos.files import atomic_folder, digest_bytes
+from kronos.files import atomic_folder
 from kronos.model import checkpoint
+from kronos.qlib_bridge import BacktestResult, run_backtest, write_qlib_store
+from kronos.report import ReportInputs, write_report
 from kronos.stages.core import Work, origin, write_record
 from kronos.stages.data import log_dataset, raise_no_forecast, stored_bars
+from kronos.stages.forecasting import forecast_all
 from kronos.stages.training import trained_predictor, trained_tokenizer
 
 FIELDS = (
@@ -22,7 +27,6 @@ FIELDS = (
     *fields_of("backtest"),
     "backtest_time_range", "lookback_window", "predict_window", "max_context", "clip", "seed", "device", "cpu",
 )  # fmt: skip
-CHUNK_BATCHES = 8  # batches whose contexts are in memory together
 
 
 def made_from(config: Config) -> dict[str, Any]:
@@ -44,7 +48,7 @@ def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     points = forecast_points(store, *config.backtest_time_range, config.lookback_window)
     if not len(points):
         raise_no_forecast(config)
-    forecast, repaired = forecast_points_in_chunks(work, store, points)
+    forecast, repaired = forecast_all(work, store, points)
     with atomic_folder(config.backtest_folder) as folder:
         forecast.to_parquet(folder / "predictions.parquet", index=False)
         metrics = evaluate(work, store, points, forecast, repaired, made, folder)
@@ -55,83 +59,102 @@ def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def forecast_points_in_chunks(
-    work: Work, store: BarStore, points: ForecastPoints
-) -> tuple[pd.DataFrame, int]:
-    """Forecast each (day, instrument): the mean of the sample paths as a long frame, and the bars repaired."""
-    from kronos.forecast import forecast_arrays, repair
-    from kronos.runtime import choose
-
+def evaluate(
+    work: Work,
+    store: BarStore,
+    points: ForecastPoints,
+    forecast: pd.DataFrame,
+    repaired: int,
+    made: dict[str, Any],
+    folder: Path,
+) -> dict[str, float]:
+    """Scores, IC, the simulated portfolio and the report, written into `folder`; returns the key figures."""
     config = work.config
-    runtime = choose(config.device, config.cpu, config.precision)
-    tokenizer = trained_tokenizer(config, store).to(runtime.device)
-    predictor = trained_predictor(config, store).to(runtime.device)
-    checkpoint.check_pair(tokenizer, predictor)
-    keys = series_keys(store, points)
-    horizon, size = config.predict_window, config.backtest_batch_size
-    means = np.empty((len(points), horizon, len(FEATURES)), np.float32)
-    repaired = 0
-    with Progress("forecast") as progress:
-        for start in range(0, len(points), CHUNK_BATCHES * size):
-            part = slice(start, start + CHUNK_BATCHES * size)
-            bars, stamps = contexts(store, points.row[part], config.lookback_window)
-            future, _ = future_stamps(store, points.session[part], horizon)
-            paths = forecast_arrays(
-                tokenizer, predictor, bars, stamps, future, horizon=horizon, max_context=config.max_context,
-                temperature=config.inference_T, top_k=config.inference_top_k, top_p=config.inference_top_p,
-                sample_count=config.inference_sample_count, clip=config.clip, seed=config.seed, batch_size=size,
-                keys_N=keys[part],
-                progress=lambda done, total, first=start: progress(first + done, len(points)),
-            )  # fmt: skip
-            paths, count = repair(paths)
-            means[part] = paths.mean(axis=1)
-            repaired += count
-    samples = len(points) * horizon * config.inference_sample_count
-    work.say(f"forecast: {len(points):,} series x {config.inference_sample_count} paths; "
-             f"{repaired:,} of {samples:,} bars repaired")  # fmt: skip
-    return forecast_frame(store, points, means), repaired
+    close, member = wide_closes(store, int(points.session.min()))
+    last_close = pd.Series(close.rename_axis(index="as_of").stack())
+    scores = signals.scores(forecast, last_close)
+    signals.predictions_pickle(scores, folder / "predictions.pkl")
+    realised = signals.targets(close, config.predict_window)
+    ic = {name: signals.daily_ic(signals.wide(scores, name), realised[name]) for name in signals.SIGNALS}
+    pd.concat(ic, names=["signal"]).to_csv(folder / "daily_ic.csv", float_format="%.10g")
+    result = simulate(config, store, scores[config.backtest_signal], close, member)
+    result.trades.to_parquet(folder / "trades.parquet", index=False)
+    result.positions.to_parquet(folder / "positions.parquet", index=False)
+    work.say(f"backtest: {len(result.daily)} days, {len(result.trades):,} fills")
+    return write_report(folder, report_inputs(config, store, points, repaired, made, ic, result))
 
 
-def series_keys(store: BarStore, points: ForecastPoints) -> np.ndarray:
-    """One number a (day, instrument) for its draws: the same whichever others are forecast beside it."""
-    names = np.array([int(digest_bytes(name.encode())[:8], 16) for name in store.instruments], np.int64)
-    days = store.sessions[points.session] // (60 * 10**9)  # minutes since 1970, below 2**31 until 6053
-    return (names[points.instrument] << 31) ^ days
+def simulate(
+    config: Config, store: BarStore, score: pd.Series, close: pd.DataFrame, member: pd.DataFrame
+) -> BacktestResult:
+    """Trade the scores in Qlib from the store's bars, against the equal weight of each day's members."""
+    first = close.index[0]
+    frame = store.frame((*FEATURES, "flag"))
+    frame = frame[frame["datetime"] >= first]
+    sessions = store.sessions[store.sessions >= first.value]
+    benchmark = signals.equal_weight_returns(close, member)
+    costs = signals.equal_weight_costs(close, member, config.backtest_open_cost, config.backtest_close_cost)
+    with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
+        path = write_qlib_store(frame, Path(scratch) / "bars", sessions)
+        return run_backtest(
+            path, score, *(pd.Timestamp(day) for day in config.backtest_time_range),
+            topk=config.backtest_n_symbol_hold, n_drop=config.backtest_n_symbol_drop,
+            hold_thresh=config.backtest_hold_thresh, account=config.backtest_account,
+            open_cost=config.backtest_open_cost, close_cost=config.backtest_close_cost,
+            min_cost=config.backtest_min_cost, deal_price=config.backtest_deal_price,
+            limit_threshold=config.backtest_limit_threshold, benchmark=benchmark, benchmark_cost=costs,
+        )  # fmt: skip
 
 
-def forecast_frame(store: BarStore, points: ForecastPoints, means_NHF: np.ndarray) -> pd.DataFrame:
-    """Long frame of forecasts [N, H, 6]: instrument, as_of, datetime, step and the six features, sorted."""
-    count, horizon, _ = means_NHF.shape
-    _, times_NH = future_stamps(store, points.session, horizon)
-    names = np.array(store.instruments, dtype=object)[points.instrument]
-    frame = pd.DataFrame(
-        {
-            "instrument": np.repeat(names, horizon),
-            "as_of": np.repeat(store.sessions[points.session], horizon).astype("datetime64[ns]"),
-            "datetime": times_NH.reshape(-1).astype("datetime64[ns]"),
-            "step": np.tile(np.arange(1, horizon + 1, dtype=np.int32), count),
-            **{name: means_NHF[:, :, place].reshape(-1) for place, name in enumerate(FEATURES)},
-        }
-    )
-    return frame.sort_values(["as_of", "instrument", "step"], ignore_index=True)
+def report_inputs(
+    config: Config,
+    store: BarStore,
+    points: ForecastPoints,
+    repaired: int,
+    made: dict[str, Any],
+    ic: dict[str, pd.DataFrame],
+    result: BacktestResult,
+) -> ReportInputs:
+    """Everything that the report says, gathered; nothing in it names a time, a path or a run."""
+    source = store.source
+    return ReportInputs(
+        universe=str(source.get("universe", f"{len(store.instruments)} instruments of {config.data_source}")),
+        source_notes=[str(source["survivorship"])] if "survivorship" in source else [],
+        benchmark="the equal weight of each day's members, rebalanced daily",
+        signal=config.backtest_signal, horizon=config.predict_window, lookback=config.lookback_window,
+        seed=config.seed, topk=config.backtest_n_symbol_hold, n_drop=config.backtest_n_symbol_drop,
+        hold_thresh=config.backtest_hold_thresh, account=config.backtest_account,
+        open_cost=config.backtest_open_cost, close_cost=config.backtest_close_cost,
+        min_cost=config.backtest_min_cost, deal_price=config.backtest_deal_price,
+        limit_threshold=config.backtest_limit_threshold,
+        forecast=(
+            f"{config.inference_sample_count} sample paths at temperature {config.inference_T:g}, "
+            f"top-p {config.inference_top_p:g}, top-k {config.inference_top_k or 'off'}"
+        ),
+        scored=len(points), excluded=Counter(sorted(points.excluded["reason"])),
+        repaired_bars=repaired,
+        model_digests={name: made["inputs"][name] for name in ("tokenizer", "predictor")},
+        ic=ic, daily=result.daily, risk=result.risk, turnover=result.turnover, stranded=result.stranded,
+    )  # fmt: skip
 
 
 def wide_closes(store: BarStore, first_session: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Closes of real bars (NaN elsewhere) and membership, days x instruments, from a session to the last one."""
+    """Closes of real bars (NaN elsewhere) and membership, days x instruments, from a session to the last one.
+
+    A member stays one over a hole that is filled: its move is counted when it is back.
+    """
     shape = (store.last_session + 1, len(store.instruments))
-    real = (store.flags & int(Flag.FILLED)) == 0
-    member = real & ((store.flags & int(Flag.NONMEMBER)) == 0)
-    cell = (np.asarray(store.session), store.instrument_of_row)
-    close = np.full(shape, np.nan)
-    close[cell[0][real], cell[1][real]] = store.values[real, FEATURES.index("close")]
-    inside = np.zeros(shape, bool)
-    inside[cell[0][member], cell[1][member]] = True
-    days = pd.DatetimeIndex(
-        store.sessions[: store.last_session + 1].astype("datetime64[ns]"), name="datetime"
-    )
+    flags, session, instrument = np.asarray(store.flags), np.asarray(store.session), store.instrument_of_row
+    real, member = (flags & int(Flag.FILLED)) == 0, (flags & int(Flag.NONMEMBER)) == 0
+    close, inside = np.full(shape, np.nan), np.zeros(shape, bool)
+    close[session[real], instrument[real]] = store.values[real, FEATURES.index("close")]
+    inside[session[member], instrument[member]] = True
+    days = pd.DatetimeIndex(store.sessions[: shape[0]].astype("datetime64[ns]"), name="datetime")
     columns = pd.Index(store.instruments, name="instrument")
-    frames = (pd.DataFrame(values, index=days, columns=columns) for values in (close, inside))
-    closes, members = (frame.iloc[first_session:] for frame in frames)
+    closes, members = (
+        pd.DataFrame(values[first_session:], index=days[first_session:], columns=columns)
+        for values in (close, inside)
+    )
     return closes, members
 
 

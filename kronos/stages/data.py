@@ -1,6 +1,7 @@
 """The data stage: a source's bars, checked, in the store; the windows and forecast days that they give."""
 
 import re
+from datetime import date
 from typing import Any
 
 from kronos.config import Config
@@ -76,10 +77,12 @@ def training_splits(config: Config, store: BarStore) -> tuple[Split, Split]:
         store, config.train_time_range, config.val_time_range, config.test_time_range,
         config.backtest_time_range, lookback,
     )  # fmt: skip
-    shape = {"lookback": lookback, "horizon": horizon}
-    train = make_split(store, "train", *config.train_time_range, **shape, length=config.window_length)
-    validation = make_split(store, "val", *config.val_time_range, **shape, length=lookback + horizon)
-    return train, validation
+
+    def split(name: str, days: tuple[date, date], length: int) -> Split:
+        return make_split(store, name, *days, lookback=lookback, horizon=horizon, length=length)
+
+    train = split("train", config.train_time_range, config.window_length)
+    return train, split("val", config.val_time_range, lookback + horizon)
 
 
 def stored_bars(config: Config) -> BarStore:

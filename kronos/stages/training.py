@@ -111,7 +111,7 @@ def _trained(config: Config, store: BarStore, kind: Kind) -> Any:
 
 def _train(work: Work, made: dict[str, Any], kind: Kind, store: BarStore, objective: Any) -> dict[str, Any]:
     from kronos.data.windows import Windows
-    from kronos.figures import draw_loss_curve
+    from kronos.figures import loss_figure, save_png
     from kronos.loop import FitSettings, fit
     from kronos.model import checkpoint
     from kronos.runtime import choose, seed_everything
@@ -133,8 +133,10 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, store: BarStore, object
     )  # fmt: skip
     _describe(work, runtime, model, settings, len(train_split.starts))
     log_dataset(work, store, "training")
-    shape = {"lookback": config.lookback_window, "clip": config.clip, "seed": config.seed}
-    train, validation = Windows(store, train_split, **shape), Windows(store, val_split, **shape)
+    train, validation = (
+        Windows(store, split, lookback=config.lookback_window, clip=config.clip, seed=config.seed)
+        for split in (train_split, val_split)
+    )
     final = getattr(config, f"{kind}_folder")
     with working_folder(final, key_of(made), work.run.id) as (folder, stop), Progress(kind) as progress:
         result = fit(
@@ -145,7 +147,7 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, store: BarStore, object
         work.run.flush()
         if result.interrupted:
             raise KeyboardInterrupt
-        draw_loss_curve(result.curve, f"{kind} loss", folder / "loss_curve.png")
+        save_png(loss_figure(result.curve, f"Losses of the {kind}"), folder / "loss_curve.png")
         shutil.rmtree(folder / "checkpoints" / "last", ignore_errors=True)
         best = _load(kind)(folder / "checkpoints" / "best_model")
         record = write_record(folder, made, work.run.id, WEIGHTS, {
