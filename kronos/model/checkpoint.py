@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kronos import files
 from kronos.errors import UserError
+from kronos.model.hub import download, is_hub_name
 
 if TYPE_CHECKING:
     from kronos.model.predictor import Kronos
@@ -70,7 +71,11 @@ def find_folder(path_or_name: str | Path, revision: str | None = None) -> Path:
         return folder
     if folder.exists():
         raise UserError(f"{folder} is a file: give the folder that holds {CONFIG} and {WEIGHTS}")
-    raise UserError(f"no folder {folder}: give a folder that holds {CONFIG} and {WEIGHTS}")
+    if isinstance(path_or_name, str) and is_hub_name(path_or_name):
+        return download(path_or_name, (CONFIG, WEIGHTS), revision)
+    raise UserError(
+        f"no folder {folder}: give one that holds {CONFIG} and {WEIGHTS}, or a Hub name (owner/name)"
+    )
 
 
 def check_pair(tokenizer: "KronosTokenizer", predictor: "Kronos") -> None:
