@@ -1,0 +1,137 @@
+"""No number up to a day depends on a bar after it, from bars to fills, with the weights fixed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kronos.__main__ import main
+from kronos.data.sources import DataProcessorFactory, SampleDataProcessor
+from kronos.data.store import open_store
+from kronos.data.windows import Windows, epoch_order, forecast_points, make_split
+from kronos.flags import load_config
+from kronos.model import Kronos, KronosTokenizer
+from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
+
+KEPT = 60  # instruments; enough for 50 names held, few enough to be quick
+
+
+class Sample(SampleDataProcessor):
+    """The sample bars of some instruments; after `day` every bar is replaced by another valid one, or dropped."""
+
+    day: ClassVar[str] = "2099-01-01"
+
+    def process_raw_data(self) -> pd.DataFrame:
+        bars = super().process_raw_data()
+        bars = bars[bars["instrument"].isin(sorted(bars["instrument"].unique())[40 : 40 + KEPT])]
+        after = (bars["datetime"] > pd.Timestamp(self.day)).to_numpy()
+        random = np.random.default_rng(7)
+        body = np.exp(random.normal(3.0, 0.2, (len(bars), 2)))
+        wick = np.exp(random.uniform(0.0, 0.05, (len(bars), 2)))
+        other = pd.DataFrame(
+            {
+                "open": body[:, 0], "close": body[:, 1], "high": body.max(axis=1) * wick[:, 0],
+                "low": body.min(axis=1) / wick[:, 1], "volume": random.uniform(1e5, 1e7, len(bars)),
+            },
+            index=bars.index,
+        )  # fmt: skip
+        bars = bars.copy()
+        for name in other:
+            bars[name] = bars[name].astype(float).where(~after, other[name])
+        gone = after & (random.random(len(bars)) < 0.1)
+        return bars[~gone]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        KronosTokenizer(**TOKENIZER_PRESETS["nano"]).save_pretrained(folder / "tokenizer")
+        Kronos(**PREDICTOR_PRESETS["nano"]).save_pretrained(folder / "predictor")
+    return folder
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Sample]]:
+    monkeypatch.setitem(DataProcessorFactory._classes, "sample", Sample)
+    yield Sample
+    Sample.day = "2099-01-01"
+
+
+def backtest(folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert main(["data"]) == 0
+    arguments = [
+        "--tokenizer-path",
+        str(weights / "tokenizer"),
+        "--predictor-path",
+        str(weights / "predictor"),
+    ]
+    arguments += [
+        "--backtest-n-symbol-hold",
+        "10",
+        "--backtest-n-symbol-drop",
+        "2",
+        "--inference-sample-count",
+        "2",
+    ]
+    assert main(["backtest", *arguments]) == 0
+    return folder / "outputs" / "backtest_results" / "finetune_backtest_demo"
+
+
+@pytest.mark.parametrize("day", [pytest.param("2010-06-29", marks=pytest.mark.slow), "2010-07-19"])
+def test_replacing_all_bars_after_a_day_changes_nothing_up_to_it(
+    day: str, tmp_path: Path, weights: Path, source: type[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = backtest(tmp_path / "true", weights, monkeypatch)
+    source.day = day
+    other = backtest(tmp_path / "other", weights, monkeypatch)
+    until = pd.Timestamp(day)
+    config, _ = load_config()
+    horizon = config.predict_window
+
+    stores = [open_store(tmp_path / name / "outputs" / "data") for name in ("true", "other")]
+    last = int(np.searchsorted(stores[0].sessions, until.value))
+    batches, pairs = [], []
+    for store in stores:
+        split = make_split(
+            store, "train", config.dataset_begin_time, until.date(),
+            lookback=config.lookback_window, horizon=horizon, length=config.window_length,
+        )  # fmt: skip
+        order = epoch_order(len(split), 200, config.seed, 0)
+        batches.append(
+            Windows(store, split, lookback=config.lookback_window, clip=config.clip, seed=1).batch(order, 0)
+        )
+        points = forecast_points(store, *config.backtest_time_range, config.lookback_window)
+        pairs.append({
+            (store.instruments[instrument], int(session))
+            for instrument, session in zip(points.instrument, points.session, strict=True)
+            if session <= last
+        })  # fmt: skip
+    for before, after in zip(*batches, strict=True):
+        assert torch.equal(before, after)
+    assert pairs[0] == pairs[1]
+
+    predictions = [pd.read_parquet(folder / "predictions.parquet") for folder in (true, other)]
+    early = [frame[frame["as_of"] <= until].reset_index(drop=True) for frame in predictions]
+    assert len(early[0]) > 0
+    pd.testing.assert_frame_equal(early[0], early[1], rtol=1e-5)
+    late = [frame[frame["as_of"] > until]["close"] for frame in predictions]
+    assert len(late[0]) != len(late[1]) or not np.allclose(late[0], late[1])
+
+    ic = [pd.read_csv(folder / "daily_ic.csv", parse_dates=["datetime"]) for folder in (true, other)]
+    realised = pd.Timestamp(stores[0].sessions[last - horizon])  # the last day whose horizon ends by the day
+    scored = [frame[frame["datetime"] <= realised].reset_index(drop=True) for frame in ic]
+    assert scored[0]["ic"].notna().any()
+    pd.testing.assert_frame_equal(scored[0], scored[1], rtol=1e-5)
+
+    fills = [pd.read_parquet(folder / "trades.parquet") for folder in (true, other)]
+    done = [frame[frame["datetime"] <= until].reset_index(drop=True) for frame in fills]
+    assert len(done[0]) > 0
+    pd.testing.assert_frame_equal(done[0], done[1])
