@@ -185,6 +185,8 @@ class Config(BaseModel):
     backtest_save_folder_name: Text = _f(
         "output", "finetune_backtest_demo", "backtest's folder in backtest_result_path"
     )
+    predict_result_path: Text = _f("output", "outputs/predictions", "folder of the latest forecasts")
+    predict_save_folder_name: Text = _f("output", "latest", "their folder in predict_result_path")
     tokenizer_path: OptionalText = _f(
         "output", None, "tokenizer to use instead of the one just trained: folder or Hub name"
     )
@@ -197,7 +199,16 @@ class Config(BaseModel):
     inference_top_k: Int = _f("forecast", 0, "tokens kept when sampling; 0 is off", ge=0)
     inference_sample_count: Int = _f("forecast", 5, "sample paths a series", ge=1)
     evaluation_sample_count: Int = _f("forecast", 20, "sample paths a series for calibration", ge=1)
+    inference_fine_rotary: Literal["public", "trained"] = _f(
+        "forecast", "public", "rotary positions of the fine head: none as the public code, or true ones"
+    )
     backtest_batch_size: Int = _f("forecast", 1000, "series forecast at a time", ge=1)
+    predict_quantiles: Annotated[tuple[float, ...], BeforeValidator(_split)] = _f(
+        "forecast", (0.05, 0.25, 0.5, 0.75, 0.95), "quantiles of the sample paths that predict writes"
+    )
+    predict_figures: OptionalNames = _f(
+        "forecast", None, "instruments that predict draws; none is the first four"
+    )
     # backtest
     backtest_n_symbol_hold: Int = _f("backtest", 50, "names held", ge=1)
     backtest_n_symbol_drop: Int = _f("backtest", 5, "names replaced a day at most", ge=1)
@@ -291,10 +302,17 @@ class Config(BaseModel):
         if self.tokenizer_save_folder_name == self.predictor_save_folder_name:
             shared = self.tokenizer_save_folder_name
             yield f"tokenizer_save_folder_name: {shared!r} is the predictor's folder too"
-        for name in ("tokenizer_save_folder_name", "predictor_save_folder_name", "backtest_save_folder_name"):
+        for name in (
+            "tokenizer_save_folder_name",
+            "predictor_save_folder_name",
+            "backtest_save_folder_name",
+            "predict_save_folder_name",
+        ):
             value = getattr(self, name)
             if Path(value).name != value or value in (".", ".."):
                 yield f"{name}: {value!r} is not a plain folder name"
+        if not self.predict_quantiles or not all(0 <= level <= 1 for level in self.predict_quantiles):
+            yield f"predict_quantiles: {self.predict_quantiles} must be levels from 0 to 1"
 
     @property
     def window_length(self) -> int:
@@ -308,6 +326,10 @@ class Config(BaseModel):
     @property
     def predictor_folder(self) -> Path:
         return Path(self.save_path) / self.predictor_save_folder_name
+
+    @property
+    def predict_folder(self) -> Path:
+        return Path(self.predict_result_path) / self.predict_save_folder_name
 
     @property
     def backtest_folder(self) -> Path:
