@@ -7,6 +7,7 @@ A score is {name: (sum, count)}, in float64, so that any split of the windows ov
 the same mean. Where the sum is a vector it is a histogram of ids; reported is the share of ids in use.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
@@ -30,7 +31,12 @@ class BatchLike(Protocol):
 
 
 class Objective(Protocol):
-    """What `loop.fit` optimises and selects by."""
+    """What `loop.fit` optimises and selects by.
+
+    The loss is a mean over the windows of its batch. Where part of it is a function of the whole batch, give a
+    method `between_ranks(model, average)` too: with several ranks it is called before each loss, with the function
+    that turns this rank's mean into that of all ranks (gradients flow through), and with None after a step.
+    """
 
     @property
     def name(self) -> str: ...
@@ -54,6 +60,11 @@ class TokenizerObjective:
 
     def __init__(self, lookback: int, horizon: int) -> None:
         self.forecast = slice(lookback, lookback + horizon)
+
+    @staticmethod
+    def between_ranks(model: Any, average: Callable[[Tensor], Tensor] | None) -> None:
+        """Let the mean code probabilities be those of all ranks' batches together, or (None) of this one's."""
+        model.tokenizer.bsq.average = average
 
     def loss(self, model: nn.Module, batch: BatchLike) -> tuple[Tensor, dict[str, Tensor]]:
         """(MSE from coarse bits + MSE from all bits + quantiser loss) / 2, over all bars."""
