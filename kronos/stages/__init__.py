@@ -18,13 +18,21 @@ def execute(name: str, config: Config, say: Callable[[str], None] | None = None)
         say: takes the lines meant for the user; printed by default.
 
     Returns:
-        What each stage left, by its name.
+        What each stage left, by its name. Under torchrun, rank 0 does the work and reports; the other ranks take
+        part in training, return nothing, and leave by SystemExit where that failed.
 
     Raises:
         UserError: when a field, an input or an outside system is not as it must be; the run ends FAILED.
     """
+    from kronos.crew import launched
     from kronos.stages import running
 
+    place = launched()
+    if place is not None and place.rank > 0:
+        from kronos.stages import following
+
+        following.under_torchrun()
+        return {}
     speak = say or running.print_line
     return (
         running.pipeline(config, speak) if name == "pipeline" else running.single(STAGES[name], config, speak)
