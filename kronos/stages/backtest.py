@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import pandas as pd
 from kronos import signals
 from kronos.config import Config, fields_of
 from kronos.data.bars import FEATURES, Flag
-from kronos.data.points import ForecastPoints, forecast_points
+from kronos.data.points import ForecastPoints
 from kronos.data.store import BarStore
 from kronos.files import atomic_folder
 from kronos.model import checkpoint
 from kronos.qlib_bridge import BacktestResult, run_backtest, write_qlib_store
 from kronos.report import ReportInputs, write_report
 from kronos.stages.core import Work, origin, write_record
-from kronos.stages.data import log_dataset, raise_no_forecast, stored_bars
+from kronos.stages.data import backtest_points, log_dataset, settled, stored_bars
 from kronos.stages.forecasting import forecast_all
 from kronos.stages.training import trained_predictor, trained_tokenizer
 
@@ -26,6 +27,7 @@ FIELDS = (
     *(name for name in fields_of("forecast") if name not in ("backtest_batch_size", "evaluation_sample_count")),
     *fields_of("backtest"),
     "backtest_time_range", "lookback_window", "predict_window", "max_context", "clip", "seed", "device", "cpu",
+    "windows_across_days",
 )  # fmt: skip
 
 
@@ -41,13 +43,12 @@ def made_from(config: Config) -> dict[str, Any]:
 
 def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     """Write predictions.parquet, predictions.pkl, report.md, figures and ledgers, whole or not at all."""
+    store = stored_bars(work.config)
+    work = replace(work, config=settled(work.config, store))
     config = work.config
-    store = stored_bars(config)
     log_dataset(work, store, "testing")
     work.run.tags({f"{name}_digest": made["inputs"][name] for name in ("tokenizer", "predictor")})
-    points = forecast_points(store, *config.backtest_time_range, config.lookback_window)
-    if not len(points):
-        raise_no_forecast(config)
+    points = backtest_points(config, store)
     forecast, repaired = forecast_all(work, store, points)
     with atomic_folder(config.backtest_folder) as folder:
         forecast.to_parquet(folder / "predictions.parquet", index=False)

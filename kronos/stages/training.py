@@ -25,7 +25,7 @@ from kronos.stages.core import (
     working_path,
     write_record,
 )
-from kronos.stages.data import log_dataset, stored_bars, training_splits
+from kronos.stages.data import log_dataset, settled_ranges, stored_bars, training_splits
 
 Kind = Literal["tokenizer", "predictor"]
 WEIGHTS = ("checkpoints/best_model/config.json", "checkpoints/best_model/model.safetensors")
@@ -45,7 +45,9 @@ PREDICTOR_FIELDS = (
 
 
 def tokenizer_made_from(config: Config) -> dict[str, Any]:
-    return origin("tokenizer", config, TOKENIZER_FIELDS, {"bars": stored_bars(config).digest})
+    store = stored_bars(config)
+    inputs = {"bars": store.digest, "splits": settled_ranges(config, store).text()}
+    return origin("tokenizer", config, TOKENIZER_FIELDS, inputs)
 
 
 def predictor_made_from(config: Config) -> dict[str, Any]:
@@ -53,7 +55,8 @@ def predictor_made_from(config: Config) -> dict[str, Any]:
 
     store = stored_bars(config)
     tokenizer = checkpoint.digest(trained_tokenizer(config, store))
-    return origin("predictor", config, PREDICTOR_FIELDS, {"bars": store.digest, "tokenizer": tokenizer})
+    inputs = {"bars": store.digest, "splits": settled_ranges(config, store).text(), "tokenizer": tokenizer}
+    return origin("predictor", config, PREDICTOR_FIELDS, inputs)
 
 
 def run_tokenizer(work: Work, made: dict[str, Any]) -> dict[str, Any]:
