@@ -41,15 +41,15 @@ def clean(raw: pd.DataFrame, freq: str = "day") -> tuple[pd.DataFrame, list[Find
 
     needed = [*PRICES, "volume", *(["factor"] if "factor" in frame.columns else [])]
     numbers = frame[needed].to_numpy()
-    endless: np.ndarray = np.isinf(numbers).any(1)
-    missing = np.asarray(np.isnan(numbers).any(1) & ~endless)
+    endless = np.asarray(np.isinf(numbers).any(1))
+    missing = np.asarray(np.isnan(numbers).any(1)) & ~endless
     keep = ~(endless | missing)
     _note_bars(frame, missing, "missing value", "dropped, a hole", findings)
     _note_bars(frame, endless, "infinite value", "dropped, a hole", findings)
     frame = frame[keep].reset_index(drop=True) if not keep.all() else frame
 
     numbers = frame[list(PRICES)].to_numpy()
-    worthless = (numbers <= 0).any(1)
+    worthless = np.asarray((numbers <= 0).any(1))
     if "factor" in frame.columns:
         worthless |= (frame["factor"] <= 0).to_numpy()
     negative = (frame["volume"] < 0).to_numpy() & ~worthless

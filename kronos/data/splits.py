@@ -40,8 +40,11 @@ def settle_ranges(
     *,
     lookback: int,
     embargo: int = 0,
+    defaults: bool = False,
 ) -> Ranges:
     """The ranges to use. Where none of those given has a bar, the sessions are cut by fractions (60, 20, 20 %).
+
+    So they are where nobody chose the ranges (`defaults`) and that of training has no bar.
 
     With an embargo, at least that many bars lie between the last one that an earlier range scores and the first one
     that a later range scores: the earlier range ends sooner. Raises UserError where two ranges score the same
@@ -49,7 +52,9 @@ def settle_ranges(
     the embargo leaves nothing.
     """
     given = Ranges(train, val, test, backtest)
-    if all(last < first for first, last in (session_range(store, *days) for days in given.days().values())):
+    places = [session_range(store, *days) for days in given.days().values()]
+    empty = [last < first for first, last in places]
+    if all(empty) or (defaults and empty[0]):
         given = _by_fractions(store, lookback)
     check_ranges(store, **given.days(), lookback=lookback)
     return _with_embargo(store, given, lookback, embargo) if embargo else given
@@ -85,7 +90,7 @@ def _by_fractions(store: BarStore, lookback: int) -> Ranges:
             "to cut by fractions: give train_time_range, val_time_range, test_time_range and backtest_time_range"
         )
     note = (
-        f"no given range has a bar of the store ({date_at(0)}..{date_at(count - 1)}), so its {count:,} "
+        f"the given ranges have too few bars of the store ({date_at(0)}..{date_at(count - 1)}), so its {count:,} "
         f"{'days' if store.freq == 'day' else 'bars'} are cut 60 : 20 : 20: train {train[0]}..{train[1]}, validation "
         f"{val[0]}..{val[1]}, test {test[0]}..{test[1]}, backtest {backtest[0]}..{backtest[1]}"
     )

@@ -44,15 +44,14 @@ def made_from(config: Config) -> dict[str, Any]:
 def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     """Write predictions.parquet, predictions.pkl, report.md, figures and ledgers, whole or not at all."""
     store = stored_bars(work.config)
-    work = replace(work, config=settled(work.config, store))
-    config = work.config
+    config = settled(work.config, store)
     log_dataset(work, store, "testing")
     work.run.tags({f"{name}_digest": made["inputs"][name] for name in ("tokenizer", "predictor")})
     points = backtest_points(config, store)
     forecast, repaired = forecast_all(work, store, points)
     with atomic_folder(config.backtest_folder) as folder:
         forecast.to_parquet(folder / "predictions.parquet", index=False)
-        metrics = evaluate(work, store, points, forecast, repaired, made, folder)
+        metrics = evaluate(replace(work, config=config), store, points, forecast, repaired, made, folder)
         record = write_record(folder, made, work.run.id, _outputs(folder), {"metrics": metrics})
         work.run.metrics(0, metrics)
         work.run.artifact(folder)
@@ -96,7 +95,7 @@ def simulate(
     benchmark = signals.equal_weight_returns(close, member)
     costs = signals.equal_weight_costs(close, member, config.backtest_open_cost, config.backtest_close_cost)
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
-        path = write_qlib_store(frame, Path(scratch) / "bars", sessions)
+        path = write_qlib_store(frame, Path(scratch) / "bars", sessions, config.freq)
         return run_backtest(
             path, score, *(pd.Timestamp(day) for day in config.backtest_time_range),
             topk=config.backtest_n_symbol_hold, n_drop=config.backtest_n_symbol_drop,
@@ -104,6 +103,7 @@ def simulate(
             open_cost=config.backtest_open_cost, close_cost=config.backtest_close_cost,
             min_cost=config.backtest_min_cost, deal_price=config.backtest_deal_price,
             limit_threshold=config.backtest_limit_threshold, benchmark=benchmark, benchmark_cost=costs,
+            freq=config.freq,
         )  # fmt: skip
 
 

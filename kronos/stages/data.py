@@ -35,6 +35,7 @@ STORE_FILES = (
     "data_report.png",
     "windows.csv",
 )
+RANGES = ("train_time_range", "val_time_range", "test_time_range", "backtest_time_range")
 LISTED = 20  # instruments listed in the report; windows.csv has them all
 
 
@@ -100,6 +101,7 @@ def settled_ranges(config: Config, store: BarStore) -> Ranges:
     return settle_ranges(
         store, config.train_time_range, config.val_time_range, config.test_time_range, config.backtest_time_range,
         lookback=config.lookback_window, embargo=config.embargo,
+        defaults=all(getattr(config, name) == Config.model_fields[name].default for name in RANGES),
     )  # fmt: skip
 
 
