@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 ESTIMATE_AFTER_STEPS = 50
+SHOWN = ("train_loss", "val_loss", "learning_rate", "windows_per_second")  # of all that is recorded
 
 
 class Progress:
@@ -36,7 +37,7 @@ class Progress:
             self._bar.close()
 
     def __call__(self, done: int, total: int, values: dict[str, float] | None = None) -> None:
-        shown = {name: f"{value:.4g}" for name, value in (values or {}).items()}
+        shown = {name: f"{value:.4g}" for name, value in (values or {}).items() if name in SHOWN}
         if self._on_terminal:
             if self._bar is None:
                 self._bar = tqdm(total=total, desc=self.label, initial=done, leave=True)
@@ -52,7 +53,7 @@ class Progress:
         if tenth > self._said_tenth:
             self._said_tenth = tenth
             text = "".join(f"  {name} {value}" for name, value in shown.items())
-            print(f"{self.label}: {done}/{total}{text}", flush=True)
+            print(f"{self.label}: {done:,}/{total:,}{text}", flush=True)
 
     def _say_estimate(self, done: int, total: int) -> None:
         steps = done - (self._first or 0)

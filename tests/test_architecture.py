@@ -13,8 +13,8 @@ LAYERS = [
     {"errors", "files", "console"},
     {"config", "flags"},
     {"model", "data"},
-    {"objectives", "runtime"},
-    {"fit_plan", "training_state", "loop"},
+    {"objectives", "runtime", "crew", "collectives"},
+    {"fit_plan", "training_state", "feed", "scoring", "stepping", "loop"},
     {"forecast", "signals"},
     {"qlib_bridge", "report", "figures"},
     {"tracking", "search", "served_model"},
@@ -24,6 +24,8 @@ LAYERS = [
 # Neighbours on one row that do know each other.
 ALLOWED = {
     ("files", "errors"), ("flags", "config"), ("loop", "training_state"), ("loop", "fit_plan"),
+    ("loop", "feed"), ("loop", "scoring"), ("loop", "stepping"), ("feed", "fit_plan"), ("scoring", "feed"),
+    ("stepping", "feed"), ("stepping", "fit_plan"), ("stepping", "training_state"), ("runtime", "crew"),
     ("report", "figures"), ("report", "qlib_bridge"), ("__main__", "mlproject"),
 }  # fmt: skip
 DOORS = {"mlflow": {"tracking", "served_model"}, "optuna": {"search"}, "qlib": {"qlib_bridge"}}

@@ -1,5 +1,6 @@
 """Forecasts of stored bars: contexts in, the mean of the sample paths out, as one long frame."""
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,18 @@ CHUNK_BATCHES = 8  # batches whose contexts are in memory together
 
 def forecast_all(work: Work, store: BarStore, points: ForecastPoints) -> tuple[pd.DataFrame, int]:
     """Forecast each (day, instrument): the mean of its sample paths, and the number of bars repaired."""
+    means = np.empty((len(points), work.config.predict_window, len(FEATURES)), np.float32)
+    repaired = 0
+    for part, paths, count in forecast_paths(work, store, points):
+        means[part] = paths.mean(axis=1)
+        repaired += count
+    return forecast_frame(store, points, means), repaired
+
+
+def forecast_paths(
+    work: Work, store: BarStore, points: ForecastPoints
+) -> Iterator[tuple[slice, np.ndarray, int]]:
+    """Yield (places in `points`, sample paths [n, S, H, 6] made possible, bars repaired), chunk by chunk."""
     from kronos.forecast import forecast_arrays, repair
     from kronos.runtime import choose
 
@@ -29,7 +42,6 @@ def forecast_all(work: Work, store: BarStore, points: ForecastPoints) -> tuple[p
     checkpoint.check_pair(tokenizer, predictor)
     keys = series_keys(store, points)
     horizon, size = config.predict_window, config.backtest_batch_size
-    means = np.empty((len(points), horizon, len(FEATURES)), np.float32)
     repaired = 0
     with Progress("forecast") as progress:
         for start in range(0, len(points), CHUNK_BATCHES * size):
@@ -40,16 +52,17 @@ def forecast_all(work: Work, store: BarStore, points: ForecastPoints) -> tuple[p
                 tokenizer, predictor, bars, stamps, future, horizon=horizon, max_context=config.max_context,
                 temperature=config.inference_T, top_k=config.inference_top_k, top_p=config.inference_top_p,
                 sample_count=config.inference_sample_count, clip=config.clip, seed=config.seed, batch_size=size,
-                keys_N=keys[part],
+                keys_N=keys[part], fine_rotary=config.inference_fine_rotary,
                 progress=partial(_advance, progress, start, len(points)),
             )  # fmt: skip
             paths, count = repair(paths)
-            means[part] = paths.mean(axis=1)
             repaired += count
-    samples = len(points) * horizon * config.inference_sample_count
-    work.say(f"forecast: {len(points):,} series x {config.inference_sample_count} paths; "
-             f"{repaired:,} of {samples:,} bars repaired")  # fmt: skip
-    return forecast_frame(store, points, means), repaired
+            yield part, paths, count
+    bars_in_all = len(points) * horizon * config.inference_sample_count
+    work.say(
+        f"forecast: {len(points):,} series x {config.inference_sample_count} paths; "
+        f"{repaired:,} of {bars_in_all:,} bars repaired"
+    )
 
 
 def _advance(progress: Progress, before: int, whole: int, done: int, total: int) -> None:
