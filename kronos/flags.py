@@ -22,7 +22,8 @@ RECIPES = Path(__file__).resolve().parent.parent / "experiments"
 SOURCE_FIELDS = (
     "data_path", "qlib_data_path", "instrument", "freq", "dataset_begin_time", "dataset_end_time",
     "train_time_range", "val_time_range", "test_time_range", "backtest_time_range", "embargo",
-    "windows_across_days", "symbols", "sina_url", "sina_symbols",
+    "windows_across_days", "symbols", "calendar", "adjust", "sina_url", "sina_factor_url", "sina_symbols",
+    "sina_datalen",
 )  # fmt: skip
 FAST_FACTORS = {"epochs": 10, "n_train_iter": 100, "n_val_iter": 100}
 

@@ -205,8 +205,11 @@ def run_backtest(
     limit_threshold: float | None,
     benchmark: pd.Series,
     benchmark_cost: pd.Series | None = None,
+    freq: str = "day",
 ) -> BacktestResult:
-    """Qlib's TopkDropoutStrategy on its SimulatorExecutor over a store of `write_qlib_store`, day by day.
+    """Qlib's TopkDropoutStrategy on its SimulatorExecutor over a store of `write_qlib_store`, bar by bar.
+
+    With `freq` a length in minutes each bar is a session of its own, wherever a day is spoken of below.
 
     `signal` is indexed (day, instrument), larger is better; NaN is no opinion, and a name held without one is
     sold. The signal of a day trades in the next session at `deal_price`, so the ledger starts with the first
@@ -223,7 +226,9 @@ def run_backtest(
             f"backtest_deal_price is {deal_price!r}, one of {', '.join(DEAL_PRICES)} was expected"
         )
     store = Path(qlib_path)
-    calendar = pd.DatetimeIndex((store / "calendars" / "day.txt").read_text(encoding="utf-8").split())
+    calendar = pd.DatetimeIndex(
+        (store / "calendars" / f"{freq}.txt").read_text(encoding="utf-8").splitlines()
+    )
     opinion = signal.dropna()
     opinion.index = opinion.index.set_names(["datetime", "instrument"])
     first, last = _ledger_range(calendar, opinion, pd.Timestamp(begin), pd.Timestamp(end))
@@ -241,7 +246,7 @@ def run_backtest(
         strategy = _import("qlib.contrib.strategy.signal_strategy").TopkDropoutStrategy
         executor = _import("qlib.backtest.executor").SimulatorExecutor
         exchange = _import("qlib.backtest.exchange").Exchange(
-            freq="day",
+            freq=freq,
             start_time=first,
             end_time=last,
             codes=sorted(opinion.index.unique("instrument")),
@@ -256,16 +261,16 @@ def run_backtest(
             start_time=first,
             end_time=last,
             strategy=strategy(signal=opinion, topk=topk, n_drop=n_drop, hold_thresh=hold_thresh),
-            executor=executor(time_per_step="day", generate_portfolio_metrics=True),
+            executor=executor(time_per_step=freq, generate_portfolio_metrics=True),
             benchmark=bench,
             account=float(account),
             exchange_kwargs={"exchange": exchange},
             pos_type=_ordered_position(),
         )
-        report, held = portfolio["1day"]
-        trades = _trades(indicators["1day"][1].order_indicator_his)
+        report, held = next(iter(portfolio.values()))
+        trades = _trades(next(iter(indicators.values()))[1].order_indicator_his)
         quoted = exchange.quote_df["$close"].notna()
-        positions = _positions(held, quoted[quoted].index)
+        positions = _positions(held, quoted[quoted].index, freq)
     daily = report[["return", "cost", "turnover"]].copy()
     daily["bench"] = bench
     if bench_cost is not None:
@@ -337,14 +342,14 @@ def _trades(history: Mapping[pd.Timestamp, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _positions(held: Mapping[pd.Timestamp, Any], quoted: pd.MultiIndex) -> pd.DataFrame:
+def _positions(held: Mapping[pd.Timestamp, Any], quoted: pd.MultiIndex, freq: str) -> pd.DataFrame:
     rows = []
     for day, position in held.items():
         for name in position.get_stock_list():
             entry = position.position[name]
             value = entry["amount"] * entry["price"]
             rows.append(
-                (day, name, entry["amount"], entry["price"], value, entry["weight"], entry["count_day"])
+                (day, name, entry["amount"], entry["price"], value, entry["weight"], entry[f"count_{freq}"])
             )
     columns = ["datetime", "instrument", "shares", "price", "value", "weight", "days_held"]
     frame = pd.DataFrame(rows, columns=columns)
@@ -357,7 +362,8 @@ def risk(daily: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Risk figures of a ledger's daily columns by Qlib's `risk_analysis`, each as a dict of plain floats.
 
     Conventions: returns are summed, not compounded; a year has 238 days; `annualised_return` is the mean x
-    238, `volatility` the sample standard deviation x sqrt(238), `information_ratio` their quotient,
+    238, `volatility` the sample standard deviation x sqrt(238), `information_ratio` their quotient (within a day:
+    238 x the bars of a day),
     `max_drawdown` the largest fall of the summed curve (negative or 0). "Without cost" is the same trades
     with their costs added back.
     """
@@ -372,15 +378,17 @@ def risk(daily: pd.DataFrame) -> dict[str, dict[str, float]]:
     }
     if "bench_cost" in daily:
         series["with_both_costs"] = net - (daily["bench"] - daily["bench_cost"])
+    days = pd.DatetimeIndex(daily.index).normalize()
+    periods = DAYS_A_YEAR * int(np.median(days.value_counts())) if len(days) else DAYS_A_YEAR
     result = {}
     for name, values in series.items():
         with np.errstate(divide="ignore", invalid="ignore"):
-            figures = risk_analysis(values, freq="day")["risk"].replace([np.inf, -np.inf], np.nan)
+            figures = risk_analysis(values, N=periods, freq=None)["risk"].replace([np.inf, -np.inf], np.nan)
         result[name] = {
             "mean": float(figures["mean"]),
             "std": float(figures["std"]),
             "annualised_return": float(figures["annualized_return"]),
-            "volatility": float(figures["std"] * np.sqrt(DAYS_A_YEAR)),
+            "volatility": float(figures["std"] * np.sqrt(periods)),
             "information_ratio": float(figures["information_ratio"]),
             "max_drawdown": float(figures["max_drawdown"]),
         }

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import pandas as pd
 from kronos import signals
 from kronos.config import Config, fields_of
 from kronos.data.bars import FEATURES, Flag
-from kronos.data.points import ForecastPoints, forecast_points
+from kronos.data.points import ForecastPoints
 from kronos.data.store import BarStore
 from kronos.files import atomic_folder
 from kronos.model import checkpoint
 from kronos.qlib_bridge import BacktestResult, run_backtest, write_qlib_store
 from kronos.report import ReportInputs, write_report
 from kronos.stages.core import Work, origin, write_record
-from kronos.stages.data import log_dataset, raise_no_forecast, stored_bars
+from kronos.stages.data import backtest_points, log_dataset, settled, stored_bars
 from kronos.stages.forecasting import forecast_all
 from kronos.stages.training import trained_predictor, trained_tokenizer
 
@@ -26,6 +27,7 @@ FIELDS = (
     *(name for name in fields_of("forecast") if name not in ("backtest_batch_size", "evaluation_sample_count")),
     *fields_of("backtest"),
     "backtest_time_range", "lookback_window", "predict_window", "max_context", "clip", "seed", "device", "cpu",
+    "windows_across_days",
 )  # fmt: skip
 
 
@@ -41,17 +43,15 @@ def made_from(config: Config) -> dict[str, Any]:
 
 def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     """Write predictions.parquet, predictions.pkl, report.md, figures and ledgers, whole or not at all."""
-    config = work.config
-    store = stored_bars(config)
+    store = stored_bars(work.config)
+    config = settled(work.config, store)
     log_dataset(work, store, "testing")
     work.run.tags({f"{name}_digest": made["inputs"][name] for name in ("tokenizer", "predictor")})
-    points = forecast_points(store, *config.backtest_time_range, config.lookback_window)
-    if not len(points):
-        raise_no_forecast(config)
+    points = backtest_points(config, store)
     forecast, repaired = forecast_all(work, store, points)
     with atomic_folder(config.backtest_folder) as folder:
         forecast.to_parquet(folder / "predictions.parquet", index=False)
-        metrics = evaluate(work, store, points, forecast, repaired, made, folder)
+        metrics = evaluate(replace(work, config=config), store, points, forecast, repaired, made, folder)
         record = write_record(folder, made, work.run.id, _outputs(folder), {"metrics": metrics})
         work.run.metrics(0, metrics)
         work.run.artifact(folder)
@@ -95,7 +95,7 @@ def simulate(
     benchmark = signals.equal_weight_returns(close, member)
     costs = signals.equal_weight_costs(close, member, config.backtest_open_cost, config.backtest_close_cost)
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
-        path = write_qlib_store(frame, Path(scratch) / "bars", sessions)
+        path = write_qlib_store(frame, Path(scratch) / "bars", sessions, config.freq)
         return run_backtest(
             path, score, *(pd.Timestamp(day) for day in config.backtest_time_range),
             topk=config.backtest_n_symbol_hold, n_drop=config.backtest_n_symbol_drop,
@@ -103,6 +103,7 @@ def simulate(
             open_cost=config.backtest_open_cost, close_cost=config.backtest_close_cost,
             min_cost=config.backtest_min_cost, deal_price=config.backtest_deal_price,
             limit_threshold=config.backtest_limit_threshold, benchmark=benchmark, benchmark_cost=costs,
+            freq=config.freq,
         )  # fmt: skip
 
 
