@@ -188,6 +188,21 @@ def ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figur
     return figure
 
 
+def compare_figure(curves: Mapping[str, pd.Series]) -> Figure:
+    """Validation losses of several runs over their steps, by the name of the run."""
+    figure = Figure(figsize=(9.6, 4.8), dpi=120, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        axes.plot(curve.index, curve, marker="o", ms=4, lw=1.6, label=name)
+    axes.set_title("Validation loss", loc="left", color=INK)
+    axes.set_xlabel("optimiser step", color=INK)
+    axes.set_ylabel("val_loss", color=INK)
+    axes.grid(axis="y", color=GRID)
+    _legend(axes)
+    return figure
+
+
 def forecast_figure(
     name: str, history: pd.Series, mean: pd.Series, bands: Mapping[float, pd.Series], samples: int
 ) -> Figure:

@@ -28,7 +28,7 @@ SOURCE_FIELDS = (
 FAST_FACTORS = {"epochs": 10, "n_train_iter": 100, "n_val_iter": 100}
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse, but a wrong command line is a `UserError` like every other mistake."""
 
     def error(self, message: str) -> NoReturn:
@@ -79,7 +79,7 @@ def type_text(field: FieldInfo) -> str:
 
 def help_parser(program: str, description: str, fields: Iterable[str]) -> argparse.ArgumentParser:
     """A parser that takes every field and lists `fields`, grouped, with defaults, in its help."""
-    parser = _Parser(
+    parser = Parser(
         prog=program, description=description, allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
         epilog="Precedence: flag, then file, then default. Flags may be spelt with - or _.",

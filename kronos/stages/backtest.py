@@ -21,6 +21,7 @@ from kronos.report import ReportInputs, write_report
 from kronos.stages.core import Work, origin, write_record
 from kronos.stages.data import backtest_points, log_dataset, settled, stored_bars
 from kronos.stages.forecasting import forecast_all
+from kronos.stages.logged import log_inputs
 from kronos.stages.training import trained_predictor, trained_tokenizer
 
 FIELDS = (
@@ -47,6 +48,7 @@ def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     config = settled(work.config, store)
     log_dataset(work, store, "testing")
     work.run.tags({f"{name}_digest": made["inputs"][name] for name in ("tokenizer", "predictor")})
+    log_inputs(work, tokenizer=trained_tokenizer(config, store), predictor=trained_predictor(config, store))
     points = backtest_points(config, store)
     forecast, repaired = forecast_all(work, store, points)
     with atomic_folder(config.backtest_folder) as folder:

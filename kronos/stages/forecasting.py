@@ -10,7 +10,6 @@ from kronos.console import Progress
 from kronos.data.bars import FEATURES
 from kronos.data.points import ForecastPoints, contexts, future_stamps
 from kronos.data.store import BarStore
-from kronos.files import digest_bytes
 from kronos.model import checkpoint
 from kronos.stages.core import Work
 from kronos.stages.training import trained_predictor, trained_tokenizer
@@ -32,7 +31,7 @@ def forecast_paths(
     work: Work, store: BarStore, points: ForecastPoints
 ) -> Iterator[tuple[slice, np.ndarray, int]]:
     """Yield (places in `points`, sample paths [n, S, H, 6] made possible, bars repaired), chunk by chunk."""
-    from kronos.forecast import forecast_arrays, repair
+    from kronos.forecast import forecast_arrays, repair, series_keys
     from kronos.runtime import choose
 
     config = work.config
@@ -40,7 +39,8 @@ def forecast_paths(
     tokenizer = trained_tokenizer(config, store).to(runtime.device)
     predictor = trained_predictor(config, store).to(runtime.device)
     checkpoint.check_pair(tokenizer, predictor)
-    keys = series_keys(store, points)
+    names = np.array(store.instruments)[points.instrument]
+    keys = series_keys(names.tolist(), store.sessions[points.session])
     horizon, size = config.predict_window, config.backtest_batch_size
     repaired = 0
     with Progress("forecast") as progress:
@@ -67,13 +67,6 @@ def forecast_paths(
 
 def _advance(progress: Progress, before: int, whole: int, done: int, total: int) -> None:
     progress(before + done, whole)
-
-
-def series_keys(store: BarStore, points: ForecastPoints) -> np.ndarray:
-    """One number a (day, instrument) for its draws: the same whichever others are forecast beside it."""
-    names = np.array([int(digest_bytes(name.encode())[:8], 16) for name in store.instruments], np.int64)
-    days = store.sessions[points.session] // (60 * 10**9)  # minutes since 1970, below 2**31 until 6053
-    return (names[points.instrument] << 31) ^ days
 
 
 def forecast_frame(store: BarStore, points: ForecastPoints, means_NHF: np.ndarray) -> pd.DataFrame:
