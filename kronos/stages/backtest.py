@@ -44,16 +44,17 @@ def made_from(config: Config) -> dict[str, Any]:
 
 def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     """Write predictions.parquet, predictions.pkl, report.md, figures and ledgers, whole or not at all."""
-    store = stored_bars(work.config)
-    config = settled(work.config, store)
+    config = work.config
+    store = stored_bars(config)
+    dated = settled(config, store)  # the weights are looked up by the ranges that were given
     log_dataset(work, store, "testing")
     work.run.tags({f"{name}_digest": made["inputs"][name] for name in ("tokenizer", "predictor")})
     log_inputs(work, tokenizer=trained_tokenizer(config, store), predictor=trained_predictor(config, store))
-    points = backtest_points(config, store)
+    points = backtest_points(dated, store)
     forecast, repaired = forecast_all(work, store, points)
     with atomic_folder(config.backtest_folder) as folder:
         forecast.to_parquet(folder / "predictions.parquet", index=False)
-        metrics = evaluate(replace(work, config=config), store, points, forecast, repaired, made, folder)
+        metrics = evaluate(replace(work, config=dated), store, points, forecast, repaired, made, folder)
         record = write_record(folder, made, work.run.id, _outputs(folder), {"metrics": metrics})
         work.run.metrics(0, metrics)
         work.run.artifact(folder)
