@@ -13,10 +13,15 @@ LAYERS = [
     {"errors", "files", "console"},
     {"config", "flags"},
     {"model", "data"},
-    {"objectives", "runtime"},
+    {"objectives", "runtime", "statistics", "document"},
     {"fit_plan", "training_state", "loop"},
-    {"forecast", "signals"},
-    {"qlib_bridge", "report", "figures"},
+    {"forecast", "signals", "accuracy", "portfolio"},
+    {"ranking", "figures"},
+    {"evaluation", "qlib_bridge"},
+    {"report_inputs"},
+    {"report_words", "evaluation_figures"},
+    {"report_tables", "report_portfolio"},
+    {"report"},
     {"tracking", "search", "served_model"},
     {"stages"},
     {"pipeline", "mlproject", "__main__"},
@@ -24,7 +29,7 @@ LAYERS = [
 # Neighbours on one row that do know each other.
 ALLOWED = {
     ("files", "errors"), ("flags", "config"), ("loop", "training_state"), ("loop", "fit_plan"),
-    ("report", "figures"), ("report", "qlib_bridge"), ("__main__", "mlproject"),
+    ("__main__", "mlproject"),
 }  # fmt: skip
 DOORS = {"mlflow": {"tracking", "served_model"}, "optuna": {"search"}, "qlib": {"qlib_bridge"}}
 FILES = sorted(path for path in ROOT.rglob("*.py"))
