@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from kronos.config import Config
+from kronos.crew import dismiss, launched
 from kronos.errors import UserError
 from kronos.flags import help_parser, load_config, nearest, parse_flags
 from kronos.stages import STAGES, execute
@@ -16,6 +17,12 @@ USAGE = "python -m kronos {STAGE} [--config-path FILE] [--field value ...]"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; returns the exit status: 0 done, 2 a mistake of the user's, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    place = launched()
+    if place is not None and place.rank > 0:  # rank 0 reads the command line, and tells of its mistakes
+        from kronos.stages import following
+
+        following.under_torchrun()
+        return 0
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _main(given)
@@ -25,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("kronos: interrupted", file=sys.stderr)
         return 130
+    finally:
+        dismiss()
 
 
 def _main(arguments: list[str]) -> int:

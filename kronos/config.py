@@ -36,12 +36,6 @@ NOT_YET: dict[str, Any] = {
     "windows_across_days": lambda value: not value,
     "symbols": lambda value: value is not None,
     "sina_symbols": lambda value: value is not None,
-    "freeze_blocks": lambda value: value > 0,
-    "precision": lambda value: value in ("bf16", "fp16"),
-    "compile": lambda value: value,
-    "num_workers": lambda value: value > 0,
-    "resume": lambda value: value == "must",
-    "nproc_per_node": lambda value: value > 1,
     "tokenizer_path": lambda value: value is not None and value.startswith(("runs:/", "models:/")),
     "predictor_path": lambda value: value is not None and value.startswith(("runs:/", "models:/")),
     "registered_model_name": lambda value: value is not None,
@@ -153,12 +147,26 @@ class Config(BaseModel):
         "training", 0, "epochs without a better val_loss before stopping; 0 is off", ge=0
     )
     loss_bars: Literal["window", "horizon"] = _f("training", "window", "bars that the training loss covers")
-    freeze_blocks: Int = _f("training", 0, "first predictor blocks left as they are", ge=0)
+    warmup_fraction: Float = _f(
+        "training", 0.03, "share of the steps in which the learning rate rises", gt=0, lt=1
+    )
+    decay_norms_biases: bool = _f(
+        "training", True, "weight decay on norms and biases too, as in the public recipe"
+    )
+    freeze_tokenizer: bool = _f(
+        "training", False, "use the pretrained tokenizer as it is, and skip its training"
+    )
+    freeze_blocks: Int = _f(
+        "training", 0, "first predictor blocks left as they are, with the embeddings under them", ge=0
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _f("training", "auto", "number format of training")
     compile: bool = _f("training", False, "compile the model with torch.compile")
-    num_workers: Int = _f("training", 0, "loader processes a rank", ge=0)
+    num_workers: Int = _f("training", 0, "threads of each process that gather batches ahead", ge=0)
     seed: Int = _f("training", 100, "seed of weights, windows, draws and forecasts", ge=0, le=2**31 - 1)
     log_interval: Int = _f("training", 100, "steps between reports", ge=1)
+    save_windows: Int = _f(
+        "training", 20_000, "windows between saves for resuming, beside those at epoch ends; 0 is off", ge=0
+    )
     resume: Literal["auto", "never", "must"] = _f(
         "training", "auto", "go on with an unfinished run of the same key"
     )
@@ -183,6 +191,8 @@ class Config(BaseModel):
     backtest_save_folder_name: Text = _f(
         "output", "finetune_backtest_demo", "backtest's folder in backtest_result_path"
     )
+    predict_result_path: Text = _f("output", "outputs/predictions", "folder of the latest forecasts")
+    predict_save_folder_name: Text = _f("output", "latest", "their folder in predict_result_path")
     tokenizer_path: OptionalText = _f(
         "output", None, "tokenizer to use instead of the one just trained: folder or Hub name"
     )
@@ -198,7 +208,16 @@ class Config(BaseModel):
     evaluation_series: Int = _f(
         "forecast", 500, "series of the fixed subset whose paths are kept for calibration", ge=1
     )
+    inference_fine_rotary: Literal["public", "trained"] = _f(
+        "forecast", "public", "rotary positions of the fine head: none as the public code, or true ones"
+    )
     backtest_batch_size: Int = _f("forecast", 1000, "series forecast at a time", ge=1)
+    predict_quantiles: Annotated[tuple[float, ...], BeforeValidator(_split)] = _f(
+        "forecast", (0.05, 0.25, 0.5, 0.75, 0.95), "quantiles of the sample paths that predict writes"
+    )
+    predict_figures: OptionalNames = _f(
+        "forecast", None, "instruments that predict draws; none is the first four"
+    )
     # backtest
     backtest_n_symbol_hold: Int = _f("backtest", 50, "names held", ge=1)
     backtest_n_symbol_drop: Int = _f("backtest", 5, "names replaced a day at most", ge=1)
@@ -295,13 +314,22 @@ class Config(BaseModel):
                 f"backtest_n_symbol_drop: {self.backtest_n_symbol_drop} is above backtest_n_symbol_hold "
                 f"{self.backtest_n_symbol_hold}"
             )
+        if self.freeze_tokenizer and self.tokenizer_path is None and self.pretrained_tokenizer_path is None:
+            yield "freeze_tokenizer: true needs pretrained_tokenizer_path, which is none"
         if self.tokenizer_save_folder_name == self.predictor_save_folder_name:
             shared = self.tokenizer_save_folder_name
             yield f"tokenizer_save_folder_name: {shared!r} is the predictor's folder too"
-        for name in ("tokenizer_save_folder_name", "predictor_save_folder_name", "backtest_save_folder_name"):
+        for name in (
+            "tokenizer_save_folder_name",
+            "predictor_save_folder_name",
+            "backtest_save_folder_name",
+            "predict_save_folder_name",
+        ):
             value = getattr(self, name)
             if Path(value).name != value or value in (".", ".."):
                 yield f"{name}: {value!r} is not a plain folder name"
+        if not self.predict_quantiles or not all(0 <= level <= 1 for level in self.predict_quantiles):
+            yield f"predict_quantiles: {self.predict_quantiles} must be levels from 0 to 1"
 
     @property
     def window_length(self) -> int:
@@ -315,6 +343,10 @@ class Config(BaseModel):
     @property
     def predictor_folder(self) -> Path:
         return Path(self.save_path) / self.predictor_save_folder_name
+
+    @property
+    def predict_folder(self) -> Path:
+        return Path(self.predict_result_path) / self.predict_save_folder_name
 
     @property
     def backtest_folder(self) -> Path:

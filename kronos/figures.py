@@ -157,6 +157,40 @@ def ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figur
     return figure
 
 
+def forecast_figure(
+    name: str, history: pd.Series, mean: pd.Series, bands: Mapping[float, pd.Series], samples: int
+) -> Figure:
+    """One instrument's closes: history, then the mean of its sample paths with their quantiles as bands.
+
+    All series are indexed by time; `bands` maps levels from 0 to 1 to quantiles of the close.
+    """
+    figure = Figure(figsize=(9.6, 4.8), dpi=120, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    start = history.iloc[[-1]]
+    levels = sorted(bands)
+    for low, high in zip(levels, reversed(levels), strict=True):
+        if low >= high:
+            break
+        lower, upper = (pd.concat([start, bands[level]]) for level in (low, high))
+        label = f"{100 * (high - low):.0f} % of {samples} sample paths"
+        axes.fill_between(lower.index, lower, upper, color=LIGHT_BLUE, alpha=0.35, lw=0, label=label)
+    axes.plot(history.index, history, color=INK, lw=1.4, label="close")
+    joined = pd.concat([start, mean])
+    axes.plot(joined.index, joined, color=BLUE, lw=1.8, label="mean forecast")
+    if 0.5 in bands:
+        middle = pd.concat([start, bands[0.5]])
+        axes.plot(middle.index, middle, color=BLUE, lw=1.2, ls="--", label="median forecast")
+    axes.set_title(
+        f"{name}, as of {history.index[-1]:%Y-%m-%d %H:%M}".removesuffix(" 00:00"), loc="left", color=INK
+    )
+    axes.set_ylabel("close", color=INK)
+    axes.grid(axis="y", color=GRID)
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=4, maxticks=9))
+    legend(axes)
+    return figure
+
+
 def save_png(figure: Figure, path: Path) -> None:
     """Write the figure; the same figure gives the same bytes."""
     figure.savefig(path, format="png")

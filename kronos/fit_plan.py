@@ -7,9 +7,13 @@ smaller, and every window weighs the same within its step.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
+
+from kronos.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,8 @@ class FitSettings:
     `settings_key` names everything that must be equal for a run to go on from `last`. `cycle_momentum` is what
     the public scripts do without saying so (OneCycleLR's default): beta1 then runs 0.95 -> 0.85 -> 0.95 and
     `beta1` is not used. `train_eval_windows` is the size of the training subset that is scored like validation.
+    `decay_norms_biases` false leaves vectors (norms, biases) out of the weight decay. `prefetch` is the number of
+    threads that gather batches ahead; 0 gathers them in the loop.
     """
 
     epochs: int
@@ -41,6 +47,9 @@ class FitSettings:
     eval_batch_size: int = 0
     train_eval_windows: int = 1_000
     cycle_momentum: bool = False
+    decay_norms_biases: bool = True
+    compile: bool = False
+    prefetch: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,26 @@ def plan(settings: FitSettings, n_train: int, world: int = 1) -> Plan:
         f"{settings.epochs} epochs = {steps * settings.epochs} steps"
     )
     return Plan(windows, effective, steps, steps * settings.epochs, text)
+
+
+def adamw(model: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
+    """Over what may be trained, in the model's order; fused, which is elementwise and so repeats bit for bit."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise UserError("nothing is left to train: every parameter is frozen")
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    if not settings.decay_norms_biases:
+        groups = [
+            {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+            {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+        ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, settings: FitSettings, total_steps: int) -> OneCycleLR:

@@ -6,28 +6,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from kronos.collectives import Collectives
 from kronos.data.windows import epoch_order
-from kronos.errors import NotAvailable, UserError
-from kronos.fit_plan import FitSettings, one_cycle, plan
+from kronos.errors import UserError
+from kronos.feed import Feed, WindowSource
+from kronos.fit_plan import FitSettings, plan
 from kronos.objectives import Objective
-from kronos.runtime import Runtime
-from kronos.training_state import LoopState, clear_leftovers, load_last, save_best, save_last
+from kronos.runtime import Runtime, generator
+from kronos.scoring import score
+from kronos.stepping import MOST_OVERFLOWS, Stepper, is_out_of_memory, out_of_memory
+from kronos.training_state import LoopState, clear_leftovers, load_last, save_best, save_last, share_state
 
 Report = Callable[[int, dict[str, float]], None]
 Progress = Callable[[int, int, dict[str, float]], None]
-
-
-class WindowSource(Protocol):
-    """The part of `data.windows.Windows` that the loop reads: batch(indices, epoch) is a pure function."""
-
-    def __len__(self) -> int: ...
-    def batch(self, indices: np.ndarray, epoch: int | None) -> Any: ...
 
 
 class TrainingStopped(UserError):
@@ -89,13 +85,17 @@ def fit(
     for name, windows in (("training", train), ("validation", val)):
         if len(windows) == 0:
             raise UserError(f"{name} has no window: give it a longer range or a shorter lookback")
-    if runtime.world != 1:
-        raise NotAvailable(f"training in {runtime.world} processes is not available yet: use one process")
     run = _Run(model, objective, train, val, settings, runtime, Path(folder), report, progress)
     run.stop_requested, run.before_save = stop_requested, before_save
-    clear_leftovers(run.checkpoints)
-    resumed_from = run.restore() if resume and run.last.exists() else None
-    interrupted = run.go()
+    try:
+        resumed_from = run.start(resume)
+        interrupted = run.go()
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(settings, runtime.world, runtime.device.type) from error
+        raise
+    finally:
+        run.feed.close()
     return run.result(resumed_from, interrupted)
 
 
@@ -119,40 +119,52 @@ class _Run:
     ) -> None:
         self.model, self.objective, self.train, self.val = model.to(runtime.device), objective, train, val
         self.settings, self.runtime, self.report, self.progress = settings, runtime, report, progress
+        self.ranks, self.leads = Collectives(runtime.rank, runtime.world), runtime.rank == 0
         self.checkpoints = folder / "checkpoints"
         self.last = self.checkpoints / "last"
-        self.plan = plan(settings, len(train))
+        self.plan = plan(settings, len(train), runtime.world)
         self.state = LoopState(seconds={"data": 0.0, "step": 0.0, "evaluate": 0.0, "save": 0.0, "total": 0.0})
         self.saved_step = -1
         self.stopping = False
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,  # elementwise, so it repeats bit for bit
-        )
-        self.scheduler = one_cycle(self.optimizer, settings, self.plan.total_steps)
-        self.order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # (epoch, its windows)
+        self.stepper = Stepper(model, objective, settings, self.plan.total_steps, runtime, self.ranks)
+        self.feed = Feed(train, settings, self.plan, runtime)
         scored = min(settings.val_windows, len(val))
         self.val_windows = epoch_order(len(val), scored, settings.seed, None)
         self.train_eval_windows = epoch_order(
             len(train), min(settings.train_eval_windows, scored, len(train)), settings.seed, None
         )
 
-    def restore(self) -> int:
-        """Go on from `last`; returns its step."""
-        self.state = load_last(
-            self.last,
+    def start(self, resume: bool) -> int | None:
+        """Begin with rank 0's weights, or go on from its `last`; returns the step that was resumed."""
+        if self.leads:
+            clear_leftovers(self.checkpoints)
+        go_on = self.ranks.from_leader(resume and self.last.exists())
+        if not go_on:
+            self.ranks.share(self.model.state_dict().values())
+            if not self.leads:  # dropout of its own; rank 0's generator is the caller's
+                torch.manual_seed(generator(self.settings.seed, f"rank {self.ranks.rank}").initial_seed())
+            return None
+        optimizer, scheduler = self.stepper.optimizer, self.stepper.scheduler
+        random_states: list[dict[str, torch.Tensor]] = []
+        if self.leads:
+            self.state, random_states = load_last(
+                self.last,
+                model=self.model,
+                optimizer=optimizer,
+                scheduler=scheduler,
+                settings_key=self.settings.settings_key,
+            )
+            best = self.checkpoints / "best_model"
+            if self.state.best_step is not None and not best.exists():
+                raise UserError(f"{best} is gone, so the run in {self.last} cannot go on: train anew")
+        self.state = share_state(
+            self.ranks,
             model=self.model,
-            optimizer=self.optimizer,
-            scheduler=self.scheduler,
-            settings_key=self.settings.settings_key,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            state=self.state,
+            random_states=random_states,
         )
-        best = self.checkpoints / "best_model"
-        if self.state.best_step is not None and not best.exists():
-            raise UserError(f"{best} is gone, so the run in {self.last} cannot go on: train anew")
         self.saved_step = self.state.step
         return self.state.step
 
@@ -198,8 +210,12 @@ class _Run:
         )
 
     def _asked_to_stop(self) -> bool:
-        """Once asked, always: an evaluation given up must not be followed by a step."""
-        self.stopping = self.stopping or self.stop_requested()
+        """Once asked, always: an evaluation given up must not be followed by a step.
+
+        Several ranks stop where they have all heard of it: after a step or an evaluation.
+        """
+        if self.ranks.world == 1:
+            self.stopping = self.stopping or self.stop_requested()
         return self.stopping
 
     def _complete(self) -> bool:
@@ -224,7 +240,8 @@ class _Run:
         if state.best_value is None or value < state.best_value:
             state.best_value, state.best_step, state.evaluations_since_best = value, state.step, 0
             with self._clock("save"):
-                save_best(self.checkpoints / "best_model", self.model, state.step)
+                if self.leads:
+                    save_best(self.checkpoints / "best_model", self.model, state.step)
         else:
             state.evaluations_since_best += 1
         state.evaluated_step = state.step
@@ -240,79 +257,52 @@ class _Run:
     def _score(self, what: str, source: WindowSource, windows: np.ndarray) -> dict[str, float] | None:
         """Means over the windows, or None when asked to stop on the way."""
         size = self.settings.eval_batch_size or 2 * self.settings.batch_size  # fits: it keeps no gradients
-        totals: dict[str, tuple[Tensor, float]] = {}
-        losses: list[Tensor] = []
-        self.model.eval()
-        with torch.inference_mode():
-            for start in range(0, len(windows), size):
-                if self._asked_to_stop():
-                    return None
-                batch = self._to_device(source.batch(windows[start : start + size], None))
-                with self.runtime.autocast():
-                    score = self.objective.score(self.model, batch)
-                losses.append(score["val_loss"][0])
-                for name, (total, count) in score.items():
-                    old = totals.get(name)
-                    totals[name] = (old[0] + total, old[1] + count) if old else (total, count)
-        self.model.train()
-        for place, loss in enumerate(torch.stack(losses).tolist()):
-            if not math.isfinite(loss):
-                some = windows[place * size : (place + 1) * size]
-                raise self._stopped(f"the loss of {what} is {loss}", some)
-        return {name: _mean(total, count) for name, (total, count) in totals.items()}
+        alone = self.ranks.world == 1
+        metrics, wrong = score(
+            self.model, self.objective, source, windows, size, runtime=self.runtime, ranks=self.ranks,
+            stop=self._asked_to_stop if alone else self.stop_requested,
+        )  # fmt: skip
+        if wrong is not None:
+            raise self._stopped(f"the loss of {what} is {wrong[0]}", source, wrong[1])
+        self.stopping = self.stopping or metrics is None
+        return metrics
 
     def _save(self) -> None:
         with self._clock("save"):
             save_last(
                 self.last,
                 model=self.model,
-                optimizer=self.optimizer,
-                scheduler=self.scheduler,
+                optimizer=self.stepper.optimizer,
+                scheduler=self.stepper.scheduler,
                 state=self.state,
                 settings_key=self.settings.settings_key,
                 before_rename=self.before_save,
+                ranks=self.ranks,
             )
         self.saved_step = self.state.step
 
     def _step(self) -> None:
         """One optimiser step over the next windows of the epoch."""
-        state, settings, size = self.state, self.settings, self.settings.batch_size
-        epoch, place = divmod(state.step, self.plan.steps_per_epoch)
-        if self.order[0] != epoch:
-            order = epoch_order(len(self.train), self.plan.windows_per_epoch, settings.seed, epoch)
-            self.order = (epoch, order)
-        effective = self.plan.effective_batch
-        windows = self.order[1][place * effective : (place + 1) * effective]
-        sums: Tensor | None = None
-        names: list[str] = []
-        for start in range(0, len(windows), size):
-            part = windows[start : start + size]
-            with self._clock("data"):
-                batch = self._to_device(self.train.batch(part, epoch))
-            with self._clock("step"):
-                with self.runtime.autocast():
-                    loss, parts = self.objective.loss(self.model, batch)
-                share = len(part) / len(windows)
-                (loss * share).backward()
-                names = ["train_loss", *parts]
-                values = torch.stack([loss.detach(), *(value.detach() for value in parts.values())]) * share
-                sums = values if sums is None else sums + values
-        assert sums is not None
-        state.learning_rate = self.optimizer.param_groups[0]["lr"]
-        with self._clock("step"):
-            norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm or math.inf)
-            grad_norm, loss_value, *rest = torch.cat((norm.reshape(1), sums)).tolist()  # the one wait
-            if not math.isfinite(loss_value) or not math.isfinite(grad_norm):
-                raise self._stopped(f"train_loss is {loss_value}, gradient norm {grad_norm}", windows)
-            self.optimizer.step()
-            self.scheduler.step()
-            self.optimizer.zero_grad(set_to_none=True)
+        state = self.state
+        state.learning_rate = self.stepper.optimizer.param_groups[0]["lr"]
+        windows = self.feed.windows(state.step)
+        wish = self.ranks.world > 1 and self.stop_requested()
+        step = self.stepper.step(self.feed.batches(state.step), state, self._clock, wish)
+        many = state.overflows_in_a_row >= MOST_OVERFLOWS
+        if many or not (step.finite or step.skipped):
+            what = f"train_loss is {step.values['train_loss']}, gradient norm {step.values['grad_norm']}"
+            if many:
+                what += f" for {MOST_OVERFLOWS} float16 steps in a row (scale {state.scale:g})"
+            raise self._stopped(what, self.train, windows)
+        self.stopping = self.stopping or step.stop
         count = len(windows)
         state.step += 1
         state.windows += count
-        state.epoch_loss += loss_value * count
+        if step.skipped:
+            return
+        state.epoch_loss += step.values["train_loss"] * count
         state.epoch_windows += count
-        for name, number in zip((*names, "grad_norm"), (loss_value, *rest, grad_norm), strict=True):
+        for name, number in step.values.items():
             state.interval[name] = state.interval.get(name, 0.0) + number * count
         state.interval_windows += count
 
@@ -326,16 +316,13 @@ class _Run:
             "windows_per_second": state.interval_windows / state.interval_seconds,
             "epoch": state.step / self.plan.steps_per_epoch,
         }
+        if self.stepper.scaled:
+            metrics |= {"overflows": float(state.overflows)}
         state.interval, state.interval_windows, state.interval_seconds = {}, 0, 0.0
         state.learning_rates.append([state.step, state.learning_rate])
         self.report(state.step, metrics)
         if self.progress:
             self.progress(state.step, self.plan.total_steps, metrics)
-
-    def _to_device(self, batch: Any) -> Any:
-        if self.runtime.device.type == "cpu":
-            return batch
-        return type(batch)(*(value.to(self.runtime.device, non_blocking=True) for value in batch))
 
     @contextmanager
     def _clock(self, part: str) -> Iterator[None]:
@@ -346,10 +333,12 @@ class _Run:
         if part in ("data", "step"):
             self.state.interval_seconds += passed
 
-    def _stopped(self, what: str, windows: np.ndarray) -> TrainingStopped:
+    def _stopped(self, what: str, source: WindowSource, windows: np.ndarray) -> TrainingStopped:
         step = self.state.step + 1
-        rate = self.optimizer.param_groups[0]["lr"]
-        some = ", ".join(str(window) for window in windows[:8]) + (", ..." if len(windows) > 8 else "")
+        rate = self.stepper.optimizer.param_groups[0]["lr"]
+        describe = getattr(source, "describe", None)
+        shown = describe(windows[:3]) if describe else [str(window) for window in windows[:8]]
+        some = ", ".join(shown) + (", ..." if len(windows) > len(shown) else "")
         kept = (
             f"the checkpoint of step {self.saved_step} is whole"
             if self.last.exists()
@@ -362,8 +351,3 @@ class _Run:
             rate,
             [int(window) for window in windows],
         )
-
-
-def _mean(total: Tensor, count: float) -> float:
-    """A histogram of ids becomes the share of ids in use, a sum its mean."""
-    return (total > 0).double().mean().item() if total.ndim else total.item() / count

@@ -7,6 +7,7 @@ A score is {name: (sum, count)}, in float64, so that any split of the windows ov
 the same mean. Where the sum is a vector it is a histogram of ids; reported is the share of ids in use.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
@@ -30,7 +31,12 @@ class BatchLike(Protocol):
 
 
 class Objective(Protocol):
-    """What `loop.fit` optimises and selects by."""
+    """What `loop.fit` optimises and selects by.
+
+    The loss is a mean over the windows of its batch. Where part of it is a function of the whole batch, give a
+    method `between_ranks(model, average)` too: with several ranks it is called before each loss, with the function
+    that turns this rank's mean into that of all ranks (gradients flow through), and with None after a step.
+    """
 
     @property
     def name(self) -> str: ...
@@ -54,6 +60,11 @@ class TokenizerObjective:
 
     def __init__(self, lookback: int, horizon: int) -> None:
         self.forecast = slice(lookback, lookback + horizon)
+
+    @staticmethod
+    def between_ranks(model: Any, average: Callable[[Tensor], Tensor] | None) -> None:
+        """Let the mean code probabilities be those of all ranks' batches together, or (None) of this one's."""
+        model.tokenizer.bsq.average = average
 
     def loss(self, model: nn.Module, batch: BatchLike) -> tuple[Tensor, dict[str, Tensor]]:
         """(MSE from coarse bits + MSE from all bits + quantiser loss) / 2, over all bars."""
@@ -124,7 +135,7 @@ class PredictorObjective:
     def terms(self, model: Any, batch: BatchLike, *, drawn: bool) -> tuple[Tensor, Tensor]:
         """Coarse and fine cross-entropy [B, T - 1]; place t is bar t + 1 and sees no bar after it.
 
-        `drawn`: the fine head is told a draw of the coarse id (by `batch.uniform`), otherwise the true one.
+        `drawn`: the fine head is told a draw of the coarse id (keyed by `batch.uniform`), otherwise the true one.
         """
         coarse_BT, fine_BT = self.tokens(batch.x)
         hidden = model.hidden(coarse_BT[:, :-1], fine_BT[:, :-1], batch.stamp[:, :-1])
@@ -146,15 +157,36 @@ class PredictorObjective:
 
 
 def draw(log_probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse-CDF draw: log-probabilities [..., V] and uniforms [...] in [0, 1) -> int64 ids [...].
+    """Draws: log-probabilities [..., V] and uniforms [...] in [0, 1] -> int64 ids [...].
 
-    A pure function of each row, so the draw is the same in any batch, on any rank, at any step. An id of
-    probability zero is never drawn.
+    A pure function of each row, so the draw is the same in any batch, on any rank, at any step. The id is found
+    bit by bit, lowest first, each bit drawn by a number of its own made of the uniform: an error of rounding then
+    moves one of log2(V) thresholds, where a draw from the cumulative sum would meet all V, and two ranks would
+    now and then not draw what one does. An id of probability zero is never drawn.
     """
-    cumulative = log_probabilities.exp().cumsum(dim=-1)
-    total = cumulative[..., -1:]  # near 1, by rounding not always 1
-    level = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, level, right=True).squeeze(-1)
+    probabilities = log_probabilities.exp().flatten(0, -2)
+    size = 1 << (probabilities.shape[-1] - 1).bit_length()
+    sums = [F.pad(probabilities, (0, size - probabilities.shape[-1]))]
+    while size > 1:  # sums[-1][:, i]: the ids that end in the bits of i
+        size //= 2
+        sums.append(sums[-1][:, :size] + sums[-1][:, size:])
+    counter = (uniform.flatten() * 2**24).long()
+    ids = torch.zeros_like(counter)
+    for level, pair in enumerate(reversed(sums[:-1])):
+        zero = pair.gather(1, ids[:, None]).squeeze(1)
+        one = pair.gather(1, (ids + (1 << level))[:, None]).squeeze(1)
+        above = _level_uniform(counter, level) * (zero + one) >= zero
+        ids = ids + ((above & (one > 0)).long() << level)
+    return ids.view(uniform.shape)
+
+
+def _level_uniform(counter: Tensor, level: int) -> Tensor:
+    """float32 in [0, 1), independent from level to level: a counter of 24 bits, mixed."""
+    low = (1 << 32) - 1
+    bits = (counter * 0x9E3779B1 + (level + 1) * 0x85EBCA77) & low
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+        bits = ((bits ^ (bits >> shift)) * factor) & low
+    return ((bits ^ (bits >> 15)) >> 8).float() * 2.0**-24
 
 
 def _negative_log_likelihood(log_BTV: Tensor, target_BT: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The report's section on simulated portfolios: beside the benchmark, the equal weight and the exploratory signals."""
+"""The section on simulated portfolios: beside the benchmark, the equal weight and the exploratory signals."""
 
 from kronos.document import Block, Figure, Heading, Table, Text, number_text
 from kronos.portfolio import DAYS_A_YEAR

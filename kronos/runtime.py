@@ -12,7 +12,10 @@ import numpy as np
 import psutil
 import torch
 
-from kronos.errors import NotAvailable, UserError
+from kronos.crew import Place
+from kronos.errors import UserError
+
+ALONE = Place()
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,24 @@ def choose(
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     cpu: bool = False,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    place: Place = ALONE,
 ) -> Runtime:
-    """Choose for this process and set torch's number of threads.
+    """Choose for this process and set torch's number of threads and, with several GPUs, the one to use.
 
-    Raises UserError for a device that is not there and NotAvailable for a number format that comes later.
+    Raises UserError for a device or a number format that is not there.
     """
     if cpu and device not in ("auto", "cpu"):
         raise UserError(f"cpu=true contradicts device={device}: give one of them")
-    place, device_reason = _device("cpu" if cpu else device, "cpu=true" if cpu else f"device={device}")
-    dtype, precision_reason = _precision(precision, place)
-    threads, threads_reason = _threads()
+    where, device_reason = _device("cpu" if cpu else device, "cpu=true" if cpu else f"device={device}")
+    reasons = [device_reason]
+    if place.world > 1:
+        where, ranks_reason = _own_device(where, place)
+        reasons.append(ranks_reason)
+    dtype, precision_reason = _precision(precision, where)
+    threads, threads_reason = _threads(place.local_world)
     torch.set_num_threads(threads)
-    return Runtime(place, dtype, threads, reasons=[device_reason, precision_reason, threads_reason])
+    reasons += [precision_reason, threads_reason]
+    return Runtime(where, dtype, threads, place.rank, place.world, reasons)
 
 
 def seed_everything(seed: int) -> None:
@@ -85,20 +94,59 @@ def _device(name: str, asked: str) -> tuple[torch.device, str]:
     return torch.device(name), f"device {name}: asked for ({asked})"
 
 
-def _precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
-    if name in ("bf16", "fp16"):
-        raise NotAvailable(f"precision={name} is not available yet: use precision=auto or precision=fp32")
-    if name == "fp32":
-        return torch.float32, "precision fp32: asked for"
-    if name != "auto":
-        raise UserError(f"precision={name}, expected auto, fp32, bf16 or fp16")
+def _own_device(device: torch.device, place: Place) -> tuple[torch.device, str]:
+    """This rank's device among those of its machine."""
+    if device.type == "mps":
+        raise UserError(
+            f"{place.world} processes, but one process trains on MPS: use one process, or device=cpu"
+        )
     if device.type == "cpu":
-        return torch.float32, "precision fp32: on a CPU, where a run then repeats bit for bit"
-    return torch.float32, f"precision fp32: the only one so far on {device.type}"
+        return device, f"{place.world} processes over gloo"
+    cards = torch.cuda.device_count()
+    if place.local_world > cards:
+        raise UserError(
+            f"{place.local_world} processes on a machine with {cards} visible GPU(s): start one process a GPU "
+            "(CUDA_VISIBLE_DEVICES says which are visible), or use device=cpu"
+        )
+    torch.cuda.set_device(place.local_rank)
+    return torch.device("cuda", place.local_rank), f"{place.world} processes over NCCL, one GPU each"
 
 
-def _threads() -> tuple[int, str]:
-    """OMP_NUM_THREADS where it is set, else the physical cores that this process may use."""
+def _precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
+    if name not in ("auto", "fp32", "bf16", "fp16"):
+        raise UserError(f"precision={name}, expected auto, fp32, bf16 or fp16")
+    if name == "fp16" and device.type != "cuda":
+        raise UserError(f"precision=fp16 needs CUDA, the device is {device.type}: use bf16 or fp32")
+    if name == "bf16" and device.type == "mps":
+        raise UserError("precision=bf16 is for CPU and CUDA, the device is mps: use fp32")
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "bf16" and device.type == "cuda" and not native:
+        raise UserError("precision=bf16, but this GPU has no bfloat16 units: use precision=fp16 or fp32")
+    if name == "auto" and native:
+        return (
+            torch.bfloat16,
+            "precision bf16: this GPU has bfloat16 units; sums, norms and weights stay float32",
+        )
+    if name == "auto" or name == "fp32":
+        why = (
+            "asked for"
+            if name == "fp32"
+            else "on a CPU, where a run then repeats bit for bit (bf16 is faster where the CPU has AMX)"
+            if device.type == "cpu"
+            else f"this {device.type} device has no bfloat16 units"
+        )
+        tf32 = ""
+        if device.type == "cuda":
+            allowed = torch.backends.cuda.matmul.allow_tf32
+            tf32 = f"; TF32 {'on' if allowed else 'off'} (torch.backends.cuda.matmul.allow_tf32)"
+        return torch.float32, f"precision fp32: {why}{tf32}"
+    if name == "bf16":
+        return torch.bfloat16, "precision bf16: asked for; sums, norms and weights stay float32"
+    return torch.float16, "precision fp16: asked for; gradients are scaled, steps that overflow are skipped"
+
+
+def _threads(ranks: int = 1) -> tuple[int, str]:
+    """OMP_NUM_THREADS where it is set, else the physical cores that this process may use, shared by the ranks."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if wanted:
         if not wanted.isdecimal() or int(wanted) < 1:
@@ -109,8 +157,10 @@ def _threads() -> tuple[int, str]:
         limits["cores allowed to this process"] = len(os.sched_getaffinity(0))
     if (quota := _container_cores()) is not None:
         limits["the container's share of the cores"] = quota
-    reason, threads = min(limits.items(), key=lambda item: item[1])
-    return threads, f"threads {threads}: {reason}"
+    reason, cores = min(limits.items(), key=lambda item: item[1])
+    threads = max(1, cores // ranks)
+    shared = f", {cores} for {ranks} processes" if ranks > 1 else ""
+    return threads, f"threads {threads}: {reason}{shared}"
 
 
 def _container_cores() -> int | None:

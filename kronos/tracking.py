@@ -31,10 +31,15 @@ TAG = "kronos."
 
 
 class Run:
-    """One MLflow run. Metrics wait in a buffer, with the time they were recorded at, until `flush`."""
+    """One MLflow run. Metrics wait in a buffer, with the time they were recorded at, until `flush`.
 
-    def __init__(self, client: Any, run_id: str, experiment_id: str) -> None:
+    A run that is `continued` keeps the rows it has: a metric is not recorded again at a step where it is there.
+    """
+
+    def __init__(self, client: Any, run_id: str, experiment_id: str, continued: bool = False) -> None:
         self.client, self.id, self.experiment_id = client, run_id, experiment_id
+        self.continued = continued
+        self._there: dict[str, set[int]] = {}  # steps that the store has, by metric
         self._waiting: list[Any] = []
         self._flushed_at = time.monotonic()
 
@@ -59,11 +64,20 @@ class Run:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
+        named = {re.sub(r"[^\w.]+", "_", name): float(value) for name, value in values.items()}
         self._waiting += [
-            Metric(re.sub(r"[^\w.]+", "_", name), float(value), now, step) for name, value in values.items()
+            Metric(name, value, now, step) for name, value in named.items() if not self._has(name, step)
         ]
         if len(self._waiting) >= FLUSH_METRICS or time.monotonic() - self._flushed_at > FLUSH_SECONDS:
             self.flush()
+
+    def _has(self, name: str, step: int) -> bool:
+        """Whether the row is there from before the run was interrupted."""
+        if not self.continued:
+            return False
+        if name not in self._there:
+            self._there[name] = {row.step for row in self.client.get_metric_history(self.id, name)}
+        return step in self._there[name]
 
     def flush(self) -> None:
         """Send what is waiting. A batch sent twice adds no row: each metric keeps its recorded time."""
@@ -201,7 +215,10 @@ class Tracking:
                 self.client.update_run(run_id, status="RUNNING", name=name)
             except MlflowException as error:
                 raise UserError(f"MLflow run {run_id} cannot be continued: {first_line(error)}") from None
-            return Run(self.client, run_id, self.experiment_id)
+            run = Run(self.client, run_id, self.experiment_id, continued=True)
+            if parent is not None:  # the pipeline that finishes it is the one to find it under
+                run.tags({"mlflow.parentRunId": parent.id})
+            return run
         tags = {"mlflow.parentRunId": parent.id} if parent else {}
         created = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
         return Run(self.client, created.info.run_id, self.experiment_id)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kronos import files
+from kronos.collectives import Collectives
 from kronos.errors import UserError
 from kronos.model.checkpoint import WEIGHTS, save_model
 
@@ -43,6 +44,10 @@ class LoopState:
     epoch_loss: float = 0.0  # sum over the windows of the epoch so far
     epoch_windows: int = 0
     windows: int = 0  # trained since the start
+    scale: float = 2.0**16  # of float16's gradients
+    steps_since_overflow: int = 0
+    overflows: int = 0  # float16 steps that were skipped
+    overflows_in_a_row: int = 0
     seconds: dict[str, float] = field(default_factory=dict)  # by part of the loop, over all sessions
 
 
@@ -55,12 +60,19 @@ def save_last(
     state: LoopState,
     settings_key: str,
     before_rename: Callable[[], None],
+    ranks: Collectives,
 ) -> None:
     """Write the folder under a temporary name, call `before_rename`, then let it take its name.
 
-    Raises UserError where the disk refuses; the checkpoint that was there stays whole.
+    Every rank calls this, rank 0 writes. Raises UserError where the disk refuses; the checkpoint that was there
+    stays whole.
     """
-    tensors = {f"rng/{name}": value for name, value in _random_states(model).items()}
+    everybody = ranks.gather(_random_states(model))
+    if ranks.rank != 0:
+        return
+    tensors = {
+        f"rng/{rank}/{name}": value for rank, states in enumerate(everybody) for name, value in states.items()
+    }
     for name, parameter in _trained(model, optimizer):
         for key, value in optimizer.state[parameter].items():
             tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
@@ -74,6 +86,7 @@ def save_last(
         "scheduler": scheduler.state_dict(),
         "optimizer": groups,
         "torch": torch.__version__,
+        "ranks": ranks.world,
     }
     with _disk_errors(folder, state.step), files.atomic_folder(folder) as temporary:
         save_model(model, temporary)
@@ -96,8 +109,11 @@ def load_last(
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     settings_key: str,
-) -> LoopState:
-    """Fill model, optimiser, scheduler and torch's random state; UserError names what does not fit."""
+) -> tuple[LoopState, list[dict[str, torch.Tensor]]]:
+    """Fill model, optimiser and scheduler; returns the loop's state and each rank's random states.
+
+    UserError names what does not fit.
+    """
     document = files.read_json(folder / STATE)
     try:
         if document["format"] != FORMAT:
@@ -125,15 +141,60 @@ def load_last(
         optimizer.load_state_dict({"state": entries, "param_groups": groups})
         scheduler.load_state_dict(document["scheduler"])
         state = LoopState(**document["loop"])
-        torch.set_rng_state(tensors["rng/cpu"])
-        if "rng/cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["rng/cuda"])
+        random_states: list[dict[str, torch.Tensor]] = [{} for _ in range(document["ranks"])]
+        for label, tensor in tensors.items():
+            if label.startswith("rng/"):
+                _, rank, device = label.split("/")
+                random_states[int(rank)][device] = tensor
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(
             f"{folder} is damaged or of another model ({type(error).__name__}: {error}): "
             "train anew with resume=never"
         ) from error
-    return state
+    return state, random_states
+
+
+def share_state(
+    ranks: Collectives,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    state: LoopState,
+    random_states: list[dict[str, torch.Tensor]],
+) -> LoopState:
+    """Give every rank what rank 0 loaded, and each its own random state; returns the loop's state."""
+    own = optimizer.state_dict()
+    layout = [
+        (index, key, tuple(value.shape), value.dtype, value.device.type)
+        for index, entry in own["state"].items()
+        for key, value in entry.items()
+    ]
+    told = ranks.from_leader(
+        (asdict(state), scheduler.state_dict(), own["param_groups"], layout, random_states)
+    )
+    document, schedule, groups, layout, random_states = told
+    if len(random_states) != ranks.world:
+        raise UserError(
+            f"the unfinished run was made by {len(random_states)} process(es), now there are {ranks.world}: "
+            "use as many, or train anew with resume=never"
+        )
+    ranks.share(model.state_dict().values())
+    if ranks.rank != 0:
+        device = next(model.parameters()).device
+        entries: dict[int, dict[str, torch.Tensor]] = {}
+        for index, key, shape, dtype, kind in layout:
+            where = device if kind == device.type else torch.device(kind)
+            entries.setdefault(index, {})[key] = torch.empty(shape, dtype=dtype, device=where)
+        optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        scheduler.load_state_dict(schedule)
+    # Not state_dict()'s tensors of other ranks: load_state_dict may have copied them.
+    ranks.share(value for entry in optimizer.state_dict()["state"].values() for value in entry.values())
+    mine = random_states[ranks.rank]
+    torch.set_rng_state(mine["cpu"])
+    if "cuda" in mine and torch.cuda.is_available():
+        torch.cuda.set_rng_state(mine["cuda"])
+    return LoopState(**document)
 
 
 def clear_leftovers(checkpoints: Path) -> None:

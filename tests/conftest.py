@@ -1,6 +1,7 @@
 """What all tests share: one thread, no network, a folder and a tracking store of their own."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,37 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of the test's own as the working directory: outputs and mlflow.db go there."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def sample_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the sample bars, built once by the data stage."""
+    from kronos.__main__ import main
+
+    folder = tmp_path_factory.mktemp("sample")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["data"]) == 0
+    return folder / "outputs" / "data"
+
+
+@pytest.fixture
+def store(sample_store: Path, in_folder: Path) -> Path:
+    """A copy of the store where a run in `in_folder` looks for it."""
+    return Path(shutil.copytree(sample_store, in_folder / "outputs" / "data"))
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of a nano tokenizer and predictor with random weights, always the same."""
+    import torch
+
+    from kronos.model import Kronos, KronosTokenizer
+    from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
+
+    folder = tmp_path_factory.mktemp("weights")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        KronosTokenizer(**TOKENIZER_PRESETS["nano"]).save_pretrained(folder / "tokenizer")
+        Kronos(**PREDICTOR_PRESETS["nano"]).save_pretrained(folder / "predictor")
+    return folder

@@ -13,8 +13,8 @@ LAYERS = [
     {"errors", "files", "console"},
     {"config", "flags"},
     {"model", "data"},
-    {"objectives", "runtime", "statistics", "document"},
-    {"fit_plan", "training_state", "loop"},
+    {"objectives", "runtime", "crew", "collectives", "statistics", "document"},
+    {"fit_plan", "training_state", "feed", "scoring", "stepping", "loop"},
     {"forecast", "signals", "accuracy", "portfolio"},
     {"ranking", "figures"},
     {"evaluation", "qlib_bridge"},
@@ -29,6 +29,8 @@ LAYERS = [
 # Neighbours on one row that do know each other.
 ALLOWED = {
     ("files", "errors"), ("flags", "config"), ("loop", "training_state"), ("loop", "fit_plan"),
+    ("loop", "feed"), ("loop", "scoring"), ("loop", "stepping"), ("feed", "fit_plan"), ("scoring", "feed"),
+    ("stepping", "feed"), ("stepping", "fit_plan"), ("stepping", "training_state"), ("runtime", "crew"),
     ("__main__", "mlproject"),
 }  # fmt: skip
 DOORS = {"mlflow": {"tracking", "served_model"}, "optuna": {"search"}, "qlib": {"qlib_bridge"}}

@@ -31,24 +31,6 @@ def statuses() -> list[str]:
     return [str(run.info.status) for run in client.search_runs(experiments)]
 
 
-@pytest.fixture(scope="module")
-def sample_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of the sample bars, built once by the data stage."""
-    folder = tmp_path_factory.mktemp("sample")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert main(["data"]) == 0
-    return folder / "outputs" / "data"
-
-
-@pytest.fixture
-def store(sample_store: Path, in_folder: Path) -> Path:
-    """A copy of the store where a run in `in_folder` looks for it."""
-    import shutil
-
-    return Path(shutil.copytree(sample_store, in_folder / "outputs" / "data"))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -101,7 +101,7 @@ def test_fast_mode_prints_its_cuts_and_explicit_flags_win() -> None:
         (["--backtest-n-symbol-drop", "60"], "backtest_n_symbol_drop: 60 is above backtest_n_symbol_hold 50"),
         (["--predictor-save-folder-name", "a/b"], "predictor_save_folder_name: 'a/b' is not a plain folder name"),
         (["stray"], "'stray' was not expected"),
-        (["--nproc-per-node", "2"], "--nproc-per-node 2: this value is not available yet"),
+        (["--freeze-tokenizer"], "freeze_tokenizer: true needs pretrained_tokenizer_path, which is none"),
         (["--n-trials", "3"], "hyper-parameter search is not available yet"),
         (["--data-source", "sina"], "--data-source sina: this value is not available yet"),
         (["--data-source", "yahoo"], "'yahoo' is not one of sample, qlib, sina, csv, nor package.module:Class"),

@@ -14,8 +14,6 @@ from kronos.data.sources import DataProcessorFactory, SampleDataProcessor
 from kronos.data.store import open_store
 from kronos.data.windows import Windows, epoch_order, forecast_points, make_split
 from kronos.flags import load_config
-from kronos.model import Kronos, KronosTokenizer
-from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 
 KEPT = 60  # instruments; enough for 50 names held, few enough to be quick
 
@@ -44,16 +42,6 @@ class Sample(SampleDataProcessor):
             bars[name] = bars[name].astype(float).where(~after, other[name])
         gone = after & (random.random(len(bars)) < 0.1)
         return bars[~gone]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        KronosTokenizer(**TOKENIZER_PRESETS["nano"]).save_pretrained(folder / "tokenizer")
-        Kronos(**PREDICTOR_PRESETS["nano"]).save_pretrained(folder / "predictor")
-    return folder
 
 
 @pytest.fixture

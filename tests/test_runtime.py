@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from kronos import runtime
-from kronos.errors import NotAvailable, UserError
+from kronos.crew import Place
+from kronos.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,7 @@ def test_auto_takes_the_cpu_where_there_is_no_accelerator_and_says_why(monkeypat
 def test_auto_prefers_cuda_then_mps(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert runtime.choose().device.type == "cuda"
     assert runtime.choose(cpu=True).device.type == "cpu"
@@ -55,10 +57,40 @@ def test_what_is_not_there_is_refused_with_the_value(monkeypatch, arguments, sai
         runtime.choose(**arguments)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_refused_until_it_exists(precision):
-    with pytest.raises(NotAvailable, match=f"precision={precision} is not available yet"):
-        runtime.choose(precision=precision)
+def test_number_formats_are_chosen_with_a_reason_or_refused(monkeypatch):
+    no_accelerator(monkeypatch)
+    assert runtime.choose(precision="bf16").dtype == torch.bfloat16
+    assert "asked for" in runtime.choose(precision="bf16").reasons[1]
+    with pytest.raises(UserError, match="precision=fp16 needs CUDA, the device is cpu"):
+        runtime.choose(precision="fp16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    for native in (True, False):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native
+        )
+        chosen = runtime.choose()
+        assert chosen.dtype == (torch.bfloat16 if native else torch.float32)
+        assert ("has bfloat16 units" if native else "TF32 off") in chosen.reasons[1]
+        assert runtime.choose(precision="fp16").dtype == torch.float16
+    with pytest.raises(UserError, match="no bfloat16 units: use precision=fp16 or fp32"):
+        runtime.choose(precision="bf16")
+
+
+def test_ranks_share_cores_and_take_a_gpu_each(monkeypatch):
+    no_accelerator(monkeypatch)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(runtime.psutil, "cpu_count", lambda logical: 8)
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(runtime, "_container_cores", lambda: None)
+    chosen = runtime.choose(place=Place(1, 4, 1, 2))
+    assert (chosen.rank, chosen.world, chosen.threads) == (1, 4, 4)
+    assert "8 for 2 processes" in chosen.reasons[-1]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"2 processes on a machine with 1 visible GPU\(s\)"):
+        runtime.choose(place=Place(1, 2, 1, 2))
 
 
 def test_omp_num_threads_is_honoured(monkeypatch):

@@ -18,13 +18,21 @@ def execute(name: str, config: Config, say: Callable[[str], None] | None = None)
         say: takes the lines meant for the user; printed by default.
 
     Returns:
-        What each stage left, by its name.
+        What each stage left, by its name. Under torchrun, rank 0 does the work and reports; the other ranks take
+        part in training, return nothing, and leave by SystemExit where that failed.
 
     Raises:
         UserError: when a field, an input or an outside system is not as it must be; the run ends FAILED.
     """
+    from kronos.crew import launched
     from kronos.stages import running
 
+    place = launched()
+    if place is not None and place.rank > 0:
+        from kronos.stages import following
+
+        following.under_torchrun()
+        return {}
     speak = say or running.print_line
     return (
         running.pipeline(config, speak) if name == "pipeline" else running.single(STAGES[name], config, speak)
@@ -55,6 +63,12 @@ def _backtest() -> Body:
     return Body(backtest.made_from, backtest.run)
 
 
+def _predict() -> Body:
+    from kronos.stages import predict
+
+    return Body(predict.made_from, predict.run)
+
+
 def _pipeline() -> Body:
     raise AssertionError("the pipeline has no body of its own: its stages are run one by one")
 
@@ -62,7 +76,7 @@ def _pipeline() -> Body:
 _TRAINING = tuple(
     name
     for name in fields_of("data", "model", "training", "launch", "output", "tracking")
-    if not name.startswith(("skip_", "backtest_", "evaluation_"))
+    if not name.startswith(("skip_", "backtest_", "predict_result", "predict_save"))
 )
 _PIPELINE = tuple(name for name in Config.model_fields if name not in fields_of("search"))
 
@@ -87,6 +101,10 @@ STAGES = {
             "backtest", "forecast every test day and instrument, and trade the forecasts in Qlib",
             fields_of("data", "output", "forecast", "backtest", "tracking"),
             lambda config: config.backtest_folder, _backtest,
+        ),
+        Stage(
+            "predict", "forecast the next bars of every instrument from its latest ones",
+            fields_of("data", "output", "forecast", "tracking"), lambda config: config.predict_folder, _predict,
         ),
         Stage(
             "pipeline", "data, tokenizer, predictor and backtest, as one run with a child each",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kronos.config import Config
+from kronos.crew import Crew
 from kronos.errors import UserError
 from kronos.files import digest_bytes, read_json, write_json
 from kronos.flags import to_text
@@ -34,12 +35,14 @@ MODEL_FIELDS = (
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage is given: the configuration, its open run, and where to speak."""
+    """What a stage is given: the configuration, its open run, where to speak, and who trains with it."""
 
     config: Config
     run: Run
     tracking: Tracking
     say: Callable[[str], None]
+    crew: Crew
+    objective: Callable[[Config, Any], Any] | None = None  # of (config, tokenizer), instead of the public one
 
 
 @dataclass(frozen=True)

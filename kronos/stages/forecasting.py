@@ -47,7 +47,8 @@ class Forecaster:
                 paths = forecast_arrays(
                     self.tokenizer, self.predictor, bars, stamps, future, horizon=horizon,
                     max_context=config.max_context, clip=config.clip, seed=config.seed, batch_size=size,
-                    keys_N=keys[part], progress=partial(_advance, progress, start, len(points)), **rules,
+                    keys_N=keys[part], fine_rotary=config.inference_fine_rotary,
+                    progress=partial(_advance, progress, start, len(points)), **rules,
                 )  # fmt: skip
                 yield part, *repair(paths)
 
@@ -111,10 +112,29 @@ def forecast_all(work: Work, model: Forecaster, points: ForecastPoints) -> tuple
     """Forecast each (day, instrument): the mean of its sample paths, and the number of bars repaired."""
     config = work.config
     means, repaired = model.means(points, trading_rules(config))
-    samples = len(points) * config.predict_window * config.inference_sample_count
-    work.say(f"forecast: {len(points):,} series x {config.inference_sample_count} paths; "
-             f"{repaired:,} of {samples:,} bars repaired")  # fmt: skip
+    _say_repaired(work, len(points), repaired)
     return forecast_frame(model.store, points, means), repaired
+
+
+def forecast_paths(
+    work: Work, store: BarStore, points: ForecastPoints
+) -> Iterator[tuple[slice, np.ndarray, int]]:
+    """Yield (places in `points`, sample paths [n, S, H, 6] made possible, bars repaired), chunk by chunk."""
+    config = work.config
+    repaired = 0
+    for part, paths, count in forecaster(config, store).chunks(points, trading_rules(config), "forecast"):
+        repaired += count
+        yield part, paths, count
+    _say_repaired(work, len(points), repaired)
+
+
+def _say_repaired(work: Work, series: int, repaired: int) -> None:
+    config = work.config
+    bars = series * config.predict_window * config.inference_sample_count
+    work.say(
+        f"forecast: {series:,} series x {config.inference_sample_count} paths; "
+        f"{repaired:,} of {bars:,} bars repaired"
+    )
 
 
 def _advance(progress: Progress, before: int, whole: int, done: int, total: int) -> None:

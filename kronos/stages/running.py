@@ -1,14 +1,19 @@
 """Running stages: one tracked run each, a finished one with the same key reused, the pipeline as their parent."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kronos.config import Config
+from kronos.crew import Crew, python_module, world_size
 from kronos.errors import UserError
-from kronos.files import write_json
+from kronos.files import digest_bytes, write_json
 from kronos.flags import to_text
 from kronos.stages.core import Body, Outcome, Stage, Work, finished, key_of, unfinished_run
+from kronos.stages.working import check_resumable
 from kronos.tracking import Run, Tracking, source_tags, versions
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -18,79 +23,138 @@ SKIPS = {
     "backtest": "skip_backtest",
 }  # fmt: skip
 CONFIG_FILE = "pipeline_config.json"
+ObjectiveFactory = Callable[[Config, Any], Any]
 
 
 def print_line(text: str) -> None:
     print(text, flush=True)
 
 
-def single(stage: Stage, config: Config, say: Callable[[str], None]) -> dict[str, Outcome]:
+def single(
+    stage: Stage, config: Config, say: Callable[[str], None], objective: ObjectiveFactory | None = None
+) -> dict[str, Outcome]:
     """Run one stage as a run of its own."""
-    tracking = Tracking(config.tracking_uri, config.experiment_name)
-    body = stage.load()
-    made = _origin(body, config)
-    run_id = None if isinstance(made, UserError) else _resumable(stage, config, made, tracking)
-    with tracking.run(config.run_name or stage.name, _tags(stage.name, config), run_id=run_id) as run:
-        _log_config(run, config)
-        if isinstance(made, UserError):  # raised here, so that the failure is on record
-            raise made
-        outcome = _reuse(stage, config, made, say)
-        if outcome is None:
-            outcome = _do(stage, body, made, Work(config, run, tracking, say))
-        else:
-            run.tags({"reused_run": outcome.run_id})
+    with _crew(config) as crew:
+        tracking = Tracking(config.tracking_uri, config.experiment_name)
+        made = _origin(stage.load(), config, objective)
+        run_id = None if isinstance(made, UserError) else _resumable(stage, config, made, tracking)
+        with tracking.run(config.run_name or stage.name, _tags(stage.name, config), run_id=run_id) as run:
+            _log_config(run, config)
+            if isinstance(made, UserError):  # raised here, so that the failure is on record
+                raise made
+            outcome = _reuse(stage, config, made, say)
+            if outcome is None:
+                outcome = _do(stage, made, Work(config, run, tracking, say, crew, objective))
+            else:
+                run.tags({"reused_run": outcome.run_id})
     return {stage.name: outcome}
 
 
-def pipeline(config: Config, say: Callable[[str], None]) -> dict[str, Outcome]:
-    """Run the stages in order as children of one run; skipped ones must have left their output before."""
+@dataclass(frozen=True)
+class PipelineRun:
+    """An open pipeline run, in which stages run as children."""
+
+    config: Config
+    tracking: Tracking
+    run: Run
+    say: Callable[[str], None]
+    crew: Crew
+
+    def stage(self, stage: Stage, objective: ObjectiveFactory | None = None) -> Outcome:
+        """Run a stage, or take its finished output where nothing changed."""
+        config, say = self.config, self.say
+        made = _origin(stage.load(), config, objective)
+        if isinstance(made, UserError):
+            raise made
+        outcome = _reuse(stage, config, made, say)
+        if outcome is not None:
+            return outcome
+        run_id = _resumable(stage, config, made, self.tracking)
+        tags = _tags(stage.name, config)
+        with self.tracking.run(stage.name, tags, parent=self.run, run_id=run_id) as run:
+            _log_config(run, config)
+            return _do(stage, made, Work(config, run, self.tracking, say, self.crew, objective))
+
+
+def pipeline(
+    config: Config,
+    say: Callable[[str], None],
+    steps: Callable[[PipelineRun], Mapping[str, Callable[[], Outcome | None]]] | None = None,
+) -> dict[str, Outcome]:
+    """Run the stages in order as children of one run; skipped ones must have left their output before.
+
+    `steps` gives functions to call instead of stages, by stage name.
+    """
     from kronos.stages import STAGES
 
-    tracking = Tracking(config.tracking_uri, config.experiment_name)
     outcomes: dict[str, Outcome] = {}
-    with tracking.run(config.run_name or "pipeline", _tags("pipeline", config)) as run:
-        _log_config(run, config)
-        _check_skipped(config)
-        write_json(Path(config.save_path).parent / CONFIG_FILE, config.model_dump(mode="json"))
-        for name in ORDER:
-            if getattr(config, SKIPS[name]):
-                say(f"{name}: skipped, the stored output is used")
-                run.tags({f"{name}_skipped": "true"})
-                continue
-            outcome = _child(STAGES[name], config, tracking, run, say)
-            outcomes[name] = outcome
-            run.tags({f"{name}_run": outcome.run_id, f"{name}_reused": to_text(outcome.reused)})
-            run.metrics(0, {f"{name}_{key}": value for key, value in outcome.record["metrics"].items()})
-        say(f"pipeline: done, run {run.id}; look at it with  mlflow ui")
+    with _crew(config) as crew:
+        tracking = Tracking(config.tracking_uri, config.experiment_name)
+        with tracking.run(config.run_name or "pipeline", _tags("pipeline", config)) as run:
+            _log_config(run, config)
+            _check_skipped(config)
+            write_json(Path(config.save_path).parent / CONFIG_FILE, config.model_dump(mode="json"))
+            current = PipelineRun(config, tracking, run, say, crew)
+            own = steps(current) if steps else {}
+            for name in ORDER:
+                if _skips(config, name):
+                    say(f"{name}: skipped, {_used_instead(config, name)} is used")
+                    run.tags({f"{name}_skipped": "true"})
+                    continue
+                outcome = own[name]() if name in own else current.stage(STAGES[name])
+                if outcome is None:  # a step of the user's that is no stage
+                    continue
+                outcomes[name] = outcome
+                run.tags({f"{name}_run": outcome.run_id, f"{name}_reused": to_text(outcome.reused)})
+                run.metrics(0, {f"{name}_{key}": value for key, value in outcome.record["metrics"].items()})
+            say(f"pipeline: done, run {run.id}; look at it with  mlflow ui")
     return outcomes
 
 
-def _child(
-    stage: Stage, config: Config, tracking: Tracking, parent: Run, say: Callable[[str], None]
-) -> Outcome:
-    body = stage.load()
-    made = body.made_from(config)
-    outcome = _reuse(stage, config, made, say)
-    if outcome is not None:
-        return outcome
-    run_id = _resumable(stage, config, made, tracking)
-    with tracking.run(stage.name, _tags(stage.name, config), parent=parent, run_id=run_id) as run:
-        _log_config(run, config)
-        return _do(stage, body, made, Work(config, run, tracking, say))
+@contextmanager
+def _crew(config: Config) -> Iterator[Crew]:
+    """The processes that train together, sent home at the end."""
+    crew = Crew(world_size(config.nproc_per_node), python_module("kronos.stages.following"))
+    try:
+        yield crew
+    finally:
+        crew.close()
 
 
-def _do(stage: Stage, body: Body, made: dict[str, Any], work: Work) -> Outcome:
+def _skips(config: Config, name: str) -> bool:
+    return bool(getattr(config, SKIPS[name])) or (name == "tokenizer" and config.freeze_tokenizer)
+
+
+def _used_instead(config: Config, name: str) -> str:
+    if name == "tokenizer" and config.freeze_tokenizer:
+        return str(config.tokenizer_path or config.pretrained_tokenizer_path)
+    return "the stored output"
+
+
+def _do(stage: Stage, made: dict[str, Any], work: Work) -> Outcome:
     work.run.tags({"key": key_of(made), **{f"input_{name}": value for name, value in made["inputs"].items()}})
     work.say(f"{stage.name}: run {work.run.id}")
-    record = body.run(work, made)
+    record = stage.load().run(work, made)
     return Outcome(stage.name, work.run.id, stage.folder(work.config), record)
 
 
-def _origin(body: Body, config: Config) -> dict[str, Any] | UserError:
+def _origin(body: Body, config: Config, objective: ObjectiveFactory | None) -> dict[str, Any] | UserError:
     try:
-        return body.made_from(config)
+        made = body.made_from(config)
     except UserError as error:
         return error
+    if objective is not None:
+        made["inputs"]["objective"] = _digest_of(objective)
+    return made
+
+
+def _digest_of(objective: ObjectiveFactory) -> str:
+    """Name and source of a user's objective: another text is another training."""
+    try:
+        source = inspect.getsource(inspect.getmodule(objective) or objective)
+    except (OSError, TypeError):  # typed at a prompt
+        source = objective.__code__.co_code.hex() if inspect.isfunction(objective) else ""
+    return f"{objective.__qualname__} {digest_bytes(source.encode())[:16]}"
 
 
 def _reuse(stage: Stage, config: Config, made: dict[str, Any], say: Callable[[str], None]) -> Outcome | None:
@@ -108,7 +172,11 @@ def _reuse(stage: Stage, config: Config, made: dict[str, Any], say: Callable[[st
 
 
 def _resumable(stage: Stage, config: Config, made: dict[str, Any], tracking: Tracking) -> str | None:
-    run_id = unfinished_run(stage.folder(config), key_of(made)) if config.resume != "never" else None
+    folder = stage.folder(config)
+    trains = stage.name in ("tokenizer", "predictor")
+    if config.resume == "must" and trains and not (config.reuse and finished(folder, made)[0]):
+        check_resumable(folder, made)
+    run_id = unfinished_run(folder, key_of(made)) if config.resume != "never" else None
     return run_id if run_id and tracking.exists(run_id) else None
 
 
@@ -118,7 +186,7 @@ def _check_skipped(config: Config) -> None:
 
     missing = []
     for name in ("data", "tokenizer", "predictor"):
-        if not getattr(config, SKIPS[name]):
+        if not getattr(config, SKIPS[name]) or (name == "tokenizer" and config.freeze_tokenizer):
             continue
         given = getattr(config, f"{name}_path", None)
         folder = STAGES[name].folder(config)

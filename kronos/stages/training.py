@@ -1,41 +1,36 @@
 """The tokenizer and predictor stages: one model each, through the one loop, into its own folder."""
 
-import fcntl
-import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 from kronos.config import Config, fields_of
 from kronos.console import Progress
+from kronos.crew import world_size
 from kronos.data.store import BarStore
 from kronos.errors import UserError
-from kronos.files import replace_folder, write_json
 from kronos.stages.core import (
     MODEL_FIELDS,
-    RUN_FILE,
     Work,
     key_of,
     origin,
     refuse_other_origin,
-    working_path,
     write_record,
 )
-from kronos.stages.data import log_dataset, stored_bars, training_splits
+from kronos.stages.data import log_dataset, stored_bars
+from kronos.stages.models import Kind, freeze, make_objective, share_tokenizer, windows
+from kronos.stages.working import working_folder
 
-Kind = Literal["tokenizer", "predictor"]
 WEIGHTS = ("checkpoints/best_model/config.json", "checkpoints/best_model/model.safetensors")
 CLIP_NORM = {"tokenizer": 2.0, "predictor": 3.0}  # of the public recipe
 SHARED_FIELDS = tuple(
     name
     for name in (*fields_of("model", "training"), "device", "cpu", "lookback_window", "predict_window", "clip",
                  "train_time_range", "val_time_range", "max_context")
-    if name not in ("log_interval", "num_workers", "resume", "tokenizer_learning_rate", "predictor_learning_rate",
-                    "pretrained_predictor_path", "loss_bars", "freeze_blocks", "max_context")
+    if name not in ("log_interval", "num_workers", "resume", "save_windows", "tokenizer_learning_rate",
+                    "predictor_learning_rate", "pretrained_predictor_path", "loss_bars", "freeze_blocks",
+                    "freeze_tokenizer", "max_context")
 )  # fmt: skip
 TOKENIZER_FIELDS = (*SHARED_FIELDS, "tokenizer_learning_rate")
 PREDICTOR_FIELDS = (
@@ -45,7 +40,11 @@ PREDICTOR_FIELDS = (
 
 
 def tokenizer_made_from(config: Config) -> dict[str, Any]:
-    return origin("tokenizer", config, TOKENIZER_FIELDS, {"bars": stored_bars(config).digest})
+    if config.freeze_tokenizer:
+        raise UserError("freeze_tokenizer=true leaves nothing to train here: run  python -m kronos predictor")
+    return origin(
+        "tokenizer", config, TOKENIZER_FIELDS, {"bars": stored_bars(config).digest, **_processes(config)}
+    )
 
 
 def predictor_made_from(config: Config) -> dict[str, Any]:
@@ -53,30 +52,25 @@ def predictor_made_from(config: Config) -> dict[str, Any]:
 
     store = stored_bars(config)
     tokenizer = checkpoint.digest(trained_tokenizer(config, store))
-    return origin("predictor", config, PREDICTOR_FIELDS, {"bars": store.digest, "tokenizer": tokenizer})
+    inputs = {"bars": store.digest, "tokenizer": tokenizer, **_processes(config)}
+    return origin("predictor", config, PREDICTOR_FIELDS, inputs)
+
+
+def _processes(config: Config) -> dict[str, str]:
+    """They multiply the effective batch."""
+    return {"processes": str(world_size(config.nproc_per_node))}
 
 
 def run_tokenizer(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     """Train the tokenizer on the stored bars."""
-    from kronos.objectives import TokenizerObjective
-
-    config = work.config
-    objective = TokenizerObjective(config.lookback_window, config.predict_window)
-    return _train(work, made, "tokenizer", stored_bars(config), objective)
+    return _train(work, made, "tokenizer", None)
 
 
 def run_predictor(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     """Train the predictor on the tokens that the stored tokenizer gives."""
-    from kronos.objectives import PredictorObjective
-
-    config = work.config
-    store = stored_bars(config)
-    tokenizer = trained_tokenizer(config, store)
+    tokenizer = trained_tokenizer(work.config, stored_bars(work.config))
     work.run.tags({"tokenizer_digest": made["inputs"]["tokenizer"]})
-    objective = PredictorObjective(
-        tokenizer, config.lookback_window, config.predict_window, loss_bars=config.loss_bars
-    )
-    return _train(work, made, "predictor", store, objective)
+    return _train(work, made, "predictor", tokenizer)
 
 
 def trained_tokenizer(config: Config, store: BarStore) -> Any:
@@ -97,6 +91,8 @@ def _load(kind: Kind) -> Callable[[str | Path], Any]:
 
 def _trained(config: Config, store: BarStore, kind: Kind) -> Any:
     load, given = _load(kind), getattr(config, f"{kind}_path")
+    if given is None and kind == "tokenizer" and config.freeze_tokenizer:
+        given = config.pretrained_tokenizer_path
     if given is not None:
         return load(given)
     folder = getattr(config, f"{kind}_folder")
@@ -109,46 +105,51 @@ def _trained(config: Config, store: BarStore, kind: Kind) -> Any:
     return load(best)
 
 
-def _train(work: Work, made: dict[str, Any], kind: Kind, store: BarStore, objective: Any) -> dict[str, Any]:
-    from kronos.data.windows import Windows
+def _train(work: Work, made: dict[str, Any], kind: Kind, tokenizer: Any) -> dict[str, Any]:
     from kronos.figures import loss_figure, save_png
     from kronos.loop import FitSettings, fit
     from kronos.model import checkpoint
     from kronos.runtime import choose, seed_everything
 
-    config = work.config
-    train_split, val_split = training_splits(config, store)
-    runtime = choose(config.device, config.cpu, config.precision)
+    config, store = work.config, stored_bars(work.config)
+    train, validation = windows(config, store)
+    runtime = choose(config.device, config.cpu, config.precision, work.crew.place)
     seed_everything(config.seed)
-    model = _starting_model(work, kind)
+    model = freeze(_starting_model(work, kind), config)
     if kind == "predictor":
-        checkpoint.check_pair(objective.tokenizer, model)
+        checkpoint.check_pair(tokenizer, model)
+    custom = work.objective
+    objective = custom(config, tokenizer) if custom else make_objective(kind, config, tokenizer)
     settings = FitSettings(
         epochs=config.epochs, batch_size=config.batch_size,
         learning_rate=getattr(config, f"{kind}_learning_rate"), accumulation_steps=config.accumulation_steps,
         beta1=config.adam_beta1, beta2=config.adam_beta2, weight_decay=config.adam_weight_decay,
         clip_norm=CLIP_NORM[kind], train_windows=config.n_train_iter, val_windows=config.n_val_iter,
         early_stopping_patience=config.early_stopping_patience, log_interval=config.log_interval,
-        seed=config.seed, settings_key=key_of(made),
+        seed=config.seed, settings_key=key_of(made), pct_start=config.warmup_fraction,
+        save_windows=config.save_windows, decay_norms_biases=config.decay_norms_biases,
+        compile=config.compile, prefetch=config.num_workers,
     )  # fmt: skip
-    _describe(work, runtime, model, settings, len(train_split.starts))
+    _describe(work, runtime, model, settings, len(train))
     log_dataset(work, store, "training")
-    train, validation = (
-        Windows(store, split, lookback=config.lookback_window, clip=config.clip, seed=config.seed)
-        for split in (train_split, val_split)
-    )
+    job = {
+        "kind": kind, "config": config.model_dump(mode="json"), "bars": store.digest, "settings": asdict(settings),
+        "model": model.config, "tokenizer": tokenizer and tokenizer.config, "resume": config.resume != "never",
+        "objective": importable(custom) if custom and runtime.world > 1 else None,
+    }  # fmt: skip
     final = getattr(config, f"{kind}_folder")
-    with working_folder(final, key_of(made), work.run.id) as (folder, stop), Progress(kind) as progress:
-        result = fit(
-            model, objective, train, validation, settings=settings, runtime=runtime, folder=folder,
-            report=work.run.metrics, progress=progress, resume=config.resume != "never", stop_requested=stop,
-            before_save=work.run.flush,
-        )  # fmt: skip
+    with working_folder(final, made, work.run.id) as (folder, stop), Progress(kind) as progress:
+        with work.crew.job(job, runtime.device.type == "cuda"):
+            share_tokenizer(objective, runtime)
+            result = fit(
+                model, objective, train, validation, settings=settings, runtime=runtime, folder=folder,
+                report=work.run.metrics, progress=progress, resume=config.resume != "never", stop_requested=stop,
+                before_save=work.run.flush,
+            )  # fmt: skip
         work.run.flush()
         if result.interrupted:
             raise KeyboardInterrupt
         save_png(loss_figure(result.curve, f"Losses of the {kind}"), folder / "loss_curve.png")
-        shutil.rmtree(folder / "checkpoints" / "last", ignore_errors=True)
         best = _load(kind)(folder / "checkpoints" / "best_model")
         record = write_record(folder, made, work.run.id, WEIGHTS, {
             "metrics": {
@@ -164,6 +165,17 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, store: BarStore, object
         f"{result.windows_per_second:,.0f} windows/s, saved in {final}"
     )
     return record
+
+
+def importable(function: Any) -> str:
+    """module:name of a function that other processes can import."""
+    module, name = function.__module__, function.__qualname__
+    if module == "__main__" or "<" in name:
+        raise UserError(
+            f"the objective {name} of {module} cannot be imported by other processes: define it at the top of a "
+            "module, or train with one process"
+        )
+    return f"{module}:{name}"
 
 
 def _starting_model(work: Work, kind: Kind) -> Any:
@@ -193,55 +205,6 @@ def _describe(work: Work, runtime: Any, model: Any, settings: Any, windows: int)
     work.say(f"  {size:,} parameters; {arithmetic.text}")
     work.run.parameters({"effective_batch": str(arithmetic.effective_batch), "model_parameters": str(size)})
     work.run.tags({"runtime": "; ".join(runtime.reasons), "model": str(model.config)[:500]})
-
-
-@contextmanager
-def working_folder(final: Path, key: str, run_id: str) -> Iterator[tuple[Path, Callable[[], bool]]]:
-    """A folder beside `final` that takes its name when the block ends well.
-
-    Yields the folder and a function that says whether Ctrl-C or SIGTERM asked to stop. A second process with
-    the same origin is refused. What can be resumed is kept after a failure, anything else is removed.
-    """
-    folder = working_path(final, key)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is training {final} with this very configuration") from None
-        try:
-            write_json(folder / RUN_FILE, {"run_id": run_id})
-            with _stop_request() as stop:
-                yield folder, stop
-            (folder / RUN_FILE).unlink()
-            (folder / "lock").unlink()
-            replace_folder(folder, final)
-        except BaseException:
-            if not (folder / "checkpoints" / "last").is_dir():
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-
-
-@contextmanager
-def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request that the loop polls; the second one interrupts at once."""
-    asked = False
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _log_result(work: Work, folder: Path, record: dict[str, Any]) -> None:
