@@ -15,6 +15,10 @@ _HOMES = {
     "KronosPredictor": "kronos.forecast",
     "BaseDataProcessor": "kronos.data.sources",
     "DataProcessorFactory": "kronos.data.sources",
+    "compare": "kronos.tracked",
+    "latest": "kronos.tracked",
+    "newest": "kronos.tracked",
+    "load_run": "kronos.tracked",
 }
 __all__ = sorted(_HOMES)
 

@@ -11,6 +11,11 @@ from kronos.errors import UserError
 from kronos.flags import help_parser, load_config, nearest, parse_flags
 from kronos.stages import STAGES, execute
 
+COMMANDS = {
+    "compare": "compare RUN_ID RUN_ID ...: tracked runs side by side",
+    "rerun": "rerun RUN_ID: repeat a tracked run from its own artifacts",
+    "mlproject": "print the MLproject file; --check compares it, --write writes it",
+}
 USAGE = "python -m kronos {STAGE} [--config-path FILE] [--field value ...]"
 
 
@@ -45,8 +50,12 @@ def _main(arguments: list[str]) -> int:
         from kronos.mlproject import command
 
         return command(rest)
+    if name in ("compare", "rerun"):
+        from kronos import commands
+
+        return {"compare": commands.compare_command, "rerun": commands.rerun_command}[name](rest)
     if name not in STAGES:
-        close = nearest(name, STAGES)
+        close = nearest(name, [*STAGES, "compare", "rerun", "mlproject"])
         hint = f": did you mean {close}?" if close else ""
         raise UserError(f"unknown stage {name!r}{hint} (stages: {', '.join(STAGES)})")
     stage = STAGES[name]
@@ -62,9 +71,10 @@ def _main(arguments: list[str]) -> int:
 def overview() -> str:
     """The text of `python -m kronos --help`: stages, then every field with its default and help."""
     stages = "\n".join(f"  {name:<12}{stage.help}" for name, stage in STAGES.items())
+    commands = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
     fields = help_parser("python -m kronos", "", Config.model_fields).format_help().split("\n\n", 2)[2]
     return (
-        f"usage: {USAGE}\n\nstages:\n{stages}\n  {'mlproject':<12}print the MLproject file; --check compares it\n\n"
+        f"usage: {USAGE}\n\nstages:\n{stages}\n\ncommands:\n{commands}\n\n"
         f"`python -m kronos STAGE --help` lists the fields that a stage uses.\n\n{fields}"
     )
 

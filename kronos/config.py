@@ -26,16 +26,8 @@ BUILT_IN_SOURCES = ("sample", "qlib", "sina", "csv")
 
 # What a given value of a field would need that this version does not have: refused, never silently ignored.
 NOT_YET: dict[str, Any] = {
-    "data_source": lambda value: value != "sample",
-    "data_path": lambda value: value is not None,
-    "instrument": lambda value: value not in ("csi300", "sp500"),
-    "freq": lambda value: value != "day",
     "feature_list": lambda value: tuple(value) != FEATURES,
     "time_feature_list": lambda value: tuple(value) != TIME_FEATURES,
-    "embargo": lambda value: value > 0,
-    "windows_across_days": lambda value: not value,
-    "symbols": lambda value: value is not None,
-    "sina_symbols": lambda value: value is not None,
     "tokenizer_path": lambda value: value is not None and value.startswith(("runs:/", "models:/")),
     "predictor_path": lambda value: value is not None and value.startswith(("runs:/", "models:/")),
     "registered_model_name": lambda value: value is not None,
@@ -89,7 +81,7 @@ class Config(BaseModel):
         "data", "~/.qlib/qlib_data/cn_data", "folder of a Qlib store for data_source=qlib"
     )
     instrument: Text = _f(
-        "data", "csi300", "universe: csi300, csi500, csi800, csi1000, all; sp500 for the sample"
+        "data", "csi300", "universe of a Qlib store: csi300, csi500, csi800, csi1000, all, or its own"
     )
     freq: Literal["day", "1min", "5min", "15min", "30min", "60min"] = _f("data", "day", "length of a bar")
     feature_list: Names = _f("data", FEATURES, "columns that the model sees, in its order")
@@ -108,13 +100,24 @@ class Config(BaseModel):
     backtest_time_range: DateRange = _f(
         "data", _dates("2024-07-01", "2025-06-05"), "days forecast and traded, from the first on"
     )
-    embargo: Int = _f("data", 0, "bars left out between splits", ge=0)
+    calendar: Text = _f("data", "auto", "XNYS, XSHG, XHKG, 24/7, weekdays or another exchange; auto: by fit")
+    adjust: Literal["auto", "none", "splits", "factor"] = _f(
+        "data", "auto", "prices on one basis: by a factor column, by splits found in them, or as they come"
+    )
+    embargo: Int = _f("data", 0, "bars left out between what one split scores and the next", ge=0)
     windows_across_days: bool = _f("data", True, "intraday windows may span several days")
     symbols: OptionalNames = _f("data", None, "only these instruments, separated by commas")
     sina_url: Text = _f(
         "data", "https://quotes.sina.cn", "address of the K-line service for data_source=sina"
     )
-    sina_symbols: OptionalText = _f("data", None, "symbols for data_source=sina: a file or a list")
+    sina_factor_url: OptionalText = _f(
+        "data", "https://finance.sina.com.cn", "address of its adjustment factors, or none: splits by ratio"
+    )
+    sina_symbols: OptionalText = _f(
+        "data", None, "symbols for data_source=sina: a file or a list; none: the universe of qlib_data_path"
+    )
+    sina_datalen: Int = _f("data", 1970, "bars asked for, counted back from now", ge=1, le=1970)
+    cache_path: Text = _f("data", "outputs/cache", "folder of what was downloaded, topped up only")
     dataset_path: Text = _f("data", "outputs/data", "folder of the bar store")
     lookback_window: Int = _f("data", 90, "bars of context", ge=2, le=4096)
     predict_window: Int = _f("data", 10, "bars forecast (the horizon)", ge=1, le=1024)
@@ -305,6 +308,8 @@ class Config(BaseModel):
                 f"backtest_time_range: {self.backtest_time_range[0]} is not after the last validation day "
                 f"{self.val_time_range[1]}: the best model was chosen on those days"
             )
+        if self.freq == "day" and not self.windows_across_days:
+            yield "windows_across_days: false needs bars within a day, freq is day"
         if self.lookback_window > self.max_context:
             yield f"lookback_window: {self.lookback_window} is above max_context {self.max_context}"
         if self.cpu and self.device not in ("auto", "cpu"):

@@ -1,6 +1,7 @@
 """Figures of training and backtests: matplotlib objects on the Agg canvas, without pyplot's global state."""
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,55 @@ def _line(axes: Axes, label: str, series: pd.Series, color: str, style: str) -> 
     axes.plot(curve.index.to_numpy(), curve.to_numpy(), style, color=color, lw=1.8, label=text, marker=marker)
 
 
+def data_figure(by_session: pd.DataFrame, ranges: Mapping[str, tuple[date, date]], source: str) -> Figure:
+    """Instruments with a bar by session over the ranges, and what was filled, repaired or outside the universe.
+
+    `by_session` counts rows: index session, columns `bars` and others, those without any left out.
+    """
+    first, last = by_session.index[0], by_session.index[-1]
+    days = (last - first).days + 1
+    title, period = f"Bars of {source}", f"{first:%Y-%m-%d} to {last:%Y-%m-%d}, {len(by_session):,} sessions"
+    figure, upper, lower = panels_over_days(title, period, days)
+    at = by_session.index.to_numpy()
+    upper.plot(at, by_session["bars"].to_numpy(), color=BLUE, lw=1.2)
+    upper.set_ylabel("instruments with a bar", color=INK, fontsize=9.5)
+    upper.set_ylim(bottom=0)
+    for place, (name, (begin, end)) in enumerate(ranges.items()):
+        left, right = max(pd.Timestamp(begin), first), min(pd.Timestamp(end) + pd.Timedelta(days=1), last)
+        if left < right:
+            height = 0.03 + 0.05 * place
+            upper.axvspan(
+                left.to_numpy(),
+                right.to_numpy(),
+                ymin=height,
+                ymax=height + 0.04,
+                color=GREY,
+                alpha=0.35,
+                lw=0,
+            )
+            upper.text(
+                left.to_numpy(),
+                height,
+                f" {name}",
+                transform=upper.get_xaxis_transform(),
+                fontsize=7.5,
+                color=INK,
+            )
+    shown = [name for name in by_session.columns if name != "bars" and by_session[name].any()]
+    for name, color in zip(shown, (RED, GREEN, LIGHT_BLUE), strict=False):
+        lower.plot(
+            at, by_session[name].to_numpy(), color=color, lw=1.2, label=f"{name} ({by_session[name].sum():,})"
+        )
+    lower.set_ylabel("rows", color=INK, fontsize=9.5)
+    lower.set_ylim(bottom=0)
+    if shown:
+        legend(lower)
+    else:
+        text = "nothing filled, repaired or outside the universe"
+        lower.text(0.5, 0.5, text, transform=lower.transAxes, ha="center", color=GREY)
+    return figure
+
+
 def ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figure:
     """Rank IC above and IC below, a bar a day, with their means; `ic` is what `signals.daily_ic` returns."""
     figures = summary(ic, horizon)
@@ -154,6 +204,21 @@ def ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figur
         text = f"mean {signed(mean, '{:+.3f}')}, t {t_value} (Newey-West)"
         axes.axhline(mean, color=INK, lw=1.4, ls="--", label=text)
         legend(axes)
+    return figure
+
+
+def compare_figure(curves: Mapping[str, pd.Series]) -> Figure:
+    """Validation losses of several runs over their steps, by the name of the run."""
+    figure = Figure(figsize=(9.6, 4.8), dpi=120, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        axes.plot(curve.index, curve, marker="o", ms=4, lw=1.6, label=name)
+    axes.set_title("Validation loss", loc="left", color=INK)
+    axes.set_xlabel("optimiser step", color=INK)
+    axes.set_ylabel("val_loss", color=INK)
+    axes.grid(axis="y", color=GRID)
+    legend(axes)
     return figure
 
 

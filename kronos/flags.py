@@ -22,12 +22,13 @@ RECIPES = Path(__file__).resolve().parent.parent / "experiments"
 SOURCE_FIELDS = (
     "data_path", "qlib_data_path", "instrument", "freq", "dataset_begin_time", "dataset_end_time",
     "train_time_range", "val_time_range", "test_time_range", "backtest_time_range", "embargo",
-    "windows_across_days", "symbols", "sina_url", "sina_symbols",
+    "windows_across_days", "symbols", "calendar", "adjust", "sina_url", "sina_factor_url", "sina_symbols",
+    "sina_datalen",
 )  # fmt: skip
 FAST_FACTORS = {"epochs": 10, "n_train_iter": 100, "n_val_iter": 100}
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse, but a wrong command line is a `UserError` like every other mistake."""
 
     def error(self, message: str) -> NoReturn:
@@ -78,7 +79,7 @@ def type_text(field: FieldInfo) -> str:
 
 def help_parser(program: str, description: str, fields: Iterable[str]) -> argparse.ArgumentParser:
     """A parser that takes every field and lists `fields`, grouped, with defaults, in its help."""
-    parser = _Parser(
+    parser = Parser(
         prog=program, description=description, allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
         epilog="Precedence: flag, then file, then default. Flags may be spelt with - or _.",

@@ -15,6 +15,12 @@ from kronos.statistics import Estimate, estimate
 DAYS_A_YEAR = 238  # Qlib's own constant; risk figures are annualised by it
 
 
+def periods_a_year(index: pd.Index) -> int:
+    """Bars a year: 238 days, times the usual number of bars of a day."""
+    counts = pd.DatetimeIndex(index).normalize().value_counts()
+    return DAYS_A_YEAR * (int(np.median(counts)) if len(counts) else 1)
+
+
 @dataclass(frozen=True)
 class Excess:
     """What the portfolio, after its costs, earned a day more than another way to hold the same names."""
@@ -24,10 +30,11 @@ class Excess:
     annualised: float  # of the other
     difference: Estimate  # a day
     information_ratio: float
+    periods: int  # a year
 
 
 def figures(returns: pd.Series) -> dict[str, float]:
-    """Risk figures of daily returns as plain floats; NaN where they do not exist.
+    """Risk figures of daily returns as plain floats; NaN where they do not exist. Within a day: of each bar's.
 
     `annualised_return` is the mean x 238, `volatility` the sample standard deviation x sqrt(238),
     `information_ratio` their quotient (of a portfolio's own returns it is the Sharpe ratio without a risk-free
@@ -39,15 +46,14 @@ def figures(returns: pd.Series) -> dict[str, float]:
     deviation = float(values.std(ddof=1)) if count > 1 else float("nan")
     curve = values.cumsum()
     fall = float((curve - np.maximum.accumulate(curve)).min()) if count else float("nan")
-    year = mean * DAYS_A_YEAR
+    periods = periods_a_year(returns.index)
+    year = mean * periods
     return {
         "mean": mean,
         "std": deviation,
         "annualised_return": year,
-        "volatility": deviation * float(np.sqrt(DAYS_A_YEAR)),
-        "information_ratio": mean / deviation * float(np.sqrt(DAYS_A_YEAR))
-        if deviation > 0
-        else float("nan"),
+        "volatility": deviation * float(np.sqrt(periods)),
+        "information_ratio": mean / deviation * float(np.sqrt(periods)) if deviation > 0 else float("nan"),
         "max_drawdown": fall,
         "calmar": year / -fall if fall < 0 else float("nan"),
         "win_rate": float((values > 0).mean()) if count else float("nan"),
@@ -86,5 +92,6 @@ def excesses(daily: pd.DataFrame, others: Mapping[str, tuple[str, pd.Series]], h
             raise ValueError(f"{name} has no value on {int(other.isna().sum())} days of the ledger")
         gap = net - other
         ratio = figures(gap)["information_ratio"]
-        found.append(Excess(key, name, figures(other)["annualised_return"], estimate(gap, horizon), ratio))
+        found.append(Excess(key, name, figures(other)["annualised_return"], estimate(gap, horizon), ratio,
+                            periods_a_year(daily.index)))  # fmt: skip
     return found

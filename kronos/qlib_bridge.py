@@ -216,8 +216,11 @@ def run_backtests(
     limit_threshold: float | None,
     benchmark: pd.Series,
     benchmark_cost: pd.Series | None = None,
+    freq: str = "day",
 ) -> dict[str, BacktestResult]:
-    """Qlib's TopkDropoutStrategy on its SimulatorExecutor over a store of `write_qlib_store`, day by day.
+    """Qlib's TopkDropoutStrategy on its SimulatorExecutor over a store of `write_qlib_store`, bar by bar.
+
+    With `freq` a length in minutes each bar is a session of its own, wherever a day is spoken of below.
 
     Each signal is traded alone, on the same days, with the same prices and costs. It is indexed (day,
     instrument), larger is better; NaN is no opinion, and a name held without one is sold. The signal of a day
@@ -234,7 +237,9 @@ def run_backtests(
             f"backtest_deal_price is {deal_price!r}, one of {', '.join(DEAL_PRICES)} was expected"
         )
     store = Path(qlib_path)
-    calendar = pd.DatetimeIndex((store / "calendars" / "day.txt").read_text(encoding="utf-8").split())
+    calendar = pd.DatetimeIndex(
+        (store / "calendars" / f"{freq}.txt").read_text(encoding="utf-8").splitlines()
+    )
     opinions = {
         name: signal.dropna().rename_axis(["datetime", "instrument"]) for name, signal in signals.items()
     }
@@ -261,7 +266,7 @@ def run_backtests(
         strategy = _import("qlib.contrib.strategy.signal_strategy").TopkDropoutStrategy
         executor = _import("qlib.backtest.executor").SimulatorExecutor
         exchange = _import("qlib.backtest.exchange").Exchange(
-            freq="day",
+            freq=freq,
             start_time=first,
             end_time=last,
             codes=names,
@@ -278,15 +283,15 @@ def run_backtests(
                 start_time=first,
                 end_time=last,
                 strategy=strategy(signal=opinion, topk=topk, n_drop=n_drop, hold_thresh=hold_thresh),
-                executor=executor(time_per_step="day", generate_portfolio_metrics=True),
+                executor=executor(time_per_step=freq, generate_portfolio_metrics=True),
                 benchmark=bench,
                 account=float(account),
                 exchange_kwargs={"exchange": exchange},
                 pos_type=_ordered_position(),
             )
-            report, held = portfolio["1day"]
-            trades = _trades(indicators["1day"][1].order_indicator_his)
-            positions = _positions(held, quoted[quoted].index)
+            report, held = next(iter(portfolio.values()))
+            trades = _trades(next(iter(indicators.values()))[1].order_indicator_his)
+            positions = _positions(held, quoted[quoted].index, freq)
             results[name] = _result(report, trades, positions, bench, bench_cost)
     return results
 
@@ -369,14 +374,14 @@ def _trades(history: Mapping[pd.Timestamp, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _positions(held: Mapping[pd.Timestamp, Any], quoted: pd.MultiIndex) -> pd.DataFrame:
+def _positions(held: Mapping[pd.Timestamp, Any], quoted: pd.MultiIndex, freq: str) -> pd.DataFrame:
     rows = []
     for day, position in held.items():
         for name in position.get_stock_list():
             entry = position.position[name]
             value = entry["amount"] * entry["price"]
             rows.append(
-                (day, name, entry["amount"], entry["price"], value, entry["weight"], entry["count_day"])
+                (day, name, entry["amount"], entry["price"], value, entry["weight"], entry[f"count_{freq}"])
             )
     columns = ["datetime", "instrument", "shares", "price", "value", "weight", "days_held"]
     frame = pd.DataFrame(rows, columns=columns)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.evaluation import Accuracy, Before, Ranking
-from kronos.portfolio import DAYS_A_YEAR, Excess
+from kronos.portfolio import Excess
 from kronos.ranking import PREDICTED, TRADABLE
 from kronos.statistics import Estimate, independent_periods, verdict
 
@@ -174,7 +174,7 @@ def _portfolio(inputs: ReportInputs) -> dict[str, float]:
         values[f"{part}_calmar{end}"] = figures["calmar"]
         values[f"{part}_win_rate{end}"] = figures["win_rate"]
     for other in inputs.excesses:
-        values |= _ends(f"excess_return_annualised_over_{other.key}", other.difference, DAYS_A_YEAR)
+        values |= _ends(f"excess_return_annualised_over_{other.key}", other.difference, other.periods)
     for name, one in inputs.portfolios.items():
         values[f"signal_{name}_excess_return_annualised"] = one.risk["with_cost"]["annualised_return"]
     values["turnover_daily"] = result.turnover

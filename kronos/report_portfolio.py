@@ -75,8 +75,8 @@ def _excess_table(inputs: ReportInputs) -> Table:
     for other in inputs.excesses:
         gap = other.difference
         rows.append([
-            other.name, number_text(other.annualised, "{:+.2%}"), number_text(gap.mean * DAYS_A_YEAR, "{:+.2%}"),
-            interval_text(gap, "{:+.2%}", DAYS_A_YEAR), number_text(other.information_ratio, "{:+.2f}"),
+            other.name, number_text(other.annualised, "{:+.2%}"), number_text(gap.mean * other.periods, "{:+.2%}"),
+            interval_text(gap, "{:+.2%}", other.periods), number_text(other.information_ratio, "{:+.2f}"),
             inputs.note or sign_word(gap, ""),
         ])  # fmt: skip
     header = [

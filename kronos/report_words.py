@@ -67,7 +67,7 @@ def _portfolio(inputs: ReportInputs) -> list[str]:
     for other in inputs.excesses:
         gap = other.difference
         verb = {1: "beats", 0: "cannot be told from", -1: "is beaten by"}[gap.sign]
-        year = number_text(gap.mean * DAYS_A_YEAR, "{:+.1%}")
+        year = number_text(gap.mean * other.periods, "{:+.1%}")
         parts.append(f"{verb} {other.name} by {year} a year ({interval_text(gap, '{:+.1%}', DAYS_A_YEAR)})")
     return [f"After its costs the portfolio {'; it '.join(parts)}."] if parts else []
 

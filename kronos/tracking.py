@@ -30,6 +30,19 @@ FLUSH_SECONDS = 5.0
 TAG = "kronos."
 
 
+def connect(uri: str | None) -> Any:
+    """An MLflow client for a tracking address, or for MLflow's own choice; quiet, and calling home nobody."""
+    # Set before MLflow is imported: it starts a thread that calls home, and logs set-up steps.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # the import sets it
+    return MlflowClient(uri)
+
+
 class Run:
     """One MLflow run. Metrics wait in a buffer, with the time they were recorded at, until `flush`.
 
@@ -107,7 +120,11 @@ class Run:
 
     def json(self, value: Any, name: str) -> None:
         """Log a value as a JSON artifact."""
-        self.client.log_text(self.id, json.dumps(value, indent=2, ensure_ascii=False) + "\n", name)
+        self.text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", name)
+
+    def text(self, text: str, name: str) -> None:
+        """Log a text as an artifact."""
+        self.client.log_text(self.id, text, name)
 
     def finish(self, status: str, reason: str = "") -> None:
         """End the run FINISHED, FAILED or KILLED; a reason becomes the tag `kronos.reason`."""
@@ -131,17 +148,12 @@ class Tracking:
     """
 
     def __init__(self, uri: str | None, experiment: str) -> None:
-        # Set before MLflow is imported: it starts a thread that calls home, and logs set-up steps.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._given_run = os.environ.get("MLFLOW_RUN_ID")
+        self.uri = uri
         try:
-            self.client = MlflowClient(uri)
+            self.client = connect(uri)
             self.experiment_id = self._experiment(experiment)
         except (MlflowException, OSError) as error:
             raise UserError(
@@ -245,10 +257,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions of Python and of packages, by default those that numbers depend on."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -263,6 +275,11 @@ def source_tags(folder: Path) -> dict[str, str]:
         return {}
     dirty = bool(_git(folder, "status", "--porcelain"))
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
+
+
+def uncommitted_changes(folder: Path) -> str:
+    """What the tree has that its commit has not, as a diff; empty for a clean tree or outside a clone."""
+    return _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff")
 
 
 def _git(folder: Path, *arguments: Sequence[str] | str) -> str:

@@ -22,18 +22,23 @@ LAYERS = [
     {"report_words", "evaluation_figures"},
     {"report_tables", "report_portfolio"},
     {"report"},
-    {"tracking", "search", "served_model"},
+    {"tracking", "tracked", "registry", "search", "served_model"},
     {"stages"},
-    {"pipeline", "mlproject", "__main__"},
+    {"pipeline", "mlproject", "commands", "__main__"},
 ]
 # Neighbours on one row that do know each other.
 ALLOWED = {
     ("files", "errors"), ("flags", "config"), ("loop", "training_state"), ("loop", "fit_plan"),
     ("loop", "feed"), ("loop", "scoring"), ("loop", "stepping"), ("feed", "fit_plan"), ("scoring", "feed"),
     ("stepping", "feed"), ("stepping", "fit_plan"), ("stepping", "training_state"), ("runtime", "crew"),
-    ("__main__", "mlproject"),
+    ("__main__", "mlproject"), ("__main__", "commands"),
+    ("tracked", "tracking"), ("registry", "tracking"), ("registry", "tracked"),
 }  # fmt: skip
-DOORS = {"mlflow": {"tracking", "served_model"}, "optuna": {"search"}, "qlib": {"qlib_bridge"}}
+DOORS = {
+    "mlflow": {"tracking", "tracked", "registry", "served_model"},
+    "optuna": {"search"},
+    "qlib": {"qlib_bridge"},
+}
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 
 

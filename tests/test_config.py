@@ -103,7 +103,7 @@ def test_fast_mode_prints_its_cuts_and_explicit_flags_win() -> None:
         (["stray"], "'stray' was not expected"),
         (["--freeze-tokenizer"], "freeze_tokenizer: true needs pretrained_tokenizer_path, which is none"),
         (["--n-trials", "3"], "hyper-parameter search is not available yet"),
-        (["--data-source", "sina"], "--data-source sina: this value is not available yet"),
+        (["--data-source", "sina", "--windows-across-days", "false"], "false needs bars within a day, freq is day"),
         (["--data-source", "yahoo"], "'yahoo' is not one of sample, qlib, sina, csv, nor package.module:Class"),
         (["--config-path", "none.json"], "no file none.json"),
     ],

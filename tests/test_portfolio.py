@@ -29,13 +29,17 @@ def test_figures_equal_qlibs_risk_analysis():
             assert found[ours] == pytest.approx(expected[theirs], rel=1e-10), ours
 
 
+def on_days(values: list[float]) -> pd.Series:
+    return pd.Series(values, pd.bdate_range("2024-01-01", periods=len(values)))
+
+
 def test_calmar_and_win_rate_by_hand_and_nan_where_nothing_falls():
-    found = portfolio.figures(pd.Series([0.01, -0.02, 0.03, 0.0]))
+    found = portfolio.figures(on_days([0.01, -0.02, 0.03, 0.0]))
     assert found["max_drawdown"] == pytest.approx(-0.02)
     assert found["calmar"] == pytest.approx(0.005 * 238 / 0.02)
     assert found["win_rate"] == 0.5
-    assert np.isnan(portfolio.figures(pd.Series([0.01, 0.02]))["calmar"])
-    assert np.isnan(portfolio.figures(pd.Series([0.01]))["information_ratio"])
+    assert np.isnan(portfolio.figures(on_days([0.01, 0.02]))["calmar"])
+    assert np.isnan(portfolio.figures(on_days([0.01]))["information_ratio"])
 
 
 def test_excess_is_after_costs_and_its_interval_tells_it_from_nothing():
@@ -49,3 +53,11 @@ def test_excess_is_after_costs_and_its_interval_tells_it_from_nothing():
     assert same.difference.mean == 0 and same.difference.sign == 0
     with pytest.raises(ValueError, match="itself has no value on 1 days"):
         portfolio.excesses(daily, {"same": ("itself", daily["bench"].iloc[1:])}, 5)
+
+
+def test_a_year_of_bars_within_a_day_has_as_many_as_its_days_hold():
+    bars = pd.DatetimeIndex([day + pd.Timedelta(hours=hour) for day in pd.bdate_range("2024-01-01", periods=20)
+                             for hour in (10, 11, 14, 15)])  # fmt: skip
+    found = portfolio.figures(pd.Series(np.random.default_rng(1).normal(size=80), bars))
+    assert found["annualised_return"] == pytest.approx(found["mean"] * 238 * 4)
+    assert found["volatility"] == pytest.approx(found["std"] * np.sqrt(238 * 4))

@@ -1,10 +1,12 @@
-"""What a bar frame is, and how raw bars become one: names, order, checks, repairs, sessions.
+"""What a bar frame is, and how raw bars become one: names, types, order, sessions (`checks` judges the bars).
 
 A bar frame is long: columns `instrument datetime open high low close volume amount` and perhaps `flag`, sorted by
 instrument and time, without repeats. Every rule here is causal: what becomes of a bar depends on that bar and
 earlier ones, never on what follows.
 """
 
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from enum import IntFlag
@@ -18,9 +20,10 @@ from kronos.errors import UserError
 PRICES = ("open", "high", "low", "close")
 FEATURES = (*PRICES, "volume", "amount")
 ALIASES = {"vol": "volume", "amt": "amount", "symbol": "instrument", "date": "datetime"}
+EXTRA = ("factor", "flag")  # columns of a raw frame that are kept beside the features
+MAX_ITEMS = 1000  # (instrument, day, text) kept a finding: beyond, the count alone tells
 
 MAX_FILL = 3  # sessions of a hole that are filled flat: a longer absence is news, not a missing print
-REPAIRABLE = 0.05  # rounding and late prints stay far below 5 %; beyond it nobody knows which price is wrong
 
 
 class Flag(IntFlag):
@@ -34,7 +37,10 @@ class Flag(IntFlag):
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of thing that cleaning met: what was done, how many bars, and every (instrument, day, text)."""
+    """One kind of thing that cleaning met: what was done, how many times, and (instrument, day, text) of each.
+
+    At most `MAX_ITEMS` of the items are kept; `count` is always whole.
+    """
 
     kind: str
     action: str
@@ -46,7 +52,9 @@ class Finding:
         return self.items[:5]
 
     def within(self, begin: date, end: date) -> "Finding":
-        """The part of it on the days begin..end."""
+        """The part of it on the days begin..end; one with more items than are kept stays as it is."""
+        if self.count > len(self.items):
+            return self
         items = [item for item in self.items if str(begin) <= item[1][:10] <= str(end)]
         return Finding(self.kind, self.action, len(items), items)
 
@@ -60,6 +68,19 @@ class Finding:
         }
 
 
+def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding for each (kind, action), in the order of their first appearance."""
+    merged: dict[tuple[str, str], Finding] = {}
+    for one in findings:
+        before = merged.get((one.kind, one.action))
+        if before is None:
+            merged[one.kind, one.action] = Finding(one.kind, one.action, one.count, one.items[:MAX_ITEMS])
+        else:
+            items = before.items + one.items[: MAX_ITEMS - len(before.items)]
+            merged[one.kind, one.action] = Finding(one.kind, one.action, before.count + one.count, items)
+    return list(merged.values())
+
+
 def day_text(times: Any) -> list[str]:
     """Times as text: the day alone when no time of day is set, else to the minute."""
     index = pd.DatetimeIndex(times)
@@ -67,138 +88,103 @@ def day_text(times: Any) -> list[str]:
     return list(index.strftime(pattern))
 
 
-def to_frame(raw: pd.DataFrame) -> pd.DataFrame:
+def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.DataFrame:
     """Give a user's table the columns, types and order of a bar frame; repeats and bad values stay in.
 
-    `vol`, `amt`, `symbol` and `date` are taken as names; a missing `volume` is 0. Other columns are left out.
+    `vol`, `amt`, `symbol` and `date` are taken as names; a missing `volume` is 0; `factor` and `flag` are kept,
+    other columns left out. Rows that were not in order of time are counted in `findings`.
     Raises UserError for a missing column, text where numbers belong, or a time without a day.
     """
     if not isinstance(raw, pd.DataFrame):
         raise UserError(f"bars must come as a pandas DataFrame, got {type(raw).__name__}")
     frame = raw.rename(columns={old: new for old, new in ALIASES.items() if new not in raw.columns})
+    twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
+    if twice:
+        raise UserError(f"bars have column {', '.join(twice)} twice: rename or remove one of them")
     missing = [name for name in ("instrument", "datetime", *PRICES) if name not in frame.columns]
     if missing:
         raise UserError(
             f"bars lack {', '.join(missing)}: the columns are {', '.join(map(str, raw.columns))}, expected "
             "instrument, datetime, open, high, low, close, volume, amount"
         )
+    nameless = (
+        frame["instrument"].isna().to_numpy() | (frame["instrument"].astype(str).str.strip() == "").to_numpy()
+    )
+    if nameless.any():
+        raise UserError(f"column instrument is empty in {int(nameless.sum())} of {len(frame)} bars")
     columns: dict[str, Any] = {"instrument": frame["instrument"].astype(str)}
-    if pd.api.types.is_numeric_dtype(frame["datetime"]):
-        raise UserError(
-            "column datetime holds numbers: give times, or text like 2024-06-18, so that none is misread"
-        )
-    try:
-        times = pd.to_datetime(frame["datetime"]).astype("datetime64[ns]")
-    except (ValueError, TypeError) as error:
-        raise UserError(f"column datetime has a value that is no time: {error}") from None
-    if bool(times.isna().any()):
-        raise UserError(f"column datetime is empty in {int(times.isna().sum())} of {len(times)} bars")
-    columns["datetime"] = times
-    for name in FEATURES:
+    columns["datetime"] = _times(frame["datetime"])
+    for name in (*FEATURES, "factor"):
         if name not in frame.columns:
             if name == "volume":
                 columns[name] = np.zeros(len(frame))
             continue
-        try:
-            columns[name] = pd.to_numeric(frame[name]).astype("float64")
-        except (ValueError, TypeError) as error:
-            raise UserError(f"column {name} has a value that is no number: {error}") from None
+        columns[name] = _numbers(frame[name], name)
     if "flag" in frame.columns:
         columns["flag"] = frame["flag"].astype("uint8")
-    result = pd.DataFrame(columns)
-    return result.sort_values(["instrument", "datetime"], kind="stable", ignore_index=True)
+    return _sorted(pd.DataFrame(columns).reset_index(drop=True), findings)
 
 
-def clean(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
-    """Make a sound bar frame: repeats and impossible bars are dropped, small contradictions repaired.
-
-    Returns the frame (with `amount` and `flag`) and what was found. A dropped bar leaves a hole, which `align` fills
-    or cuts. Each bar is judged on its own, so that later bars change nothing before them.
-    """
-    frame = to_frame(raw)
-    findings: list[Finding] = []
-
-    again = frame.duplicated(["instrument", "datetime"], keep="first").to_numpy()
-    frame = _drop(frame, again, "repeated bar", "dropped, the first is kept", findings)
-
-    numbers = frame[[*PRICES, "volume"]].to_numpy()
-    missing = ~np.isfinite(numbers).all(1)
-    frame = _drop(frame, missing, "missing value", "dropped, a hole", findings)
-
-    impossible = (frame[list(PRICES)] <= 0).any(axis=1).to_numpy() | (frame["volume"] < 0).to_numpy()
-    frame = _drop(frame, impossible, "price not positive or volume negative", "dropped, a hole", findings)
-
-    frame = _mend_range(frame, findings)
-    mean_price = (frame["open"] + frame["high"] + frame["low"] + frame["close"]) / 4
-    if "amount" not in frame.columns:
-        frame["amount"] = frame["volume"] * mean_price
-    else:
-        unknown = ~np.isfinite(frame["amount"]) | (frame["amount"] < 0)
-        frame["amount"] = frame["amount"].where(~unknown, frame["volume"] * mean_price)
-        _note(frame[unknown], "amount missing", "set to volume x mean of open, high, low, close", findings)
-    return frame[["instrument", "datetime", *FEATURES, "flag"]], findings
+def _times(column: pd.Series) -> pd.Series:
+    if pd.api.types.is_numeric_dtype(column):
+        raise UserError(
+            "column datetime holds numbers: give times, or text like 2024-06-18, so that none is misread"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a format that cannot be guessed is read one by one
+            times = pd.to_datetime(column)
+        if times.dt.tz is not None:
+            raise UserError(
+                f"column datetime has the time zone {times.dt.tz}: convert it to the exchange's own clock"
+            )
+        times = times.astype("datetime64[ns]")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"column datetime has a value that is no time: {error}") from None
+    if bool(times.isna().any()):
+        raise UserError(f"column datetime is empty in {int(times.isna().sum())} of {len(times)} bars")
+    return times
 
 
-def _mend_range(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
-    """Widen high and low to contain open and close where they are off by at most 5 %, else drop the bar."""
-    if "flag" not in frame.columns:
-        frame["flag"] = np.zeros(len(frame), "uint8")
-    top = frame[["open", "close"]].max(axis=1).to_numpy()
-    bottom = frame[["open", "close"]].min(axis=1).to_numpy()
-    high, low = frame["high"].to_numpy(), frame["low"].to_numpy()
-    excess = np.maximum(top / high, low / bottom) - 1
-    broken = excess > 0
-    far = excess > REPAIRABLE
-    kept = broken & ~far
-    texts = [
-        f"open {row.open:g} close {row.close:g} high {row.high:g} low {row.low:g} ({100 * off:.2g} % off)"
-        for row, off in zip(frame[kept].itertuples(), excess[kept], strict=True)
-    ]
-    _note(
-        frame[kept],
-        "high and low do not contain open and close, by at most 5 %",
-        "high and low widened to contain them",
-        findings,
-        texts,
-    )
-    frame.loc[kept, "high"] = np.maximum(top, high)[kept]
-    frame.loc[kept, "low"] = np.minimum(bottom, low)[kept]
-    frame.loc[kept, "flag"] |= np.uint8(Flag.REPAIRED)
-    return _drop(
-        frame,
-        far,
-        "high and low do not contain open and close, by more than 5 %",
-        "dropped, a hole",
-        findings,
-    )
+def _numbers(column: pd.Series, name: str) -> pd.Series:
+    try:
+        return pd.to_numeric(column).astype("float64")
+    except (ValueError, TypeError) as error:
+        raise UserError(f"column {name} has a value that is no number: {error}") from None
 
 
-def _note(
-    bars: pd.DataFrame, kind: str, action: str, findings: list[Finding], texts: list[str] | None = None
-) -> None:
-    if len(bars):
-        texts = texts or [""] * len(bars)
-        items = list(zip(bars["instrument"], day_text(bars["datetime"]), texts, strict=True))
-        findings.append(Finding(kind, action, len(bars), items))
-
-
-def _drop(
-    frame: pd.DataFrame, unwanted: np.ndarray, kind: str, action: str, findings: list[Finding]
-) -> pd.DataFrame:
-    if not unwanted.any():
+def _sorted(frame: pd.DataFrame, findings: list[Finding] | None) -> pd.DataFrame:
+    """Order by instrument and time, stably; most sources are in order already and cost no sort."""
+    code = pd.factorize(frame["instrument"], sort=True)[0]
+    time = frame["datetime"].to_numpy().astype(np.int64)
+    step, later = np.diff(code), np.diff(time)
+    if ((step > 0) | ((step == 0) & (later >= 0))).all():
         return frame
-    bars = frame[unwanted]
-    texts = [
-        f"open {row.open:g} high {row.high:g} low {row.low:g} close {row.close:g} volume {row.volume:g}"
-        for row in bars.itertuples()
-    ]
-    _note(bars, kind, action, findings, texts)
-    return frame[~unwanted].reset_index(drop=True)
+    grouped = np.argsort(code, kind="stable")
+    same = np.diff(code[grouped]) == 0
+    early = grouped[1:][same & (np.diff(time[grouped]) < 0)]
+    if findings is not None and len(early):
+        rows = frame.iloc[np.sort(early)[:MAX_ITEMS]]
+        items = list(zip(rows["instrument"], day_text(rows["datetime"]), [""] * len(rows), strict=True))
+        findings.append(
+            Finding("bar earlier than the one before it", "put in order of time", len(early), items)
+        )
+    order = np.lexsort((np.arange(len(time)), time, code))
+    return frame.iloc[order].reset_index(drop=True)
+
+
+def places_of(times: Any, sessions: pd.DatetimeIndex) -> np.ndarray:
+    """Place of each time in the calendar, int64 [N]; -1 where it is at no session."""
+    known = sessions.as_unit("ns").asi8
+    wanted = pd.DatetimeIndex(times).as_unit("ns").asi8
+    place = np.searchsorted(known, wanted)
+    found = known[np.minimum(place, len(known) - 1)] == wanted if len(known) else np.zeros(len(wanted), bool)
+    return np.where(found, place, -1).astype(np.int64)
 
 
 def session_places(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> np.ndarray:
     """Place of each bar in the calendar, int64 [N]. Raises UserError for a bar at no session of it."""
-    place = sessions.as_unit("ns").get_indexer(pd.DatetimeIndex(frame["datetime"]).as_unit("ns"))
+    place = places_of(frame["datetime"], sessions)
     if (place < 0).any():
         first = frame[place < 0].iloc[0]
         raise UserError(
@@ -208,12 +194,12 @@ def session_places(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> np.ndarra
     return place
 
 
-def align(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> pd.DataFrame:
+def align(frame: pd.DataFrame, sessions: pd.DatetimeIndex, last_session: int | None = None) -> pd.DataFrame:
     """Give each bar its `session` (place in the calendar) and fill the beginning of every hole flat.
 
     The first `MAX_FILL` missing sessions after a bar become bars at its close with volume 0, flagged FILLED,
-    whether or not the instrument ever trades again, but never past the last session of the whole frame. A longer
-    hole stays one: `session` jumps there, so that bars on its two sides are never adjacent.
+    whether or not the instrument ever trades again, but never past `last_session`, by default the last one with a
+    bar. A longer hole stays one: `session` jumps there, so that bars on its two sides are never adjacent.
     Raises UserError for a bar that is not at a session of the calendar.
     """
     if frame.empty:
@@ -222,7 +208,7 @@ def align(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> pd.DataFrame:
     instrument = frame["instrument"].to_numpy()
     following = np.append(place[1:], 0)
     last_of_instrument = np.append(instrument[1:] != instrument[:-1], True)
-    following[last_of_instrument] = place.max() + 1
+    following[last_of_instrument] = (int(place.max()) if last_session is None else last_session) + 1
     copies = 1 + np.minimum(following - place - 1, MAX_FILL)
 
     row = np.repeat(np.arange(len(frame)), copies)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import MAX_FILL, Finding, Flag, day_text
+from kronos.data.bars import MAX_FILL, MAX_ITEMS, Finding, Flag, day_text
 
 if TYPE_CHECKING:
     from kronos.data.store import BarStore
@@ -13,46 +13,60 @@ if TYPE_CHECKING:
 LISTED = 12  # entries shown in the report for each finding; findings.json has them all
 
 
-def hole_findings(aligned: pd.DataFrame, sessions: pd.DatetimeIndex) -> list[Finding]:
-    """The holes of aligned bars: sessions missing for every instrument, holes filled, holes that cut."""
+def hole_findings(aligned: pd.DataFrame, sessions: pd.DatetimeIndex, last_session: int) -> list[Finding]:
+    """The holes of aligned bars: those filled, those that cut, and those that no bar ends."""
     session = aligned["session"].to_numpy()
     filled = (aligned["flag"].to_numpy() & Flag.FILLED) > 0
-    instrument = aligned["instrument"].to_numpy()
-    last = int(session.max())
-    days = np.array(day_text(sessions))
-    findings = []
-
-    traded = np.bincount(session[~filled], minlength=last + 1)
-    closed = np.flatnonzero(traded[: last + 1] == 0)
-    if len(closed):
-        items = [("*", str(days[place]), "no instrument has a bar") for place in closed]
-        action = "treated as a hole of every instrument"
-        findings.append(Finding("session without any bar", action, len(items), items))
-
+    code, names = pd.factorize(aligned["instrument"])
     starts = np.flatnonzero(filled & ~np.append(False, filled[:-1]))
     ends = np.flatnonzero(filled & ~np.append(filled[1:], False))
-    goes_on = np.append(instrument[1:] == instrument[:-1], False)[ends]
+    goes_on = np.append(code[1:] == code[:-1], False)[ends]
     missing_after = np.where(
-        goes_on, np.append(session[1:], 0)[ends] - session[ends] - 1, last - session[ends]
+        goes_on, np.append(session[1:], 0)[ends] - session[ends] - 1, last_session - session[ends]
     )
-    short, cut, ended = [], [], []
-    for row, end, more, back in zip(starts, ends, missing_after, goes_on, strict=True):
-        name, day, length = str(instrument[row]), str(days[session[row]]), int(end - row + 1)
-        if more == 0:
-            short.append((name, day, f"{length} session{'s' * (length > 1)}"))
-        elif back:
-            cut.append((name, day, f"{length + more} sessions"))
-        else:
-            ended.append((name, day, f"no bar from here to the last session, {length + more} sessions"))
+    length = ends - starts + 1 + missing_after
     rule = f"the first {MAX_FILL} sessions filled flat with volume 0"
-    for kind, action, holes in (
-        (f"hole of at most {MAX_FILL} sessions", "filled flat with volume 0", short),
-        (f"hole of more than {MAX_FILL} sessions", f"{rule}, the rest left out: no window crosses it", cut),
-        ("bars end before the last session", f"{rule}", ended),
+    findings = []
+    for kind, action, which, text in (
+        (
+            f"hole of at most {MAX_FILL} sessions",
+            "filled flat with volume 0",
+            missing_after == 0,
+            "{} sessions",
+        ),
+        (
+            f"hole of more than {MAX_FILL} sessions",
+            f"{rule}, the rest left out: no window crosses it",
+            (missing_after > 0) & goes_on,
+            "{} sessions",
+        ),
+        (
+            "bars end before the last session",
+            rule,
+            (missing_after > 0) & ~goes_on,
+            "no bar from here to the last session, {} sessions",
+        ),
     ):
-        if holes:
-            findings.append(Finding(kind, action, len(holes), holes))
+        places = np.flatnonzero(which)
+        if len(places):
+            shown = places[:MAX_ITEMS]
+            days = day_text(sessions[session[starts[shown]]])
+            texts = [text.format(length[place]).replace(" 1 sessions", " 1 session") for place in shown]
+            texts = ["1 session" if one == "1 sessions" else one for one in texts]
+            who = [str(names[code[starts[place]]]) for place in shown]
+            findings.append(Finding(kind, action, len(places), list(zip(who, days, texts, strict=True))))
     return findings
+
+
+def empty_sessions(has_bar: np.ndarray, sessions: pd.DatetimeIndex) -> list[Finding]:
+    """Sessions on which no instrument at all has a bar; `has_bar` bool [last session + 1]."""
+    places = np.flatnonzero(~has_bar)
+    if not len(places):
+        return []
+    days = day_text(sessions[places[:MAX_ITEMS]])
+    items = [("*", day, "no instrument has a bar") for day in days]
+    action = "treated as a hole of every instrument"
+    return [Finding("session without any bar", action, len(places), items)]
 
 
 def report_markdown(store: "BarStore") -> str:
@@ -71,10 +85,11 @@ def report_markdown(store: "BarStore") -> str:
         "",
         f"- Source: {source.get('name', 'unknown')}",
         f"- Universe: {source.get('universe') or 'every instrument of the source'}",
-        f"- Period: {first:%Y-%m-%d} to {last:%Y-%m-%d}, {store.last_session + 1} sessions of calendar "
+        f"- Period: {first:%Y-%m-%d} to {last:%Y-%m-%d}, {store.last_session + 1:,} sessions of calendar "
         f"{store.calendar}, one bar a {store.freq}",
         f"- Instruments: {len(store.instruments)}; rows of one instrument: {lengths.min()} to {lengths.max()}, "
         f"median {int(np.median(lengths))}",
+        *([f"- Index: {store.benchmark_name}"] if store.benchmark_name else []),
         f"- Rows: {len(store):,}, of which {len(store) - filled:,} are bars and {filled:,} fill holes; "
         f"{repaired:,} bars repaired, {adjusted:,} adjusted",
         f"- Content digest: `{store.digest}`",
@@ -106,6 +121,6 @@ def _listing(finding: dict[str, Any]) -> list[str]:
     lines = [f"### {finding['kind'].capitalize()} ({finding['count']:,})", ""]
     for name, day, text in shown:
         lines.append(f"- {'all instruments' if name == '*' else name} {day}" + (f": {text}" if text else ""))
-    if len(shown) < len(items):
-        lines.append(f"- and {len(items) - len(shown):,} more in findings.json")
+    if len(shown) < finding["count"]:
+        lines.append(f"- and {finding['count'] - len(shown):,} more (findings.json has {len(items):,})")
     return [*lines, ""]

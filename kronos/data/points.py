@@ -32,8 +32,12 @@ class ForecastPoints:
         return len(self.row)
 
 
-def forecast_points(store: BarStore, begin: date, end: date, lookback: int) -> ForecastPoints:
+def forecast_points(
+    store: BarStore, begin: date, end: date, lookback: int, horizon: int = 0
+) -> ForecastPoints:
     """Every real bar of a member in begin..end that has `lookback` bars in a row ending in it.
+
+    Where windows stay within a day (`store.across_days` is False) the `horizon` must end on the bar's day too.
 
     Nothing after the bar is looked at: an instrument that is delisted the next day is forecast like any other.
     """
@@ -50,13 +54,18 @@ def forecast_points(store: BarStore, begin: date, end: date, lookback: int) -> F
             (flags & Flag.FILLED) > 0,
             (flags & Flag.NONMEMBER) > 0,
             store.history[row_of] < lookback,
+            np.broadcast_to(_leaves_the_day(store, first, days, horizon)[:, None], row_of.shape),
         ],
-        [1, 2, 3, 4],
+        [1, 2, 3, 4, 5],
         0,
     )
     words = np.array(
-        ["", "no bar", "no bar, filled", "not a member", f"fewer than {lookback} bars in a row"], dtype=object
-    )
+        [
+            "", "no bar", "no bar, filled", "not a member", f"fewer than {lookback} bars in a row",
+            f"the next {horizon} bars leave the day",
+        ],
+        dtype=object,
+    )  # fmt: skip
     day, instrument = np.nonzero(reasons == 0)
     out_day, out_instrument = np.nonzero(reasons)
     excluded = pd.DataFrame(
@@ -73,6 +82,14 @@ def forecast_points(store: BarStore, begin: date, end: date, lookback: int) -> F
         session=(first + day).astype(np.int32),
         excluded=excluded,
     )
+
+
+def _leaves_the_day(store: BarStore, first: int, count: int, horizon: int) -> np.ndarray:
+    """Whether the horizon of each of `count` sessions from `first` on ends on another day, by the calendar alone."""
+    if store.across_days or not horizon:
+        return np.zeros(count, bool)
+    places = np.minimum(np.arange(first, first + count) + horizon, len(store.sessions) - 1)
+    return np.asarray(store.day[places] != store.day[first : first + count])
 
 
 def contexts(store: BarStore, rows: np.ndarray, lookback: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,13 +125,13 @@ def gather(table: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
 def future_stamps(store: BarStore, sessions_n: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     """The next `horizon` sessions after each session: time features int64 [n, H, 5] and times int64 ns [n, H].
 
-    They come from the exchange's calendar, never from later bars. Raises UserError where the calendar ends before.
+    They come from the exchange's calendar, never from later bars.
     """
     places = np.asarray(sessions_n, np.int64)[:, None] + np.arange(1, horizon + 1)
     sessions, stamps = store.sessions, store.stamps
     lacking = int(places.max(initial=0)) + 1 - len(sessions)
     if lacking > 0:
-        more = next_sessions(store.calendar, pd.Timestamp(sessions[-1]), lacking)
+        more = next_sessions(store.calendar, pd.Timestamp(sessions[-1]), lacking, store.freq, store.label)
         sessions = np.append(sessions, more.as_unit("ns").asi8)
         stamps = np.concatenate([stamps, time_features(more)])
     return stamps[places], sessions[places]

@@ -6,6 +6,7 @@ from datetime import date
 import numpy as np
 import pandas as pd
 
+from kronos.data.bars import Flag
 from kronos.data.store import BarStore
 from kronos.errors import UserError
 
@@ -17,7 +18,7 @@ APART = (  # pairs of ranges that may not score the same bar
     ("val", "test"),
     ("val", "backtest"),
 )
-WORDS = {"train": "training", "val": "validation", "test": "test"}
+WORDS = {"train": "training", "val": "validation"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,10 @@ def make_split(
 ) -> Split:
     """Every window of `length` bars in a row, of one instrument, wholly inside begin..end.
 
-    Raises UserError with the arithmetic when there is none.
+    A window of validation or test counts only where the instrument is a member at its last lookback bar: that
+    is where
+    a forecast would be made. Training takes an instrument's whole history. Raises UserError with the
+    arithmetic when there is none.
     """
     first, last = session_range(store, begin, end)
     starts = np.zeros(0, np.int64)
@@ -58,6 +62,9 @@ def make_split(
             & (session[: len(store) - length + 1] >= first)
             & (session[length - 1 :] <= last)
         ).astype(np.int64)
+        if name != "train":
+            as_of = np.asarray(store.flags)[starts + lookback - 1]
+            starts = starts[(as_of & Flag.NONMEMBER) == 0]
     if len(starts) == 0:
         raise UserError(_no_window(store, name, begin, end, first, last, lookback, horizon, length))
     return Split(name, first, last, starts, length)
@@ -88,7 +95,10 @@ def _no_window(
         return message
     inside = (store.session >= first) & (store.session <= last)
     longest = np.minimum(store.history, np.asarray(store.session) - first + 1)[inside].max(initial=0)
-    return f"{message}; the longest run of bars without a hole is {longest}"
+    if longest >= length:
+        return f"{message}; runs are long enough, but no instrument is a member of the universe there"
+    within = "" if store.across_days else " within one day"
+    return f"{message}; the longest run of bars without a hole{within} is {longest}"
 
 
 def check_ranges(

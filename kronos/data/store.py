@@ -1,15 +1,16 @@
 """The bar store: plain memory-mapped arrays and an index that explains and checks them.
 
 A store is a folder: `values.npy` float32 [N, 6], `session.npy` int32 [N], `flags.npy` uint8 [N], `offsets.npy`
-int64 [I + 1], `sessions.npy` int64 [S], `findings.json`, `data_report.md`, and `index.json` with the sizes and
-digests of the rest.
+int64 [I + 1], `sessions.npy` int64 [S], perhaps `benchmark.npy` float64 [S], `findings.json`, `data_report.md`, and
+`index.json` with the sizes and digests of the rest.
 N rows, sorted by instrument then session; I instruments; S sessions.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,20 @@ import pandas as pd
 
 from kronos import files
 from kronos.data.bars import FEATURES, Finding
-from kronos.data.calendars import known_sessions_after, time_features
+from kronos.data.calendars import next_sessions, time_features
 from kronos.data.calendars import sessions as calendar_sessions
 from kronos.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 SESSIONS_AFTER = 64  # forecasts at the last bar need stamps beyond it; longer horizons ask the calendar
-ARRAYS = {  # name: (type, shape) in the letters above
+ARRAYS: dict[str, tuple[str, tuple[int | str, ...]]] = {  # name: (type, shape) in the letters above
     "values": ("<f4", ("N", len(FEATURES))),
     "session": ("<i4", ("N",)),
     "flags": ("|u1", ("N",)),
     "offsets": ("<i8", ("I+1",)),
     "sessions": ("<i8", ("S",)),
 }
+BENCHMARK: tuple[str, tuple[int | str, ...]] = ("<f8", ("S",))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,9 @@ class BarStore:
     digest: str  # of the content: the same for equal bars on any machine
     source: dict[str, Any]
     key: str  # given by the writer: what the store was made from
+    label: str = "end"  # which end of its interval names a bar within a day
+    benchmark_name: str | None = None  # the universe's index, where the source has it
+    across_days: bool = True  # whether windows and contexts may span several days; a reader's choice
 
     def __len__(self) -> int:
         return len(self.session)
@@ -60,6 +65,22 @@ class BarStore:
         """What cleaning met, as written by `Finding.as_dict`; read when first asked for."""
         found: list[dict[str, Any]] = files.read_json(self.path / "findings.json")
         return found
+
+    @cached_property
+    def benchmark(self) -> pd.Series | None:
+        """Closes of the universe's index by session (NaN where it has none), or None where there is no index."""
+        if self.benchmark_name is None:
+            return None
+        closes = _map(self.path, "benchmark", {"S": len(self.sessions)}, BENCHMARK)
+        days = pd.DatetimeIndex(self.sessions.astype("datetime64[ns]"), name="datetime")
+        return pd.Series(np.array(closes), index=days, name=self.benchmark_name)
+
+    @cached_property
+    def day(self) -> np.ndarray:
+        """Number of the day that each session belongs to, int64 [S]."""
+        # with bars named by their end, the last one of a day without a close ends at the next midnight
+        shift = 1 if self.label == "end" and self.freq != "day" else 0
+        return (self.sessions - shift) // (24 * 3600 * 10**9)
 
     @cached_property
     def times(self) -> np.ndarray:
@@ -78,9 +99,14 @@ class BarStore:
 
     @cached_property
     def history(self) -> np.ndarray:
-        """Rows in a row, without a hole, up to and with each row, int32 [N]: the longest context that ends there."""
+        """Rows in a row, without a hole, up to and with each row, int32 [N]: the longest context that ends there.
+
+        With `across_days=False` a row counts from the first one of its day.
+        """
         breaks = np.ones(len(self), bool)
         breaks[1:] = np.diff(self.session) != 1
+        if not self.across_days:
+            breaks[1:] |= np.diff(self.day[self.session]) != 0
         breaks[self.offsets[:-1]] = True
         row = np.arange(len(self))
         return (row - np.maximum.accumulate(np.where(breaks, row, 0)) + 1).astype(np.int32)
@@ -105,15 +131,73 @@ class BarStore:
         return pd.DataFrame(data)
 
 
-def store_sessions(calendar: str, first: Any, last: Any) -> pd.DatetimeIndex:
-    """The exchange's sessions from `first` to SESSIONS_AFTER sessions after `last`, as far as the calendar knows."""
-    within = calendar_sessions(calendar, first, last)
-    return pd.DatetimeIndex(within.append(known_sessions_after(calendar, last, SESSIONS_AFTER)))
+def store_sessions(
+    calendar: str, first: Any, last: Any, freq: str = "day", label: str = "end"
+) -> pd.DatetimeIndex:
+    """The exchange's sessions from `first` to SESSIONS_AFTER sessions after `last`."""
+    within = calendar_sessions(calendar, first, last, freq, label)
+    within = within[(within >= pd.Timestamp(first)) & (within <= pd.Timestamp(last))]
+    return pd.DatetimeIndex(within.append(next_sessions(calendar, last, SESSIONS_AFTER, freq, label)))
+
+
+@dataclass
+class StoreParts:
+    """Aligned bars (see `bars.align`) gathered part by part as the store will hold them; no name in two parts."""
+
+    names: list[str] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    arrays: dict[str, list[np.ndarray]] = field(
+        default_factory=lambda: {"values": [], "session": [], "flags": []}
+    )
+
+    def add(self, frame: pd.DataFrame) -> None:
+        """Take the bars of some instruments. Raises UserError where they are not sorted and unique."""
+        session = frame["session"].to_numpy().astype("<i4")
+        code, names = pd.factorize(frame["instrument"])
+        step = np.diff(code)
+        if not (((step == 1) | ((step == 0) & (np.diff(session) > 0))).all()):
+            raise UserError(
+                "bars are not sorted by instrument and session without repeats: clean and align them first"
+            )
+        values = np.column_stack([frame[name].to_numpy().astype("<f4") for name in FEATURES])
+        if not np.isfinite(values).all():
+            row = frame.iloc[int(np.flatnonzero(~np.isfinite(values).all(1))[0])]
+            raise UserError(
+                f"{row['instrument']} on {row['datetime']:%Y-%m-%d} has a value that is missing or too large for "
+                "float32: clean the bars first"
+            )
+        self.names += [str(name) for name in names]
+        self.lengths += np.bincount(code, minlength=len(names)).tolist()
+        for name, array in (
+            ("values", values),
+            ("session", session),
+            ("flags", frame["flag"].to_numpy("|u1")),
+        ):
+            self.arrays[name].append(array)
+
+    def merged(self) -> dict[str, np.ndarray]:
+        """The arrays of the whole store, in order of the names; the parts are given up."""
+        if not self.names:
+            raise UserError("there is no bar to store: check the source and the range of days asked for")
+        if len(set(self.names)) < len(self.names):
+            raise UserError("bars of one instrument came in two parts: they belong in one")
+        order = sorted(range(len(self.names)), key=self.names.__getitem__)
+        in_order = order == list(range(len(order)))
+        begins = np.append(0, np.cumsum(self.lengths))
+        merged = {}
+        for name in list(self.arrays):
+            whole = np.concatenate(self.arrays.pop(name))
+            if not in_order:
+                whole = np.concatenate([whole[begins[i] : begins[i + 1]] for i in order])
+            merged[name] = whole
+        merged["offsets"] = np.append(0, np.cumsum([self.lengths[i] for i in order])).astype("<i8")
+        self.names = [self.names[i] for i in order]
+        return merged
 
 
 def write_store(
     path: str | Path,
-    frame: pd.DataFrame,
+    bars: pd.DataFrame | StoreParts,
     *,
     sessions: pd.DatetimeIndex,
     last_session: int,
@@ -122,60 +206,63 @@ def write_store(
     source: dict[str, Any],
     findings: Sequence[Finding],
     key: str = "",
+    label: str = "end",
+    benchmark: pd.Series | None = None,
 ) -> BarStore:
-    """Write aligned bars (see `bars.align`) as a store at `path` and open it; a store already there is replaced.
+    """Write aligned bars as a store at `path` and open it; a store already there is replaced.
 
-    Raises UserError when `path` holds something else, or when the bars are not sorted and unique.
+    `benchmark` holds the closes of the universe's index by time, under its name. Raises UserError when `path`
+    holds something else, or when the bars are not sorted and unique.
     """
     from kronos.data.describe import report_markdown
 
     target = Path(path)
-    _refuse_foreign_folder(target)
-    names, first_row = np.unique(frame["instrument"].to_numpy().astype(str), return_index=True)
-    session = frame["session"].to_numpy().astype("<i4")
-    offsets = np.append(first_row, len(frame)).astype("<i8")
-    if len(frame) == 0:
-        raise UserError("there is no bar to store: check the source and the range of days asked for")
-    code = np.searchsorted(names, frame["instrument"].to_numpy().astype(str))
-    if not ((np.diff(code) > 0) | ((np.diff(code) == 0) & (np.diff(session) > 0))).all():
-        raise UserError(
-            "bars are not sorted by instrument and session without repeats: clean and align them first"
-        )
-    arrays = {
-        "values": np.ascontiguousarray(frame[list(FEATURES)].to_numpy(), dtype="<f4"),
-        "session": session,
-        "flags": frame["flag"].to_numpy().astype("|u1"),
-        "offsets": offsets,
-        "sessions": sessions.as_unit("ns").asi8.astype("<i8"),
-    }
-    if not np.isfinite(arrays["values"]).all():
-        raise UserError("a bar has a value that is missing or too large for float32: clean the bars first")
-    content = {
+    refuse_foreign_folder(target)
+    if isinstance(bars, pd.DataFrame):
+        parts = StoreParts()
+        if len(bars):
+            parts.add(bars)
+        bars = parts
+    arrays = bars.merged()
+    arrays["sessions"] = sessions.as_unit("ns").asi8.astype("<i8")
+    content: dict[str, Any] = {
         "freq": freq,
         "calendar": calendar,
+        "label": label,
         "last_session": int(last_session),
-        "instruments": [str(name) for name in names],
+        "instruments": bars.names,
+        "benchmark": None if benchmark is None else str(benchmark.name),
     }
+    if benchmark is not None:
+        arrays["benchmark"] = benchmark.reindex(sessions).to_numpy().astype("<f8")
     index: dict[str, Any] = {
         "format": FORMAT,
         **content,
-        "rows": len(frame),
-        "digest": files.digest_bytes(_canonical(content), *(arrays[name].data for name in ARRAYS)),
+        "rows": len(arrays["session"]),
+        "digest": files.digest_bytes(_canonical(content), *(array.data for array in arrays.values())),
         "source": source,
         "key": key,
         "files": {},
     }
     with files.atomic_folder(target) as folder:
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        for name in list(arrays):
+            np.save(folder / f"{name}.npy", arrays[name], allow_pickle=False)
+            index["files"][f"{name}.npy"] = _described(folder / f"{name}.npy")
+            del arrays[name]
         files.write_json(folder / "findings.json", [finding.as_dict() for finding in findings])
-        for file in (*(f"{name}.npy" for name in ARRAYS), "findings.json"):
-            data = (folder / file).read_bytes()
-            index["files"][file] = {"bytes": len(data), "sha256": files.digest_bytes(data)}
+        index["files"]["findings.json"] = _described(folder / "findings.json")
         index["index_digest"] = files.digest_bytes(_canonical(index))
         files.write_json(folder / "index.json", index)
         files.write_text(folder / "data_report.md", report_markdown(open_store(folder)))
     return open_store(target)
+
+
+def _described(file: Path) -> dict[str, Any]:
+    with open(file, "rb") as stream:
+        return {
+            "bytes": os.stat(file).st_size,
+            "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
+        }
 
 
 def open_store(path: str | Path, verify: bool = False) -> BarStore:
@@ -212,6 +299,8 @@ def open_store(path: str | Path, verify: bool = False) -> BarStore:
         digest=index["digest"],
         source=index["source"],
         key=index["key"],
+        label=index["label"],
+        benchmark_name=index["benchmark"],
     )
 
 
@@ -223,8 +312,9 @@ def _damaged(folder: Path, what: str) -> UserError:
     return UserError(f"the store at {folder} is damaged: {what}; make it anew with  python -m kronos data")
 
 
-def _refuse_foreign_folder(target: Path) -> None:
+def refuse_foreign_folder(path: str | Path) -> None:
     """A store replaces what is at its path: never a folder that holds a user's other files."""
+    target = Path(path)
     if target.is_file() or (
         target.is_dir() and not (target / "index.json").is_file() and next(target.iterdir(), None)
     ):
@@ -255,12 +345,14 @@ def _check_file(folder: Path, file: str, expected: dict[str, Any], verify: bool)
         raise _damaged(folder, f"{file} is missing") from None
     if size != expected["bytes"]:
         raise _damaged(folder, f"{file} has {size} bytes, expected {expected['bytes']}")
-    if verify and files.digest_bytes((folder / file).read_bytes()) != expected["sha256"]:
+    if verify and _described(folder / file)["sha256"] != expected["sha256"]:
         raise _damaged(folder, f"{file} was altered (its digest differs)")
 
 
-def _map(folder: Path, name: str, sizes: dict[str, int]) -> np.ndarray:
-    dtype, shape = ARRAYS[name]
+def _map(
+    folder: Path, name: str, sizes: dict[str, int], kind: tuple[str, tuple[int | str, ...]] | None = None
+) -> np.ndarray:
+    dtype, shape = kind or ARRAYS[name]
     try:
         array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -1,15 +1,15 @@
 """The backtest stage: forecast every test day and instrument, score the forecasts, trade them in Qlib, report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kronos.config import Config, fields_of
-from kronos.data.points import forecast_points
 from kronos.files import atomic_folder
 from kronos.model import checkpoint
 from kronos.stages import benchmark
 from kronos.stages.core import Work, origin, write_record
-from kronos.stages.data import log_dataset, raise_no_forecast, stored_bars
+from kronos.stages.data import backtest_points, log_dataset, settled, stored_bars
 from kronos.stages.evaluating import evaluate
 from kronos.stages.forecasting import forecast_all, forecaster
 from kronos.stages.training import trained_predictor, trained_tokenizer
@@ -18,7 +18,7 @@ FIELDS = (
     *(name for name in fields_of("forecast") if name != "backtest_batch_size"), *fields_of("backtest"),
     "backtest_time_range", "train_time_range", "val_time_range", "lookback_window", "predict_window", "max_context",
     "clip", "seed", "device", "cpu", "model_preset", "pretrained_tokenizer_path", "pretrained_predictor_path",
-    "tokenizer_path", "predictor_path",
+    "tokenizer_path", "predictor_path", "windows_across_days",
 )  # fmt: skip
 
 
@@ -35,13 +35,12 @@ def made_from(config: Config) -> dict[str, Any]:
 
 def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     """Write predictions.parquet, predictions.pkl, report.md and .html, figures and ledgers, whole or not at all."""
-    config = work.config
-    store = stored_bars(config)
+    store = stored_bars(work.config)
+    config = settled(work.config, store)
+    work = replace(work, config=config)
     log_dataset(work, store, "testing")
     work.run.tags({f"{name}_digest": made["inputs"][name] for name in ("tokenizer", "predictor")})
-    points = forecast_points(store, *config.backtest_time_range, config.lookback_window)
-    if not len(points):
-        raise_no_forecast(config)
+    points = backtest_points(config, store)
     model = forecaster(config, store)
     forecast, repaired = forecast_all(work, model, points)
     with atomic_folder(config.backtest_folder) as folder:

@@ -17,9 +17,19 @@ from kronos.tracking import Run, Tracking, versions
 PACKAGE = Path(__file__).resolve().parent.parent
 RECORD = "summary.json"
 RUN_FILE = "run.json"
+# What a store is made from: fields of every source, and those that only some sources read.
 STORE_FIELDS = (
-    "data_source", "data_path", "qlib_data_path", "instrument", "freq", "dataset_begin_time", "dataset_end_time",
-    "symbols", "sina_url", "sina_symbols",
+    "data_source", "freq", "dataset_begin_time", "dataset_end_time", "symbols", "calendar", "adjust",
+)  # fmt: skip
+SOURCE_FIELDS = {
+    "sample": (),
+    "csv": ("data_path",),
+    "qlib": ("qlib_data_path", "instrument"),
+    "sina": ("sina_url", "sina_factor_url", "sina_symbols", "sina_datalen", "qlib_data_path", "instrument"),
+}
+SPLIT_FIELDS = (
+    "train_time_range", "val_time_range", "test_time_range", "backtest_time_range", "lookback_window",
+    "predict_window", "embargo", "windows_across_days",
 )  # fmt: skip
 # A model trained with other values of these cannot be used with the present ones: other shapes, other scales,
 # or days that it must not have seen.
@@ -30,7 +40,14 @@ MODEL_FIELDS = (
     "clip",
     "train_time_range",
     "val_time_range",
+    "embargo",
 )
+
+
+def store_fields(config: Config) -> tuple[str, ...]:
+    """The fields that decide what the store of this configuration holds; one's own class may read any of them."""
+    everything = tuple(dict.fromkeys(name for names in SOURCE_FIELDS.values() for name in names))
+    return (*STORE_FIELDS, *SOURCE_FIELDS.get(config.data_source, everything))
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from kronos.stages.core import Work
 from kronos.stages.forecasting import (
     CLOSE,
     Forecaster,
+    draw_keys,
     forecast_frame,
     forecaster,
-    series_keys,
     starting_pair,
     trading_rules,
 )
@@ -168,7 +168,7 @@ def sample_paths(
     """Paths of a fixed random subset of the points whose horizon is known: as the model says, and as traded."""
     config, store = model.config, model.store
     whole = np.flatnonzero(points.session + config.predict_window <= store.last_session)
-    order = series_keys(store, points)[whole].astype(np.uint64) * MIXER
+    order = draw_keys(store, points)[whole].astype(np.uint64) * MIXER
     rows = whole[np.argsort(order, kind="stable")[: config.evaluation_series]]
     if not len(rows):
         return [], []
@@ -204,7 +204,7 @@ def simulate(
     for seed, random in enumerate(ranking.random_rankings(own, config.baseline_seeds)):
         traded[f"random_{seed}"] = pd.Series(random.stack())
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
-        path = write_qlib_store(frame, Path(scratch) / "bars", store.sessions[first_session:])
+        path = write_qlib_store(frame, Path(scratch) / "bars", store.sessions[first_session:], config.freq)
         return run_backtests(
             path, traded, *(pd.Timestamp(day) for day in config.backtest_time_range),
             topk=config.backtest_n_symbol_hold, n_drop=config.backtest_n_symbol_drop,
@@ -212,7 +212,7 @@ def simulate(
             open_cost=config.backtest_open_cost, close_cost=config.backtest_close_cost,
             min_cost=config.backtest_min_cost, deal_price=config.backtest_deal_price,
             limit_threshold=config.backtest_limit_threshold, benchmark=compared.returns,
-            benchmark_cost=compared.cost,
+            benchmark_cost=compared.cost, freq=config.freq,
         )  # fmt: skip
 
 

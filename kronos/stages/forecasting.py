@@ -13,7 +13,6 @@ from kronos.console import Progress
 from kronos.data.bars import FEATURES
 from kronos.data.points import ForecastPoints, contexts, future_stamps
 from kronos.data.store import BarStore
-from kronos.files import digest_bytes
 from kronos.model import checkpoint
 from kronos.stages.core import Work
 from kronos.stages.training import trained_predictor, trained_tokenizer
@@ -37,7 +36,7 @@ class Forecaster:
         """Sample paths [n, S, H, 6] of some points at a time, made possible, and how many bars that took."""
         from kronos.forecast import forecast_arrays, repair
 
-        config, keys = self.config, series_keys(self.store, points)
+        config, keys = self.config, draw_keys(self.store, points)
         horizon, size = config.predict_window, config.backtest_batch_size
         with Progress(label) as progress:
             for start in range(0, len(points), CHUNK_BATCHES * size):
@@ -141,11 +140,12 @@ def _advance(progress: Progress, before: int, whole: int, done: int, total: int)
     progress(before + done, whole)
 
 
-def series_keys(store: BarStore, points: ForecastPoints) -> np.ndarray:
+def draw_keys(store: BarStore, points: ForecastPoints) -> np.ndarray:
     """One number a (day, instrument) for its draws: the same whichever others are forecast beside it."""
-    names = np.array([int(digest_bytes(name.encode())[:8], 16) for name in store.instruments], np.int64)
-    days = store.sessions[points.session] // (60 * 10**9)  # minutes since 1970, below 2**31 until 6053
-    return (names[points.instrument] << 31) ^ days
+    from kronos.forecast import series_keys
+
+    names = np.array(store.instruments)[points.instrument]
+    return series_keys(names.tolist(), store.sessions[points.session])
 
 
 def forecast_frame(store: BarStore, points: ForecastPoints, means_NHF: np.ndarray) -> pd.DataFrame:

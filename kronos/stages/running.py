@@ -14,7 +14,7 @@ from kronos.files import digest_bytes, write_json
 from kronos.flags import to_text
 from kronos.stages.core import Body, Outcome, Stage, Work, finished, key_of, unfinished_run
 from kronos.stages.working import check_resumable
-from kronos.tracking import Run, Tracking, source_tags, versions
+from kronos.tracking import Run, Tracking, source_tags, uncommitted_changes, versions
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 ORDER = ("data", "tokenizer", "predictor", "backtest")
@@ -209,3 +209,6 @@ def _log_config(run: Run, config: Config) -> None:
     run.parameters({name: to_text(getattr(config, name)) for name in Config.model_fields})
     run.json(config.model_dump(mode="json"), "config.json")
     run.json(versions(), "versions.json")
+    changes = uncommitted_changes(PROJECT)
+    if changes:
+        run.text(changes, "uncommitted.diff")

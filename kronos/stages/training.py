@@ -18,7 +18,7 @@ from kronos.stages.core import (
     refuse_other_origin,
     write_record,
 )
-from kronos.stages.data import log_dataset, stored_bars
+from kronos.stages.data import log_dataset, settled_ranges, stored_bars
 from kronos.stages.models import Kind, freeze, make_objective, share_tokenizer, windows
 from kronos.stages.working import working_folder
 
@@ -42,9 +42,9 @@ PREDICTOR_FIELDS = (
 def tokenizer_made_from(config: Config) -> dict[str, Any]:
     if config.freeze_tokenizer:
         raise UserError("freeze_tokenizer=true leaves nothing to train here: run  python -m kronos predictor")
-    return origin(
-        "tokenizer", config, TOKENIZER_FIELDS, {"bars": stored_bars(config).digest, **_processes(config)}
-    )
+    store = stored_bars(config)
+    inputs = {"bars": store.digest, "splits": settled_ranges(config, store).text(), **_processes(config)}
+    return origin("tokenizer", config, TOKENIZER_FIELDS, inputs)
 
 
 def predictor_made_from(config: Config) -> dict[str, Any]:
@@ -52,7 +52,10 @@ def predictor_made_from(config: Config) -> dict[str, Any]:
 
     store = stored_bars(config)
     tokenizer = checkpoint.digest(trained_tokenizer(config, store))
-    inputs = {"bars": store.digest, "tokenizer": tokenizer, **_processes(config)}
+    inputs = {
+        "bars": store.digest, "splits": settled_ranges(config, store).text(), "tokenizer": tokenizer,
+        **_processes(config),
+    }  # fmt: skip
     return origin("predictor", config, PREDICTOR_FIELDS, inputs)
 
 

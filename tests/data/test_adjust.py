@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from kronos.data.adjust import adjust_splits
-from kronos.data.bars import PRICES, Flag, clean
+from kronos.data.bars import PRICES, Flag
 from kronos.data.calendars import sessions
+from kronos.data.checks import clean
 
 CALENDAR = sessions("XNYS", "2020-01-02", "2022-12-30")
 MakeBars = Callable[..., pd.DataFrame]

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos.data.bars import FEATURES, MAX_FILL, Flag, align, clean, to_frame
+from kronos.data.bars import FEATURES, MAX_FILL, Flag, align, to_frame
 from kronos.data.calendars import sessions
+from kronos.data.checks import clean
 from kronos.errors import UserError
 
 MakeBars = Callable[..., pd.DataFrame]
@@ -58,10 +59,10 @@ def test_small_contradiction_is_widened_and_a_large_one_dropped(make_bars: MakeB
     ("column", "value", "kind"),
     [
         ("close", np.nan, "missing value"),
-        ("volume", np.inf, "missing value"),
-        ("open", 0.0, "price not positive or volume negative"),
-        ("low", -1.0, "price not positive or volume negative"),
-        ("volume", -5.0, "price not positive or volume negative"),
+        ("volume", np.inf, "infinite value"),
+        ("open", 0.0, "price not positive"),
+        ("low", -1.0, "price not positive"),
+        ("volume", -5.0, "volume negative"),
     ],
 )
 def test_impossible_bar_becomes_a_hole_and_is_named(
@@ -79,7 +80,10 @@ def test_repeated_bar_is_dropped_and_the_first_kept(make_bars: MakeBars) -> None
     again = raw.iloc[[5]].assign(close=lambda f: f["close"] * 1.001)
     frame, findings = clean(pd.concat([raw, again]))
     assert frame["close"].iloc[5] == raw["close"].iloc[5]
-    assert [(f.kind, f.count) for f in findings] == [("repeated bar", 1)]
+    assert [(f.kind, f.count) for f in findings] == [
+        ("bar earlier than the one before it", 1),
+        ("repeated bar", 1),
+    ]
 
 
 @pytest.mark.parametrize(

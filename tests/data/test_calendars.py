@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from kronos.data.calendars import (
-    known_range,
-    known_sessions_after,
+    MINUTES,
+    known_end,
     next_sessions,
     sessions,
     time_features,
@@ -28,20 +28,54 @@ def test_next_sessions_follow_and_are_as_many_as_asked(name: str) -> None:
     assert found.equals(sessions(name, "2020-07-01", found[-1]))
 
 
-def test_end_of_a_calendars_knowledge_is_said() -> None:
-    end = known_range("XSHG")[1]
-    assert len(known_sessions_after("XSHG", end - pd.Timedelta(days=14), 64)) < 64
-    assert len(known_sessions_after("XSHG", end, 64)) == 0
-    with pytest.raises(
-        UserError, match=rf"calendar XSHG is known to {end:%Y-%m-%d}: of the 64 sessions after"
-    ):
-        next_sessions("XSHG", end - pd.Timedelta(days=14), 64)
-    with pytest.raises(UserError, match=r"calendar XSHG is known from 1990-12-03 to"):
+def test_past_the_known_end_sessions_are_weekdays_with_the_usual_hours() -> None:
+    end = known_end("XSHG")
+    found = next_sessions("XSHG", end - pd.Timedelta(days=14), 64)
+    assert len(found) == 64
+    after = found[found > end]
+    assert after.equals(pd.bdate_range(after[0], after[-1]).as_unit("ns")) and after[0] - end < pd.Timedelta(
+        days=4
+    )
+    assert len(sessions("XSHG", after[0], after[0], "5min")) == 48
+    assert known_end("24/7").year == known_end("XNYS").year == 2200
+    with pytest.raises(UserError, match=r"calendar XSHG is known from 1990-12-03, asked for 1980-01-01"):
         sessions("XSHG", "1980-01-01", "1981-01-01")
 
 
+def test_bars_of_a_day_follow_its_hours_lunch_and_early_closes() -> None:
+    minutes = lambda found: [f"{time:%H:%M}" for time in found]  # noqa: E731
+    day = sessions("XSHG", "2024-06-18", "2024-06-18", "30min")
+    assert minutes(day) == ["10:00", "10:30", "11:00", "11:30", "13:30", "14:00", "14:30", "15:00"]
+    starts = sessions("XSHG", "2024-06-18", "2024-06-18", "30min", "start")
+    assert starts.equals(day - pd.Timedelta(minutes=30))
+    assert minutes(sessions("XNYS", "2024-07-05", "2024-07-05", "60min"))[-2:] == ["15:30", "16:00"]
+    assert minutes(sessions("XNYS", "2024-07-03", "2024-07-03", "60min"))[-1] == "13:00"
+    assert [len(sessions("XSHG", "2024-06-18", "2024-06-18", freq)) for freq in MINUTES] == [
+        240,
+        48,
+        16,
+        8,
+        4,
+    ]
+    assert len(sessions("24/7", "2024-06-18", "2024-06-18", "5min", "start")) == 288
+    assert sessions("24/7", "2024-06-18", "2024-06-18", "60min").equals(
+        sessions("24/7", "2024-06-18", "2024-06-18", "60min", "start")
+    )
+
+
+def test_next_bars_cross_lunch_night_weekend_and_holiday() -> None:
+    after = next_sessions("XSHG", "2024-09-30 11:25", 26, "5min")
+    assert [f"{time:%m-%d %H:%M}" for time in after[[0, 1, 24, 25]]] == [
+        "09-30 11:30", "09-30 13:05", "09-30 15:00", "10-08 09:35",
+    ]  # fmt: skip
+    for freq in MINUTES:
+        assert len(next_sessions("XNYS", "2024-06-18 15:00", 1024, freq, "start")) == 1024
+
+
 def test_unknown_calendar_names_the_known() -> None:
-    with pytest.raises(UserError, match="no calendar 'NYSE2': choose one of XNYS, XSHG, XHKG, 24/7"):
+    with pytest.raises(
+        UserError, match="no calendar 'NYSE2': choose one of XNYS, XSHG, XHKG, 24/7, weekdays"
+    ):
         sessions("NYSE2", "2020-01-01", "2020-02-01")
 
 

@@ -136,16 +136,18 @@ def _adjust_backward(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> tuple[p
     return result, findings
 
 
-def _drop_short(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
+def _drop_short(raw: pd.DataFrame, freq: str) -> tuple[pd.DataFrame, list[Finding]]:
     """Judging an instrument over the whole file."""
-    frame, findings = clean(raw)
+    frame, findings = clean(raw, freq)
     return frame[frame.groupby("instrument")["close"].transform("size") > 210].reset_index(
         drop=True
     ), findings
 
 
-def _fill_only_what_comes_back(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> pd.DataFrame:
-    result = align(frame, sessions)
+def _fill_only_what_comes_back(
+    frame: pd.DataFrame, sessions: pd.DatetimeIndex, last_session: int
+) -> pd.DataFrame:
+    result = align(frame, sessions, last_session)
     last = frame.groupby("instrument")["datetime"].max()
     return result[result["datetime"] <= result["instrument"].map(last)].reset_index(drop=True)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos.data.bars import Flag, align, clean
+from kronos.data.bars import Flag, align
+from kronos.data.checks import clean
 from kronos.data.store import BarStore, store_sessions
 from kronos.data.windows import contexts, forecast_points, future_stamps
 from kronos.errors import UserError

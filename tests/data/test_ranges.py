@@ -94,7 +94,7 @@ def guide_store(make_store: MakeStore) -> BarStore:
     from kronos.data.calendars import sessions
 
     days = sessions("XNYS", "2011-01-03", "2025-06-05")
-    frame = pd.DataFrame({"instrument": "AAA", "datetime": days, "volume": 1.0})
+    frame = pd.DataFrame({"instrument": "AAA", "datetime": days, "volume": range(len(days))})
     for name in ("open", "high", "low", "close"):
         frame[name] = 10.0
     return make_store(frame)

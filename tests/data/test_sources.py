@@ -11,7 +11,7 @@ import pytest
 
 from kronos.data.sources import BaseDataProcessor, DataProcessorFactory
 from kronos.data.store import BarStore, open_store
-from kronos.errors import NotAvailable, UserError
+from kronos.errors import UserError
 
 MakeBars = Callable[..., pd.DataFrame]
 
@@ -80,12 +80,24 @@ def test_key_tells_whether_a_store_is_of_this_configuration(
     assert custom(config).run_pipeline(key="the stage's own").key == "the stage's own"
 
 
-def test_sources_to_come_and_unknown_ones_are_refused(config: Any) -> None:
-    for name in ("qlib", "sina", "csv", "my.package:Source"):
-        with pytest.raises(NotAvailable, match=f"data_source={name} is not available yet: use sample"):
-            DataProcessorFactory.create_processor(name, config)
-    with pytest.raises(UserError, match="no data_source 'yahoo': choose from sample"):
-        DataProcessorFactory.create_processor("yahoo", config)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("yahoo", "no data_source 'yahoo': choose from csv, qlib, sample, sina, or name a class"),
+        ("no_such_package:Source", "no_such_package cannot be imported .*: install it"),
+        ("kronos.data.bars:Source", "module kronos.data.bars has no 'Source'"),
+        ("kronos.data.bars:Flag", "Flag is no subclass of kronos.BaseDataProcessor"),
+    ],
+)
+def test_a_source_that_is_none_is_refused(config: Any, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        DataProcessorFactory.create_processor(name, config)
+
+
+def test_a_class_named_by_its_module_builds_its_store(settings: Any, tmp_path: Path) -> None:
+    name = "kronos.data.sources:SampleDataProcessor"
+    processor = DataProcessorFactory.create_processor(name, settings(str(tmp_path / "data"), name))
+    assert len(processor.run_pipeline().instruments) == 524
 
 
 def test_an_unfinished_class_says_what_it_lacks(config: Any) -> None:

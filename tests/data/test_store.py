@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos.data.bars import Flag, clean
+from kronos.data.bars import Flag
+from kronos.data.checks import clean
 from kronos.data.store import FORMAT, BarStore, open_store, write_store
 from kronos.errors import UserError
 
@@ -162,9 +163,9 @@ def _set_format(path: Path, number: int) -> None:
         (_empty_json, "is damaged: index.json has no format number"),
         (
             lambda path: _set_format(path, FORMAT + 1),
-            "has format 2, this version reads up to 1: update kronos",
+            f"has format {FORMAT + 1}, this version reads up to {FORMAT}: update kronos",
         ),
-        (lambda path: _set_format(path, 0), "is damaged: index.json has format 0, expected 1"),
+        (lambda path: _set_format(path, 0), "is damaged: index.json has format 0, expected 2"),
     ],
 )
 def test_each_damage_gives_one_clear_message(

@@ -1,0 +1,20 @@
+"""The key of a series' random draws: who it is and when it ends, nothing else."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kronos.files import digest_bytes
+
+MINUTE = 60 * 10**9
+
+
+def series_keys(instruments: Sequence[str], as_of: np.ndarray) -> np.ndarray:
+    """One int64 a series, from its instrument's name and the time of its last bar (int64 ns).
+
+    So a forecast is the same whichever others are made beside it, in a backtest, alone, or served.
+    """
+    numbers = {name: int(digest_bytes(name.encode())[:8], 16) for name in set(instruments)}
+    names = np.array([numbers[name] for name in instruments], np.int64)
+    minutes = np.asarray(as_of, np.int64) // MINUTE  # since 1970, below 2**31 until the year 6053
+    return (names << 31) ^ minutes

@@ -1,0 +1,145 @@
+"""Models in MLflow: log a tokenizer and predictor as one model, register versions, find weights by their address.
+
+With `tracking.py` (writing runs) and `tracked.py` (reading them) a part of the one door to MLflow.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kronos.errors import UserError
+from kronos.files import write_json
+from kronos.tracked import load_run
+from kronos.tracking import TAG, Run, connect, first_line, versions
+
+PACKAGE = Path(__file__).resolve().parent
+MODEL = "model"  # name of the model under its run
+MODEL_TAG = "model_uri"  # of the run: a logged model does not lie among its run's artifacts
+ADDRESSES = ("runs:/", "models:/")
+NEEDED = (
+    "torch",
+    "mlflow",
+    "pandas",
+    "numpy",
+    "safetensors",
+    "pydantic",
+    "exchange_calendars",
+    "psutil",
+    "tqdm",
+)
+
+
+def log_model(
+    run: Run,
+    uri: str | None,
+    tokenizer: Any,
+    predictor: Any,
+    settings: Mapping[str, Any],
+    example: pd.DataFrame,
+) -> str:
+    """Log both models as one MLflow model of a run, with signature, example and pinned requirements.
+
+    `settings` are the defaults of serving: pred_len, T, top_p, top_k, sample_count, seed, quantiles may be given
+    with a request; lookback, max_context, clip, calendar and fine_rotary may not. Returns the model's address.
+    """
+    import mlflow
+    from mlflow.models import Model
+
+    with tempfile.TemporaryDirectory(prefix="kronos-model-") as scratch, _uri(uri):
+        folder = Path(scratch)
+        tokenizer.save_pretrained(folder / "tokenizer")
+        predictor.save_pretrained(folder / "predictor")
+        write_json(folder / "serving.json", dict(settings))
+        parts = {"tokenizer": "tokenizer", "predictor": "predictor", "serving": "serving.json"}
+        info = Model.log(
+            artifact_path=None, name=MODEL, flavor=mlflow.pyfunc, run_id=run.id,
+            python_model=str(PACKAGE / "served_model.py"),
+            artifacts={name: str(folder / part) for name, part in parts.items()},
+            code_paths=[str(PACKAGE)], signature=_signature(settings), input_example=example,
+            pip_requirements=[f"{name}=={version}" for name, version in versions(NEEDED).items() if name != "python"],
+        )  # fmt: skip
+        run.tags({MODEL_TAG: info.model_uri})
+        return str(info.model_uri)
+
+
+def _signature(settings: Mapping[str, Any]) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    def column(kind: str, name: str, required: bool = True) -> Any:
+        return ColSpec(kind, name, required=required)
+
+    inputs = [column("string", "instrument", False), column("datetime", "datetime")]
+    inputs += [column("double", name) for name in ("open", "high", "low", "close")]
+    inputs += [column("double", name, False) for name in ("volume", "amount")]
+    outputs = [
+        column("string", "instrument"),
+        column("datetime", "as_of"),
+        column("datetime", "datetime"),
+        column("long", "step"),
+    ]
+    outputs += [column("double", name) for name in ("open", "high", "low", "close", "volume", "amount")]
+    params = [
+        ParamSpec("pred_len", "long", int(settings["pred_len"])),
+        ParamSpec("T", "double", float(settings["T"])),
+        ParamSpec("top_p", "double", float(settings["top_p"])),
+        ParamSpec("top_k", "long", int(settings["top_k"])),
+        ParamSpec("sample_count", "long", int(settings["sample_count"])),
+        ParamSpec("seed", "long", int(settings["seed"])),
+        ParamSpec("quantiles", "double", [float(level) for level in settings["quantiles"]], (-1,)),
+    ]
+    return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema(params))
+
+
+@contextmanager
+def _uri(uri: str | None) -> Iterator[None]:
+    """MLflow's model functions know one process-wide tracking address: set it, and put it back."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    if uri is not None:
+        mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def weights(address: str, kind: str, uri: str | None) -> str:
+    """A local folder of the weights at `runs:/...` or `models:/...`; another path is returned as it is.
+
+    `kind` is tokenizer or predictor. A `runs:/RUN` address without a path means that part of the model that the
+    run logged, or its own best checkpoint.
+    """
+    if not address.startswith(ADDRESSES):
+        return address
+    from mlflow.exceptions import MlflowException
+
+    connect(uri)
+    import mlflow
+
+    for tried in _candidates(address, uri):
+        try:
+            with _uri(uri):
+                folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=tried))
+        except (MlflowException, OSError) as error:
+            reason = first_line(error)
+            continue
+        for found in (folder, folder / "artifacts" / kind):
+            if (found / "model.safetensors").is_file():
+                return str(found)
+        reason = f"no checkpoint of a {kind} there"
+    raise UserError(f"{kind}_path {address}: {reason}")
+
+
+def _candidates(address: str, uri: str | None) -> list[str]:
+    """What an address may mean: itself; for a bare run, its checkpoint or the model that it logged."""
+    if address.startswith("models:/") or "/" in address.removeprefix("runs:/").strip("/"):
+        return [address]
+    tags = load_run(address.removeprefix("runs:/").strip("/"), uri).tags
+    logged = [tags[TAG + MODEL_TAG]] if TAG + MODEL_TAG in tags else []
+    return [f"{address.rstrip('/')}/checkpoints/best_model", *logged]
