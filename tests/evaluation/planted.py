@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import align, clean
+from kronos.data.bars import align
+from kronos.data.checks import clean
 from kronos.data.store import BarStore, store_sessions, write_store
 
 NAMES, DAYS = 40, 600
