@@ -28,8 +28,6 @@ BUILT_IN_SOURCES = ("sample", "qlib", "sina", "csv")
 NOT_YET: dict[str, Any] = {
     "feature_list": lambda value: tuple(value) != FEATURES,
     "time_feature_list": lambda value: tuple(value) != TIME_FEATURES,
-    "tokenizer_path": lambda value: value is not None and value.startswith(("runs:/", "models:/")),
-    "predictor_path": lambda value: value is not None and value.startswith(("runs:/", "models:/")),
     "registered_model_name": lambda value: value is not None,
 }
 
@@ -197,10 +195,14 @@ class Config(BaseModel):
     predict_result_path: Text = _f("output", "outputs/predictions", "folder of the latest forecasts")
     predict_save_folder_name: Text = _f("output", "latest", "their folder in predict_result_path")
     tokenizer_path: OptionalText = _f(
-        "output", None, "tokenizer to use instead of the one just trained: folder or Hub name"
+        "output",
+        None,
+        "tokenizer to use instead of the one just trained: folder, Hub name, runs:/... or models:/...",
     )
     predictor_path: OptionalText = _f(
-        "output", None, "predictor to use instead of the one just trained: folder or Hub name"
+        "output",
+        None,
+        "predictor to use instead of the one just trained: folder, Hub name, runs:/... or models:/...",
     )
     # forecast
     inference_T: Float = _f("forecast", 0.6, "sampling temperature", gt=0, le=100)

@@ -137,9 +137,9 @@ def weights(address: str, kind: str, uri: str | None) -> str:
 
 
 def _candidates(address: str, uri: str | None) -> list[str]:
-    """What an address may mean: itself; for a bare run, its checkpoint or the model that it logged."""
+    """What an address may mean: itself; for a bare run, the model that it logged or its checkpoint."""
     if address.startswith("models:/") or "/" in address.removeprefix("runs:/").strip("/"):
         return [address]
     tags = load_run(address.removeprefix("runs:/").strip("/"), uri).tags
     logged = [tags[TAG + MODEL_TAG]] if TAG + MODEL_TAG in tags else []
-    return [f"{address.rstrip('/')}/checkpoints/best_model", *logged]
+    return [*logged, f"{address.rstrip('/')}/checkpoints/best_model"]

@@ -74,7 +74,8 @@ class ServedKronos(PythonModel):
     @staticmethod
     def _after(last: int, horizon: int, settings: Mapping[str, Any]) -> np.ndarray:
         """The next sessions of the exchange after a bar, int64 ns [H]."""
-        found = next_sessions(settings["calendar"], pd.Timestamp(int(last)), horizon)
+        after = pd.Timestamp(int(last))
+        found = next_sessions(settings["calendar"], after, horizon, settings["freq"], settings["label"])
         return found.tz_localize(None).as_unit("ns").asi8
 
 

@@ -57,3 +57,25 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         KronosTokenizer(**TOKENIZER_PRESETS["nano"]).save_pretrained(folder / "tokenizer")
         Kronos(**PREDICTOR_PRESETS["nano"]).save_pretrained(folder / "predictor")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a very short pipeline has run, with its outputs and tracking store."""
+    from kronos.__main__ import main
+
+    folder = tmp_path_factory.mktemp("finished")
+    arguments = [
+        "--epochs",
+        "1",
+        "--n-train-iter",
+        "600",
+        "--n-val-iter",
+        "200",
+        "--inference-sample-count",
+        "2",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["pipeline", *arguments]) == 0
+    return folder

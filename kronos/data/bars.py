@@ -39,7 +39,7 @@ class Flag(IntFlag):
 class Finding:
     """One kind of thing that cleaning met: what was done, how many times, and (instrument, day, text) of each.
 
-    At most `MAX_ITEMS` of the items are kept; `count` is always whole.
+    At most `MAX_ITEMS` of the items are kept; `count` is always whole. Instrument or day `*` means all of them.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class Finding:
         """The part of it on the days begin..end; one with more items than are kept stays as it is."""
         if self.count > len(self.items):
             return self
-        items = [item for item in self.items if str(begin) <= item[1][:10] <= str(end)]
+        items = [item for item in self.items if item[1] == "*" or str(begin) <= item[1][:10] <= str(end)]
         return Finding(self.kind, self.action, len(items), items)
 
     def as_dict(self) -> dict[str, Any]:

@@ -57,11 +57,19 @@ class CsvDataProcessor(BaseDataProcessor):
         tables = _in_threads(self._table, paths)
         whole: list[tuple[Path, pa.Table]] = []
         waiting: list[pd.DataFrame] = []
+        files: dict[str, Path] = {}
         for path, table in zip(paths, tables, strict=True):
             if "instrument" in table.column_names:
                 whole.append((path, table))
                 continue
             name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+            if name in files:
+                raise UserError(
+                    f"{name} comes from two files, {files[name].name} and {path.name}: remove one, or name "
+                    "the instrument "
+                    "in a column"
+                )
+            files[name] = path
             frame = self._frame(table, path)
             frame.insert(0, "instrument", name)
             waiting.append(frame)
@@ -292,7 +300,7 @@ def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
     if len(bad) or not pd.api.types.is_numeric_dtype(numbers) or pd.api.types.is_bool_dtype(series):
         place = int(bad[0]) if len(bad) else 0
         raise UserError(
-            f"{path}: column {name} has {series.iloc[place]!r} in row {place + 2}, a number was expected "
+            f"{path}: column {name} has {str(series.iloc[place])!r} in row {place + 2}, a number was expected "
             f"({max(len(bad), 1)} such values)"
         )
     return numbers.to_numpy(dtype=np.float64)

@@ -92,6 +92,20 @@ def _leaves_the_day(store: BarStore, first: int, count: int, horizon: int) -> np
     return np.asarray(store.day[places] != store.day[first : first + count])
 
 
+def latest_points(store: BarStore, lookback: int) -> ForecastPoints:
+    """Every instrument that has `lookback` bars in a row ending in the store's last session."""
+    last = pd.Timestamp(int(store.sessions[store.last_session]))
+    points = forecast_points(store, last.date(), last.date(), lookback)
+    at_last = points.session == store.last_session  # of a day of minutes, the last bar only
+    points = ForecastPoints(
+        points.row[at_last], points.instrument[at_last], points.session[at_last],
+        points.excluded[points.excluded["session"] == store.last_session],
+    )  # fmt: skip
+    if not len(points):
+        raise UserError(f"nothing to forecast: no instrument has {lookback} bars in a row that end on {last}")
+    return points
+
+
 def contexts(store: BarStore, rows: np.ndarray, lookback: int) -> tuple[np.ndarray, np.ndarray]:
     """The `lookback` bars that end in each row: raw float32 [n, L, 6] and their time features int64 [n, L, 5].
 

@@ -106,7 +106,8 @@ def _with_embargo(store: BarStore, ranges: Ranges, lookback: int, embargo: int) 
         allowed = begins - 1 - embargo
         if begins <= first or last <= allowed:
             continue
-        whole = np.searchsorted(store.day, store.day[allowed + 1]) - 1  # the last session of a whole day
+        # the last session of a whole day
+        whole = np.searchsorted(store.day, store.day[allowed + 1]) - 1 if allowed >= 0 else -1
         if whole < first + lead[earlier]:
             raise UserError(
                 f"embargo {embargo} leaves nothing of {earlier}_time_range "

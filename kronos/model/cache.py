@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from kronos.model.layers import Attention, Block, RMSNorm, Tables
 from kronos.model.predictor import DependencyLayer
 
+CHUNK = 1024  # bars run together through the blocks on a CPU: more would not stay in its caches
+
 
 class Product:
     """x W + b with W stored [in, out]: a few rows read it up to twice as fast as in nn.Linear's layout."""
@@ -49,54 +51,55 @@ def turn(x: Tensor, tables: Tables) -> Tensor:
     return out
 
 
-@dataclass
 class KeyValues:
-    """Keys and values of one layer: [N, H, P, K] shared by the samples and [N, H, S, O, K] of each sample.
+    """Keys and values of one layer: of P bars shared by the samples, and of each sample's own bars.
 
-    With one sample there is nothing to share: the prefix lies at the front of `own` and `shared` is None.
+    Shared keys lie as [N, H, K, P], values as [N, H, P, K], own ones as [N, H, S, O, K]. With one sample there
+    is nothing to share: the prefix lies at the front of `own`.
     """
 
-    own: tuple[Tensor, Tensor]
-    shared: tuple[Tensor, Tensor] | None
-    used: int = 0
+    def __init__(
+        self, attention: tuple[int, int], series: int, bars: int, samples: int, room: int, like: Tensor
+    ) -> None:
+        """Room for a prefix and for `room` bars of each sample; `attention` is (heads, width of a head)."""
+        heads, width = attention
+        self.bars, self.samples, self.used = bars, samples, 0 if samples > 1 else bars
+        self.own = like.new_empty(2, series, heads, samples, room + self.used, width)
+        if samples > 1:
+            self.shared_k = like.new_empty(series, heads, width, bars)
+            self.shared_v = like.new_empty(series, heads, bars, width)
 
-    @classmethod
-    def start(cls, k: Tensor, v: Tensor, samples: int, room: int) -> "KeyValues":
-        """From a prefix [N, H, P, K], with room for `room` bars of each sample."""
-        series, heads, bars, width = k.shape
-        length = room if samples > 1 else bars + room
-        own = k.new_empty(2, series, heads, samples, length, width)
-        if samples > 1:  # contiguous: every later product over the samples reads it as it lies
-            return cls((own[0], own[1]), (k.contiguous(), v.contiguous()))
-        own[0, :, :, 0, :bars], own[1, :, :, 0, :bars] = k, v
-        return cls((own[0], own[1]), None, bars)
+    def write_prefix(self, first: int, k: Tensor, v: Tensor) -> None:
+        """Prefix [n, H, P, K] of the series from `first` on."""
+        rows = slice(first, first + len(k))
+        if self.samples > 1:
+            self.shared_k[rows], self.shared_v[rows] = k.transpose(-1, -2), v
+        else:
+            self.own[0, rows, :, 0, : self.bars], self.own[1, rows, :, 0, : self.bars] = k, v
 
     def append(self, k: Tensor, v: Tensor) -> None:
         """[N, H, S, Q, K] more of each sample."""
         end = self.used + k.shape[3]
-        self.own[0][..., self.used : end, :] = k
-        self.own[1][..., self.used : end, :] = v
+        self.own[0, ..., self.used : end, :], self.own[1, ..., self.used : end, :] = k, v
         self.used = end
 
     def attend(self, q: Tensor) -> Tensor:
         """Queries [N, H, S, Q, K] of the newest Q bars over the prefix and, causally, their own bars."""
-        k, v = self.own[0][..., : self.used, :], self.own[1][..., : self.used, :]
+        k, v = self.own[..., : self.used, :]
         queries = q.shape[3]
-        if self.shared is None and queries == 1:
+        if self.samples == 1 and queries == 1:
             return F.scaled_dot_product_attention(q[:, :, 0], k[:, :, 0], v[:, :, 0])[:, :, None]
         q = q * q.shape[-1] ** -0.5
         scores = q @ k.transpose(-1, -2)
         if queries > 1:
             hidden = torch.ones(queries, self.used, dtype=torch.bool, device=q.device)
             scores.masked_fill_(hidden.triu_(self.used - queries + 1), -torch.inf)
-        if self.shared is None:
+        if self.samples == 1:
             return scores.float().softmax(-1).to(v.dtype) @ v
-        shared_k, shared_v = self.shared
-        bars = shared_k.shape[2]
-        together = (q.flatten(2, 3) @ shared_k.transpose(-1, -2)).unflatten(2, q.shape[2:4])
+        together = (q.flatten(2, 3) @ self.shared_k).unflatten(2, q.shape[2:4])
         weights = torch.cat((together, scores), dim=-1).float().softmax(-1).to(v.dtype)
-        seen = weights[..., :bars].flatten(2, 3) @ shared_v
-        return (weights[..., bars:] @ v).add_(seen.unflatten(2, q.shape[2:4]))
+        seen = weights[..., : self.bars].flatten(2, 3) @ self.shared_v
+        return (weights[..., self.bars :] @ v).add_(seen.unflatten(2, q.shape[2:4]))
 
 
 class FastBlock:
@@ -105,6 +108,7 @@ class FastBlock:
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         attention, ffn = block.self_attn, block.ffn
         self.heads = attention.heads
+        self.attention = (self.heads, attention.rotary.head_width)
         self.norm1, self.norm2 = Norm(block.norm1, dtype), Norm(block.norm2, dtype)
         self.qkv = Product(attention.q_proj, attention.k_proj, attention.v_proj, dtype=dtype)
         self.out = Product(attention.out_proj, dtype=dtype)
@@ -169,15 +173,28 @@ class Stack:
 
         Without `hidden`, the last block makes its keys and values only.
         """
-        cache = Cache(position=x_NPD.shape[1])
-        tables = self.at(0, x_NPD.shape[1])
+        series, bars, _ = x_NPD.shape
+        cache = Cache(position=bars)
+        if samples:
+            cache.layers = [
+                KeyValues(block.attention, series, bars, samples, room, x_NPD) for block in self.blocks
+            ]
+        tables = self.at(0, bars)
+        size = max(1, CHUNK // bars) if x_NPD.device.type == "cpu" else series
+        hiddens = [
+            self._prefix(part, tables, cache, first * size, hidden)
+            for first, part in enumerate(x_NPD.split(size))
+        ]
+        return torch.cat(hiddens), cache
+
+    def _prefix(self, x_NPD: Tensor, tables: Tables | None, cache: Cache, first: int, hidden: bool) -> Tensor:
         for index, block in enumerate(self.blocks):
             q, k, v = block.project(x_NPD, tables)
-            if samples:
-                cache.layers.append(KeyValues.start(k, v, samples, room))
+            if cache.layers:
+                cache.layers[index].write_prefix(first, k, v)
             if hidden or index + 1 < len(self.blocks):
                 x_NPD = block.finish(x_NPD, F.scaled_dot_product_attention(q, k, v, is_causal=True))
-        return x_NPD, cache
+        return x_NPD
 
     def extend(self, x_NSQD: Tensor, cache: Cache) -> Tensor:
         """Run Q new bars of every sample, and add them to the cache."""
@@ -200,6 +217,7 @@ class FineHead:
     def __init__(self, layer: DependencyLayer, head: nn.Linear, trained: bool, dtype: torch.dtype) -> None:
         attention = layer.cross_attn
         self.heads = attention.heads
+        self.attention = (self.heads, attention.rotary.head_width)
         self.q, self.out = Product(attention.q_proj, dtype=dtype), Product(attention.out_proj, dtype=dtype)
         self.kv = Product(attention.k_proj, attention.v_proj, dtype=dtype)
         self.norm, self.logits = Norm(layer.norm, dtype), Product(head, dtype=dtype)
@@ -212,7 +230,9 @@ class FineHead:
 
     def start(self, hidden_NPD: Tensor, samples: int, room: int) -> KeyValues:
         """Keys of the shared prefix, with room for `room` bars of each sample."""
-        return KeyValues.start(*self.keys(hidden_NPD, 0), samples, room)
+        kept = KeyValues(self.attention, len(hidden_NPD), hidden_NPD.shape[1], samples, room, hidden_NPD)
+        kept.write_prefix(0, *self.keys(hidden_NPD, 0))
+        return kept
 
     def append(self, kept: KeyValues, hidden_NSQD: Tensor, first: int) -> None:
         """Keys of new bars, at the positions from `first` on."""

@@ -184,7 +184,7 @@ class _Window:
         """[N, S, V] of the next bar's fine id, given the embedding of its coarse id."""
         position = self.total - self.first - 1
         hidden, series = self.hidden, len(token_NSD)
-        if self.keys.own[0].shape[0] != series:  # past the context, each sample is a series of its own
+        if self.keys.own.shape[1] != series:  # past the context, each sample is a series of its own
             hidden, token_NSD = hidden.flatten(0, 1)[:, None], token_NSD.flatten(0, 1)[:, None]
         return self.engine.fine(self.keys, hidden, token_NSD, position).view(series, self.samples, -1)
 

@@ -12,6 +12,7 @@ from kronos.stages.core import Work, origin, write_record
 from kronos.stages.data import backtest_points, log_dataset, settled, stored_bars
 from kronos.stages.evaluating import evaluate
 from kronos.stages.forecasting import forecast_all, forecaster
+from kronos.stages.logged import log_inputs
 from kronos.stages.training import trained_predictor, trained_tokenizer
 
 FIELDS = (
@@ -36,17 +37,18 @@ def made_from(config: Config) -> dict[str, Any]:
 
 def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     """Write predictions.parquet, predictions.pkl, report.md and .html, figures and ledgers, whole or not at all."""
-    store = stored_bars(work.config)
-    config = settled(work.config, store)
-    work = replace(work, config=config)
+    config = work.config
+    store = stored_bars(config)
+    dated = settled(config, store)  # the weights are looked up by the ranges that were given
     log_dataset(work, store, "testing")
     work.run.tags({f"{name}_digest": made["inputs"][name] for name in ("tokenizer", "predictor")})
-    points = backtest_points(config, store)
-    model = forecaster(config, store)
+    model = forecaster(dated, store, trained_tokenizer(config, store), trained_predictor(config, store))
+    log_inputs(work, tokenizer=model.tokenizer, predictor=model.predictor)
+    points = backtest_points(dated, store)
     forecast, repaired = forecast_all(work, model, points)
     with atomic_folder(config.backtest_folder) as folder:
         forecast.to_parquet(folder / "predictions.parquet", index=False)
-        metrics = evaluate(work, model, points, forecast, repaired, made, folder)
+        metrics = evaluate(replace(work, config=dated), model, points, forecast, repaired, made, folder)
         record = write_record(folder, made, work.run.id, _outputs(folder), {"metrics": metrics})
         work.run.metrics(0, metrics)
         work.run.artifact(folder)

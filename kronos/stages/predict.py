@@ -8,7 +8,7 @@ import pandas as pd
 
 from kronos.config import Config, fields_of
 from kronos.data.bars import FEATURES
-from kronos.data.points import ForecastPoints, forecast_points
+from kronos.data.points import ForecastPoints, latest_points
 from kronos.data.store import BarStore
 from kronos.errors import UserError
 from kronos.figures import forecast_figure, save_png
@@ -17,6 +17,7 @@ from kronos.model import checkpoint
 from kronos.stages.core import Work, origin, write_record
 from kronos.stages.data import log_dataset, stored_bars
 from kronos.stages.forecasting import forecast_frame, forecast_paths
+from kronos.stages.logged import log_inputs
 from kronos.stages.training import trained_predictor, trained_tokenizer
 
 FIELDS = (
@@ -43,6 +44,7 @@ def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     store = stored_bars(config)
     log_dataset(work, store, "inference")
     work.run.tags({f"{name}_digest": made["inputs"][name] for name in ("tokenizer", "predictor")})
+    log_inputs(work, tokenizer=trained_tokenizer(config, store), predictor=trained_predictor(config, store))
     points = latest_points(store, config.lookback_window)
     drawn = chosen(config, store, points)
     frame = forecast(work, store, points)
@@ -66,20 +68,6 @@ def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
         f"in {config.predict_folder}"
     )
     return record
-
-
-def latest_points(store: BarStore, lookback: int) -> ForecastPoints:
-    """Every instrument that has `lookback` bars in a row ending in the store's last session."""
-    last = pd.Timestamp(int(store.sessions[store.last_session]))
-    points = forecast_points(store, last.date(), last.date(), lookback)
-    at_last = points.session == store.last_session  # of a day of minutes, the last bar only
-    points = ForecastPoints(
-        points.row[at_last], points.instrument[at_last], points.session[at_last],
-        points.excluded[points.excluded["session"] == store.last_session],
-    )  # fmt: skip
-    if not len(points):
-        raise UserError(f"nothing to forecast: no instrument has {lookback} bars in a row that end on {last}")
-    return points
 
 
 def forecast(work: Work, store: BarStore, points: ForecastPoints) -> pd.DataFrame:

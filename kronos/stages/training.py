@@ -10,6 +10,7 @@ from kronos.console import Progress
 from kronos.crew import world_size
 from kronos.data.store import BarStore
 from kronos.errors import UserError
+from kronos.registry import ADDRESSES, weights
 from kronos.stages.core import (
     MODEL_FIELDS,
     Work,
@@ -19,6 +20,7 @@ from kronos.stages.core import (
     write_record,
 )
 from kronos.stages.data import log_dataset, settled_ranges, stored_bars
+from kronos.stages.logged import log_inputs, log_served_model
 from kronos.stages.models import Kind, freeze, make_objective, share_tokenizer, windows
 from kronos.stages.working import working_folder
 
@@ -94,6 +96,8 @@ def _load(kind: Kind) -> Callable[[str | Path], Any]:
 
 def _trained(config: Config, store: BarStore, kind: Kind) -> Any:
     load, given = _load(kind), getattr(config, f"{kind}_path")
+    if given is not None and given.startswith(ADDRESSES):
+        given = weights(given, kind, config.tracking_uri)
     if given is None and kind == "tokenizer" and config.freeze_tokenizer:
         given = config.pretrained_tokenizer_path
     if given is not None:
@@ -163,6 +167,11 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, tokenizer: Any) -> dict
             "curve": result.curve, "learning_rates": result.learning_rates, "digest": checkpoint.digest(best),
         })  # fmt: skip
         _log_result(work, folder, record)
+        if kind == "predictor":
+            log_inputs(work, tokenizer=tokenizer)
+            work.say(
+                f"predictor: logged with its tokenizer as {log_served_model(work, store, tokenizer, best)}"
+            )
     work.say(
         f"{kind}: best val_loss {record['metrics']['best_val_loss']:.5g} at step {result.best_step}, "
         f"{result.windows_per_second:,.0f} windows/s, saved in {final}"

@@ -38,6 +38,8 @@ def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
 
     store = stored_bars(work.config)
     config = settled(work.config, store)
+    if not work.config.walk_forward_refit:  # the weights are looked up by the ranges that were given
+        config = work.config.model_copy(update={"backtest_time_range": config.backtest_time_range})
     log_dataset(work, store, "testing")
     refit = config.walk_forward_refit
     folds, warnings = [], []

@@ -1,15 +1,16 @@
 """Where a training grows before it takes its name, and how it is asked to stop."""
 
-import fcntl
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from kronos.errors import UserError
 from kronos.files import read_json, replace_folder, write_json
@@ -43,24 +44,27 @@ def working_folder(
     """
     folder = working_path(final, key_of(made))
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is training {final} with this very configuration") from None
-        try:
-            write_json(folder / RUN_FILE, {"run_id": run_id, "made_from": dict(made)})
-            with _stop_request() as stop:
-                yield folder, stop
-            replace_folder(folder, final)
-            (final / RUN_FILE).unlink(missing_ok=True)
-            (final / "lock").unlink(missing_ok=True)
-            # Not before: until the new name stands, a killed process must find what to go on from.
-            shutil.rmtree(final / "checkpoints" / "last", ignore_errors=True)
-        except BaseException:
-            if not (folder / "checkpoints" / "last").is_dir():
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
+    lock = FileLock(folder.with_name(folder.name + ".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another process is training {final} with this very configuration") from None
+    try:
+        write_json(folder / RUN_FILE, {"run_id": run_id, "made_from": dict(made)})
+        with _stop_request() as stop:
+            yield folder, stop
+        replace_folder(folder, final)
+        (final / RUN_FILE).unlink(missing_ok=True)
+        # Not before: until the new name stands, a killed process must find what to go on from.
+        shutil.rmtree(final / "checkpoints" / "last", ignore_errors=True)
+    except BaseException:
+        if not (folder / "checkpoints" / "last").is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        with suppress(OSError):  # Windows does not delete an open file
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 @contextmanager

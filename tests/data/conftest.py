@@ -79,15 +79,17 @@ def make_bars() -> Callable[..., pd.DataFrame]:
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., BarStore]:
-    def make(raw: pd.DataFrame, name: str = "store", **changes: Any) -> BarStore:
-        frame, findings = clean(raw)
-        calendar = store_sessions("XNYS", frame["datetime"].min(), frame["datetime"].max())
+    def make(
+        raw: pd.DataFrame, name: str = "store", exchange: str = "XNYS", freq: str = "day", **changes: Any
+    ) -> BarStore:
+        frame, findings = clean(raw, freq)
+        calendar = store_sessions(exchange, frame["datetime"].min(), frame["datetime"].max(), freq)
         aligned = align(frame, calendar)
         given: dict[str, Any] = {
             "sessions": calendar,
             "last_session": int(aligned["session"].max()),
-            "calendar": "XNYS",
-            "freq": "day",
+            "calendar": exchange,
+            "freq": freq,
             "source": {"name": "made up"},
             "findings": findings,
         }

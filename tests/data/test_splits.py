@@ -1,0 +1,133 @@
+"""Fractions, the embargo, and windows that stay within a day."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kronos.data.calendars import sessions
+from kronos.data.points import forecast_points
+from kronos.data.ranges import check_ranges, make_split, session_range
+from kronos.data.splits import settle_ranges
+from kronos.data.store import BarStore
+from kronos.errors import UserError
+
+MakeBars = Callable[..., pd.DataFrame]
+MakeStore = Callable[..., BarStore]
+
+
+@pytest.fixture
+def intraday(make_bars: MakeBars, make_store: MakeStore) -> BarStore:
+    """Ten days of 48 bars of five minutes on XSHG."""
+    times = sessions("XSHG", "2024-06-03", "2024-06-30", "5min")[:480]
+    frame = make_bars(480, names=["SH600519"]).assign(datetime=times)
+    return make_store(frame, exchange="XSHG", freq="5min")
+
+
+def elsewhere() -> dict[str, tuple[date, date]]:
+    days = [date(1999, 1, 4 + place) for place in range(8)]
+    return dict(
+        zip(("train", "val", "test", "backtest"), zip(days[::2], days[1::2], strict=True), strict=True)
+    )
+
+
+@pytest.mark.parametrize("lookback", [8, 30, 48, 90])
+def test_fractions_cover_the_bars_and_score_none_twice(
+    make_bars: MakeBars, make_store: MakeStore, intraday: BarStore, lookback: int
+) -> None:
+    for store in (make_store(make_bars(500)), intraday):
+        ranges = settle_ranges(store, **elsewhere(), lookback=lookback)
+        (note,) = ranges.notes
+        assert "the given ranges have too few bars of the store" in note and "cut 60 : 20 : 20" in note
+        check_ranges(store, **ranges.days(), lookback=lookback)
+        count = store.last_session + 1
+        places = {name: session_range(store, *days) for name, days in ranges.days().items()}
+        assert places["train"][0] == 0 and places["backtest"][1] == places["test"][1] == count - 1
+        assert (
+            abs(places["train"][1] + 1 - 0.6 * count) <= 48 and abs(places["val"][1] + 1 - 0.8 * count) <= 48
+        )
+        assert places["backtest"][0] == places["val"][1] + 1
+        gap = places["val"][0] + lookback - places["train"][1] - 1
+        assert 0 <= gap < 48, "validation is scored from the end of training on, but for a part of a day"
+
+
+def test_ranges_that_fit_are_taken_as_they_are_and_default_ones_only_where_training_has_bars(
+    make_bars: MakeBars, make_store: MakeStore
+) -> None:
+    store = make_store(make_bars(300))
+    given = {**elsewhere(), "val": (date(2020, 6, 1), date(2020, 9, 1))}
+    assert settle_ranges(store, **given, lookback=8).days() == given
+    settled = settle_ranges(store, **given, lookback=8, defaults=True)
+    assert settled.train[0] == date(2020, 1, 2) and settled.notes
+
+
+def test_a_few_days_are_not_cut_by_fractions(make_bars: MakeBars, make_store: MakeStore) -> None:
+    with pytest.raises(
+        UserError, match=r"its 2 days \(2020-01-02\.\.2020-01-03\) are too few to cut by fractions"
+    ):
+        settle_ranges(make_store(make_bars(2)), **elsewhere(), lookback=8)
+
+
+@pytest.mark.parametrize("embargo", [1, 5, 20])
+def test_an_embargo_leaves_bars_between_what_two_splits_score(
+    make_bars: MakeBars, make_store: MakeStore, embargo: int
+) -> None:
+    store = make_store(make_bars(500))
+    plain = settle_ranges(store, **elsewhere(), lookback=30)
+    ranges = settle_ranges(store, **plain.days(), lookback=30, embargo=embargo)
+    places = {name: session_range(store, *days) for name, days in ranges.days().items()}
+    assert places["val"][0] + 30 - places["train"][1] - 1 == embargo
+    assert places["backtest"][0] - places["val"][1] - 1 == embargo
+    assert len(ranges.notes) == 2 and f"embargo {embargo}: train_time_range ends" in ranges.notes[0]
+    assert ranges.test == plain.test and ranges.backtest == plain.backtest
+
+
+def test_an_embargo_within_days_ends_on_a_whole_day(intraday: BarStore) -> None:
+    ranges = settle_ranges(intraday, **elsewhere(), lookback=8, embargo=3)
+    last = session_range(intraday, *ranges.train)[1]
+    first = session_range(intraday, *ranges.val)[0]
+    assert first + 8 - last - 1 >= 3 and (last + 1) % 48 == 0
+
+
+def test_an_embargo_that_leaves_nothing_is_refused(make_bars: MakeBars, make_store: MakeStore) -> None:
+    store = make_store(make_bars(100))
+    plain = settle_ranges(store, **elsewhere(), lookback=8)
+    with pytest.raises(UserError, match="embargo 90 leaves nothing of train_time_range"):
+        settle_ranges(store, **plain.days(), lookback=8, embargo=90)
+
+
+def test_windows_stay_within_a_day_where_they_are_told_to(intraday: BarStore) -> None:
+    arguments: dict[str, Any] = {"lookback": 20, "horizon": 4, "length": 25}
+    whole = (date(2024, 6, 1), date(2024, 6, 30))
+    across = make_split(intraday, "train", *whole, **arguments)
+    store = replace(intraday, across_days=False)
+    within = make_split(store, "train", *whole, **arguments)
+    assert len(across) == 480 - 24 and len(within) == 10 * 24
+    day = store.day[store.session]
+    assert (day[within.starts] == day[within.starts + 24]).all()
+    assert set(within.starts) == {start for start in across.starts if day[start] == day[start + 24]}
+    with pytest.raises(UserError, match="the longest run of bars without a hole within one day is 48"):
+        make_split(store, "train", *whole, lookback=50, horizon=4, length=55)
+
+
+def test_forecasts_within_a_day_leave_out_horizons_that_end_on_the_next(intraday: BarStore) -> None:
+    store = replace(intraday, across_days=False)
+    whole = (date(2024, 6, 1), date(2024, 6, 30))
+    points = forecast_points(store, *whole, lookback=20, horizon=4)
+    assert len(points) == 10 * (48 - 19 - 4)
+    reasons = points.excluded["reason"].value_counts().to_dict()
+    assert reasons == {"fewer than 20 bars in a row": 190, "the next 4 bars leave the day": 40}
+    last = pd.DatetimeIndex(store.times[points.row].astype("datetime64[ns]"))
+    assert max(f"{time:%H:%M}" for time in last) == "14:40"
+    assert len(forecast_points(intraday, *whole, lookback=20, horizon=4)) == 480 - 19
+
+
+def test_time_features_and_adjacency_over_lunch_and_night(intraday: BarStore) -> None:
+    stamps = intraday.stamps[:49]
+    assert stamps[23].tolist() == [30, 11, 0, 3, 6] and stamps[24].tolist() == [5, 13, 0, 3, 6]
+    assert stamps[47].tolist() == [0, 15, 0, 3, 6] and stamps[48].tolist() == [35, 9, 1, 4, 6]
+    assert (intraday.history == np.arange(1, 481)).all(), "the next bar after lunch or the night is adjacent"
