@@ -74,3 +74,9 @@ def planted_store(path: Path, seed: int = 0, *, pattern: bool = True) -> BarStor
         source={"name": "planted", "universe": f"{NAMES} made-up instruments {word}"},
         findings=findings,
     )
+
+
+if __name__ == "__main__":
+    import sys
+
+    planted_store(Path(sys.argv[1]) / "outputs" / "data", pattern="--no-pattern" not in sys.argv)
