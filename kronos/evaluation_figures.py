@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kronos.figures import (
     BLUE,
@@ -129,6 +129,7 @@ def examples_figure(examples: Sequence[Example], period: str) -> Figure:
         panel.plot(
             steps, np.append(seen[-1], example.came), color=RED, lw=1.6, marker="o", ms=3, label="came"
         )
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_title(f"{example.instrument}, {example.as_of:%Y-%m-%d}", fontsize=10, color=INK)
     if examples:
         legend(np.atleast_1d(axes).reshape(-1)[0])
