@@ -16,8 +16,11 @@ from kronos.stages.logged import log_inputs
 from kronos.stages.training import trained_predictor, trained_tokenizer
 
 FIELDS = (
-    *(name for name in fields_of("forecast") if name != "backtest_batch_size"),
-    *(name for name in fields_of("backtest") if not name.startswith("walk_forward")),
+    *(
+        name
+        for name in fields_of("forecast", "backtest")
+        if name != "backtest_batch_size" and not name.startswith(("predict_", "walk_forward"))
+    ),
     "backtest_time_range", "train_time_range", "val_time_range", "lookback_window", "predict_window", "max_context",
     "clip", "seed", "device", "cpu", "model_preset", "pretrained_tokenizer_path", "pretrained_predictor_path",
     "tokenizer_path", "predictor_path", "windows_across_days",
@@ -37,18 +40,20 @@ def made_from(config: Config) -> dict[str, Any]:
 
 def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     """Write predictions.parquet, predictions.pkl, report.md and .html, figures and ledgers, whole or not at all."""
-    config = work.config
-    store = stored_bars(config)
-    dated = settled(config, store)  # the weights are looked up by the ranges that were given
+    store = stored_bars(work.config)
+    # looked up by the ranges that were given, as they were trained
+    pair = trained_tokenizer(work.config, store), trained_predictor(work.config, store)
+    config = settled(work.config, store)
+    work = replace(work, config=config)
     log_dataset(work, store, "testing")
     work.run.tags({f"{name}_digest": made["inputs"][name] for name in ("tokenizer", "predictor")})
-    model = forecaster(dated, store, trained_tokenizer(config, store), trained_predictor(config, store))
-    log_inputs(work, tokenizer=model.tokenizer, predictor=model.predictor)
-    points = backtest_points(dated, store)
+    log_inputs(work, tokenizer=pair[0], predictor=pair[1])
+    points = backtest_points(config, store)
+    model = forecaster(config, store, *pair)
     forecast, repaired = forecast_all(work, model, points)
     with atomic_folder(config.backtest_folder) as folder:
         forecast.to_parquet(folder / "predictions.parquet", index=False)
-        metrics = evaluate(replace(work, config=dated), model, points, forecast, repaired, made, folder)
+        metrics = evaluate(work, model, points, forecast, repaired, made, folder)
         record = write_record(folder, made, work.run.id, _outputs(folder), {"metrics": metrics})
         work.run.metrics(0, metrics)
         work.run.artifact(folder)
