@@ -34,9 +34,13 @@ def execute(name: str, config: Config, say: Callable[[str], None] | None = None)
         following.under_torchrun()
         return {}
     speak = say or running.print_line
-    return (
-        running.pipeline(config, speak) if name == "pipeline" else running.single(STAGES[name], config, speak)
-    )
+    if name == "pipeline":
+        return running.pipeline(config, speak)
+    if name == "search":
+        from kronos.stages import search
+
+        return search.run(config, speak)
+    return running.single(STAGES[name], config, speak)
 
 
 def _data() -> Body:
@@ -76,7 +80,7 @@ def _walk_forward() -> Body:
 
 
 def _pipeline() -> Body:
-    raise AssertionError("the pipeline has no body of its own: its stages are run one by one")
+    raise AssertionError("the pipeline and a search have no body of their own: they run other stages")
 
 
 _TRAINING = tuple(
@@ -124,6 +128,11 @@ STAGES = {
         Stage(
             "pipeline", "data, tokenizer, predictor and backtest, as one run with a child each",
             _PIPELINE, lambda config: Path(config.save_path).parent, _pipeline,
+        ),
+        Stage(
+            "search", "try values of learning rate, batch size and more, and write the best as a configuration",
+            (*_TRAINING, *fields_of("forecast", "search"), "backtest_signal", "skip_data_process", "skip_tokenizer"),
+            lambda config: Path(config.search_path), _pipeline,
         ),
     )
 }  # fmt: skip
