@@ -19,6 +19,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from kronos.search_fields import search_problems
+
 GROUPS = ("data", "model", "training", "launch", "output", "forecast", "backtest", "tracking", "search")
 FEATURES = ("open", "high", "low", "close", "vol", "amt")
 TIME_FEATURES = ("minute", "hour", "weekday", "day", "month")
@@ -247,6 +249,8 @@ class Config(BaseModel):
     backtest_limit_threshold: OptionalFloat = _f(
         "backtest", 0.095, "daily move at which a name cannot be traded, or none", gt=0, lt=1
     )
+    walk_forward_folds: Int = _f("backtest", 4, "walk_forward: parts of the backtest's days", ge=2, le=50)
+    walk_forward_refit: bool = _f("backtest", True, "walk_forward: train both models anew for each part")
     # tracking
     tracking_uri: OptionalText = _f("tracking", None, "MLflow tracking address; none is MLflow's own rule")
     experiment_name: Text = _f("tracking", "kronos", "MLflow experiment")
@@ -265,14 +269,29 @@ class Config(BaseModel):
     search_batch_size: Annotated[tuple[int, ...], BeforeValidator(_split)] = _f(
         "search", (16, 32, 64, 128), "choices"
     )
-    search_metric: Literal["val_loss", "rank_ic"] = _f("search", "val_loss", "what a trial is judged by")
+    search_space: OptionalText = _f(
+        "search", None, "JSON file of further fields to search: float, log, int, categorical, conditional"
+    )
+    search_metric: Names = _f(
+        "search", ("val_loss",), "what a trial is judged by: val_loss, rank_ic, or both as two objectives"
+    )
     search_sampler: Literal["tpe", "random"] = _f("search", "tpe", "how the next trial is chosen")
     search_pruner: Literal["hyperband", "asha", "median", "none"] = _f(
         "search", "hyperband", "how weak trials are stopped"
     )
-    study_name: Text = _f("search", "auto", "name of the study")
-    storage: Text = _f("search", "sqlite:///optuna.db", "Optuna's storage address")
-    n_jobs: Int = _f("search", 1, "trials at a time", ge=1)
+    search_reports: Int = _f("search", 9, "validations a trial, evenly over its windows", ge=1, le=1000)
+    search_trial_timeout: Int = _f("search", 0, "seconds after which a trial fails; 0 is off", ge=0)
+    search_repeats: Int = _f("search", 1, "seeds that the best few trials are trained with", ge=1)
+    search_top: Int = _f("search", 3, "how many are the best few", ge=1)
+    search_heartbeat: Int = _f(
+        "search", 20, "seconds between signs of life; a trial silent for thrice that is tried again", ge=1
+    )
+    search_path: Text = _f("search", "outputs/search", "folder of the studies' answers")
+    study_name: Text = _f("search", "auto", "name of the study; auto follows from space and inputs")
+    storage: Text = _f(
+        "search", "sqlite:///optuna.db", "Optuna's storage address, shared by all machines of a search"
+    )
+    n_jobs: Int = _f("search", 1, "trials at a time on this machine", ge=1)
 
     @field_validator("*")
     @classmethod
@@ -282,9 +301,6 @@ class Config(BaseModel):
             raise ValueError(
                 f"{value!r} is not one of {', '.join(BUILT_IN_SOURCES)}, nor package.module:Class"
             )
-        field = cls.model_fields[name]
-        if group_of(field) == "search" and value != field.default:
-            raise ValueError("hyper-parameter search is not available yet")
         if name in NOT_YET and NOT_YET[name](value):
             raise ValueError("this value is not available yet")
         return value
@@ -335,6 +351,7 @@ class Config(BaseModel):
             value = getattr(self, name)
             if Path(value).name != value or value in (".", ".."):
                 yield f"{name}: {value!r} is not a plain folder name"
+        yield from search_problems(self)
         if not self.predict_quantiles or not all(0 <= level <= 1 for level in self.predict_quantiles):
             yield f"predict_quantiles: {self.predict_quantiles} must be levels from 0 to 1"
 

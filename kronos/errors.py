@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class NotAvailable(UserError):
     """A capability that the configuration names but this version does not have yet."""
+
+
+class Pruned(Exception):
+    """A trial of a search that was given up for being weak: no failure, and no result."""

@@ -1,6 +1,6 @@
 """Figures of training and backtests: matplotlib objects on the Agg canvas, without pyplot's global state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -259,3 +259,29 @@ def forecast_figure(
 def save_png(figure: Figure, path: Path) -> None:
     """Write the figure; the same figure gives the same bytes."""
     figure.savefig(path, format="png")
+
+
+def save_plots(plots: Mapping[str, Callable[[], Any]], folder: Path) -> list[str]:
+    """Save what functions draw with pyplot as NAME.png; returns why some were left out.
+
+    For figures of other packages, which know no other way; pyplot's backend is put back as it was.
+    """
+    import matplotlib
+    import matplotlib.pyplot as pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    before, left_out = matplotlib.get_backend(), []
+    pyplot.switch_backend("Agg")
+    try:
+        for name, plot in plots.items():
+            try:
+                axes = plot()
+                figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
+                figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+            except (ValueError, RuntimeError, ImportError, IndexError) as error:
+                left_out.append(f"{name}: {(str(error) or repr(error)).splitlines()[0]}")
+            finally:
+                pyplot.close("all")
+    finally:
+        pyplot.switch_backend(before)
+    return left_out

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from kronos.errors import UserError
+from kronos.errors import Pruned, UserError
 
 PACKAGES = ("torch", "mlflow", "optuna", "pyqlib", "pandas", "numpy", "matplotlib", "safetensors", "pydantic")
 PARAMETERS_A_CALL = 100  # MLflow's limits for one log_batch
@@ -214,7 +214,7 @@ class Tracking:
             )
             yield run
         except BaseException as error:
-            killed = isinstance(error, KeyboardInterrupt | SystemExit)
+            killed = isinstance(error, KeyboardInterrupt | SystemExit | Pruned)
             run.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}".rstrip(": "))
             raise
         run.finish("FINISHED")
@@ -234,6 +234,14 @@ class Tracking:
         tags = {"mlflow.parentRunId": parent.id} if parent else {}
         created = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
         return Run(self.client, created.info.run_id, self.experiment_id)
+
+    def busy(self, run_id: str) -> bool:
+        """Whether a run is open in a process that lives, or may live: one of another machine."""
+        found = self.client.get_run(run_id)
+        if found.info.status != "RUNNING":
+            return False
+        pid, started = found.data.tags.get(TAG + "process", "0 0").split()
+        return found.data.tags.get(TAG + "host") != socket.gethostname() or _is_alive(int(pid), started)
 
     def exists(self, run_id: str) -> bool:
         """Whether the store still has this run."""

@@ -102,7 +102,6 @@ def test_fast_mode_prints_its_cuts_and_explicit_flags_win() -> None:
         (["--predictor-save-folder-name", "a/b"], "predictor_save_folder_name: 'a/b' is not a plain folder name"),
         (["stray"], "'stray' was not expected"),
         (["--freeze-tokenizer"], "freeze_tokenizer: true needs pretrained_tokenizer_path, which is none"),
-        (["--n-trials", "3"], "hyper-parameter search is not available yet"),
         (["--data-source", "sina", "--windows-across-days", "false"], "false needs bars within a day, freq is day"),
         (["--data-source", "yahoo"], "'yahoo' is not one of sample, qlib, sina, csv, nor package.module:Class"),
         (["--config-path", "none.json"], "no file none.json"),

@@ -34,9 +34,13 @@ def execute(name: str, config: Config, say: Callable[[str], None] | None = None)
         following.under_torchrun()
         return {}
     speak = say or running.print_line
-    return (
-        running.pipeline(config, speak) if name == "pipeline" else running.single(STAGES[name], config, speak)
-    )
+    if name == "pipeline":
+        return running.pipeline(config, speak)
+    if name == "search":
+        from kronos.stages import search
+
+        return search.run(config, speak)
+    return running.single(STAGES[name], config, speak)
 
 
 def _data() -> Body:
@@ -69,8 +73,14 @@ def _predict() -> Body:
     return Body(predict.made_from, predict.run)
 
 
+def _walk_forward() -> Body:
+    from kronos.stages import walk_forward
+
+    return Body(walk_forward.made_from, walk_forward.run)
+
+
 def _pipeline() -> Body:
-    raise AssertionError("the pipeline has no body of its own: its stages are run one by one")
+    raise AssertionError("the pipeline and a search have no body of their own: they run other stages")
 
 
 _TRAINING = tuple(
@@ -79,6 +89,11 @@ _TRAINING = tuple(
     if not name.startswith(("skip_", "backtest_", "predict_result", "predict_save"))
 )
 _PIPELINE = tuple(name for name in Config.model_fields if name not in fields_of("search"))
+
+
+def _walk_forward_folder(config: Config) -> Path:
+    return Path(config.backtest_result_path) / f"{config.backtest_save_folder_name}_walk_forward"
+
 
 STAGES = {
     stage.name: stage
@@ -103,12 +118,21 @@ STAGES = {
             lambda config: config.backtest_folder, _backtest,
         ),
         Stage(
+            "walk_forward", "train and backtest on several parts of the backtest's days, pooled",
+            _PIPELINE, _walk_forward_folder, _walk_forward,
+        ),
+        Stage(
             "predict", "forecast the next bars of every instrument from its latest ones",
             fields_of("data", "output", "forecast", "tracking"), lambda config: config.predict_folder, _predict,
         ),
         Stage(
             "pipeline", "data, tokenizer, predictor and backtest, as one run with a child each",
             _PIPELINE, lambda config: Path(config.save_path).parent, _pipeline,
+        ),
+        Stage(
+            "search", "try values of learning rate, batch size and more, and write the best as a configuration",
+            (*_TRAINING, *fields_of("forecast", "search"), "backtest_signal", "skip_data_process", "skip_tokenizer"),
+            lambda config: Path(config.search_path), _pipeline,
         ),
     )
 }  # fmt: skip

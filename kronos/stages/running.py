@@ -38,8 +38,8 @@ def single(
         tracking = Tracking(config.tracking_uri, config.experiment_name)
         made = _origin(stage.load(), config, objective)
         run_id = None if isinstance(made, UserError) else _resumable(stage, config, made, tracking)
-        with tracking.run(config.run_name or stage.name, _tags(stage.name, config), run_id=run_id) as run:
-            _log_config(run, config)
+        with tracking.run(config.run_name or stage.name, tags_of(stage.name, config), run_id=run_id) as run:
+            log_config(run, config)
             if isinstance(made, UserError):  # raised here, so that the failure is on record
                 raise made
             outcome = _reuse(stage, config, made, say)
@@ -70,9 +70,9 @@ class PipelineRun:
         if outcome is not None:
             return outcome
         run_id = _resumable(stage, config, made, self.tracking)
-        tags = _tags(stage.name, config)
+        tags = tags_of(stage.name, config)
         with self.tracking.run(stage.name, tags, parent=self.run, run_id=run_id) as run:
-            _log_config(run, config)
+            log_config(run, config)
             return _do(stage, made, Work(config, run, self.tracking, say, self.crew, objective))
 
 
@@ -90,8 +90,8 @@ def pipeline(
     outcomes: dict[str, Outcome] = {}
     with _crew(config) as crew:
         tracking = Tracking(config.tracking_uri, config.experiment_name)
-        with tracking.run(config.run_name or "pipeline", _tags("pipeline", config)) as run:
-            _log_config(run, config)
+        with tracking.run(config.run_name or "pipeline", tags_of("pipeline", config)) as run:
+            log_config(run, config)
             _check_skipped(config)
             write_json(Path(config.save_path).parent / CONFIG_FILE, config.model_dump(mode="json"))
             current = PipelineRun(config, tracking, run, say, crew)
@@ -109,6 +109,21 @@ def pipeline(
                 run.metrics(0, {f"{name}_{key}": value for key, value in outcome.record["metrics"].items()})
             say(f"pipeline: done, run {run.id}; look at it with  mlflow ui")
     return outcomes
+
+
+def beside(stage: Stage, config: Config, tracking: Tracking, say: Callable[[str], None]) -> Outcome:
+    """Run a stage as a run of its own while another is open, or take its finished output."""
+    with _crew(config) as crew:
+        made = _origin(stage.load(), config, None)
+        if isinstance(made, UserError):
+            raise made
+        outcome = _reuse(stage, config, made, say)
+        if outcome is not None:
+            return outcome
+        run_id = _resumable(stage, config, made, tracking)
+        with tracking.run(stage.name, tags_of(stage.name, config), run_id=run_id) as run:
+            log_config(run, config)
+            return _do(stage, made, Work(config, run, tracking, say, crew))
 
 
 @contextmanager
@@ -200,11 +215,11 @@ def _check_skipped(config: Config) -> None:
         raise UserError("; ".join(missing))
 
 
-def _tags(stage: str, config: Config) -> dict[str, str]:
+def tags_of(stage: str, config: Config) -> dict[str, str]:
     return {"stage": stage, "seed": str(config.seed), **source_tags(PROJECT)}
 
 
-def _log_config(run: Run, config: Config) -> None:
+def log_config(run: Run, config: Config) -> None:
     """Every resolved parameter, the configuration as a file that can be used again, and all versions."""
     run.parameters({name: to_text(getattr(config, name)) for name in Config.model_fields})
     run.json(config.model_dump(mode="json"), "config.json")
