@@ -30,9 +30,7 @@ BUILT_IN_SOURCES = ("sample", "qlib", "sina", "csv")
 NOT_YET: dict[str, Any] = {
     "feature_list": lambda value: tuple(value) != FEATURES,
     "time_feature_list": lambda value: tuple(value) != TIME_FEATURES,
-    "evaluation_sample_count": lambda value: value != 20,
     "registered_model_name": lambda value: value is not None,
-    "backtest_benchmark": lambda value: value != "auto",
 }
 
 
@@ -214,6 +212,9 @@ class Config(BaseModel):
     inference_top_k: Int = _f("forecast", 0, "tokens kept when sampling; 0 is off", ge=0)
     inference_sample_count: Int = _f("forecast", 5, "sample paths a series", ge=1)
     evaluation_sample_count: Int = _f("forecast", 20, "sample paths a series for calibration", ge=1)
+    evaluation_series: Int = _f(
+        "forecast", 500, "series of the fixed subset whose paths are kept for calibration", ge=1
+    )
     inference_fine_rotary: Literal["public", "trained"] = _f(
         "forecast", "public", "rotary positions of the fine head: none as the public code, or true ones"
     )
@@ -229,7 +230,13 @@ class Config(BaseModel):
     backtest_n_symbol_drop: Int = _f("backtest", 5, "names replaced a day at most", ge=1)
     backtest_hold_thresh: Int = _f("backtest", 5, "days a name is held at least", ge=1)
     backtest_benchmark: Text = _f(
-        "backtest", "auto", "auto: the index of a CSI universe, else the equal weight of the members"
+        "backtest",
+        "auto",
+        "instrument, CSV of closes, equal_weight; auto: a CSI universe's index, else equal weight",
+    )
+    baseline_seeds: Int = _f("backtest", 20, "random rankings in the band that a report draws", ge=1, le=100)
+    baseline_day_step: Int = _f(
+        "backtest", 0, "days between forecasts of the model before fine-tuning; 0 is the horizon", ge=0
     )
     backtest_signal: Literal["last", "mean", "max", "min"] = _f(
         "backtest", "mean", "reduction of the predicted closes, fixed before the test"
@@ -264,7 +271,7 @@ class Config(BaseModel):
         "search", None, "JSON file of further fields to search: float, log, int, categorical, conditional"
     )
     search_metric: Names = _f(
-        "search", ("val_loss",), "what a trial is judged by: val_loss, rank_ic, or both as two objectives"
+        "search", ("val_loss",), "what a trial is judged by: val_loss, rank_ic, crps, or two of them"
     )
     search_sampler: Literal["tpe", "random"] = _f("search", "tpe", "how the next trial is chosen")
     search_pruner: Literal["hyperband", "asha", "median", "none"] = _f(

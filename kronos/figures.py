@@ -14,21 +14,24 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 
+from kronos.document import number_text
 from kronos.signals import summary
 
 INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, LIGHT_BLUE, GREEN, RED = "#1f5fa8", "#7fb2e5", "#2a9d74", "#c8553d"
 
 
-def _panels(title: str, period: str) -> tuple[Figure, Axes, Axes]:
-    """A figure of two panels that share their horizontal axis, under a title and a line on the period."""
-    layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.88), hspace=0.06)
+def blank_panels(
+    title: str, period: str, rows: int, columns: int, *, sharex: bool = False
+) -> tuple[Figure, Any]:
+    """A figure of panels under a title and a line on the period; the axes as numpy's `subplots` gives them."""
+    layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.88), hspace=0.06, wspace=0.04)
     figure = Figure(figsize=(9.6, 6.4), dpi=140, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     figure.text(0.02, 0.965, title, fontsize=14, fontweight="bold", color=INK, va="top")
     figure.text(0.02, 0.92, period, fontsize=9.5, color=GREY, va="top")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    for axes in (upper, lower):
+    panels = figure.subplots(rows, columns, sharex=sharex)
+    for axes in np.atleast_1d(panels).reshape(-1):
         axes.set_facecolor("white")
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
@@ -36,10 +39,16 @@ def _panels(title: str, period: str) -> tuple[Figure, Axes, Axes]:
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         axes.spines["bottom"].set_color(GRID)
+    return figure, panels
+
+
+def _panels(title: str, period: str) -> tuple[Figure, Axes, Axes]:
+    """A figure of two panels that share their horizontal axis, under a title and a line on the period."""
+    figure, (upper, lower) = blank_panels(title, period, 2, 1, sharex=True)
     return figure, upper, lower
 
 
-def _figure(title: str, period: str, days: int) -> tuple[Figure, Axes, Axes]:
+def panels_over_days(title: str, period: str, days: int) -> tuple[Figure, Axes, Axes]:
     """Two panels over days, with a line at zero."""
     figure, upper, lower = _panels(title, period)
     for axes in (upper, lower):
@@ -49,13 +58,13 @@ def _figure(title: str, period: str, days: int) -> tuple[Figure, Axes, Axes]:
     return figure, upper, lower
 
 
-def _signed(value: float, style: str) -> str:
+def signed(value: float, style: str) -> str:
     return number_text(value, style).replace(
         "-", "−"
     )  # as wide as the plus sign, as matplotlib's own ticks have it
 
 
-def _legend(axes: Axes) -> None:
+def legend(axes: Axes) -> None:
     axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK)
 
 
@@ -80,17 +89,20 @@ def loss_figure(curve: Sequence[Mapping[str, float]], title: str) -> Figure:
     lower.set_xlabel("optimiser step", color=INK, fontsize=9.5)
     for axes in (upper, lower):
         axes.set_ylabel("loss", color=INK, fontsize=9.5)
-        _legend(axes)
+        legend(axes)
     return figure
 
 
-def cumulative_figure(daily: pd.DataFrame, signal: str, period: str) -> Figure:
+def cumulative_figure(
+    daily: pd.DataFrame, signal: str, period: str, random_net: pd.DataFrame | None = None
+) -> Figure:
     """Summed daily returns of the portfolio and the benchmark above; their difference below.
 
-    `daily` is a backtest's ledger with the columns return, cost and bench; `period` is the line under the title.
+    `daily` is a backtest's ledger with the columns return, cost and bench; `period` is the line under the title;
+    `random_net` holds daily returns after costs of portfolios by chance, a column a seed, drawn as a band.
     """
     net = daily["return"] - daily["cost"]
-    figure, upper, lower = _figure(f"Cumulative return, {signal} signal", period, len(daily))
+    figure, upper, lower = panels_over_days(f"Cumulative return, {signal} signal", period, len(daily))
     for label, series, color, style in (
         ("portfolio, with costs", net, BLUE, "-"),
         ("portfolio, without costs", daily["return"], LIGHT_BLUE, "--"),
@@ -102,17 +114,23 @@ def cumulative_figure(daily: pd.DataFrame, signal: str, period: str) -> Figure:
         ("excess, without costs", daily["return"] - daily["bench"], RED, "--"),
     ):
         _line(lower, label, series, color, style)
+    if random_net is not None and random_net.shape[1]:
+        label = f"{random_net.shape[1]} random rankings, with costs"
+        for axes, band in ((upper, random_net), (lower, random_net.sub(daily["bench"], axis=0))):
+            curves = band.cumsum()
+            ends = curves.min(axis=1).to_numpy(), curves.max(axis=1).to_numpy()
+            axes.fill_between(curves.index.to_numpy(), *ends, color=GREY, alpha=0.18, lw=0, label=label)
     upper.set_ylabel("return, summed", color=INK, fontsize=9.5)
     lower.set_ylabel("excess over benchmark, summed", color=INK, fontsize=9.5)
     for axes in (upper, lower):
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(value, "{:.1%}")))
-        _legend(axes)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, "{:.1%}")))
+        legend(axes)
     return figure
 
 
 def _line(axes: Axes, label: str, series: pd.Series, color: str, style: str) -> None:
     curve = series.cumsum()
-    text = f"{label}  {_signed(float(curve.iloc[-1]), '{:+.2%}')}"
+    text = f"{label}  {signed(float(curve.iloc[-1]), '{:+.2%}')}"
     # a single day would be an invisible line
     marker = "o" if len(curve) < 3 else ""
     axes.plot(curve.index.to_numpy(), curve.to_numpy(), style, color=color, lw=1.8, label=text, marker=marker)
@@ -126,7 +144,7 @@ def data_figure(by_session: pd.DataFrame, ranges: Mapping[str, tuple[date, date]
     first, last = by_session.index[0], by_session.index[-1]
     days = (last - first).days + 1
     title, period = f"Bars of {source}", f"{first:%Y-%m-%d} to {last:%Y-%m-%d}, {len(by_session):,} sessions"
-    figure, upper, lower = _figure(title, period, days)
+    figure, upper, lower = panels_over_days(title, period, days)
     at = by_session.index.to_numpy()
     upper.plot(at, by_session["bars"].to_numpy(), color=BLUE, lw=1.2)
     upper.set_ylabel("instruments with a bar", color=INK, fontsize=9.5)
@@ -160,7 +178,7 @@ def data_figure(by_session: pd.DataFrame, ranges: Mapping[str, tuple[date, date]
     lower.set_ylabel("rows", color=INK, fontsize=9.5)
     lower.set_ylim(bottom=0)
     if shown:
-        _legend(lower)
+        legend(lower)
     else:
         text = "nothing filled, repaired or outside the universe"
         lower.text(0.5, 0.5, text, transform=lower.transAxes, ha="center", color=GREY)
@@ -171,7 +189,7 @@ def ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figur
     """Rank IC above and IC below, a bar a day, with their means; `ic` is what `signals.daily_ic` returns."""
     figures = summary(ic, horizon)
     title = f"Information coefficient by day, {signal} signal, {horizon} days ahead"
-    figure, upper, lower = _figure(title, period, len(ic))
+    figure, upper, lower = panels_over_days(title, period, len(ic))
     for axes, column, label in ((upper, "rank_ic", "Rank IC"), (lower, "ic", "IC")):
         values = ic[column].dropna()
         axes.set_ylabel(f"{label} (correlation)", color=INK, fontsize=9.5)
@@ -182,10 +200,10 @@ def ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figur
         colors = np.where(values > 0, BLUE, RED)
         axes.bar(values.index.to_numpy(), values.to_numpy(), width=0.75, color=list(colors), alpha=0.75, lw=0)
         mean = figures[f"{column}_mean"]
-        t_value = _signed(figures[f"{column}_t_newey_west"], "{:+.1f}")
-        text = f"mean {_signed(mean, '{:+.3f}')}, t {t_value} (Newey-West)"
+        t_value = signed(figures[f"{column}_t_newey_west"], "{:+.1f}")
+        text = f"mean {signed(mean, '{:+.3f}')}, t {t_value} (Newey-West)"
         axes.axhline(mean, color=INK, lw=1.4, ls="--", label=text)
-        _legend(axes)
+        legend(axes)
     return figure
 
 
@@ -200,7 +218,7 @@ def compare_figure(curves: Mapping[str, pd.Series]) -> Figure:
     axes.set_xlabel("optimiser step", color=INK)
     axes.set_ylabel("val_loss", color=INK)
     axes.grid(axis="y", color=GRID)
-    _legend(axes)
+    legend(axes)
     return figure
 
 
@@ -234,18 +252,13 @@ def forecast_figure(
     axes.set_ylabel("close", color=INK)
     axes.grid(axis="y", color=GRID)
     axes.xaxis.set_major_locator(AutoDateLocator(minticks=4, maxticks=9))
-    _legend(axes)
+    legend(axes)
     return figure
 
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write the figure; the same figure gives the same bytes."""
     figure.savefig(path, format="png")
-
-
-def number_text(value: float, style: str) -> str:
-    """A number for people: a blank before the per cent sign, n/a for NaN."""
-    return style.format(value).replace("%", " %") if np.isfinite(value) else "n/a"
 
 
 def save_plots(plots: Mapping[str, Callable[[], Any]], folder: Path) -> list[str]:

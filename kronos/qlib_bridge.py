@@ -23,8 +23,8 @@ import pandas as pd
 from kronos import files
 from kronos.data.bars import FEATURES, Flag
 from kronos.errors import UserError
+from kronos.portfolio import risk
 
-DAYS_A_YEAR = 238  # Qlib's own constant; risk figures are annualised by it
 DEAL_PRICES = ("open", "high", "low", "close")
 
 
@@ -193,6 +193,17 @@ def run_backtest(
     signal: pd.Series,
     begin: pd.Timestamp | str,
     end: pd.Timestamp | str,
+    **settings: Any,
+) -> BacktestResult:
+    """`run_backtests` of one signal."""
+    return run_backtests(qlib_path, {"signal": signal}, begin, end, **settings)["signal"]
+
+
+def run_backtests(
+    qlib_path: str | Path,
+    signals: Mapping[str, pd.Series],
+    begin: pd.Timestamp | str,
+    end: pd.Timestamp | str,
     *,
     topk: int,
     n_drop: int,
@@ -206,20 +217,20 @@ def run_backtest(
     benchmark: pd.Series,
     benchmark_cost: pd.Series | None = None,
     freq: str = "day",
-) -> BacktestResult:
+) -> dict[str, BacktestResult]:
     """Qlib's TopkDropoutStrategy on its SimulatorExecutor over a store of `write_qlib_store`, bar by bar.
 
     With `freq` a length in minutes each bar is a session of its own, wherever a day is spoken of below.
 
-    `signal` is indexed (day, instrument), larger is better; NaN is no opinion, and a name held without one is
-    sold. The signal of a day trades in the next session at `deal_price`, so the ledger starts with the first
-    session of begin..end (inclusive) whose predecessor has a signal. Up to `n_drop` of the `topk` names are
-    replaced a day, none before `hold_thresh` sessions; 95 % of the cash is invested. Costs are fractions of
-    the traded value, at least `min_cost` in money an order. Shares are not rounded to lots, since prices are
-    adjusted. A name with no bar that day is not tradable; nor, with a `limit_threshold`, one whose
-    `deal_price` is that far from its previous close (the price of the fill is judged, since at the open the
-    day's close is not known). `benchmark` (and its own `benchmark_cost`) are daily fractions, needed for
-    every day of the ledger.
+    Each signal is traded alone, on the same days, with the same prices and costs. It is indexed (day,
+    instrument), larger is better; NaN is no opinion, and a name held without one is sold. The signal of a day
+    trades in the next session at `deal_price`, so the ledger starts with the first session of begin..end
+    (inclusive) whose predecessor has a signal. Up to `n_drop` of the `topk` names are replaced a day, none
+    before `hold_thresh` sessions; 95 % of the cash is invested. Costs are fractions of the traded value, at
+    least `min_cost` in money an order. Shares are not rounded to lots, since prices are adjusted. A name with
+    no bar that day is not tradable; nor, with a `limit_threshold`, one whose `deal_price` is that far from its
+    previous close (the price of the fill is judged, since at the open the day's close is not known).
+    `benchmark` (and its own `benchmark_cost`) are daily fractions, needed for every day of the ledger.
     """
     if deal_price not in DEAL_PRICES:
         raise UserError(
@@ -229,9 +240,16 @@ def run_backtest(
     calendar = pd.DatetimeIndex(
         (store / "calendars" / f"{freq}.txt").read_text(encoding="utf-8").splitlines()
     )
-    opinion = signal.dropna()
-    opinion.index = opinion.index.set_names(["datetime", "instrument"])
-    first, last = _ledger_range(calendar, opinion, pd.Timestamp(begin), pd.Timestamp(end))
+    opinions = {
+        name: signal.dropna().rename_axis(["datetime", "instrument"]) for name, signal in signals.items()
+    }
+    ranges = {
+        name: _ledger_range(calendar, opinion, pd.Timestamp(begin), pd.Timestamp(end))
+        for name, opinion in opinions.items()
+    }
+    if len(set(ranges.values())) != 1:
+        raise ValueError(f"the signals do not trade on the same days: {ranges}")
+    first, last = next(iter(ranges.values()))
     days = calendar[(calendar >= first) & (calendar <= last)]
     bench = _cover(benchmark, days, "benchmark")
     bench_cost = None if benchmark_cost is None else _cover(benchmark_cost, days, "benchmark_cost")
@@ -242,6 +260,8 @@ def run_backtest(
             f"{price}>=$previous_close*{1 + limit_threshold!r}",
             f"{price}<=$previous_close*{1 - limit_threshold!r}",
         )
+    names = sorted(set().union(*(opinion.index.unique("instrument") for opinion in opinions.values())))
+    results = {}
     with _qlib(store):
         strategy = _import("qlib.contrib.strategy.signal_strategy").TopkDropoutStrategy
         executor = _import("qlib.backtest.executor").SimulatorExecutor
@@ -249,7 +269,7 @@ def run_backtest(
             freq=freq,
             start_time=first,
             end_time=last,
-            codes=sorted(opinion.index.unique("instrument")),
+            codes=names,
             deal_price=deal_price,
             limit_threshold=limits,
             open_cost=open_cost,
@@ -257,20 +277,32 @@ def run_backtest(
             min_cost=min_cost,
             trade_unit=None,
         )
-        portfolio, indicators = _import("qlib.backtest").backtest(
-            start_time=first,
-            end_time=last,
-            strategy=strategy(signal=opinion, topk=topk, n_drop=n_drop, hold_thresh=hold_thresh),
-            executor=executor(time_per_step=freq, generate_portfolio_metrics=True),
-            benchmark=bench,
-            account=float(account),
-            exchange_kwargs={"exchange": exchange},
-            pos_type=_ordered_position(),
-        )
-        report, held = next(iter(portfolio.values()))
-        trades = _trades(next(iter(indicators.values()))[1].order_indicator_his)
         quoted = exchange.quote_df["$close"].notna()
-        positions = _positions(held, quoted[quoted].index, freq)
+        for name, opinion in opinions.items():
+            portfolio, indicators = _import("qlib.backtest").backtest(
+                start_time=first,
+                end_time=last,
+                strategy=strategy(signal=opinion, topk=topk, n_drop=n_drop, hold_thresh=hold_thresh),
+                executor=executor(time_per_step=freq, generate_portfolio_metrics=True),
+                benchmark=bench,
+                account=float(account),
+                exchange_kwargs={"exchange": exchange},
+                pos_type=_ordered_position(),
+            )
+            report, held = next(iter(portfolio.values()))
+            trades = _trades(next(iter(indicators.values()))[1].order_indicator_his)
+            positions = _positions(held, quoted[quoted].index, freq)
+            results[name] = _result(report, trades, positions, bench, bench_cost)
+    return results
+
+
+def _result(
+    report: pd.DataFrame,
+    trades: pd.DataFrame,
+    positions: pd.DataFrame,
+    bench: pd.Series,
+    bench_cost: pd.Series | None,
+) -> BacktestResult:
     daily = report[["return", "cost", "turnover"]].copy()
     daily["bench"] = bench
     if bench_cost is not None:
@@ -356,40 +388,3 @@ def _positions(held: Mapping[pd.Timestamp, Any], quoted: pd.MultiIndex, freq: st
     pairs = pd.MultiIndex.from_frame(frame[["instrument", "datetime"]])
     frame["quoted"] = pairs.isin(quoted)
     return frame
-
-
-def risk(daily: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Risk figures of a ledger's daily columns by Qlib's `risk_analysis`, each as a dict of plain floats.
-
-    Conventions: returns are summed, not compounded; a year has 238 days; `annualised_return` is the mean x
-    238, `volatility` the sample standard deviation x sqrt(238), `information_ratio` their quotient (within a day:
-    238 x the bars of a day),
-    `max_drawdown` the largest fall of the summed curve (negative or 0). "Without cost" is the same trades
-    with their costs added back.
-    """
-    risk_analysis = _import("qlib.contrib.evaluate").risk_analysis
-    net = daily["return"] - daily["cost"]
-    series = {
-        "without_cost": daily["return"] - daily["bench"],
-        "with_cost": net - daily["bench"],
-        "portfolio_without_cost": daily["return"],
-        "portfolio_with_cost": net,
-        "benchmark": daily["bench"],
-    }
-    if "bench_cost" in daily:
-        series["with_both_costs"] = net - (daily["bench"] - daily["bench_cost"])
-    days = pd.DatetimeIndex(daily.index).normalize()
-    periods = DAYS_A_YEAR * int(np.median(days.value_counts())) if len(days) else DAYS_A_YEAR
-    result = {}
-    for name, values in series.items():
-        with np.errstate(divide="ignore", invalid="ignore"):
-            figures = risk_analysis(values, N=periods, freq=None)["risk"].replace([np.inf, -np.inf], np.nan)
-        result[name] = {
-            "mean": float(figures["mean"]),
-            "std": float(figures["std"]),
-            "annualised_return": float(figures["annualized_return"]),
-            "volatility": float(figures["std"] * np.sqrt(periods)),
-            "information_ratio": float(figures["information_ratio"]),
-            "max_drawdown": float(figures["max_drawdown"]),
-        }
-    return result

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kronos.statistics import newey_west_t
+
 SIGNALS = ("last", "mean", "max", "min")
 MIN_NAMES = 5  # a cross-section of fewer names gives no correlation worth averaging
-MIN_PERIODS = 20  # fewer non-overlapping horizons than this: too short to tell
 
 
 def scores(forecast: pd.DataFrame, last_close: pd.Series) -> pd.DataFrame:
@@ -72,6 +73,20 @@ def targets(close: pd.DataFrame, horizon: int) -> dict[str, pd.DataFrame]:
     }
 
 
+def tradable_returns(opening: pd.DataFrame, close: pd.DataFrame, horizon: int) -> pd.DataFrame:
+    """What a day's signal can earn: bought at the next session's open, sold `horizon` sessions later at the open.
+
+    Both frames are wide. NaN where the next session has no bar (it cannot be bought) and where the sale runs past
+    the last session. A name without a bar on the day of the sale is valued at its last close, as a holder's account
+    values it. Nothing after t + 1 + horizon is read.
+    """
+    bought = opening.shift(-1)
+    held = close.ffill().shift(-horizon)  # of the session before the sale
+    sold = opening.shift(-1 - horizon).where(close.shift(-1 - horizon).notna(), held)
+    known = np.arange(len(close)) + 1 + horizon < len(close)
+    return (sold / bought.where(bought > 0) - 1).where(pd.Series(known, close.index), axis=0)
+
+
 def wide(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """One column of a frame indexed by (day, instrument) as a wide frame, days and instruments sorted."""
     return frame[column].unstack().sort_index(axis=0).sort_index(axis=1)
@@ -119,24 +134,6 @@ def daily_ic(score: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
     return result
 
 
-def newey_west_t(values: pd.Series | np.ndarray, lag: int) -> float:
-    """t-value of the mean of a daily series with overlapping neighbours: Newey-West, Bartlett weights.
-
-    Autocovariances up to `lag` are divided by n, without a small-sample factor. NaN days are dropped and
-    their neighbours taken as adjacent. NaN when fewer than two days are left or nothing varies.
-    """
-    series = np.asarray(values, dtype=np.float64)
-    series = series[np.isfinite(series)]
-    count = len(series)
-    if count < 2 or np.ptp(series) < 1e-12:
-        return float("nan")
-    centred = series - series.mean()
-    variance = float(centred @ centred) / count
-    for step in range(1, min(lag, count - 1) + 1):
-        variance += 2 * (1 - step / (lag + 1)) * float(centred[step:] @ centred[:-step]) / count
-    return float(series.mean() / np.sqrt(variance / count)) if variance > 0 else float("nan")
-
-
 def summary(ic: pd.DataFrame, horizon: int) -> dict[str, float]:
     """What a frame of `daily_ic` amounts to, as plain floats; NaN where there are too few days.
 
@@ -157,23 +154,6 @@ def summary(ic: pd.DataFrame, horizon: int) -> dict[str, float]:
     result["days"] = float(days.sum())
     result["names"] = float(ic.loc[days, "n"].mean()) if days.any() else float("nan")
     return result
-
-
-def independent_periods(days: int, horizon: int) -> int:
-    """How many horizons fit into `days` without overlap."""
-    return days // horizon
-
-
-def verdict(days: int, horizon: int) -> str:
-    """The note that every annualised figure carries when the period is too short, else an empty text."""
-    periods = independent_periods(days, horizon)
-    if periods >= MIN_PERIODS:
-        return ""
-    counted = (
-        f"{days} day{'s' * (days != 1)}",
-        f"{periods} independent {horizon}-day period{'s' * (periods != 1)}",
-    )
-    return f"too short to tell ({', '.join(counted)})"
 
 
 def _equal_weight(close: pd.DataFrame, member: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

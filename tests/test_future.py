@@ -114,7 +114,7 @@ def test_replacing_all_bars_after_a_day_changes_nothing_up_to_it(
     assert len(late[0]) != len(late[1]) or not np.allclose(late[0], late[1])
 
     ic = [pd.read_csv(folder / "daily_ic.csv", parse_dates=["datetime"]) for folder in (true, other)]
-    realised = pd.Timestamp(stores[0].sessions[last - horizon])  # the last day whose horizon ends by the day
+    realised = pd.Timestamp(stores[0].sessions[last - horizon - 1])  # the last day whose sale is by the day
     scored = [frame[frame["datetime"] <= realised].reset_index(drop=True) for frame in ic]
     assert scored[0]["ic"].notna().any()
     pd.testing.assert_frame_equal(scored[0], scored[1], rtol=1e-5)

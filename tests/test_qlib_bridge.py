@@ -12,7 +12,8 @@ import pytest
 
 from kronos.data.bars import FEATURES, Flag
 from kronos.errors import UserError
-from kronos.qlib_bridge import BacktestResult, risk, run_backtest, write_qlib_store
+from kronos.portfolio import risk
+from kronos.qlib_bridge import BacktestResult, run_backtest, write_qlib_store
 
 SESSIONS = pd.date_range("2024-03-04", periods=6, freq="B")
 SETTINGS = {

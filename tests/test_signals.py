@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kronos import signals
+from kronos import signals, statistics
 
 DAYS = pd.date_range("2024-01-01", periods=30, freq="B", name="datetime")
 
@@ -135,13 +135,13 @@ def test_newey_west_equals_its_definition_and_lag_zero_is_the_plain_t():
         for j in range(count):
             if abs(i - j) <= lag:
                 total += (1 - abs(i - j) / (lag + 1)) * centred[i] * centred[j]
-    assert signals.newey_west_t(values, lag) == pytest.approx(values.mean() / np.sqrt(total / count**2))
+    assert statistics.newey_west_t(values, lag) == pytest.approx(values.mean() / np.sqrt(total / count**2))
     plain = stats.ttest_1samp(values, 0).statistic * np.sqrt(count / (count - 1))
-    assert signals.newey_west_t(values, 0) == pytest.approx(plain)
+    assert statistics.newey_west_t(values, 0) == pytest.approx(plain)
     holed = np.insert(values, 10, np.nan)
-    assert signals.newey_west_t(holed, lag) == pytest.approx(signals.newey_west_t(values, lag))
-    assert np.isnan(signals.newey_west_t([1.0], 2)) and np.isnan(signals.newey_west_t([1.0, 1.0], 2))
-    assert np.isfinite(signals.newey_west_t([1.0, 2.0, 4.0], 50))
+    assert statistics.newey_west_t(holed, lag) == pytest.approx(statistics.newey_west_t(values, lag))
+    assert np.isnan(statistics.newey_west_t([1.0], 2)) and np.isnan(statistics.newey_west_t([1.0, 1.0], 2))
+    assert np.isfinite(statistics.newey_west_t([1.0, 2.0, 4.0], 50))
 
 
 def test_summary_is_plain_floats_and_survives_no_days():
@@ -150,16 +150,16 @@ def test_summary_is_plain_floats_and_survives_no_days():
     assert all(type(value) is float for value in result.values())
     ic = signals.daily_ic(score, target)["rank_ic"]
     assert result["rank_icir"] == pytest.approx(ic.mean() / ic.std())
-    assert result["rank_ic_t_newey_west"] == pytest.approx(signals.newey_west_t(ic, 4))
+    assert result["rank_ic_t_newey_west"] == pytest.approx(statistics.newey_west_t(ic, 4))
     assert result["days"] == 30
     empty = signals.summary(signals.daily_ic(score * np.nan, target), 5)
     assert empty["days"] == 0 and np.isnan(empty["rank_ic_mean"]) and np.isnan(empty["icir"])
 
 
 def test_verdict_says_too_short_below_twenty_periods():
-    assert signals.verdict(57, 5) == "too short to tell (57 days, 11 independent 5-day periods)"
-    assert signals.verdict(1, 1) == "too short to tell (1 day, 1 independent 1-day period)"
-    assert signals.verdict(99, 5) != "" and signals.verdict(100, 5) == ""
+    assert statistics.verdict(57, 5) == "too short to tell (57 days, 11 independent 5-day periods)"
+    assert statistics.verdict(1, 1) == "too short to tell (1 day, 1 independent 1-day period)"
+    assert statistics.verdict(99, 5) != "" and statistics.verdict(100, 5) == ""
 
 
 def test_equal_weight_by_hand():

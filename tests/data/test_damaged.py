@@ -118,8 +118,8 @@ REFUSED: dict[str, tuple[Callable[[], bytes | dict[str, bytes]], dict[str, Any],
     "words for a day": (column("date", lambda _: "soon"), {}, "'soon' in row 2 is no time"),
     "day or month first": (column("date", lambda day: "01/02/2020"), {},
                            "the date 01/02/2020 can be read two ways"),
-    "small numbers as times": (column("date", lambda day: "43831"), {}, "the time is the number 43831|'43831' in row"),
-    "numbers of two kinds as times": (cell(5, "date", "1577923200"), {}, "in row 6|is no time|the time is the number"),
+    "small numbers as times": (column("date", lambda _: "43831"), {}, "time is the number 43831|'43831' in row"),
+    "numbers of two kinds as times": (cell(5, "date", "1577923200"), {}, "'1577923200' in row 6 is no time"),
     "times with a zone and no calendar": (column("date", lambda day: day + "T00:00:00+08:00"), {},
                                           "the times have a time zone, and calendar=auto does not tell"),
     "zero bytes": (lambda: text(good()).decode().encode("utf-16"), {}, "is no text .it has zero bytes"),
@@ -133,7 +133,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes | dict[str, bytes]], dict[str, Any],
     "one minute where five are expected": (minutes("1min"), {"freq": "5min"},
                                            "freq=5min, but the bars of A are 1 minutes apart"),
     "another exchange's days": (lambda: text(good(300, "24/7")), {"calendar": "XNYS"},
-                                r"9\d of 300 bars are at no day session of calendar XNYS, the first is A at 2020-01-04"),
+                                r"9\d of 300 bars are at no day session of calendar XNYS, .* A at 2020-01-04"),
     "an unknown calendar": (lambda: text(good()), {"calendar": "XMARS"}, "no calendar 'XMARS': choose one of XNYS"),
     "days before the calendar": (lambda: text(good()).replace(b"2020-", b"1920-"),
                                  {"calendar": "XSHG", "dataset_begin_time": date(1900, 1, 1)},
@@ -156,7 +156,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes | dict[str, bytes]], dict[str, Any],
                               "column instrument is empty in 1 of 2 bars"),
     "a factor that is not there": (lambda: text(good()), {"adjust": "factor"},
                                    "adjust=factor needs a column factor or adj_close"),
-    "prices beyond float32": (cell(5, "amount", "1e60"), {}, "A on 2020-01-08 has a value that is missing or too large"),
+    "prices beyond float32": (cell(5, "amount", "1e60"), {}, "A on 2020-01-08 has a value that is .* too large"),
 }  # fmt: skip
 
 
@@ -256,9 +256,9 @@ COUNTED: dict[str, tuple[Callable[[], bytes], dict[str, int]]] = {
     "limit up three days": (rows_changed(locked), {"bar locked at one price after a move of 4.5 % or more": 3}),
     "a split that is not adjusted": (rows_changed(lambda rows: scaled(rows, 30, 0.5)), {"split": 1}),
     "a move that is no split": (rows_changed(lambda rows: scaled(rows, 30, 1.4)), {"move over 25 %": 1}),
-    "a bar on a holiday": (rows_changed(lambda rows: [*rows[:12], ["2020-01-20", *rows[12][1:]], *rows[12:]]),
+    "a bar on a Saturday": (rows_changed(lambda rows: [*rows[:13], ["2020-01-18", *rows[12][1:]], *rows[13:]]),
                            {"bar at no session of calendar XNYS": 1}),
-    "a time of day on daily bars": (column("date", lambda day: day + " 16:00:00"), {"daily bar with a time of day": 60}),
+    "a time of day on daily bars": (column("date", lambda day: day + " 16:00"), {"daily bar with a time of day": 60}),
 }  # fmt: skip
 HOLES = {"hole of at most 3 sessions", "session without any bar"}
 
@@ -280,10 +280,16 @@ def test_what_is_repaired_or_left_out_is_counted_with_instrument_and_day(
     assert changed == 0 or found, "nothing is changed that is not counted"
     real = int(np.count_nonzero((np.asarray(store.flags) & Flag.FILLED) == 0))
     dropped = sum(
-        one["count"] for one in store.findings if one["action"].startswith("dropped") and "first is kept" not in one["action"]
-    )  # fmt: skip
+        one["count"]
+        for one in store.findings
+        if one["action"].startswith("dropped") and "first is kept" not in one["action"]
+    )
     missing = 60 - real - dropped
-    assert missing == {"a day without a bar": 1, "two weeks without a bar": 10}.get(_name(case), 0)
+    assert missing == {
+        "a day without a bar": 1,
+        "two weeks without a bar": 10,
+        "a bar on a Saturday": -1,
+    }.get(_name(case), 0)
 
 
 def _name(case: object) -> str:

@@ -1,0 +1,87 @@
+"""Days that a model may have seen before: what the first lines of a report must warn of."""
+
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from kronos.config import Config
+from kronos.errors import UserError
+from kronos.stages.core import RECORD, read_record
+
+PUBLIC_SEEN_UNTIL = date(2024, 6, 30)  # the public weights were trained on bars up to this day
+
+
+def seen_before(config: Config) -> list[str]:
+    """Sentences on days of the backtest that training, validation or pretraining may have seen; [] is clean."""
+    begin, end = config.backtest_time_range
+    found: list[str] = []
+    for kind in ("tokenizer", "predictor"):
+        given, pretrained = getattr(config, f"{kind}_path"), getattr(config, f"pretrained_{kind}_path")
+        if given is None:
+            ranges = {"trained": config.train_time_range, "chosen by validation": config.val_time_range}
+            found += _overlaps(kind, ranges, begin, end)
+            found += _pretrained(kind, pretrained, begin)
+        else:
+            found += _given(kind, given, begin, end)
+    return list(dict.fromkeys(found))
+
+
+def _overlaps(kind: str, ranges: dict[str, tuple[date, date]], begin: date, end: date) -> Iterator[str]:
+    for word, (first, last) in ranges.items():
+        if last < begin:
+            continue
+        if first > end:
+            yield f"the {kind} was {word} on days after the backtest ({first} to {last})."
+        else:
+            yield (
+                f"the {kind} was {word} on days of the backtest: {max(first, begin)} to {min(last, end)} lie within "
+                f"{first} to {last}."
+            )
+
+
+def _pretrained(kind: str, name: str | None, begin: date) -> Iterator[str]:
+    if name is None:
+        return
+    if begin <= PUBLIC_SEEN_UNTIL:
+        yield (
+            f"the {kind} starts from pretrained weights ({_short(name)}), which may have seen the days of "
+            "the backtest up "
+            f"to {PUBLIC_SEEN_UNTIL}: only later days are clean for the public ones."
+        )
+
+
+def _given(kind: str, name: str, begin: date, end: date) -> Iterator[str]:
+    """Weights from elsewhere: what their own record says, where they have one."""
+    fields = _record(name).get("fields", {})
+    ranges = {}
+    for word, field in (("trained", "train_time_range"), ("chosen by validation", "val_time_range")):
+        if field in fields:
+            first, last = (date.fromisoformat(day) for day in str(fields[field]).split(","))
+            ranges[word] = (first, last)
+    if not ranges:
+        yield from _pretrained(kind, name, begin)
+        if begin > PUBLIC_SEEN_UNTIL and "/" in name and Path(name).expanduser().is_dir():
+            yield f"the {kind} is from {_short(name)}: the days that it was trained on are not known."
+        return
+    yield from _overlaps(kind, ranges, begin, end)
+    parent = str(fields.get(f"pretrained_{kind}_path", "none"))
+    yield from _pretrained(kind, None if parent == "none" else parent, begin)
+
+
+def _record(name: str) -> dict[str, Any]:
+    """What the weights in a folder were made from, by the record of the stage that made them."""
+    folder = Path(name).expanduser()
+    for place in (folder, *folder.absolute().parents[:2]):
+        if (place / RECORD).is_file():
+            try:
+                made: dict[str, Any] = read_record(place).get("made_from", {})
+                return made
+            except UserError:
+                return {}
+    return {}
+
+
+def _short(name: str) -> str:
+    """A Hub name as it is, a folder by its last part: reports name no machine's paths."""
+    return name if not Path(name).expanduser().exists() else Path(name).name

@@ -1,0 +1,75 @@
+"""Bars with a pattern that a window predicts, and the same bars with that pattern broken.
+
+Each day a name draws a hidden number z. It sets that day's volume and moves the next day's return, and is drawn anew
+every day: past returns say nothing about later ones, so that momentum and reversal are worth nothing here, while a
+model that reads volume can rank the names.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kronos.data.bars import align, clean
+from kronos.data.store import BarStore, store_sessions, write_store
+
+NAMES, DAYS = 40, 600
+NOISE = 0.01  # standard deviation of a daily return that nothing predicts
+STRENGTH = 0.02  # next day's return for z = 1
+FIRST_DAY = "2020-01-02"
+
+
+def planted_returns(seed: int, names: int = NAMES, days: int = DAYS) -> tuple[np.ndarray, np.ndarray]:
+    """(z, daily log returns), each [days, names]; the return of day t is STRENGTH x z of t - 1, plus noise."""
+    random = np.random.default_rng(seed)
+    hidden = np.clip(random.normal(size=(days, names)), -2.5, 2.5)
+    returns = NOISE * random.normal(size=(days, names))
+    returns[1:] += STRENGTH * hidden[:-1]
+    return hidden, returns
+
+
+def planted_bars(
+    seed: int = 0, *, pattern: bool = True, names: int = NAMES, days: int = DAYS
+) -> pd.DataFrame:
+    """Long frame of daily bars. Without the pattern each name's returns are shuffled in time, volume is kept."""
+    hidden, returns = planted_returns(seed, names, days)
+    random = np.random.default_rng([seed, 1])
+    if not pattern:
+        returns = random.permuted(returns, axis=0)
+    close = 50 * np.exp(returns.cumsum(axis=0))
+    opening = np.vstack([np.full((1, names), 50.0), close[:-1]]) * np.exp(
+        random.normal(0, 0.001, (days, names))
+    )
+    spread = np.exp(np.abs(random.normal(0, 0.003, (2, days, names))))
+    volume = np.round(1e6 * np.exp(0.6 * hidden + random.normal(0, 0.05, (days, names))))
+    calendar = store_sessions("XNYS", pd.Timestamp(FIRST_DAY), pd.Timestamp("2023-12-29"))[:days]
+    labels = [f"P{name:02d}" for name in range(names)]
+    return pd.DataFrame(
+        {
+            "instrument": np.repeat(labels, days),
+            "datetime": np.tile(calendar, names),
+            "open": opening.T.reshape(-1),
+            "high": (np.maximum(opening, close) * spread[0]).T.reshape(-1),
+            "low": (np.minimum(opening, close) / spread[1]).T.reshape(-1),
+            "close": close.T.reshape(-1),
+            "volume": volume.T.reshape(-1),
+        }
+    )
+
+
+def planted_store(path: Path, seed: int = 0, *, pattern: bool = True) -> BarStore:
+    """The bars as a store that the stages read."""
+    frame, findings = clean(planted_bars(seed, pattern=pattern))
+    calendar = store_sessions("XNYS", frame["datetime"].min(), frame["datetime"].max())
+    aligned = align(frame, calendar)
+    word = "with a planted pattern" if pattern else "whose returns are shuffled in time"
+    return write_store(
+        path,
+        aligned,
+        sessions=calendar,
+        last_session=int(aligned["session"].max()),
+        calendar="XNYS",
+        freq="day",
+        source={"name": "planted", "universe": f"{NAMES} made-up instruments {word}"},
+        findings=findings,
+    )
