@@ -13,6 +13,7 @@ _HOMES = {
     "Kronos": "kronos.model",
     "KronosTokenizer": "kronos.model",
     "KronosPredictor": "kronos.forecast",
+    "TrainingPipeline": "kronos.pipeline",
     "BaseDataProcessor": "kronos.data.sources",
     "DataProcessorFactory": "kronos.data.sources",
     "compare": "kronos.tracked",

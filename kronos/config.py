@@ -249,6 +249,8 @@ class Config(BaseModel):
     backtest_limit_threshold: OptionalFloat = _f(
         "backtest", 0.095, "daily move at which a name cannot be traded, or none", gt=0, lt=1
     )
+    walk_forward_folds: Int = _f("backtest", 4, "walk_forward: parts of the backtest's days", ge=2, le=50)
+    walk_forward_refit: bool = _f("backtest", True, "walk_forward: train both models anew for each part")
     # tracking
     tracking_uri: OptionalText = _f("tracking", None, "MLflow tracking address; none is MLflow's own rule")
     experiment_name: Text = _f("tracking", "kronos", "MLflow experiment")

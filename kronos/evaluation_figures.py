@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kronos.figures import (
     BLUE,
@@ -129,7 +129,30 @@ def examples_figure(examples: Sequence[Example], period: str) -> Figure:
         panel.plot(
             steps, np.append(seen[-1], example.came), color=RED, lw=1.6, marker="o", ms=3, label="came"
         )
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_title(f"{example.instrument}, {example.as_of:%Y-%m-%d}", fontsize=10, color=INK)
     if examples:
         legend(np.atleast_1d(axes).reshape(-1)[0])
+    return figure
+
+
+def fold_figure(
+    names: Sequence[str], rank_ics: Sequence[Estimate], excess: pd.Series, signal: str, period: str
+) -> Figure:
+    """Mean Rank IC of each fold with its interval above; the folds' summed excess after costs below."""
+    figure, (upper, lower) = blank_panels(f"Walk-forward, {signal} signal", period, 2, 1)
+    places, means = np.arange(len(names)), np.array([one.mean for one in rank_ics])
+    upper.bar(places, means, width=0.55, color=[BLUE if value > 0 else RED for value in means], lw=0)
+    ends = np.array([[one.mean - one.low, one.high - one.mean] for one in rank_ics]).T
+    upper.errorbar(places, means, yerr=np.abs(np.nan_to_num(ends)), fmt="none", ecolor=INK, capsize=3, lw=1)
+    upper.axhline(0, color=GREY, lw=0.9)
+    upper.set_xticks(places, list(names))
+    upper.set_ylabel("Rank IC, 95 % interval", color=INK, fontsize=9.5)
+    curve = excess.cumsum()
+    text = f"excess, with costs  {signed(float(curve.iloc[-1]), '{:+.2%}')}"
+    lower.plot(curve.index.to_numpy(), curve.to_numpy(), color=GREEN, lw=1.8, label=text)
+    lower.axhline(0, color=GREY, lw=0.9)
+    lower.yaxis.set_major_formatter(PER_CENT)
+    lower.set_ylabel("excess over benchmark, summed", color=INK, fontsize=9.5)
+    legend(lower)
     return figure

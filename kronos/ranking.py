@@ -37,6 +37,7 @@ class Comparison:
     name: str
     rank_ic: Estimate
     difference: Estimate  # the model's daily Rank IC less the baseline's
+    daily: pd.DataFrame  # Rank ICs, day by day: model, baseline
     low: float = float("nan")  # least and largest mean of the seeds, for the random ranking
     high: float = float("nan")
     note: str = ""
@@ -100,7 +101,12 @@ def compare(
     mine, theirs = (daily_ic(score, target)["rank_ic"] for score in (both, other.reindex_like(both)))
     theirs = theirs.where(mine.notna())
     return Comparison(
-        key, name, estimate(theirs, horizon, spacing), paired(mine, theirs, horizon, spacing), note=note
+        key,
+        name,
+        estimate(theirs, horizon, spacing),
+        paired(mine, theirs, horizon, spacing),
+        _beside(mine, theirs),
+        note=note,
     )
 
 
@@ -113,8 +119,13 @@ def compare_random(model: pd.DataFrame, target: pd.DataFrame, horizon: int, seed
     middle = daily.mean(axis=1)
     return Comparison(
         "random", f"random, mean of {seeds} seeds", estimate(middle, horizon), paired(mine, middle, horizon),
-        float(means.min()), float(means.max()), "the band is the least and the largest mean of a seed",
+        _beside(mine, middle), float(means.min()), float(means.max()),
+        "the band is the least and the largest mean of a seed",
     )  # fmt: skip
+
+
+def _beside(model: pd.Series, baseline: pd.Series) -> pd.DataFrame:
+    return pd.DataFrame({"model": model, "baseline": baseline}).dropna()
 
 
 def decay(score: pd.DataFrame, opening: pd.DataFrame, close: pd.DataFrame, horizon: int) -> pd.DataFrame:

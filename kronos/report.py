@@ -59,6 +59,10 @@ def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
     pd.concat(frames, names=["target", "signal", "datetime"]).to_csv(
         place / "daily_ic.csv", float_format="%.10g"
     )
+    beside = {other.key: other.daily for other in inputs.ranking.comparisons}
+    pd.concat(beside, names=["baseline_key", "datetime"]).to_csv(
+        place / "ranking_baselines.csv", float_format="%.10g"
+    )
     inputs.accuracy.steps.to_csv(place / "accuracy_by_step.csv", index=False, float_format="%.10g")
     inputs.accuracy.instruments.to_csv(place / "accuracy_by_instrument.csv", float_format="%.10g")
     files.write_json(place / "metrics.json", details(inputs))

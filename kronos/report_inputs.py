@@ -1,7 +1,7 @@
 """Everything that a backtest's report says, as plain values and frames, and the same key figures as metrics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -198,7 +198,9 @@ def details(inputs: ReportInputs) -> dict[str, Any]:
     }  # fmt: skip
     return plain({
         "metrics": metrics(inputs), "too_short": inputs.note, "warnings": inputs.warnings, "signal": inputs.signal,
-        "information_coefficient": targets, "ranking_baselines": ranking.comparisons, "by_step": ranking.steps,
+        "information_coefficient": targets, 
+        "ranking_baselines": [replace(one, daily=one.daily.iloc[:0]) for one in ranking.comparisons],
+        "by_step": ranking.steps,
         "decay": ranking.decay, "groups": ranking.group_means, "group_spread": ranking.spread,
         "accuracy_by_step": accuracy.steps, "direction": accuracy.direction, "skill_mae": accuracy.skill,
         "error_gap_last": accuracy.gap, "distributions": accuracy.distributions,

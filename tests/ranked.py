@@ -36,6 +36,9 @@ def make_windows(seed: int, instruments: int = 4, bars: int = 100) -> Windows:
     store: Any = SimpleNamespace(
         values=values.reshape(-1, 6).astype(np.float32),
         session=np.tile(day, instruments).astype(np.int32),
+        instruments=tuple("ABCDEFGH"[:instruments]),
+        instrument_of_row=np.repeat(np.arange(instruments), bars),
+        times=np.tile(day, instruments) * 86_400 * 10**9,
         stamps=np.stack((zero, zero, day % 5, day % 28 + 1, day // 28 + 1), axis=-1).astype(np.int64),
     )
     starts = np.concatenate([i * bars + np.arange(bars - LENGTH + 1) for i in range(instruments)])

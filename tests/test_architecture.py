@@ -20,7 +20,7 @@ LAYERS = [
     {"evaluation", "qlib_bridge"},
     {"report_inputs"},
     {"report_words", "evaluation_figures"},
-    {"report_tables", "report_portfolio"},
+    {"report_tables", "report_portfolio", "pooling"},
     {"report"},
     {"tracking", "tracked", "registry", "search", "search_space", "served_model"},
     {"stages"},

@@ -59,6 +59,9 @@ def make_windows(seed: int, instruments: int = 2, bars: int = 40) -> Windows:
     store = SimpleNamespace(
         values=values.reshape(-1, 6).astype(np.float32),
         session=np.tile(day, instruments).astype(np.int32),
+        instruments=tuple("ABCDEFGH"[:instruments]),
+        instrument_of_row=np.repeat(np.arange(instruments), bars),
+        times=np.tile(day, instruments) * 86_400 * 10**9,
         stamps=np.stack((zero, zero, day % 5, day % 28 + 1, day // 28 + 1), axis=-1).astype(np.int64),
     )
     starts = np.concatenate([i * bars + np.arange(bars - LENGTH + 1) for i in range(instruments)])
@@ -507,7 +510,10 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_optimiser(tmp_pa
     message = str(error)
     assert message.startswith(f"step 6: train_loss is {'' if gradient_only else 'inf'}")
     assert f"learning rate {error.learning_rate:.3g}" in message
-    assert ", ".join(map(str, windows)) in message and "checkpoint of step 4 is whole" in message
+    instrument, first = divmod(int(TRAIN.split.starts[windows[0]]), 40)
+    days = [str(np.datetime64("1970-01-01") + bar) for bar in (first, first + LENGTH - 1)]
+    assert f"windows {windows[0]} ({'AB'[instrument]} {days[0]} to {days[1]}), {windows[1]} (" in message
+    assert "checkpoint of step 4 is whole" in message
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert saved(tmp_path)[2]["loop"]["step"] == 4
     run(tmp_path, model=make_predictor(seed=99), resume=True)

@@ -217,7 +217,7 @@ def test_the_folder_holds_report_figures_and_ledger(tmp_path, inputs):
     figures = [f"figures/{name}.png" for name in FIGURES]
     assert names == sorted([
         "accuracy_by_instrument.csv", "accuracy_by_step.csv", "daily.csv", "daily_ic.csv", "metrics.json",
-        "report.html", "report.md", *figures,
+        "ranking_baselines.csv", "report.html", "report.md", *figures,
     ])  # fmt: skip
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     for name in figures:

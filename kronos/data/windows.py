@@ -50,6 +50,15 @@ class Windows:
     def __len__(self) -> int:
         return len(self.split.starts)
 
+    def describe(self, indices: np.ndarray) -> list[str]:
+        """Instrument and days of windows, for messages."""
+        first = self.split.starts[np.asarray(indices, np.int64)]
+        names = [self.store.instruments[number] for number in self.store.instrument_of_row[first]]
+        days = self.store.times.astype("datetime64[ns]").astype("datetime64[m]")
+        ends = zip(days[first], days[first + self.split.length - 1], strict=True)
+        shown = [" to ".join(str(day).removesuffix("T00:00") for day in pair) for pair in ends]
+        return [f"{window} ({name} {text})" for window, name, text in zip(indices, names, shown, strict=True)]
+
     def batch(self, indices: np.ndarray | torch.Tensor, epoch: int | None) -> Batch:
         """Windows `indices` (int64 [B]); `epoch` keys the draws, None gives those of validation, always the same.
 

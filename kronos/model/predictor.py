@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronos.model import checkpoint
-from kronos.model.layers import Attention, Block, RMSNorm, run_blocks
+from kronos.model.layers import Attention, Block, Dropout, RMSNorm, run_blocks
 
 TIME_TABLES = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}  # in the stamp's order
 FINE_HEADS = 4  # whatever n_heads says
@@ -153,7 +153,7 @@ class Kronos(nn.Module):
             "learn_te": learn_te,
         }
         self.s1_bits, self.s2_bits, self.d_model = s1_bits, s2_bits, d_model
-        self.token_drop = nn.Dropout(token_dropout_p)
+        self.token_drop = Dropout(token_dropout_p)
         self.embedding = HierarchicalEmbedding(s1_bits, s2_bits, d_model)
         self.time_emb = TemporalEmbedding(d_model, learn_te)
         self.transformer = nn.ModuleList(

@@ -6,6 +6,7 @@ Axes: B batch, T bars, F features, D width, C bits.
 from pathlib import Path
 from typing import Any, Self, overload
 
+import torch
 from torch import Tensor, nn
 
 from kronos.model import checkpoint
@@ -85,8 +86,8 @@ class KronosTokenizer(nn.Module):
         loss, quantized, ids = self.tokenizer(self.pre_signs(x_BTF))
         coarse = self.post_quant_embed_pre(quantized[..., : self.s1_bits])
         full = self.post_quant_embed(quantized)
-        coarse_x = self.head(run_blocks(self.decoder, coarse))
-        full_x = self.head(run_blocks(self.decoder, full))
+        both = self.head(run_blocks(self.decoder, torch.cat((coarse, full))))  # one pass of the decoder
+        coarse_x, full_x = both.chunk(2)
         return (coarse_x, full_x), loss, quantized, ids
 
     @overload

@@ -73,6 +73,12 @@ def _predict() -> Body:
     return Body(predict.made_from, predict.run)
 
 
+def _walk_forward() -> Body:
+    from kronos.stages import walk_forward
+
+    return Body(walk_forward.made_from, walk_forward.run)
+
+
 def _pipeline() -> Body:
     raise AssertionError("the pipeline and a search have no body of their own: they run other stages")
 
@@ -83,6 +89,11 @@ _TRAINING = tuple(
     if not name.startswith(("skip_", "backtest_", "predict_result", "predict_save"))
 )
 _PIPELINE = tuple(name for name in Config.model_fields if name not in fields_of("search"))
+
+
+def _walk_forward_folder(config: Config) -> Path:
+    return Path(config.backtest_result_path) / f"{config.backtest_save_folder_name}_walk_forward"
+
 
 STAGES = {
     stage.name: stage
@@ -105,6 +116,10 @@ STAGES = {
             "backtest", "forecast every test day and instrument, and trade the forecasts in Qlib",
             fields_of("data", "output", "forecast", "backtest", "tracking"),
             lambda config: config.backtest_folder, _backtest,
+        ),
+        Stage(
+            "walk_forward", "train and backtest on several parts of the backtest's days, pooled",
+            _PIPELINE, _walk_forward_folder, _walk_forward,
         ),
         Stage(
             "predict", "forecast the next bars of every instrument from its latest ones",

@@ -16,7 +16,11 @@ from kronos.stages.logged import log_inputs
 from kronos.stages.training import trained_predictor, trained_tokenizer
 
 FIELDS = (
-    *(name for name in fields_of("forecast") if name != "backtest_batch_size"), *fields_of("backtest"),
+    *(
+        name
+        for name in fields_of("forecast", "backtest")
+        if name != "backtest_batch_size" and not name.startswith(("predict_", "walk_forward"))
+    ),
     "backtest_time_range", "train_time_range", "val_time_range", "lookback_window", "predict_window", "max_context",
     "clip", "seed", "device", "cpu", "model_preset", "pretrained_tokenizer_path", "pretrained_predictor_path",
     "tokenizer_path", "predictor_path", "windows_across_days",

@@ -8,11 +8,12 @@ import pandas as pd
 
 from kronos import signals
 from kronos.config import Config
+from kronos.data.qlib_store import INDICES, closes
+from kronos.data.store import BarStore
 from kronos.errors import UserError
 from kronos.files import digest_bytes
 
 EQUAL_WEIGHT = "equal_weight"
-INDEX_OF = {"csi300": "SH000300", "csi500": "SH000905", "csi800": "SH000906", "csi1000": "SH000852"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Benchmark:
     ]  # key -> (name, daily returns): what the portfolio is compared with
 
 
-def benchmark(config: Config, close: pd.DataFrame, member: pd.DataFrame) -> Benchmark:
+def benchmark(config: Config, store: BarStore, close: pd.DataFrame, member: pd.DataFrame) -> Benchmark:
     """The benchmark that `backtest_benchmark` names, over the sessions of the wide closes."""
     weight = signals.equal_weight_returns(close, member)
     cost = signals.equal_weight_costs(close, member, config.backtest_open_cost, config.backtest_close_cost)
@@ -36,7 +37,7 @@ def benchmark(config: Config, close: pd.DataFrame, member: pd.DataFrame) -> Benc
         "equal_weight_with_cost": ("the equal weight after its own costs", weight - cost),
     }
     wanted = config.backtest_benchmark
-    name, series, note = _named(config, close)
+    name, series, note = _named(config, store, close)
     if series is None:
         return Benchmark(
             f"the equal weight of each day's members, rebalanced daily{note}", weight, cost, others
@@ -52,39 +53,50 @@ def benchmark(config: Config, close: pd.DataFrame, member: pd.DataFrame) -> Benc
 
 
 def fingerprint(config: Config) -> str:
-    """A digest of the benchmark's file, where it comes from one outside the store."""
-    path = _file(config)
-    return digest_bytes(path.read_bytes())[:16] if path is not None and path.is_file() else "none"
-
-
-def _file(config: Config) -> Path | None:
+    """A digest of the benchmark's closes, where they come from outside the bar store."""
     wanted = config.backtest_benchmark
-    if wanted.lower().endswith(".csv"):
-        return Path(wanted).expanduser()
-    name = INDEX_OF.get(config.instrument, "") if wanted == "auto" else wanted
-    if not name or name == EQUAL_WEIGHT:
-        return None
-    return Path(config.qlib_data_path).expanduser() / "features" / name.lower() / "close.day.bin"
+    if _is_csv(wanted):
+        path = Path(wanted).expanduser()
+        return digest_bytes(path.read_bytes())[:16] if path.is_file() else "none"
+    series = None if wanted in ("auto", EQUAL_WEIGHT) else _from_qlib(config, wanted)
+    return "none" if series is None else digest_bytes(series.to_numpy(dtype=np.float64).tobytes())[:16]
 
 
-def _named(config: Config, close: pd.DataFrame) -> tuple[str, pd.Series | None, str]:
+def _is_csv(wanted: str) -> bool:
+    return wanted.lower().endswith(".csv")
+
+
+def _named(config: Config, store: BarStore, close: pd.DataFrame) -> tuple[str, pd.Series | None, str]:
     """(clause, closes, note): no closes means the equal weight; the note says why where an index was due."""
-    wanted, path = config.backtest_benchmark, _file(config)
-    if wanted == EQUAL_WEIGHT or path is None:
+    wanted = config.backtest_benchmark
+    if wanted == EQUAL_WEIGHT:
         return "", None, ""
-    if wanted.lower().endswith(".csv"):
-        return f"closes of {path.name}", _csv(path), ""
-    name = INDEX_OF[config.instrument] if wanted == "auto" else wanted
-    if name in close.columns:
-        return name, close[name], ""
-    if path.is_file():
-        return name, _qlib_closes(path), ""
     if wanted == "auto":
-        return "", None, f" (the index {name} is not among the bars)"
+        index = INDICES.get(config.instrument.lower()) if config.data_source == "qlib" else None
+        if store.benchmark is not None:
+            return str(store.benchmark_name), store.benchmark, ""
+        return "", None, f" (the index {index} is not among the bars)" if index else ""
+    if _is_csv(wanted):
+        path = Path(wanted).expanduser()
+        return f"closes of {path.name}", _csv(path), ""
+    if wanted in close.columns:
+        return wanted, close[wanted], ""
+    if wanted == store.benchmark_name:
+        return wanted, store.benchmark, ""
+    series = _from_qlib(config, wanted)
+    if series is not None:
+        return wanted, series, ""
     raise UserError(
-        f"backtest_benchmark is {wanted!r}: no such instrument among the {close.shape[1]} stored ones, nor in "
-        f"{path.parent.parent}; give an instrument, a CSV file with datetime and close, {EQUAL_WEIGHT} or auto"
+        f"backtest_benchmark is {wanted!r}: no such instrument among the {close.shape[1]} stored ones, nor in a Qlib "
+        f"store at qlib_data_path; give an instrument, a CSV file with datetime and close, {EQUAL_WEIGHT} or auto"
     )
+
+
+def _from_qlib(config: Config, name: str) -> pd.Series | None:
+    try:
+        return closes(config.qlib_data_path, name, config.freq)
+    except UserError:  # no Qlib store there
+        return None
 
 
 def _csv(path: Path) -> pd.Series:
@@ -107,17 +119,3 @@ def _csv(path: Path) -> pd.Series:
     if not closes.index.is_unique or not (closes > 0).all():
         raise UserError(f"backtest_benchmark {path}: expected one close above 0 a day")
     return closes
-
-
-def _qlib_closes(path: Path) -> pd.Series:
-    """A Qlib feature file: float32, the first one the place in the calendar where the values begin."""
-    values = np.fromfile(path, "<f4").astype(np.float64)
-    calendar = path.parent.parent.parent / "calendars" / "day.txt"
-    try:
-        days = pd.DatetimeIndex(calendar.read_text(encoding="utf-8").split())
-    except (OSError, ValueError) as error:
-        raise UserError(f"the Qlib calendar {calendar} cannot be read: {error}") from None
-    first = int(values[0]) if len(values) else 0
-    if len(values) < 2 or first + len(values) - 1 > len(days):
-        raise UserError(f"the Qlib file {path} does not fit its calendar of {len(days)} days")
-    return pd.Series(values[1:], days[first : first + len(values) - 1]).dropna()

@@ -67,7 +67,7 @@ def evaluate(
     )
     samples, examples = sample_paths(model, points, forecasts)
     accurate = evaluation.measure(forecasts, samples)
-    compared = benchmark(config, *(bars[name].iloc[first - start :] for name in ("close", "member")))
+    compared = benchmark(config, store, *(bars[name].iloc[first - start :] for name in ("close", "member")))
     results = simulate(config, store, scores, compared, first)
     own = results[config.backtest_signal]
     write_ledgers(folder, results, config.backtest_signal)

@@ -1,6 +1,8 @@
 """The bars kept for development, where they are: through csv, through a Qlib store, and through the pipeline."""
 
 import json
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,6 @@ import pandas as pd
 import pytest
 
 from kronos import Config, DataProcessorFactory
-from kronos.__main__ import main
 from kronos.data.bars import FEATURES, Flag
 from kronos.data.ranges import make_split
 from kronos.data.store import BarStore
@@ -94,27 +95,32 @@ RUNS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def kronos(folder: Path, *arguments: str) -> str:
+    """Run the command line in a process and a folder of its own, as a user does; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kronos", *arguments, "--config-path", "run.json"],
+        cwd=folder, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @given
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_the_whole_pipeline_runs_on_them(
-    in_folder: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    (in_folder / "run.json").write_text(json.dumps({"data_source": "csv", **SMALL, **RUNS[name]}))
-    assert main(["pipeline", "--config-path", "run.json"]) == 0
-    said = capsys.readouterr().out
+def test_the_whole_pipeline_runs_on_them(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"data_source": "csv", **SMALL, **RUNS[name]}))
+    said = kronos(tmp_path, "pipeline")
     assert ("are cut 60 : 20 : 20" in said) == (name == "xshg")
-    store = in_folder / "outputs" / "data"
+    store = tmp_path / "outputs" / "data"
     for file in ("data_report.md", "data_report.json", "data_report.png", "windows.csv", "findings.json"):
         assert (store / file).stat().st_size > 0, file
     report = read_json(store / "data_report.json")
     windows = pd.read_csv(store / "windows.csv")
     assert report["counts"]["windows_train"] == windows["train"].sum() > 0
-    assert (in_folder / "outputs/backtest_results/finetune_backtest_demo/report.md").is_file()
-    main(["data", "--config-path", "run.json"])
-    assert "data: reused" in capsys.readouterr().out
-    main(["data", "--config-path", "run.json", "--embargo", "2"])
-    said = capsys.readouterr().out
+    assert (tmp_path / "outputs/backtest_results/finetune_backtest_demo/report.md").is_file()
+    assert "data: reused" in kronos(tmp_path, "data")
+    said = kronos(tmp_path, "data", "--embargo", "2")
     assert "bars: kept as they are" in said and "embargo 2: train_time_range ends" in said
 
 

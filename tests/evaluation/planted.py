@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import align, clean
+from kronos.data.bars import align
+from kronos.data.checks import clean
 from kronos.data.store import BarStore, store_sessions, write_store
 
 NAMES, DAYS = 40, 600
@@ -73,3 +74,9 @@ def planted_store(path: Path, seed: int = 0, *, pattern: bool = True) -> BarStor
         source={"name": "planted", "universe": f"{NAMES} made-up instruments {word}"},
         findings=findings,
     )
+
+
+if __name__ == "__main__":
+    import sys
+
+    planted_store(Path(sys.argv[1]) / "outputs" / "data", pattern="--no-pattern" not in sys.argv)

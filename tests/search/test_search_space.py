@@ -28,7 +28,7 @@ def test_a_file_adds_replaces_fixes_and_conditions(tmp_path: Path) -> None:
     found = space(tmp_path, {
         "batch_size": None,
         "loss_bars": {"type": "categorical", "choices": ["window", "horizon"]},
-        "warmup_fraction": {"type": "float", "low": 0.0, "high": 0.2, "when": {"loss_bars": ["window"]}},
+        "warmup_fraction": {"type": "float", "low": 0.01, "high": 0.2, "when": {"loss_bars": ["window"]}},
         "accumulation_steps": {"type": "int", "low": 1, "high": 8, "log": True},
     })  # fmt: skip
     names = [item.name for item in found.dimensions]
@@ -90,3 +90,10 @@ def test_a_batch_above_the_windows_shows_the_arithmetic() -> None:
         UserError, match=r"batch size 512 x 4 \(processes x accumulation_steps\) = 2,048 is above"
     ):
         space_of(config).check_batches(config, windows=2047, processes=2)
+
+
+def test_the_shipped_spaces_are_spaces() -> None:
+    files = sorted((Path(__file__).parents[2] / "experiments" / "spaces").glob("*.json"))
+    assert files
+    for file in files:
+        assert len(space_of(Config(search_space=str(file))).dimensions) > 2
