@@ -273,7 +273,7 @@ class Config(BaseModel):
         "search", None, "JSON file of further fields to search: float, log, int, categorical, conditional"
     )
     search_metric: Names = _f(
-        "search", ("val_loss",), "what a trial is judged by: val_loss, rank_ic, or both as two objectives"
+        "search", ("val_loss",), "what a trial is judged by: val_loss, rank_ic, crps, or two of them"
     )
     search_sampler: Literal["tpe", "random"] = _f("search", "tpe", "how the next trial is chosen")
     search_pruner: Literal["hyperband", "asha", "median", "none"] = _f(

@@ -1,5 +1,6 @@
 """Figures of training and backtests: matplotlib objects on the Agg canvas, without pyplot's global state."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -275,7 +276,9 @@ def save_plots(plots: Mapping[str, Callable[[], Any]], folder: Path) -> list[str
     try:
         for name, plot in plots.items():
             try:
-                axes = plot()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # empty legends, axes with one value
+                    axes = plot()
                 figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
                 figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
             except (ValueError, RuntimeError, ImportError, IndexError) as error:

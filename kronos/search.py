@@ -5,6 +5,7 @@ whose process died is tried once more; out-of-memory batch sizes are not drawn a
 generator keyed by (seed, trial number), so that no two machines repeat each other.
 """
 
+import json
 import logging
 import os
 import re
@@ -88,7 +89,9 @@ class Study:
         self._pruner = _pruner(pruner if self.prunes else "none", reports)
         self._mine: set[int] = set()
         self._stopped: BaseException | None = None
-        self.created, self.study = self._create(definition)
+        self.created, self.study = self._create(
+            json.loads(json.dumps(definition))
+        )  # as a storage gives it back
 
     def _create(self, definition: dict[str, Any]) -> tuple[bool, optuna.Study]:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -373,7 +376,7 @@ class _PerTrial(BaseSampler):
 def _pruner(name: str, reports: int) -> Any:
     match name:
         case "hyperband":
-            return HyperbandPruner(min_resource=1, max_resource=reports, reduction_factor=3)
+            return HyperbandPruner(min_resource=1, max_resource=reports, reduction_factor=4)
         case "asha":
             return SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
         case "median":

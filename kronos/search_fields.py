@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-SEARCH_METRICS = ("val_loss", "rank_ic")
+SEARCH_METRICS = ("val_loss", "rank_ic", "crps")
 
 
 def search_problems(config: Any) -> Iterator[str]:
@@ -27,7 +27,9 @@ def search_problems(config: Any) -> Iterator[str]:
     if config.search_stage == "both" and "val_loss" in metrics:
         yield (
             "search_metric: val_loss of predictors with different tokenizers cannot be compared (a collapsed "
-            "codebook would win): with search_stage=both give rank_ic"
+            "codebook would win): with search_stage=both give rank_ic or crps"
         )
     if config.search_stage == "tokenizer" and set(metrics) - {"val_loss"}:
         yield "search_metric: a tokenizer alone forecasts nothing: with search_stage=tokenizer give val_loss"
+    if "crps" in metrics and config.inference_sample_count < 2:
+        yield "search_metric: crps needs sample paths to compare: give --inference-sample-count 2 or more"

@@ -6,7 +6,7 @@ replaces these:
     {"adam_weight_decay": {"type": "float", "low": 0.001, "high": 0.3, "log": true},
      "accumulation_steps": {"type": "int", "low": 1, "high": 4},
      "loss_bars": {"type": "categorical", "choices": ["window", "horizon"]},
-     "warmup_fraction": {"type": "float", "low": 0.0, "high": 0.2, "when": {"loss_bars": ["window"]}},
+     "warmup_fraction": {"type": "float", "low": 0.01, "high": 0.2, "when": {"loss_bars": ["window"]}},
      "batch_size": null}
 
 `when` samples a field only where an earlier one has one of the listed values; `null` leaves a field as the

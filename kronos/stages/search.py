@@ -77,7 +77,7 @@ def definition_of(config: Config, space: Space) -> dict[str, Any]:
     fields = {name: text for name, text in made["fields"].items() if name not in searched}
     if stage == "both":
         fields |= {name: to_text(getattr(config, name)) for name in PREDICTOR_FIELDS if name not in searched}
-    if "rank_ic" in config.search_metric:
+    if set(config.search_metric) - {"val_loss"}:
         fields |= {name: to_text(getattr(config, name)) for name in FORECAST_FIELDS}
     definition = {
         "space": space.describe(), "inputs": made["inputs"], "metric": list(config.search_metric),

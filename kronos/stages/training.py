@@ -156,7 +156,9 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, tokenizer: Any) -> dict
         work.run.flush()
         if result.interrupted:
             raise KeyboardInterrupt
-        save_png(loss_figure(result.curve, f"Losses of the {kind}"), folder / "loss_curve.png")
+        tracked = work.tracking is not None  # of a search's trial the numbers and the weights are enough
+        if tracked:
+            save_png(loss_figure(result.curve, f"Losses of the {kind}"), folder / "loss_curve.png")
         best = _load(kind)(folder / "checkpoints" / "best_model")
         record = write_record(folder, made, work.run.id, WEIGHTS, {
             "metrics": {
@@ -166,8 +168,9 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, tokenizer: Any) -> dict
             },
             "curve": result.curve, "learning_rates": result.learning_rates, "digest": checkpoint.digest(best),
         })  # fmt: skip
-        _log_result(work, folder, record)
-        if kind == "predictor":
+        if tracked:
+            _log_result(work, folder, record)
+        if tracked and kind == "predictor":
             log_inputs(work, tokenizer=tokenizer)
             work.say(
                 f"predictor: logged with its tokenizer as {log_served_model(work, store, tokenizer, best)}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from kronos.config import Config
 from kronos.crew import Crew, python_module, world_size
+from kronos.errors import UserError
 from kronos.stages.core import Work
 
 Record = Callable[[int, dict[str, float]], None]
@@ -59,8 +60,8 @@ def train(config: Config, record: Record, say: Callable[[str], None] = lambda te
     finally:
         crew.close()
     measured = {"val_loss": result["metrics"]["best_val_loss"]}
-    if "rank_ic" in config.search_metric:
-        measured["rank_ic"] = rank_ic(work)
+    if set(config.search_metric) - {"val_loss"}:
+        measured |= forecast_metrics(work)
     values = [float(measured[name]) for name in config.search_metric]
     for name, value in zip(config.search_metric, values, strict=True):
         if not math.isfinite(value):
@@ -78,39 +79,62 @@ def quietly(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return function()
 
 
-def rank_ic(work: Work) -> float:
-    """Mean daily Rank IC of `backtest_signal` on the validation range, scored from its start + lookback.
+def forecast_metrics(work: Work) -> dict[str, float]:
+    """Rank IC and CRPS of forecasts of the validation range, made as the backtest makes them.
 
-    Forecasts end within the range. Whole days are left out evenly so that about n_val_iter forecasts remain.
+    `rank_ic` is the mean over days for `backtest_signal`, `crps` the fair score of the predicted closes as
+    fractions of the last one seen. Forecasts begin at the range's start + lookback and end within it. Whole days
+    are left out evenly so that about n_val_iter forecasts remain.
     """
+    import numpy as np
     import pandas as pd
 
-    from kronos import signals
-    from kronos.data.points import ForecastPoints, forecast_points
-    from kronos.errors import UserError
-    from kronos.stages.data import stored_bars
-    from kronos.stages.evaluating import wide_bars
-    from kronos.stages.forecasting import forecast_all, forecaster
+    from kronos import accuracy, signals
+    from kronos.data.bars import FEATURES
+    from kronos.data.points import forecast_points
+    from kronos.stages.data import settled, stored_bars
+    from kronos.stages.evaluating import score, subset, wide_bars
+    from kronos.stages.forecasting import forecaster, trading_rules
 
-    config = work.config
-    store = stored_bars(config)
-    points = forecast_points(store, *config.val_time_range, config.lookback_window)
-    days = sorted(set(points.session.tolist()))
-    days = days[config.lookback_window - 1 : len(days) - config.predict_window]
-    if not days:
-        raise UserError("val_time_range is too short for rank_ic: no forecast begins and ends within it")
-    share = len(points) / max(len(set(points.session.tolist())), 1) * len(days) / config.n_val_iter
-    days = days[:: max(1, math.ceil(share))]
-    kept = pd.Series(points.session).isin(days).to_numpy()
-    points = ForecastPoints(
-        points.row[kept], points.instrument[kept], points.session[kept], points.excluded.iloc[:0]
+    store = stored_bars(work.config)
+    model = forecaster(work.config, store)  # looked up by the ranges that were given, as it was trained
+    config = settled(work.config, store)
+    lookback, horizon = config.lookback_window, config.predict_window
+    points = forecast_points(store, *config.val_time_range, lookback, horizon)
+    sessions = np.unique(points.session)
+    first = int(np.searchsorted(store.sessions, pd.Timestamp(config.val_time_range[0]).value)) + lookback - 1
+    last = (
+        int(np.searchsorted(store.sessions, pd.Timestamp(config.val_time_range[1]).value, "right"))
+        - 1
+        - horizon
     )
-    forecast, _ = forecast_all(work, forecaster(config, store), points)
+    days = sessions[(sessions >= first) & (sessions <= min(last, store.last_session - horizon))]
+    if not len(days):
+        raise UserError(
+            "val_time_range is too short: no forecast begins at its start + lookback and ends within it"
+        )
+    whole = int(np.isin(points.session, days).sum())
+    points = subset(points, np.isin(points.session, days[:: math.ceil(whole / config.n_val_iter)]))
+    closes_NSH = model.closes(points, trading_rules(config), "forecast")
     close = wide_bars(store, int(points.session.min()))["close"]
-    last_close = pd.Series(close.rename_axis(index="as_of").stack())
-    score = signals.wide(signals.scores(forecast, last_close), config.backtest_signal)
-    realised = signals.targets(close, config.predict_window)[config.backtest_signal]
-    return float(signals.daily_ic(score, realised)["rank_ic"].mean())
+    mean_NH, count = closes_NSH.mean(axis=1), len(points)
+    forecast = pd.DataFrame({
+        "instrument": np.repeat(np.array(store.instruments, dtype=object)[points.instrument], horizon),
+        "as_of": np.repeat(store.sessions[points.session], horizon).astype("datetime64[ns]"),
+        "step": np.tile(np.arange(1, horizon + 1, dtype=np.int32), count), "close": mean_NH.reshape(-1),
+    })  # fmt: skip
+    predicted = signals.wide(score(close, forecast), config.backtest_signal)
+    realised = signals.targets(close, horizon)[config.backtest_signal]
+    found = {"rank_ic": float(signals.daily_ic(predicted, realised)["rank_ic"].mean())}
+    if "crps" in config.search_metric:
+        seen = store.values[points.row, FEATURES.index("close")].astype(np.float64)
+        place = (
+            points.session.astype(np.int64)[:, None] - int(points.session.min()) + np.arange(1, horizon + 1)
+        )
+        ahead_NH = close.to_numpy()[place, points.instrument[:, None]] / seen[:, None]
+        parts = accuracy.crps((closes_NSH / seen[:, None, None]).transpose(0, 2, 1), ahead_NH)
+        found["crps"] = float(np.nanmean(parts))
+    return found
 
 
 def is_out_of_memory(error: BaseException) -> bool:

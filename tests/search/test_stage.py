@@ -1,0 +1,171 @@
+"""The search stage: a parent and its trials in MLflow, an answer that the pipeline takes, mistakes in plain words."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from kronos.__main__ import main
+from kronos.config import Config
+from kronos.errors import Pruned
+from kronos.files import read_json
+from kronos.flags import load_config
+from kronos.stages import trial_processes
+from kronos.stages.search import budget
+from kronos.stages.search_answer import interval
+from kronos.stages.trial_processes import TrialFailed, TrialProcesses
+
+TINY = ["--epochs", "1", "--n-train-iter", "384", "--n-val-iter", "64", "--log-interval", "4"]
+SEARCH = [*TINY, "--search-reports", "3", "--search-batch-size", "16,32", "--skip-data-process"]
+
+
+@pytest.fixture(autouse=True)
+def own_tracking(in_folder: Path, no_outer_run: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracking store by its full address: MLflow keeps connections by address."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{in_folder}/mlflow.db")
+
+
+def runs(stage: str) -> list[Run]:
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("kronos")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], f"tags.`kronos.stage` = '{stage}'")
+    return list(reversed(found))
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["search", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(store: Path) -> None:
+    assert main(["search", *SEARCH, "--n-trials", "2", "--search-pruner", "none"]) == 0
+    (parent,), children = runs("search"), runs("trial")
+    assert parent.info.status == "FINISHED" and len(children) == 2
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.status for run in children} == {"FINISHED"}
+    for run in children:
+        assert set(Config.model_fields) <= set(run.data.params)
+        assert {"val_loss", "train_loss", "duration_seconds"} <= set(run.data.metrics)
+    artifacts = {item.path for item in MlflowClient().list_artifacts(parent.info.run_id)}
+    assert {"best.json", "best_trial.json", "trials.csv", "top_trials.csv", "figures"} <= artifacts
+
+    (folder,) = Path("outputs/search").iterdir()
+    best = read_json(folder / "best_trial.json")
+    assert best["run_id"] in {run.info.run_id for run in children}
+    config, _ = load_config(str(folder / "best.json"))
+    assert config.predictor_learning_rate == best["params"]["predictor_learning_rate"]
+    assert main(["predictor", "--config-path", str(folder / "best.json")]) == 0
+    again = read_json("outputs/models/finetune_predictor_demo/summary.json")
+    assert again["metrics"]["best_val_loss"] == best["values"][0]  # bit for bit
+
+    assert main(["search", *SEARCH, "--n-trials", "4", "--skip-tokenizer", "--search-pruner", "none"]) == 0
+    (same,) = runs("search")
+    assert same.info.run_id == parent.info.run_id and len(runs("trial")) == 4
+    assert list(pd.read_csv(folder / "trials.csv")["number"]) == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_two_objectives_in_processes_side_by_side_with_repeats(store: Path) -> None:
+    flags = ["--search-metric", "rank_ic,crps", "--search-stage", "both", "--n-trials", "2", "--n-jobs", "2"]
+    assert main(["search", *SEARCH, *flags, "--search-repeats", "2", "--search-top", "1"]) == 0
+    assert [run.info.status for run in runs("trial")] == ["FINISHED"] * 3
+    (folder,) = Path("outputs/search").iterdir()
+    top = pd.read_csv(folder / "top_trials.csv")
+    assert top["rank_ic_seeds"][0] == 2 and top["rank_ic_low"][0] < top["rank_ic_high"][0]
+
+
+@pytest.mark.slow
+def test_trials_of_two_ranks_are_pruned_and_tracked(store: Path) -> None:
+    flags = ["--nproc-per-node", "2", "--n-trials", "3", "--search-pruner", "asha"]
+    assert main(["search", *SEARCH, *flags]) == 0
+    statuses = [run.info.status for run in runs("trial")]
+    assert len(statuses) == 3 and set(statuses) <= {"FINISHED", "KILLED"}
+
+
+def test_mistakes_are_told_before_the_first_trial(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tokenizer", *TINY]) == 0
+    capsys.readouterr()
+    given = [*SEARCH, "--skip-tokenizer", "--n-trials", "1"]
+    assert "batch size 999 is above the windows available: 128" in fails(
+        capsys, *given, "--search-batch-size", "999"
+    )
+    assert "cannot be reached" in fails(capsys, *given, "--storage", "sqlite:////nowhere/at/all.db")
+    assert "is no range" in fails(capsys, *given, "--search-learning-rate", "0.1,0.01")
+    assert runs("trial") == []
+
+
+def test_the_budget_in_windows_is_that_of_the_configuration() -> None:
+    config = Config(epochs=3, n_train_iter=20_000, search_reports=9)
+    assert budget(config, 38_323) == {"epochs": 9, "n_train_iter": 6667}
+    assert budget(config, 6_000) == {"epochs": 9, "n_train_iter": 2000}
+    assert budget(Config(epochs=30, n_train_iter=100), 1000)["epochs"] == 30
+
+
+def test_an_interval_needs_two_seeds() -> None:
+    assert interval([2.0]) == (2.0, None, None)
+    mean, low, high = interval([1.0, 2.0, 3.0])
+    assert mean == 2.0 and low == pytest.approx(2 - 4.302653 / 3**0.5) and high == pytest.approx(4 - low)
+
+
+STUB = """
+import json, os, sys, time
+config = json.loads(sys.stdin.read())
+print(json.dumps({"step": 1, "metrics": {"val_loss": 1.0}}), flush=True)
+HOW
+"""
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, how: str) -> TrialProcesses:
+    code = STUB.replace("HOW", how)
+    monkeypatch.setattr(trial_processes, "python_module", lambda name: [sys.executable, "-c", code])
+    return TrialProcesses(Config(cpu=True))
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "starved"),
+    [
+        ("os.kill(os.getpid(), 9)", "was killed by signal 9", False),
+        ("sys.exit(3)", "ended with status 3", False),
+        ("time.sleep(60)", "time limit: it was not finished after 2 s", False),
+        (
+            'print(json.dumps({"error": "CUDA out of memory", "out_of_memory": True}))',
+            "CUDA out of memory",
+            True,
+        ),
+    ],
+)
+def test_how_a_trial_process_died_is_its_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str, reason: str, starved: bool
+) -> None:
+    processes = stub(monkeypatch, how)
+    with pytest.raises(TrialFailed, match=reason) as caught:
+        processes.train(
+            Config(), lambda step, metrics: None, 2.0 if "sleep" in how else 30.0, tmp_path / "log"
+        )
+    assert caught.value.out_of_memory == starved
+
+
+def test_a_pruned_trial_process_is_ended_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    processes = stub(
+        monkeypatch, f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    )
+
+    def prune(step: int, metrics: dict[str, Any]) -> None:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.01)
+        raise Pruned("weak")
+
+    with pytest.raises(Pruned):
+        processes.train(Config(), prune, 0, tmp_path / "log")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIG_DFL)
