@@ -31,7 +31,7 @@ def forecast_paths(
     work: Work, store: BarStore, points: ForecastPoints
 ) -> Iterator[tuple[slice, np.ndarray, int]]:
     """Yield (places in `points`, sample paths [n, S, H, 6] made possible, bars repaired), chunk by chunk."""
-    from kronos.forecast import forecast_arrays, repair, series_keys
+    from kronos.forecast import forecast_arrays, number_format, repair, series_keys
     from kronos.runtime import choose
 
     config = work.config
@@ -42,6 +42,7 @@ def forecast_paths(
     names = np.array(store.instruments)[points.instrument]
     keys = series_keys(names.tolist(), store.sessions[points.session])
     horizon, size = config.predict_window, config.backtest_batch_size
+    dtype = number_format(config.inference_precision)
     repaired = 0
     with Progress("forecast") as progress:
         for start in range(0, len(points), CHUNK_BATCHES * size):
@@ -52,7 +53,7 @@ def forecast_paths(
                 tokenizer, predictor, bars, stamps, future, horizon=horizon, max_context=config.max_context,
                 temperature=config.inference_T, top_k=config.inference_top_k, top_p=config.inference_top_p,
                 sample_count=config.inference_sample_count, clip=config.clip, seed=config.seed, batch_size=size,
-                keys_N=keys[part], fine_rotary=config.inference_fine_rotary,
+                keys_N=keys[part], fine_rotary=config.inference_fine_rotary, dtype=dtype,
                 progress=partial(_advance, progress, start, len(points)),
             )  # fmt: skip
             paths, count = repair(paths)
