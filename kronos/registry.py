@@ -45,7 +45,9 @@ def log_model(
     """Log both models as one MLflow model of a run, with signature, example and pinned requirements.
 
     `settings` are the defaults of serving: pred_len, T, top_p, top_k, sample_count, seed, quantiles may be given
-    with a request; lookback, max_context, clip, calendar and fine_rotary may not. Returns the model's address.
+    with a request; lookback, max_context, clip, calendar, fine_rotary and precision may not.
+
+    Returns the model's address.
     """
     import mlflow
     from mlflow.models import Model

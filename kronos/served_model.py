@@ -18,7 +18,7 @@ from kronos.data.bars import FEATURES, PRICES
 from kronos.data.calendars import next_sessions, time_features
 from kronos.errors import UserError
 from kronos.files import read_json
-from kronos.forecast import forecast_arrays, repair, series_keys
+from kronos.forecast import forecast_arrays, number_format, repair, series_keys
 
 
 class ServedKronos(PythonModel):
@@ -66,7 +66,7 @@ class ServedKronos(PythonModel):
             max_context=int(settings["max_context"]), temperature=float(settings["T"]), top_k=int(settings["top_k"]),
             top_p=float(settings["top_p"]), sample_count=int(settings["sample_count"]),
             clip=float(settings["clip"]), seed=int(settings["seed"]), keys_N=series_keys(names, times[:, -1]),
-            fine_rotary=settings["fine_rotary"],
+            fine_rotary=settings["fine_rotary"], dtype=number_format(settings["precision"]),
         )  # fmt: skip
         paths, _ = repair(paths)
         return _table(names, times[:, -1], ahead, paths, [float(level) for level in settings["quantiles"]])

@@ -1,8 +1,16 @@
 """Bars to forecasts, in prices and volumes: arrays for the stages, frames for people."""
 
-from kronos.forecast.arrays import FEATURES, forecast_arrays, repair
+from kronos.forecast.arrays import FEATURES, forecast_arrays, number_format, repair
 from kronos.forecast.keys import series_keys
 from kronos.forecast.paths import Paths
 from kronos.forecast.predictor import KronosPredictor
 
-__all__ = ["FEATURES", "KronosPredictor", "Paths", "forecast_arrays", "repair", "series_keys"]
+__all__ = [
+    "FEATURES",
+    "KronosPredictor",
+    "Paths",
+    "forecast_arrays",
+    "number_format",
+    "repair",
+    "series_keys",
+]

@@ -75,6 +75,19 @@ def forecast_arrays(
     return run_batches(run, len(bars_NLF), min(size, batch_size or size), progress)
 
 
+def number_format(precision: str) -> torch.dtype:
+    """The `dtype` of a configuration's inference_precision.
+
+    bfloat16 against float32, measured on a trained nano model (context 32, horizon 5): teacher-forced coarse
+    logits differ by at most 0.9 % of the largest, the likeliest id by 1.5 % of bars, and the mean close of five
+    paths at T 0.6, top_p 0.9 by 0.13 % on average, 1.6 % at the 99th percentile: some draws fall on another id.
+    """
+    formats = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if precision not in formats:
+        raise UserError(f"precision is {precision!r}, expected one of {', '.join(formats)}")
+    return formats[precision]
+
+
 def normalise(bars_NLF: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(x float32 [N, L, F], mean, scale float64 [N, 1, F]); x is not clipped.
 

@@ -34,7 +34,7 @@ class Forecaster:
         self, points: ForecastPoints, rules: Mapping[str, Any], label: str
     ) -> Iterator[tuple[slice, np.ndarray, int]]:
         """Sample paths [n, S, H, 6] of some points at a time, made possible, and how many bars that took."""
-        from kronos.forecast import forecast_arrays, repair
+        from kronos.forecast import forecast_arrays, number_format, repair
 
         config, keys = self.config, draw_keys(self.store, points)
         horizon, size = config.predict_window, config.backtest_batch_size
@@ -47,6 +47,7 @@ class Forecaster:
                     self.tokenizer, self.predictor, bars, stamps, future, horizon=horizon,
                     max_context=config.max_context, clip=config.clip, seed=config.seed, batch_size=size,
                     keys_N=keys[part], fine_rotary=config.inference_fine_rotary,
+                    dtype=number_format(config.inference_precision),
                     progress=partial(_advance, progress, start, len(points)), **rules,
                 )  # fmt: skip
                 yield part, *repair(paths)

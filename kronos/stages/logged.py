@@ -29,7 +29,7 @@ def log_served_model(work: Work, store: BarStore, tokenizer: Any, predictor: Any
         "top_p": config.inference_top_p, "top_k": config.inference_top_k, "seed": config.seed,
         "sample_count": config.inference_sample_count, "quantiles": list(config.predict_quantiles),
         "max_context": config.max_context, "clip": config.clip, "fine_rotary": config.inference_fine_rotary,
-        "calendar": store.calendar, "freq": store.freq, "label": store.label,
+        "precision": config.inference_precision, "calendar": store.calendar, "freq": store.freq, "label": store.label,
     }  # fmt: skip
     example = example_bars(store, config.lookback_window)
     return log_model(work.run, config.tracking_uri, tokenizer, predictor, settings, example)

@@ -148,3 +148,16 @@ def test_mistakes_are_named(pair):
     ]:
         with pytest.raises(UserError, match=message):
             forecast_arrays(*pair, bars, now, future, horizon=5, **rules)
+
+
+def test_bfloat16_forecasts_stay_near_those_of_float32(pair):
+    bars, *times = given(8, 30, 4)
+    means = {}
+    for precision in ("fp32", "bf16"):
+        dtype = forecast.number_format(precision)
+        paths = forecast_arrays(*pair, bars, *times, horizon=4, sample_count=20, dtype=dtype)
+        means[precision] = paths[..., 3].mean(1)
+    gap = np.abs(means["bf16"] / means["fp32"] - 1)
+    assert 0 < gap.max() < 0.05, "not the same numbers, but near"
+    with pytest.raises(UserError, match="precision is 'fp8', expected one of fp32, bf16"):
+        forecast.number_format("fp8")
