@@ -72,7 +72,7 @@ def _dropout_mask(x: Tensor, p: float) -> Tensor:
 
 
 def _dropped_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, p: float) -> Tensor:
-    """Causal attention with dropout of its weights; as torch falls back to on a CPU, with cheap masks."""
+    """Causal attention with dropout of its weights: the steps torch falls back to on a CPU, with cheap masks."""
     bars = q_BHTK.shape[-2]
     scores = (q_BHTK * q_BHTK.shape[-1] ** -0.5) @ k_BHTK.transpose(-2, -1)
     future = torch.full((bars, bars), -torch.inf, dtype=scores.dtype).triu(1)
