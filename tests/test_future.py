@@ -68,6 +68,10 @@ def backtest(folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         "2",
         "--inference-sample-count",
         "2",
+        "--baseline-seeds",
+        "2",
+        "--evaluation-series",
+        "20",
     ]
     assert main(["backtest", *arguments]) == 0
     return folder / "outputs" / "backtest_results" / "finetune_backtest_demo"
