@@ -51,16 +51,33 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout; on a CPU one 64-bit draw serves four values, where Bernoulli draws are a tenth of a step."""
+    """nn.Dropout, with cheap masks on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return super().forward(x)
-        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-        drop = round(self.p * 2**16)  # of 65536: within 1e-5 of p
-        kept = (bits >= drop - 2**15).to(x.dtype)
-        return x * kept.mul_(2**16 / (2**16 - drop) if drop < 2**16 else 0.0)
+        return x * _dropout_mask(x, self.p)
+
+
+def _dropout_mask(x: Tensor, p: float) -> Tensor:
+    """0 with probability p, else 1 / (1 - p), like `x`, on a CPU.
+
+    One 64-bit draw serves four values: Bernoulli draws took a tenth of a training step.
+    """
+    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+    drop = round(p * 2**16)  # of 65536: within 1e-5 of p
+    kept = (bits >= drop - 2**15).to(x.dtype) if drop else torch.ones_like(x)
+    return kept.mul_(2**16 / (2**16 - drop) if drop < 2**16 else 0.0)
+
+
+def _dropped_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, p: float) -> Tensor:
+    """Causal attention with dropout of its weights: the steps torch falls back to on a CPU, with cheap masks."""
+    bars = q_BHTK.shape[-2]
+    scores = (q_BHTK * q_BHTK.shape[-1] ** -0.5) @ k_BHTK.transpose(-2, -1)
+    future = torch.full((bars, bars), -torch.inf, dtype=scores.dtype).triu(1)
+    weights = (scores + future).softmax(-1)
+    return (weights * _dropout_mask(weights, p)) @ v_BHTK
 
 
 class Rotary(nn.Module):
@@ -170,14 +187,13 @@ class Attention(nn.Module):
         k = k if tables is None else rotate(k, tables)
         causal = queries == bars and bars > 1
         mask = None if padding_mask is None else _visible(padding_mask, queries, causal)
-        attended = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.attention_dropout if self.training else 0.0,
-            is_causal=causal and mask is None,
-        )
+        dropout = self.attention_dropout if self.training else 0.0
+        if dropout and causal and mask is None and q.device.type == "cpu":
+            attended = _dropped_attention(q, k, v, dropout)
+        else:
+            attended = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None
+            )
         return self.resid_dropout(self.out_proj(attended.transpose(1, 2).flatten(2)))
 
 

@@ -110,7 +110,8 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def compare(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], unit: str, work: float) -> float:
     """Warm both, time pairs, keep the median ratio; `work` units are done a call."""
-    ours(), theirs()
+    for _ in range(2):  # the allocator settles in the second call
+        ours(), theirs()
     pairs = [(seconds(ours), seconds(theirs)) for _ in range(PAIRS)]
     ratio = statistics.median(other / own for own, other in pairs)
     own, other = (work / statistics.median(side) for side in zip(*pairs, strict=True))
@@ -131,7 +132,15 @@ def models(preset: str) -> SimpleNamespace:
     return SimpleNamespace(tokenizer=tokenizer, predictor=predictor, public=theirs)
 
 
-def our_step(model: Any, objective: Any, batch: Any, rate: float, dtype: torch.dtype) -> Callable[[], float]:
+def our_step(
+    model: Any,
+    objective: Any,
+    batch: Any,
+    rate: float,
+    dtype: torch.dtype,
+    beta2: float = 0.95,
+    clip: float = 3.0,
+) -> Callable[[], float]:
     """The loop's own step: accumulation, clipping, the check that all is finite, AdamW, schedule."""
     from contextlib import nullcontext
 
@@ -139,7 +148,9 @@ def our_step(model: Any, objective: Any, batch: Any, rate: float, dtype: torch.d
     from kronos.feed import Part
     from kronos.training_state import LoopState
 
-    settings = FitSettings(epochs=1, batch_size=BATCH, learning_rate=rate)
+    settings = FitSettings(
+        epochs=1, batch_size=BATCH, learning_rate=rate, div_factor=1.0, beta2=beta2, clip_norm=clip
+    )
     runtime = Runtime(torch.device(DEVICE), dtype)
     stepper = Stepper(model.train(), objective, settings, 10_000, runtime, Collectives())
     state = LoopState()
@@ -166,7 +177,7 @@ def public_predictor_step(sides: SimpleNamespace, batch: Any) -> Callable[[], fl
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 3.0)
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return step
 
@@ -183,7 +194,7 @@ def public_tokenizer_step(sides: SimpleNamespace, batch: Any) -> Callable[[], fl
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return step
 
@@ -205,6 +216,7 @@ def test_predictor_step() -> None:
         # The masks of dropout and the coarse draws differ: equal to the noise of one batch.
         assert first[0] == pytest.approx(first[1], rel=0.02)
         compare(f"predictor step, small, {name}", ours, theirs, "windows/s", BATCH)
+        assert ours() == pytest.approx(theirs(), rel=0.02)  # and it still learns as much
     if DEVICE == "cpu":
         share_of_peak(ROWS[-2][1])
 
@@ -231,10 +243,13 @@ def test_tokenizer_step() -> None:
     windows, _ = make_bars()
     batch = on_device(windows.batch(np.arange(BATCH) * 37, 0))
     sides = models("mini")
-    ours = our_step(sides.tokenizer, TokenizerObjective(LOOKBACK, HORIZON), batch, 2e-4, torch.float32)
+    objective = TokenizerObjective(LOOKBACK, HORIZON)
+    # The public script leaves this optimiser's second beta at PyTorch's 0.999.
+    ours = our_step(sides.tokenizer, objective, batch, 2e-4, torch.float32, beta2=0.999, clip=2.0)
     theirs = public_tokenizer_step(sides, batch)
     assert ours() == pytest.approx(theirs(), rel=1e-5)
     compare("tokenizer step, float32", ours, theirs, "windows/s", BATCH)
+    assert ours() == pytest.approx(theirs(), rel=1e-3)
 
 
 def test_loader() -> None:
