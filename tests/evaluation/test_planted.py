@@ -59,7 +59,9 @@ def test_neither_momentum_nor_reversal_nor_chance_finds_the_pattern_but_volume_d
     bars = planted_bars(pattern=pattern)
     opening, close, volume = (wide(bars, column) for column in ("open", "close", "volume"))
     earned = signals.tradable_returns(opening, close, 5).iloc[-150:]
-    if pattern:  # what the planted sample promises; shuffled, each strays in one sample of twenty like any ranking
+    if (
+        pattern
+    ):  # what the planted sample promises; shuffled, each strays in one sample of twenty like any ranking
         for score in (ranking.momentum(close, 20), ranking.reversal(close, 5)):
             assert ranking.worth(score.iloc[-150:], earned, 5).rank_ic.sign == 0
     assert (ranking.worth(volume.iloc[-150:], earned, 5).rank_ic.mean > 0.25) == pattern
