@@ -3,6 +3,7 @@
 With `tracking.py` (writing runs) and `tracked.py` (reading them) a part of the one door to MLflow.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -97,16 +98,23 @@ def _signature(settings: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def _uri(uri: str | None) -> Iterator[None]:
-    """MLflow's model functions know one process-wide tracking address: set it, and put it back."""
+    """MLflow's model functions know one process-wide tracking address: set it, and leave no trace of that.
+
+    Putting back what `get_tracking_uri` says would pin the default, which follows the working directory.
+    """
+    if uri is None:
+        yield
+        return
     import mlflow
 
-    before = mlflow.get_tracking_uri()
-    if uri is not None:
-        mlflow.set_tracking_uri(uri)
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)  # sets the variable too
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def weights(address: str, kind: str, uri: str | None) -> str:

@@ -29,10 +29,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def there(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(finished)
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{finished}/mlflow.db")
     yield
-    mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri(None)
 
 
 def last_bars(day: str, names: list[str]) -> pd.DataFrame:
@@ -192,3 +191,12 @@ def test_a_damaged_local_copy_is_refused(finished: Path, tmp_path: Path) -> None
     )
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"no")
     assert main(["predict", "--predictor-path", str(tmp_path / "weights")]) == 2
+
+
+def test_logging_a_model_leaves_mlflows_address_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow.set_tracking_uri(None)
+    monkeypatch.chdir(tmp_path)
+    assert mlflow.get_tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert "MLFLOW_TRACKING_URI" not in os.environ
