@@ -26,14 +26,17 @@ TINY = ["--epochs", "1", "--n-train-iter", "384", "--n-val-iter", "64", "--log-i
 SEARCH = [*TINY, "--search-reports", "3", "--search-batch-size", "16,32", "--skip-data-process"]
 
 
-@pytest.fixture(autouse=True)
-def own_tracking(in_folder: Path, no_outer_run: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tracking store by its full address: MLflow keeps connections by address."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{in_folder}/mlflow.db")
+def address() -> str:
+    """The tracking store of the test, in full: MLflow keeps its connections, and an address once given."""
+    return f"sqlite:///{Path.cwd()}/mlflow.db"
+
+
+def run_stage(stage: str, *arguments: str) -> int:
+    return main([stage, *arguments, "--tracking-uri", address()])
 
 
 def runs(stage: str) -> list[Run]:
-    client = MlflowClient()
+    client = MlflowClient(address())
     experiment = client.get_experiment_by_name("kronos")
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id], f"tags.`kronos.stage` = '{stage}'")
@@ -41,14 +44,14 @@ def runs(stage: str) -> list[Run]:
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["search", *arguments]) == 2
+    assert run_stage("search", *arguments) == 2
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     return captured.err
 
 
 def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(store: Path) -> None:
-    assert main(["search", *SEARCH, "--n-trials", "2", "--search-pruner", "none"]) == 0
+    assert run_stage("search", *SEARCH, "--n-trials", "2", "--search-pruner", "none") == 0
     (parent,), children = runs("search"), runs("trial")
     assert parent.info.status == "FINISHED" and len(children) == 2
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
@@ -56,7 +59,7 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
     for run in children:
         assert set(Config.model_fields) <= set(run.data.params)
         assert {"val_loss", "train_loss", "duration_seconds"} <= set(run.data.metrics)
-    artifacts = {item.path for item in MlflowClient().list_artifacts(parent.info.run_id)}
+    artifacts = {item.path for item in MlflowClient(address()).list_artifacts(parent.info.run_id)}
     assert {"best.json", "best_trial.json", "trials.csv", "top_trials.csv", "figures"} <= artifacts
 
     (folder,) = Path("outputs/search").iterdir()
@@ -64,11 +67,11 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
     assert best["run_id"] in {run.info.run_id for run in children}
     config, _ = load_config(str(folder / "best.json"))
     assert config.predictor_learning_rate == best["params"]["predictor_learning_rate"]
-    assert main(["predictor", "--config-path", str(folder / "best.json")]) == 0
+    assert run_stage("predictor", "--config-path", str(folder / "best.json")) == 0
     again = read_json("outputs/models/finetune_predictor_demo/summary.json")
     assert again["metrics"]["best_val_loss"] == best["values"][0]  # bit for bit
 
-    assert main(["search", *SEARCH, "--n-trials", "4", "--skip-tokenizer", "--search-pruner", "none"]) == 0
+    assert run_stage("search", *SEARCH, "--n-trials", "4", "--skip-tokenizer", "--search-pruner", "none") == 0
     (same,) = runs("search")
     assert same.info.run_id == parent.info.run_id and len(runs("trial")) == 4
     assert list(pd.read_csv(folder / "trials.csv")["number"]) == [0, 1, 2, 3]
@@ -77,7 +80,7 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
 @pytest.mark.slow
 def test_two_objectives_in_processes_side_by_side_with_repeats(store: Path) -> None:
     flags = ["--search-metric", "rank_ic,crps", "--search-stage", "both", "--n-trials", "2", "--n-jobs", "2"]
-    assert main(["search", *SEARCH, *flags, "--search-repeats", "2", "--search-top", "1"]) == 0
+    assert run_stage("search", *SEARCH, *flags, "--search-repeats", "2", "--search-top", "1") == 0
     assert [run.info.status for run in runs("trial")] == ["FINISHED"] * 3
     (folder,) = Path("outputs/search").iterdir()
     top = pd.read_csv(folder / "top_trials.csv")
@@ -87,13 +90,13 @@ def test_two_objectives_in_processes_side_by_side_with_repeats(store: Path) -> N
 @pytest.mark.slow
 def test_trials_of_two_ranks_are_pruned_and_tracked(store: Path) -> None:
     flags = ["--nproc-per-node", "2", "--n-trials", "3", "--search-pruner", "asha"]
-    assert main(["search", *SEARCH, *flags]) == 0
+    assert run_stage("search", *SEARCH, *flags) == 0
     statuses = [run.info.status for run in runs("trial")]
     assert len(statuses) == 3 and set(statuses) <= {"FINISHED", "KILLED"}
 
 
 def test_mistakes_are_told_before_the_first_trial(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tokenizer", *TINY]) == 0
+    assert run_stage("tokenizer", *TINY) == 0
     capsys.readouterr()
     given = [*SEARCH, "--skip-tokenizer", "--n-trials", "1"]
     assert "batch size 999 is above the windows available: 128" in fails(
