@@ -3,7 +3,8 @@
 The public side is the public model run as its training script does (its own draws, AdamW not fused); its dataset
 class is stood in for by `PublicWindows`, which does what it does: a pandas frame an instrument, `.iloc` for a window,
 numpy to normalise, one window at a time. `KRONOS_BENCH_DEVICE=cuda` measures a card, `KRONOS_BENCH_PAIRS` sets the
-number of pairs. What limits each row is said beside it; timings of a busy machine say little, so its load is printed.
+number of pairs, `BENCH_THREADS` the threads (all processors by default, where tests take one). Timings of a
+busy machine say little, so its load is printed.
 """
 
 import os
@@ -11,6 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +41,14 @@ PAIRS = int(os.environ.get("KRONOS_BENCH_PAIRS", "5"))
 FEATURES = ["open", "high", "low", "close", "vol", "amt"]
 STAMPS = ["minute", "hour", "weekday", "day", "month"]
 ROWS: list[tuple[str, str, str, str]] = []
+WANTED = {
+    "predictor step, small, float32": "1.3" if DEVICE == "cpu" else "",
+    "predictor step, small, bf16": "2" if DEVICE == "cpu" else "3",
+    "  matrix products at their own peak, of a step": "70%",
+    "tokenizer step, float32": "1.5" if DEVICE == "cpu" else "",
+    "loader": "100",
+    "time outside the step, of an epoch (mini)": "< 3%",
+}
 
 
 class PublicWindows:
@@ -85,14 +95,18 @@ def make_bars(instruments: int = 50, bars: int = 1000) -> tuple[Windows, PublicW
 
 @pytest.fixture(scope="module", autouse=True)
 def table() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(os.environ.get("BENCH_THREADS", os.cpu_count() or 1)))
     yield
     card = torch.cuda.get_device_name() if DEVICE == "cuda" else platform.processor() or platform.machine()
     load = os.getloadavg()[0]
     print(f"\n\ntraining speed: {card}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+          f"numpy {np.__version__}, pandas {pd.__version__}, public {version('kronos-model-arch')}, "
           f"Python {platform.python_version()}, load {load:.1f} before and beside this run")  # fmt: skip
-    print(f"{'work':<44}{'ours':>16}{'public':>16}{'ratio':>8}")
+    print(f"{'work':<44}{'ours':>16}{'public':>16}{'ratio':>8}{'wanted':>8}")
     for row in ROWS:
-        print(f"{row[0]:<44}{row[1]:>16}{row[2]:>16}{row[3]:>8}")
+        print(f"{row[0]:<44}{row[1]:>16}{row[2]:>16}{row[3]:>8}{WANTED.get(row[0], ''):>8}")
+    torch.set_num_threads(before)
 
 
 def settle() -> None:
