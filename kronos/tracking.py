@@ -276,8 +276,8 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def source_tags(folder: Path) -> dict[str, str]:
-    """The git commit of the code, and whether the tree has uncommitted changes; empty outside a clone."""
+def source_tags(folder: Path | None) -> dict[str, str]:
+    """The git commit of the code, and whether the tree has uncommitted changes; empty outside a clone (None)."""
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return {}
@@ -285,12 +285,14 @@ def source_tags(folder: Path) -> dict[str, str]:
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
 
 
-def uncommitted_changes(folder: Path) -> str:
+def uncommitted_changes(folder: Path | None) -> str:
     """What the tree has that its commit has not, as a diff; empty for a clean tree or outside a clone."""
     return _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff")
 
 
-def _git(folder: Path, *arguments: Sequence[str] | str) -> str:
+def _git(folder: Path | None, *arguments: Sequence[str] | str) -> str:
+    if folder is None:
+        return ""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *map(str, arguments)], capture_output=True, text=True, timeout=20

@@ -10,13 +10,12 @@ from typing import Any
 from kronos.config import Config
 from kronos.crew import Crew, python_module, world_size
 from kronos.errors import UserError
-from kronos.files import digest_bytes, write_json
+from kronos.files import clone, digest_bytes, write_json
 from kronos.flags import to_text
 from kronos.stages.core import Body, Outcome, Stage, Work, finished, key_of, unfinished_run
 from kronos.stages.working import check_resumable
 from kronos.tracking import Run, Tracking, source_tags, uncommitted_changes, versions
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
 ORDER = ("data", "tokenizer", "predictor", "backtest")
 SKIPS = {
     "data": "skip_data_process", "tokenizer": "skip_tokenizer", "predictor": "skip_predictor",
@@ -216,7 +215,7 @@ def _check_skipped(config: Config) -> None:
 
 
 def tags_of(stage: str, config: Config) -> dict[str, str]:
-    return {"stage": stage, "seed": str(config.seed), **source_tags(PROJECT)}
+    return {"stage": stage, "seed": str(config.seed), **source_tags(clone())}
 
 
 def log_config(run: Run, config: Config) -> None:
@@ -224,6 +223,6 @@ def log_config(run: Run, config: Config) -> None:
     run.parameters({name: to_text(getattr(config, name)) for name in Config.model_fields})
     run.json(config.model_dump(mode="json"), "config.json")
     run.json(versions(), "versions.json")
-    changes = uncommitted_changes(PROJECT)
+    changes = uncommitted_changes(clone())
     if changes:
         run.text(changes, "uncommitted.diff")
