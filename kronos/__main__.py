@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from kronos import __version__
 from kronos.errors import UserError
-from kronos.mishaps import quiet_end_of_output, sentence, speak_any_encoding
 
 COMMANDS = {
     "compare": "compare RUN_ID RUN_ID ...: tracked runs side by side",
@@ -29,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.version_info < (3, 11):  # noqa: UP036  this file is the one that such a Python still reads
         said = sys.version.split()[0]
         return _say(f"Python 3.11 or later is needed, this is {said}: make the environment with a newer one")
+    from kronos.mishaps import quiet_end_of_output, sentence, speak_any_encoding
+
     speak_any_encoding()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
