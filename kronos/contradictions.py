@@ -60,10 +60,10 @@ def registry_problems(config: Any) -> Iterator[str]:
         if config.promote != "auto":
             yield f"promote: {config.promote} needs registered_model_name"
         return
-    if "/" in name or ":" in name or not name.strip(".") or len(name) > LONGEST_NAME:
+    if set(name) & set("/:@'\"") or name.startswith((".", "m-")) or len(name) > LONGEST_NAME:
         yield (
-            f"registered_model_name: {name!r} was given, expected up to {LONGEST_NAME} characters without / and :, "
-            "since models:/NAME@champion is the model's address"
+            f"registered_model_name: {name!r} was given, expected up to {LONGEST_NAME} characters without / : @ and "
+            "quotes, beginning with neither a dot nor m-, since models:/NAME@champion is the model's address"
         )
     if config.skip_backtest:
         yield "registered_model_name: a version is registered after a backtest, and skip_backtest leaves it out"

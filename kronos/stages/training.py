@@ -173,6 +173,7 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, tokenizer: Any) -> dict
         if tracked and kind == "predictor":
             log_inputs(work, tokenizer=tokenizer)
             address = log_served_model(work.run, config, store, tokenizer, best)
+            work.run.flush()
             link_metrics(work.run.id, address, record["metrics"], config.tracking_uri)
             work.say(f"predictor: logged with its tokenizer as {address}")
     work.say(
