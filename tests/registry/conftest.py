@@ -1,6 +1,0 @@
-"""The made-up bars of the evaluation tests, for these too."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
