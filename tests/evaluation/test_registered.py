@@ -1,22 +1,16 @@
 """A model's way through the registry: pipelines register versions, the better one is the champion and is served."""
 
-import json
-import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from planted import planted_store
+from serving import ask, serving
 
 from kronos import load_run
 from kronos.__main__ import main
@@ -161,41 +155,11 @@ def test_a_fresh_process_loads_the_champion_and_forecasts_as_its_backtest_did(fo
     np.testing.assert_allclose(loaded, own_forecast(), rtol=1e-5)
 
 
-@contextmanager
-def served(model: str) -> Iterator[str]:
-    """`mlflow models serve` on loopback; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "-p", str(port)]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": address(), "PATH": path}
-    process = subprocess.Popen(
-        [*command, "--env-manager", "local"], env=environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2)
-                break
-            except OSError:
-                assert process.poll() is None, "the server ended"
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(20)
-
-
 def test_the_served_champion_answers_as_its_backtest_did(folder: Path) -> None:
-    table = bars()
-    rows: list[Any] = table.assign(datetime=table["datetime"].astype(str)).to_numpy(dtype=object).tolist()
-    body = json.dumps({"dataframe_split": {"columns": list(table.columns), "data": rows}}).encode()
-    with served("models:/kronos@champion") as server:
-        request = urllib.request.Request(server + "/invocations", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            predictions = pd.DataFrame(json.loads(answer.read())["predictions"])
+    with serving("models:/kronos@champion", address()) as server:
+        status, answer = ask(server, bars())
+    assert status == 200
+    predictions = pd.DataFrame(answer["predictions"])
     np.testing.assert_allclose(predictions[["open", "high", "low", "close"]], own_forecast(), rtol=1e-5)
 
 
