@@ -162,6 +162,7 @@ def _register(work: Work, backtest: Outcome) -> None:
     if work.config.registered_model_name is not None:
         from kronos.stages.champion import register_backtest
 
+        work.run.flush()  # its metrics are shown at the model too
         register_backtest(work.tracking, work.run, work.config, backtest, work.say)
 
 
