@@ -22,6 +22,7 @@ NOT_RUN = {
     "mlflow run . -e pipeline$": "needs conda",
     "pip install .$": "tests/test_packaging.py builds the wheel and runs it",
     "pip install '.[postgres]'": "installs from the package index",
+    "pip install '.[dashboard]'": "installs from the package index",
     "pip install jupyterlab": "installs from the package index; tests/test_notebooks.py runs the notebooks",
     "source .venv/bin/activate": ".venv is made by make pipeline",
     "python -m qlib.cli.data": "downloads",

@@ -46,6 +46,8 @@ def single(
                 outcome = _do(stage, made, Work(config, run, tracking, say, crew, objective))
             else:
                 run.tags({"reused_run": outcome.run_id})
+            if stage.name == "backtest":
+                _register(Work(config, run, tracking, say, crew), outcome)
     return {stage.name: outcome}
 
 
@@ -106,6 +108,8 @@ def pipeline(
                 outcomes[name] = outcome
                 run.tags({f"{name}_run": outcome.run_id, f"{name}_reused": to_text(outcome.reused)})
                 run.metrics(0, {f"{name}_{key}": value for key, value in outcome.record["metrics"].items()})
+            if "backtest" in outcomes:
+                _register(Work(config, run, tracking, say, crew), outcomes["backtest"])
             say(f"pipeline: done, run {run.id}; look at it with  mlflow ui")
     return outcomes
 
@@ -150,6 +154,15 @@ def _do(stage: Stage, made: dict[str, Any], work: Work) -> Outcome:
     work.say(f"{stage.name}: run {work.run.id}")
     record = stage.load().run(work, made)
     return Outcome(stage.name, work.run.id, stage.folder(work.config), record)
+
+
+def _register(work: Work, backtest: Outcome) -> None:
+    """Register what was backtested, reused or not, where a name for it is given."""
+    if work.config.registered_model_name is not None:
+        from kronos.stages.champion import register_backtest
+
+        work.run.flush()  # its metrics are shown at the model too
+        register_backtest(work.tracking, work.run, work.config, backtest, work.say)
 
 
 def _origin(body: Body, config: Config, objective: ObjectiveFactory | None) -> dict[str, Any] | UserError:
