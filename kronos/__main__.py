@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from kronos.config import Config
 from kronos.crew import dismiss, launched
-from kronos.errors import UserError
+from kronos.errors import TrackingAway, UserError
 from kronos.flags import help_parser, load_config, nearest, parse_flags
 from kronos.stages import STAGES, execute
 
@@ -16,11 +16,15 @@ COMMANDS = {
     "rerun": "rerun RUN_ID: repeat a tracked run from its own artifacts",
     "mlproject": "print the MLproject file; --check compares it, --write writes it",
 }
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 USAGE = "python -m kronos {STAGE} [--config-path FILE] [--field value ...]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage; returns the exit status: 0 done, 2 a mistake of the user's, 130 interrupted."""
+    """Run one stage; returns the exit status.
+
+    0 is done, 2 a mistake of the user's, 75 (try again, as of old) a tracking server that went away, 130 interrupted.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     place = launched()
     if place is not None and place.rank > 0:  # rank 0 reads the command line, and tells of its mistakes
@@ -33,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main(given)
     except UserError as error:
         print(f"kronos: {error}", file=sys.stderr)
-        return 2
+        return TRY_AGAIN if isinstance(error, TrackingAway) else 2
     except KeyboardInterrupt:
         print("kronos: interrupted", file=sys.stderr)
         return 130

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from servers import postgres, server  # noqa: F401  slow tests' fixtures
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

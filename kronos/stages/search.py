@@ -13,7 +13,7 @@ from typing import Any
 
 from kronos.config import Config
 from kronos.crew import launched
-from kronos.errors import Pruned, UserError
+from kronos.errors import Pruned, TrackingAway, UserError
 from kronos.files import digest_bytes
 from kronos.flags import to_text
 from kronos.search_space import Space, configuration, space_of
@@ -32,14 +32,14 @@ FORECAST_FIELDS = (
 
 def run(config: Config, say: Callable[[str], None]) -> dict[str, Outcome]:
     """Search as one run with a child a trial; the same study goes on where it was left."""
-    from kronos.stages.running import log_config, tags_of
+    from kronos.stages.running import log_config, tags_of, tracking_of
 
     if (place := launched()) is not None and place.world > 1:
         raise UserError(
             "search starts the processes of its trials itself: leave out torchrun, give --nproc-per-node"
         )
     space = space_of(config)
-    tracking = Tracking(config.tracking_uri, config.experiment_name)
+    tracking = tracking_of(config, say)
     before = _run_to_go_on_with(config, space, tracking)
     with tracking.run(config.run_name or "search", tags_of("search", config), run_id=before) as own:
         log_config(own, config)
@@ -176,7 +176,7 @@ class _Search:
             return self.own
         self.own.tags({"search_parent": parent})
         self.say(f"  joins the search of run {parent}")
-        return Run(self.tracking.client, parent, self.tracking.experiment_id)
+        return self.tracking.attach(parent)
 
     def go(self) -> None:
         """Run trials until the study has enough."""
@@ -309,6 +309,8 @@ class _Search:
                             configuration(self.config, values), f"trial {trial.number} seed {values['seed']}",
                             asked, lambda metrics: None, {"repeat": offset},
                         )  # fmt: skip
+                except TrackingAway:
+                    raise
                 except Exception as error:
                     self.say(f"{key}: {error}")
                     continue
