@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-
 from servers import free_port
 
 from kronos import recording

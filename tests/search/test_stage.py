@@ -74,6 +74,7 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
     assert run_stage("search", *SEARCH, "--n-trials", "4", "--skip-tokenizer", "--search-pruner", "none") == 0
     (same,) = runs("search")
     assert same.info.run_id == parent.info.run_id and len(runs("trial")) == 4
+    assert same.data.metrics["trials_complete"] == 4
     assert list(pd.read_csv(folder / "trials.csv")["number"]) == [0, 1, 2, 3]
 
 
