@@ -4,6 +4,7 @@ The overhead is the time from the end of a trial to the end of the next one, les
 it took (`seconds_total`). `KRONOS_BENCH_TRIALS` sets the number of trials.
 """
 
+import itertools
 import os
 import platform
 import statistics
@@ -32,7 +33,7 @@ def test_overhead_of_a_trial(ranks: int, wanted: float, store: Path) -> None:
     trials = client.search_runs([experiment.experiment_id], "tags.`kronos.stage` = 'trial'")[::-1]
     ends = [run.info.end_time / 1000 for run in trials]
     whole = [trials[0].data.metrics["duration_seconds"]]  # no trial ended before the first
-    whole += [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    whole += [after - before for before, after in itertools.pairwise(ends)]
     trained = [run.data.metrics["seconds_total"] for run in trials]
     over = [all_of_it - training for all_of_it, training in zip(whole, trained, strict=True)]
     print(

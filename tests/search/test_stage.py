@@ -81,7 +81,7 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
 
 
 class Stub:
-    """Stands for the training of a trial: the later a call, the worse; one is not finite, batches of 32 do not fit."""
+    """Stands for the training of a trial: each is worse than the last, one is not finite, 32 does not fit."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -91,7 +91,7 @@ class Stub:
         number = len(self.sizes)
         if config.batch_size == 32:
             raise MemoryError("no memory for a batch of 32")
-        if self.sizes.count(config.batch_size) == number == 2:
+        if number == 2:
             raise TrainingStopped("train_loss is nan", 3, 1e-3, [1])
         value = 1 + number / 10
         for step in range(config.epochs + 1):
