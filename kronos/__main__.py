@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from kronos import __version__
-from kronos.errors import UserError
+from kronos.errors import TrackingAway, UserError
 
 COMMANDS = {
     "compare": "compare RUN_ID RUN_ID ...: tracked runs side by side",
@@ -20,11 +20,15 @@ COMMANDS = {
     "mlproject": "print the MLproject file; --check compares it, --write writes it",
     "fields": "print the table of every field; --check compares the READMEs' tables, --write writes them",
 }
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 USAGE = "python -m kronos {STAGE} [--config-path FILE] [--field value ...]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage; returns the exit status: 0 done, 2 a mistake of the user's, 130 interrupted."""
+    """Run one stage; returns the exit status.
+
+    0 is done, 2 a mistake of the user's, 75 (try again, as of old) a tracking server that went away, 130 interrupted.
+    """
     if sys.version_info < (3, 11):  # noqa: UP036  this file is the one that such a Python still reads
         said = sys.version.split()[0]
         return _say(f"Python 3.11 or later is needed, this is {said}: make the environment with a newer one")
@@ -34,11 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _place(given)
+    except TrackingAway as error:
+        return _say(str(error), TRY_AGAIN)
     except UserError as error:
         return _say(str(error))
     except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
+        return _say("interrupted", 130)
     except BrokenPipeError:
         return quiet_end_of_output()
     except Exception as error:
@@ -48,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(told)
 
 
-def _say(sentence: str) -> int:
+def _say(sentence: str, status: int = 2) -> int:
     print(f"kronos: {sentence}", file=sys.stderr)
-    return 2
+    return status
 
 
 def _place(arguments: list[str]) -> int:

@@ -257,6 +257,7 @@ class Config(BaseModel):
     walk_forward_refit: bool = _f("backtest", True, "walk_forward: train both models anew for each part")
     # tracking
     tracking_uri: OptionalText = _f("tracking", None, "MLflow tracking address; none is MLflow's own rule")
+    tracking_wait: Int = _f("tracking", 120, "seconds to wait for a tracking server that went away", ge=0)
     experiment_name: Text = _f("tracking", "kronos", "MLflow experiment")
     run_name: OptionalText = _f("tracking", None, "name of the run")
     reuse: bool = _f("tracking", True, "do not repeat a finished stage with the same key")

@@ -15,6 +15,7 @@ import pandas as pd
 
 from kronos.errors import UserError
 from kronos.files import write_json
+from kronos.recording import limits
 from kronos.tracked import TrackedRun, load_run
 from kronos.tracking import TAG, Run, connect, first_line, versions
 
@@ -49,7 +50,9 @@ def log_model(
     `settings` are the defaults of serving: pred_len, T, top_p, top_k, sample_count, seed, quantiles may be given
     with a request; lookback, max_context, clip, calendar, fine_rotary and precision may not.
 
-    Returns the model's address.
+    A model that the run has from before it was interrupted stays the only one.
+
+    Returns the model's address. Raises TrackingAway where the server is away for too long.
     """
     import mlflow
     from mlflow.models import Model
@@ -60,15 +63,34 @@ def log_model(
         predictor.save_pretrained(folder / "predictor")
         write_json(folder / "serving.json", dict(settings))
         parts = {"tokenizer": "tokenizer", "predictor": "predictor", "serving": "serving.json"}
-        info = Model.log(
-            artifact_path=None, name=MODEL, flavor=mlflow.pyfunc, run_id=run.id,
-            python_model=str(PACKAGE / "served_model.py"),
-            artifacts={name: str(folder / part) for name, part in parts.items()},
-            code_paths=[str(PACKAGE)], signature=_signature(settings), input_example=example,
-            pip_requirements=[f"{name}=={version}" for name, version in versions(NEEDED).items() if name != "python"],
-        )  # fmt: skip
-        run.tags({MODEL_TAG: info.model_uri})
-        return str(info.model_uri)
+
+        def log() -> str:
+            with limits(brisk=False):
+                if there := _logged(run, connect(uri)):
+                    return there
+                info = Model.log(
+                    artifact_path=None, name=MODEL, flavor=mlflow.pyfunc, run_id=run.id,
+                    python_model=str(PACKAGE / "served_model.py"),
+                    artifacts={name: str(folder / part) for name, part in parts.items()},
+                    code_paths=[str(PACKAGE)], signature=_signature(settings), input_example=example,
+                    pip_requirements=[
+                        f"{name}=={version}" for name, version in versions(NEEDED).items() if name != "python"
+                    ],
+                )  # fmt: skip
+                return str(info.model_uri)
+
+        address = run.outbox.now(log)
+        run.tags({MODEL_TAG: address})
+        return address
+
+
+def _logged(run: Run, client: Any) -> str | None:
+    """The address of the model that a run has; one that did not arrive whole is deleted."""
+    for model in client.search_logged_models([run.experiment_id], f"source_run_id = '{run.id}'"):
+        if str(model.status) == "READY":
+            return str(model.model_uri)
+        client.delete_logged_model(model.model_id)
+    return None
 
 
 def _signature(settings: Mapping[str, Any]) -> Any:

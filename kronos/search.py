@@ -25,7 +25,7 @@ from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrial
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from kronos.errors import Pruned, UserError
+from kronos.errors import Pruned, TrackingAway, UserError
 from kronos.figures import save_plots
 from kronos.processes import is_gone, this_process
 from kronos.search_space import Dimension, Space
@@ -172,7 +172,7 @@ class Study:
             raise TrialPruned(str(error)) from None
         except BaseException as error:
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:2000])
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt | TrackingAway):
                 self._stopped = error
             else:
                 self._mine.discard(trial.number)

@@ -13,7 +13,7 @@ LAYERS = [
     {"errors", "mishaps", "files", "console", "processes", "contradictions"},
     {"config", "flags"},
     {"model", "data"},
-    {"objectives", "runtime", "crew", "collectives", "statistics", "document"},
+    {"objectives", "runtime", "crew", "collectives", "statistics", "document", "outbox"},
     {"fit_plan", "training_state", "feed", "scoring", "stepping", "loop"},
     {"forecast", "signals", "accuracy", "portfolio"},
     {"ranking", "figures"},
@@ -22,7 +22,7 @@ LAYERS = [
     {"report_words", "evaluation_figures"},
     {"report_tables", "report_portfolio", "pooling"},
     {"report"},
-    {"tracking", "tracked", "registry", "search", "search_space", "served_model"},
+    {"recording", "tracking", "tracked", "registry", "search", "search_space", "served_model"},
     {"stages"},
     {"pipeline", "mlproject", "fields_table", "commands", "trial_worker", "__main__"},
 ]
@@ -32,10 +32,12 @@ ALLOWED = {
     ("loop", "feed"), ("loop", "scoring"), ("loop", "stepping"), ("feed", "fit_plan"), ("scoring", "feed"),
     ("stepping", "feed"), ("stepping", "fit_plan"), ("stepping", "training_state"), ("runtime", "crew"),
     ("__main__", "mlproject"), ("__main__", "fields_table"), ("__main__", "commands"),
-    ("tracked", "tracking"), ("registry", "tracking"), ("registry", "tracked"), ("search", "search_space"),
+    ("tracking", "recording"), ("tracked", "tracking"), ("registry", "tracking"), ("registry", "tracked"),
+    ("registry", "recording"),
+    ("search", "search_space"),
 }  # fmt: skip
 DOORS = {
-    "mlflow": {"tracking", "tracked", "registry", "served_model"},
+    "mlflow": {"recording", "tracking", "tracked", "registry", "served_model"},
     "optuna": {"search"},
     "qlib": {"qlib_bridge"},
 }

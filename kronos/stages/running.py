@@ -22,6 +22,7 @@ SKIPS = {
     "backtest": "skip_backtest",
 }  # fmt: skip
 CONFIG_FILE = "pipeline_config.json"
+UNSENT = "unsent"  # what a tracking server has not received
 ObjectiveFactory = Callable[[Config, Any], Any]
 
 
@@ -34,7 +35,7 @@ def single(
 ) -> dict[str, Outcome]:
     """Run one stage as a run of its own."""
     with _crew(config) as crew:
-        tracking = Tracking(config.tracking_uri, config.experiment_name)
+        tracking = tracking_of(config, say)
         made = _origin(stage.load(), config, objective)
         run_id = None if isinstance(made, UserError) else _resumable(stage, config, made, tracking)
         with tracking.run(config.run_name or stage.name, tags_of(stage.name, config), run_id=run_id) as run:
@@ -90,7 +91,7 @@ def pipeline(
 
     outcomes: dict[str, Outcome] = {}
     with _crew(config) as crew:
-        tracking = Tracking(config.tracking_uri, config.experiment_name)
+        tracking = tracking_of(config, say)
         with tracking.run(config.run_name or "pipeline", tags_of("pipeline", config)) as run:
             log_config(run, config)
             _check_skipped(config)
@@ -225,6 +226,14 @@ def _check_skipped(config: Config) -> None:
             )
     if missing:
         raise UserError("; ".join(missing))
+
+
+def tracking_of(config: Config, say: Callable[[str], None]) -> Tracking:
+    """The connection to MLflow that a configuration asks for."""
+    return Tracking(
+        config.tracking_uri, config.experiment_name, unsent=Path(config.save_path).parent / UNSENT,
+        wait=config.tracking_wait, say=say,
+    )  # fmt: skip
 
 
 def tags_of(stage: str, config: Config) -> dict[str, str]:

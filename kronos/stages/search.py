@@ -13,7 +13,7 @@ from typing import Any
 
 from kronos.config import Config
 from kronos.crew import launched
-from kronos.errors import Pruned, UserError
+from kronos.errors import Pruned, TrackingAway, UserError
 from kronos.files import digest_bytes
 from kronos.flags import to_text
 from kronos.search_space import Space, configuration, space_of
@@ -32,7 +32,7 @@ FORECAST_FIELDS = (
 
 def run(config: Config, say: Callable[[str], None]) -> dict[str, Outcome]:
     """Search as one run with a child a trial; the same study goes on where it was left."""
-    from kronos.stages.running import log_config, tags_of
+    from kronos.stages.running import log_config, tags_of, tracking_of
 
     if (place := launched()) is not None and place.world > 1:
         raise UserError(
@@ -41,7 +41,7 @@ def run(config: Config, say: Callable[[str], None]) -> dict[str, Outcome]:
     if config.registered_model_name is not None and config.search_stage == "tokenizer":
         raise UserError("registered_model_name: a search of the tokenizer alone has no predictor to register")
     space = space_of(config)
-    tracking = Tracking(config.tracking_uri, config.experiment_name)
+    tracking = tracking_of(config, say)
     before = _run_to_go_on_with(config, space, tracking)
     with tracking.run(config.run_name or "search", tags_of("search", config), run_id=before) as own:
         log_config(own, config)
@@ -178,7 +178,7 @@ class _Search:
             return self.own
         self.own.tags({"search_parent": parent})
         self.say(f"  joins the search of run {parent}")
-        return Run(self.tracking.client, parent, self.tracking.experiment_id)
+        return self.tracking.attach(parent)
 
     def go(self) -> None:
         """Run trials until the study has enough."""
@@ -314,6 +314,8 @@ class _Search:
                             configuration(self.config, values), f"trial {trial.number} seed {values['seed']}",
                             asked, lambda metrics: None, {"repeat": offset},
                         )  # fmt: skip
+                except TrackingAway:
+                    raise
                 except Exception as error:
                     self.say(f"{key}: {error}")
                     continue

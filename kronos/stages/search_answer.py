@@ -30,7 +30,8 @@ def write_answer(search: "_Search") -> dict[str, Any]:
     for name in ("trials.csv", "figures"):
         search.parent.artifact(folder / name, "figures" if name == "figures" else None)
     states = study.states()
-    search.parent.metrics(0, {f"trials_{name.lower()}": count for name, count in states.items()})
+    trials = sum(states.values())  # the step: a study that goes on adds to what its parent has
+    search.parent.metrics(trials, {f"trials_{name.lower()}": count for name, count in states.items()})
     search.parent.flush()
     top = table_of(search)
     if not top:
@@ -55,7 +56,7 @@ def write_answer(search: "_Search") -> dict[str, Any]:
     for name in ("best.json", "best_trial.json", "top_trials.csv"):
         search.parent.artifact(folder / name)
     values = dict(zip(study.metrics, best.values, strict=True))
-    search.parent.metrics(0, {f"best_{name}": value for name, value in values.items()})
+    search.parent.metrics(trials, {f"best_{name}": value for name, value in values.items()})
     search.parent.tags({"best_trial": best.number, "best_run": record["run_id"]})
     search.parent.flush()
     if search.parent.id != search.own.id and not search.tracking.busy(search.parent.id):
