@@ -11,7 +11,7 @@ import platform
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -164,9 +164,11 @@ class Tracking:
             yield run
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt | SystemExit | Pruned)
-            run.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}".rstrip(": "))
-            if parent is None and not isinstance(error, TrackingAway):  # which has said it
-                self.outbox.leave()
+            # A store on the same full disk must not hide why the run ended; the next start marks the run FAILED.
+            with suppress(Exception):
+                run.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}".rstrip(": "))
+                if parent is None and not isinstance(error, TrackingAway):  # which has said it
+                    self.outbox.leave()
             raise
         run.finish("FINISHED")
         if parent is None:
