@@ -15,12 +15,13 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import psutil
 
 from kronos.errors import Pruned, TrackingAway, UserError
 from kronos.files import digest_bytes
+from kronos.mishaps import sentence
 from kronos.outbox import Message, Outbox
 from kronos.recording import TAG, Run, hand_over, is_away, limits
 
@@ -29,8 +30,13 @@ WAIT_SECONDS = 120.0
 Answer = TypeVar("Answer")
 
 
-def connect(uri: str | None) -> Any:
-    """An MLflow client for a tracking address, or for MLflow's own choice; quiet, and calling home nobody."""
+def connect(uri: str | None, begins: bool = False) -> Any:
+    """An MLflow client for a tracking address, or for MLflow's own choice; quiet, and calling home nobody.
+
+    Raises UserError for a store in a local file that is not there, unless work `begins` in it; then where the file
+    may not be written. MLflow itself would make an empty one, or try again for minutes.
+    """
+    _check_file(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db", begins)
     # Set before MLflow is imported: it starts a thread that calls home, and logs set-up steps.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -41,6 +47,24 @@ def connect(uri: str | None) -> Any:
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # the import sets it
     return MlflowClient(uri)
+
+
+def _check_file(address: str, begins: bool) -> None:
+    scheme, _, path = address.partition(":///")
+    file = Path(unquote(path)).absolute()
+    if scheme != "sqlite":
+        return
+    if not begins and not file.exists():
+        raise UserError(
+            f"there are no tracked runs here ({file} is missing): work in the folder where they were made, or give "
+            "the tracking address"
+        )
+    place = next(one for one in (file, *file.parents) if one.exists())
+    if begins and not os.access(place, os.W_OK):
+        raise UserError(
+            f"may not write to {place}, where the tracking store {file.name} belongs: work in a folder that is yours, "
+            "or give another --tracking-uri"
+        )
 
 
 class Tracking:
@@ -66,7 +90,7 @@ class Tracking:
         self._given_run = os.environ.get("MLFLOW_RUN_ID")
         self.uri = uri
         try:
-            self.client = connect(uri)
+            self.client = connect(uri, begins=True)
             self.outbox = self._outbox(self.client.tracking_uri, Path(unsent), wait, say)
             with limits(brisk=True):
                 self.experiment_id = self._experiment(experiment)
@@ -74,7 +98,8 @@ class Tracking:
             self._end_orphans()
         except (MlflowException, OSError) as error:
             raise UserError(
-                f"MLflow at {uri or 'its default place'} does not answer: {first_line(error)}"
+                sentence(error)
+                or f"MLflow at {uri or 'its default place'} does not answer: {first_line(error)}"
             ) from None
 
     def _outbox(self, address: str, unsent: Path, wait: float, say: Callable[[str], None]) -> Outbox:

@@ -83,7 +83,8 @@ def hidden() -> list[Path]:
         (["comapre", "1"], "did you mean compare?"),
         (["--pipeline"], "unknown stage '--pipeline': did you mean pipeline?"),
         (["compare"], "the following arguments are required: RUN_ID"),
-        (["rerun", "0123"], "no run 0123"),
+        (["rerun", "0123"], "there are no tracked runs here"),
+        (["compare", "0123", "4567"], "mlflow.db is missing"),
         (["data", "--epochs"], "--epochs: expected one argument"),
         (["data", "epochs=3"], "'epochs=3' was not expected: fields are given as --field value"),
         (["pipeline", "--config-path", "."], "is a folder, a JSON file was expected"),
@@ -98,7 +99,7 @@ def test_a_slip_of_the_hand(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.startswith("kronos: ") and captured.err.count("\n") == 1
-    assert not Path("outputs").exists()
+    assert list(in_folder.iterdir()) == []
 
 
 def test_windows_line_ends_and_a_byte_order_mark_everywhere(
