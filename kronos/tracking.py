@@ -62,8 +62,8 @@ def _check_file(address: str, begins: bool) -> None:
     place = next(one for one in (file, *file.parents) if one.exists())
     if begins and not os.access(place, os.W_OK):
         raise UserError(
-            f"may not write to {place}, where the tracking store {file.name} belongs: work in a folder that is yours, "
-            "or give another --tracking-uri"
+            f"may not write to {place}, where the tracking store {file.name} belongs: work in a folder that is "
+            "yours, or give another --tracking-uri"
         )
 
 
