@@ -13,15 +13,21 @@ from torch import Tensor, nn
 from kronos.model.layers import Attention, Block, RMSNorm, Tables
 from kronos.model.predictor import DependencyLayer
 
+QUERIES = 128  # of a long window that attend together: on a CPU half the products with the future are spared
 CHUNK = 1024  # bars run together through the blocks on a CPU: more would not stay in its caches
 
 
 class Product:
     """x W + b with W stored [in, out]: a few rows read it up to twice as fast as in nn.Linear's layout."""
 
-    def __init__(self, *layers: nn.Linear, dtype: torch.dtype) -> None:
-        """Several layers of one input become one product, their outputs side by side."""
-        self.weight = torch.cat([layer.weight.detach() for layer in layers]).to(dtype).t().contiguous()
+    def __init__(self, *layers: nn.Linear, dtype: torch.dtype, norm: RMSNorm | None = None) -> None:
+        """Several layers of one input become one product, their outputs side by side.
+
+        With `norm`, its weight is folded into W, for inputs that come from `Norm` without it.
+        """
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        weight = weight if norm is None else weight * _norm_weight(norm)
+        self.weight = weight.to(dtype).t().contiguous()
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
         self.bias = torch.cat(biases).to(dtype) if biases else None
 
@@ -30,15 +36,29 @@ class Product:
         out = rows @ self.weight if self.bias is None else torch.addmm(self.bias, rows, self.weight)
         return out.view(*x.shape[:-1], -1)
 
+    def add_to(self, x: Tensor, inputs: Tensor) -> Tensor:
+        """x + inputs W + b, in one pass over x; x itself where there is no bias."""
+        out = x if self.bias is None else x + self.bias
+        out.view(-1, out.shape[-1]).addmm_(inputs.reshape(-1, inputs.shape[-1]), self.weight)
+        return out
+
+
+def _norm_weight(norm: RMSNorm) -> Tensor:
+    """`Norm` divides by the length of x, not by its root mean square."""
+    return norm.weight.detach() * norm.weight.numel() ** 0.5
+
 
 class Norm:
-    """RMSNorm on any leading axes."""
+    """RMSNorm on any leading axes, in few passes; without a norm's weight, a `Product` has it."""
 
-    def __init__(self, norm: RMSNorm, dtype: torch.dtype) -> None:
-        self.weight, self.eps = norm.weight.to(dtype), norm.eps
+    def __init__(self, norm: RMSNorm, dtype: torch.dtype, *, weighted: bool = False) -> None:
+        self.eps, self.dtype = norm.eps * norm.weight.numel(), dtype
+        self.weight = _norm_weight(norm).to(dtype) if weighted else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        unit = (x * length.square_().add_(self.eps).rsqrt_()).to(self.dtype)
+        return unit if self.weight is None else unit.mul_(self.weight)
 
 
 def turn(x: Tensor, tables: Tables) -> Tensor:
@@ -102,6 +122,23 @@ class KeyValues:
         return (weights[..., self.bars :] @ v).add_(seen.unflatten(2, q.shape[2:4]))
 
 
+def attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Each of [..., T, K] attends to the bars up to its own."""
+    bars = q.shape[-2]
+    if q.device.type != "cpu" or q.dtype != torch.float32 or bars < 2 * QUERIES:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    q, keys = q * q.shape[-1] ** -0.5, k.transpose(-1, -2)
+    *lead, heads, _, width = v.shape
+    out = v.new_empty(*lead, bars, heads, width).transpose(-2, -3)  # as the output projection reads it
+    for first in range(0, bars, QUERIES):
+        end = min(first + QUERIES, bars)
+        scores = q[..., first:end, :] @ keys[..., :end]
+        future = torch.ones(end - first, end - first, dtype=torch.bool).triu_(1)
+        scores[..., first:].masked_fill_(future, -torch.inf)
+        out[..., first:end, :] = scores.softmax(-1) @ v[..., :end, :]
+    return out
+
+
 class FastBlock:
     """A Block as three fused products, for prefixes and for new bars on top of a cache."""
 
@@ -110,9 +147,10 @@ class FastBlock:
         self.heads = attention.heads
         self.attention = (self.heads, attention.rotary.head_width)
         self.norm1, self.norm2 = Norm(block.norm1, dtype), Norm(block.norm2, dtype)
-        self.qkv = Product(attention.q_proj, attention.k_proj, attention.v_proj, dtype=dtype)
+        layers = attention.q_proj, attention.k_proj, attention.v_proj
+        self.qkv = Product(*layers, dtype=dtype, norm=block.norm1)
         self.out = Product(attention.out_proj, dtype=dtype)
-        self.gate_up = Product(ffn.w1, ffn.w3, dtype=dtype)
+        self.gate_up = Product(ffn.w1, ffn.w3, dtype=dtype, norm=block.norm2)
         self.down = Product(ffn.w2, dtype=dtype)
 
     def project(self, x: Tensor, tables: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,9 +163,9 @@ class FastBlock:
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Output projection and feed-forward, added to x [..., T, D]; attended [..., H, T, K]."""
-        x = x + self.out(attended.transpose(-2, -3).flatten(-2))
+        x = self.out.add_to(x, attended.transpose(-2, -3).flatten(-2))
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
-        return x.add_(self.down(F.silu(gate).mul_(up)))
+        return self.down.add_to(x, F.silu(gate, inplace=True).mul_(up))
 
 
 @dataclass
@@ -193,7 +231,7 @@ class Stack:
             if cache.layers:
                 cache.layers[index].write_prefix(first, k, v)
             if hidden or index + 1 < len(self.blocks):
-                x_NPD = block.finish(x_NPD, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+                x_NPD = block.finish(x_NPD, attend_causally(q, k, v))
         return x_NPD
 
     def extend(self, x_NSQD: Tensor, cache: Cache) -> Tensor:
@@ -220,7 +258,7 @@ class FineHead:
         self.attention = (self.heads, attention.rotary.head_width)
         self.q, self.out = Product(attention.q_proj, dtype=dtype), Product(attention.out_proj, dtype=dtype)
         self.kv = Product(attention.k_proj, attention.v_proj, dtype=dtype)
-        self.norm, self.logits = Norm(layer.norm, dtype), Product(head, dtype=dtype)
+        self.norm, self.logits = Norm(layer.norm, dtype), Product(head, dtype=dtype, norm=layer.norm)
         self.positions = Positions(attention, dtype) if trained else None
 
     def keys(self, hidden: Tensor, first: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ Axes: N series, S samples, L bars of context, H bars of the horizon, F features,
 """
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -40,14 +41,16 @@ class Engine:
             raise UserError(f"fine_rotary is {fine_rotary!r}, expected one of {', '.join(FINE_ROTARY)}")
         if max_context < 1:
             raise UserError(f"max_context is {max_context}, expected at least 1")
-        self.tokenizer, self.model, self.max_context = tokenizer, model, max_context
+        # The whole model is not kept: `engine_for` frees an engine with its model.
+        self.tokenizer, self.max_context, self.config = tokenizer, max_context, model.config
+        self.time_emb = model.time_emb
         self.device = model.head.proj_s1.weight.device
         dtype = self.dtype = dtype or model.head.proj_s1.weight.dtype
         with torch.inference_mode():
             self.encoder = Stack(tokenizer.encoder, dtype)
             self.decoder = Stack(tokenizer.decoder, dtype)
             self.stack = Stack(model.transformer, dtype)
-            self.norm = Norm(model.norm, dtype)
+            self.norm = Norm(model.norm, dtype, weighted=True)
             self.coarse = Product(model.head.proj_s1, dtype=dtype)
             self.fine = FineHead(model.dep_layer, model.head.proj_s2, fine_rotary == "trained", dtype)
             self.fusion = Product(model.embedding.fusion_proj, dtype=dtype)
@@ -85,8 +88,8 @@ class Engine:
         uniform = uniform_NSH2.to(self.device)
         s1, s2 = self._encode(x_NLF)
         kept = slice(max(0, length - self.max_context), None)
-        time = self.model.time_emb(stamp_NL5.to(self.device)[:, kept]).to(self.dtype)
-        future = self.model.time_emb(future_stamp_NH5.to(self.device)).to(self.dtype)
+        time = self.time_emb(stamp_NL5.to(self.device)[:, kept]).to(self.dtype)
+        future = self.time_emb(future_stamp_NH5.to(self.device)).to(self.dtype)
         window = _Window(self, self._embed(s1[:, kept], s2[:, kept], time), uniform.shape[1], horizon)
         drawn = s1.new_empty(2, len(s1), uniform.shape[1], horizon)
         rules = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -194,6 +197,34 @@ def _draw(logits_NSV: Tensor, uniform_NS: Tensor, rules: dict) -> Tensor:
     return ids.view(uniform_NS.shape)
 
 
+_KEPT: WeakKeyDictionary[Kronos, tuple[tuple, Engine]] = WeakKeyDictionary()
+
+
+def engine_for(
+    tokenizer: KronosTokenizer,
+    model: Kronos,
+    *,
+    max_context: int = 512,
+    fine_rotary: str = "public",
+    dtype: torch.dtype | None = None,
+) -> Engine:
+    """The pair's Engine; that of the last call where neither the options nor any weight has changed since."""
+    state = id(tokenizer), max_context, fine_rotary, dtype, *_fingerprint(tokenizer), *_fingerprint(model)
+    before, engine = _KEPT.get(model, (None, None))
+    if engine is None or before != state:
+        engine = Engine(tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype)
+        _KEPT[model] = state, engine
+    return engine
+
+
+@torch.no_grad()
+def _fingerprint(module: torch.nn.Module) -> tuple:
+    """Where each weight lies, and its norm: changes through `.data` move no version counter."""
+    weights = [weight.detach() for weight in module.parameters()]
+    norms = torch.stack(torch._foreach_norm(weights)).tolist()
+    return tuple((weight.data_ptr(), weight.dtype, norm) for weight, norm in zip(weights, norms, strict=True))
+
+
 def generate(
     tokenizer: KronosTokenizer,
     model: Kronos,
@@ -218,7 +249,7 @@ def generate(
     """
     if future_stamp_NH5.shape[1] != horizon:
         raise UserError(f"{future_stamp_NH5.shape[1]} future stamps for a horizon of {horizon}")
-    engine = Engine(tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype)
+    engine = engine_for(tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype)
     device = generator.device if generator is not None else engine.device
     shape = (len(x_NLF), sample_count, horizon, 2)
     return engine(
