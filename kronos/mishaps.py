@@ -23,6 +23,8 @@ REFUSED_WORDS = (
     "unable to open database file",
 )
 
+OPTIONAL = {"psycopg2": "pip install 'kronos-pipeline[postgres]'"}
+
 
 def sentence(error: BaseException) -> str | None:
     """The user's line for a failure of the machine; None for anything else, which is a fault of the code."""
@@ -37,10 +39,11 @@ def sentence(error: BaseException) -> str | None:
         if number in (errno.EMFILE, errno.ENFILE):
             return f"too many open files{where}: raise the limit (ulimit -n), or lower num_workers and n_jobs"
         if isinstance(part, ModuleNotFoundError) and part.name and part.name.split(".")[0] != "kronos":
-            return (
-                f"the package {part.name.split('.')[0]} is not installed for {sys.executable}: run  pip install -r "
-                "requirements.txt  in a clone, or  pip install kronos-pipeline"
+            name = part.name.split(".")[0]
+            remedy = OPTIONAL.get(
+                name, "pip install -r requirements.txt  in a clone, or  pip install kronos-pipeline"
             )
+            return f"the package {name} is not installed for {sys.executable}: run  {remedy}"
     return None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from newcomer import NAMES, free_port
+from newcomer import NAMES
 
 from kronos.__main__ import main
 from kronos.files import read_json, write_json
@@ -103,23 +103,15 @@ def test_a_slip_of_the_hand(
 
 
 def test_windows_line_ends_and_a_byte_order_mark_everywhere(
-    in_folder: Path, capsys: pytest.CaptureFixture[str]
+    in_folder: Path, sina: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("my.json").write_bytes(b'\xef\xbb\xbf{"data_source": "sample",\r\n "symbols": ["AAPL", "XOM"]}\r\n')
+    Path("my.json").write_bytes(b'\xef\xbb\xbf{"data_source": "sample",\r\n "lookback_window": 1}\r\n')
     Path("names.txt").write_bytes(b"\xef\xbb\xbfsh600519\r\nsz000001\r\n")
-    assert main(["data", "--config-path", "my.json"]) == 0
-    sina = (
-        "--data-source",
-        "sina",
-        "--sina-url",
-        f"http://127.0.0.1:{free_port()}",
-        "--sina-symbols",
-        "names.txt",
-    )
-    capsys.readouterr()
-    assert main(["data", *sina]) == 2
-    said = capsys.readouterr().err
-    assert "sh600519" in said and "\\r" not in said
+    assert main(["data", "--config-path", "my.json"]) == 2
+    assert "lookback_window: 1 is too small" in capsys.readouterr().err
+    asked = ("--sina-url", sina, "--sina-factor-url", "none", "--sina-symbols", "names.txt")
+    assert main(["data", "--data-source", "sina", *asked]) == 0
+    assert "of 2 instruments" in capsys.readouterr().out
 
 
 # The machine.
@@ -177,6 +169,7 @@ def test_an_optional_package_is_named_with_what_installs_it(
         (OSError(24, "Too many open files"), "ulimit -n"),
         (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "the disk is full"),
         (RuntimeError("(sqlite3.OperationalError) attempt to write a readonly database"), "may not write here"),
+        (ModuleNotFoundError("No module named 'psycopg2'", name="psycopg2"), "'kronos-pipeline[postgres]'"),
         (ModuleNotFoundError("No module named 'optuna.x'", name="optuna.x"), "the package optuna is not installed"),
     ],
 )  # fmt: skip

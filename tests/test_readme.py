@@ -70,6 +70,7 @@ def test_links_and_pictures_are_there() -> None:
             assert (ROOT / target).exists(), target
 
 
+@pytest.mark.slow
 def test_metrics_of_the_table_are_those_that_runs_log(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
