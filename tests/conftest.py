@@ -96,6 +96,8 @@ def sina() -> Iterator[str]:
     """The address of a service on loopback that speaks as Sina's does, for two symbols."""
     from sina_server import Service, series, serve
 
-    bars = {symbol: series(symbol, begin="2022-01-04") for symbol in ("sh600519", "sz000001")}
+    bars = {
+        symbol: series(symbol, begin="2022-01-04", until="2025-06-30") for symbol in ("sh600519", "sz000001")
+    }
     with serve(Service(bars=bars)) as service:
         yield service.url

@@ -30,15 +30,16 @@ ROOT = Path(__file__).resolve().parent.parent
 TAKEN = ("kronos", "experiments", "notebooks", "MLproject", "conda.yaml", "requirements.txt", "README.md",
          "README.zh-CN.md", "CHANGELOG.md", "LICENSE", "Makefile", "pyproject.toml")  # fmt: skip
 SMALL = {
-    "epochs": 1, "n_train_iter": 320, "n_val_iter": 64, "inference_sample_count": 1, "evaluation_sample_count": 2,
+    "epochs": 1, "n_train_iter": 640, "n_val_iter": 64, "inference_sample_count": 1, "evaluation_sample_count": 2,
     "evaluation_series": 20, "baseline_seeds": 1, "backtest_n_symbol_hold": 3, "backtest_n_symbol_drop": 1,
-    "search_reports": 2,
+    "search_reports": 2, "search_batch_size": [16, 32],
 }  # fmt: skip
 DAYS = {
     "dataset_begin_time": "2021-01-04", "train_time_range": ["2021-01-04", "2023-06-30"],
     "val_time_range": ["2023-03-01", "2024-06-28"], "backtest_time_range": ["2025-05-01", "2025-06-05"],
 }  # fmt: skip
 NAMES = "AAPL,ABT,ADBE,AEP,ALL,AMGN,AXP,BA,BAC,CAT,CL,COP,CSCO,CVX,DIS"
+MEMBERS = [f"SH60000{place}" for place in range(6)]
 HUB = ("NeoQuasar/Kronos-Tokenizer-base", "NeoQuasar/Kronos-Tokenizer-2k", "NeoQuasar/Kronos-small",
        "NeoQuasar/Kronos-base", "NeoQuasar/Kronos-mini")  # fmt: skip
 
@@ -57,7 +58,7 @@ def make_clone(folder: Path, weights: Path) -> Path:
         kind = "tokenizer" if "Tokenizer" in name else "predictor"
         shutil.copytree(weights / kind, folder / name)
     chinese_bars(folder / "home" / ".qlib" / "qlib_data" / "cn_data")
-    write_bars(folder)
+    made_up_bars()[0].query("instrument != 'SH000300'").to_parquet(folder / "bars.parquet")
     return folder
 
 
@@ -71,16 +72,14 @@ def copy(names: Iterable[str], folder: Path) -> None:
             shutil.copy(ROOT / name, folder / name)
 
 
-def chinese_bars(path: Path) -> None:
-    """A Qlib store of made-up bars on Shanghai's calendar: six members of csi300, and its index."""
+def made_up_bars() -> tuple[pd.DataFrame, pd.DatetimeIndex]:
+    """Bars on Shanghai's calendar, 2021 to June 2025, of six names and an index."""
     from kronos.data.calendars import sessions
-    from kronos.qlib_bridge import write_qlib_store
 
     days = sessions("XSHG", "2021-01-04", "2025-06-30").tz_localize(None)
     generator = np.random.default_rng(7)
-    names = [f"SH60000{place}" for place in range(6)]
     frames = []
-    for name in (*names, "SH000300"):
+    for name in (*MEMBERS, "SH000300"):
         close = 20 * np.exp(np.cumsum(generator.normal(0, 0.01, len(days))))
         frames.append(
             pd.DataFrame({
@@ -88,17 +87,17 @@ def chinese_bars(path: Path) -> None:
                 "close": close, "volume": 1e6, "amount": 1e6 * close,
             })
         )  # fmt: skip
-    write_qlib_store(pd.concat(frames), path, days)
-    lines = "".join(f"{name}\t{days[0]:%Y-%m-%d}\t2099-12-31\n" for name in names)
+    return pd.concat(frames), days
+
+
+def chinese_bars(path: Path) -> None:
+    """A Qlib store of the made-up bars: six members of csi300, and its index."""
+    from kronos.qlib_bridge import write_qlib_store
+
+    frame, days = made_up_bars()
+    write_qlib_store(frame, path, days)
+    lines = "".join(f"{name}\t{days[0]:%Y-%m-%d}\t2099-12-31\n" for name in MEMBERS)
     (path / "instruments" / "csi300.txt").write_text(lines)
-
-
-def write_bars(folder: Path) -> None:
-    """The bars.parquet of a user: 15 of the sample's names."""
-    from kronos.data import sample
-
-    bars = sample.read()[0]
-    bars[bars["instrument"].isin(NAMES.split(","))].to_parquet(folder / "bars.parquet")
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -128,7 +127,11 @@ def kronos(folder: Path, arguments: list[str]) -> None:
         patch.syspath_prepend(str(folder))
         patch.setenv("HOME", str(folder / "home"))
         patch.setattr(files, "clone", lambda: folder)
-        assert main(arguments) == 0, arguments
+        try:
+            status = main(arguments)
+        except SystemExit as end:  # --help of a stage
+            status = end.code or 0  # type: ignore[assignment]
+        assert status == 0, arguments
 
 
 def free_port() -> int:
