@@ -6,7 +6,6 @@ and a Qlib store, small ones stand at those very names.
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -16,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +152,8 @@ def service(folder: Path, command: str, port: int) -> Iterator[None]:
         wait_for(f"http://127.0.0.1:{port}/health", process, log)
         yield
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(20)
 
 
@@ -180,10 +180,7 @@ def commands(text: str) -> list[str]:
 
 
 def without_comment(line: str) -> str:
-    lexer = shlex.shlex(line, posix=False, punctuation_chars=False)
-    lexer.whitespace_split, lexer.commenters = True, "#"
-    words = list(lexer)
-    return " ".join(words) if line.strip() else ""
+    return re.split(r"\s+#", f" {line}")[0].strip()
 
 
 def code(block: str) -> str:
