@@ -153,10 +153,13 @@ class FastBlock:
         self.gate_up = Product(ffn.w1, ffn.w3, dtype=dtype, norm=block.norm2)
         self.down = Product(ffn.w2, dtype=dtype)
 
-    def project(self, x: Tensor, tables: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
-        """[..., T, D] -> q, k, v [..., H, T, K], q and k turned."""
-        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
-        qkv = qkv.movedim((-3, -2), (0, -3))
+    def unturned(self, x: Tensor) -> Tensor:
+        """[..., T, D] -> q, k and v side by side [..., T, 3 D], of no position yet."""
+        return self.qkv(self.norm1(x))
+
+    def project(self, qkv: Tensor, tables: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What `unturned` gives -> q, k, v [..., H, T, K], q and k turned."""
+        qkv = qkv.unflatten(-1, (3, self.heads, -1)).movedim((-3, -2), (0, -3))
         assert tables is not None
         turned = turn(qkv[:2], tables)
         return turned[0], turned[1], qkv[2]
@@ -200,16 +203,27 @@ class Stack:
         self.blocks = [FastBlock(block, dtype) for block in modules]
         self.positions = [Positions(block.self_attn, dtype) for block in modules[:1]]
 
+    def with_projections(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D + E]: x, then what the first block projects it to before positions are known."""
+        return torch.cat((x, self.blocks[0].unturned(x)), dim=-1) if self.blocks else x
+
     def at(self, first: int, count: int) -> Tables | None:
         """Tables for the blocks, None where there is no block that could want them."""
         return self.positions[0].at(first, count) if self.positions else None
 
     def prefix(
-        self, x_NPD: Tensor, samples: int = 0, room: int = 0, *, hidden: bool = True
+        self,
+        x_NPD: Tensor,
+        samples: int = 0,
+        room: int = 0,
+        *,
+        unturned_NPE: Tensor | None = None,
+        hidden: bool = True,
     ) -> tuple[Tensor, Cache]:
         """Run positions 0 .. P-1; keep a cache for `samples` of each series with `room` bars more (0: none kept).
 
-        Without `hidden`, the last block makes its keys and values only.
+        `unturned_NPE`: the first block's own, where known. Without `hidden`, the last block makes its keys and
+        values only.
         """
         series, bars, _ = x_NPD.shape
         cache = Cache(position=bars)
@@ -219,15 +233,25 @@ class Stack:
             ]
         tables = self.at(0, bars)
         size = max(1, CHUNK // bars) if x_NPD.device.type == "cpu" else series
-        hiddens = [
-            self._prefix(part, tables, cache, first * size, hidden)
-            for first, part in enumerate(x_NPD.split(size))
-        ]
+        hiddens = []
+        for first in range(0, series, size):
+            part = slice(first, first + size)
+            known = None if unturned_NPE is None else unturned_NPE[part]
+            hiddens.append(self._prefix(x_NPD[part], known, tables, cache, first, hidden))
         return torch.cat(hiddens), cache
 
-    def _prefix(self, x_NPD: Tensor, tables: Tables | None, cache: Cache, first: int, hidden: bool) -> Tensor:
+    def _prefix(
+        self,
+        x_NPD: Tensor,
+        unturned_NPE: Tensor | None,
+        tables: Tables | None,
+        cache: Cache,
+        first: int,
+        hidden: bool,
+    ) -> Tensor:
         for index, block in enumerate(self.blocks):
-            q, k, v = block.project(x_NPD, tables)
+            unturned = block.unturned(x_NPD) if index or unturned_NPE is None else unturned_NPE
+            q, k, v = block.project(unturned, tables)
             if cache.layers:
                 cache.layers[index].write_prefix(first, k, v)
             if hidden or index + 1 < len(self.blocks):
@@ -238,7 +262,7 @@ class Stack:
         """Run Q new bars of every sample, and add them to the cache."""
         tables = self.at(cache.position, x_NSQD.shape[2])
         for block, kept in zip(self.blocks, cache.layers, strict=True):
-            q, k, v = (part.transpose(1, 2) for part in block.project(x_NSQD, tables))
+            q, k, v = (part.transpose(1, 2) for part in block.project(block.unturned(x_NSQD), tables))
             kept.append(k, v)
             x_NSQD = block.finish(x_NSQD, kept.attend(q).transpose(1, 2))
         cache.position += x_NSQD.shape[2]

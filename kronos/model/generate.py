@@ -140,21 +140,26 @@ class _Window:
 
     While all bars fit, each new one is a step on the caches. Once the window slides, every position restarts
     and a first bar is lost, so all hidden states change: the window is run again, exactly as the public code
-    does, but for the part that the samples share.
+    does, but for the part that the samples share and the first block's projections, which know no position.
     """
 
     def __init__(self, engine: Engine, context_NLD: Tensor, samples: int, horizon: int) -> None:
         self.engine, self.context, self.samples = engine, context_NLD, samples
-        series, length, width = context_NLD.shape
+        series, length, self.width = context_NLD.shape
         self.total, self.first = length, 0
         room = min(horizon, engine.max_context - length)
-        slides = length + horizon - 1 > engine.max_context
-        self.own = context_NLD.new_empty(series, samples, horizon if slides else 0, width)
-        hidden = self._prefix(context_NLD, samples, room)
+        self.slides = length + horizon - 1 > engine.max_context
+        if self.slides:
+            self.context = engine.stack.with_projections(context_NLD)
+            self.own = self.context.new_empty(series, samples, horizon, self.context.shape[-1])
+        hidden = self._prefix(self.context, samples, room)
         self.hidden = hidden[:, None, -1].expand(-1, samples, -1)  # [N, S, D] of the newest bar
 
-    def _prefix(self, x: Tensor, samples: int, room: int) -> Tensor:
-        hidden, self.cache = self.engine.stack.prefix(x, samples if room else 0, room)
+    def _prefix(self, rows: Tensor, samples: int, room: int) -> Tensor:
+        """Hidden states of bars from position 0 on: their embeddings, and their projections where they are kept."""
+        x, unturned = rows[..., : self.width], rows[..., self.width :] if self.slides else None
+        kept = samples if room else 0
+        hidden, self.cache = self.engine.stack.prefix(x, kept, room, unturned_NPE=unturned)
         hidden = self.engine.norm(hidden)
         self.keys: KeyValues = self.engine.fine.start(hidden, samples, room)
         return hidden
@@ -168,8 +173,8 @@ class _Window:
     def add(self, x_NSD: Tensor) -> None:
         """One more bar of every sample, its embedding [N, S, D]."""
         length = self.context.shape[1]
-        if self.own.shape[2]:
-            self.own[:, :, self.total - length] = x_NSD
+        if self.slides:
+            self.own[:, :, self.total - length] = self.engine.stack.with_projections(x_NSD)
         self.total += 1
         self.first = max(0, self.total - self.engine.max_context)
         if not self.first:
@@ -177,7 +182,7 @@ class _Window:
         own = self.own[:, :, max(0, self.first - length) : self.total - length]
         if self.samples > 1 and self.first < length:
             self._prefix(self.context[:, self.first :], self.samples, own.shape[2])
-            return self._extend(own, self.cache)
+            return self._extend(own[..., : self.width], self.cache)
         shared = self.context[:, None, self.first :].expand(-1, self.samples, -1, -1)
         rows = torch.cat((shared, own), dim=2)
         hidden = self._prefix(rows.flatten(0, 1), 1, 0)
