@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from planted import planted_store
 from serving import ask, serving
 
-from kronos import load_run
+from kronos import latest, load_run
 from kronos.__main__ import main
 from kronos.data.store import open_store
 from kronos.flags import load_config
@@ -188,3 +188,7 @@ def test_metrics_are_shown_at_the_model(folder: Path) -> None:
 def test_the_champion_is_used_by_its_address(folder: Path) -> None:
     given = ["--tokenizer-path", "models:/kronos@champion", "--predictor-path", "models:/kronos@champion"]
     assert run("predict", *given) == 0
+    found = champion_of("kronos", address())
+    predicted = latest("predict", address())
+    assert found is not None and predicted.tags["kronos.predictor_run"] == found.run_id
+    assert predicted.tags["kronos.predictor_digest"] == found.tag("predictor_digest")
