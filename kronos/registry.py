@@ -5,7 +5,7 @@ With `tracking.py` (writing runs) and `tracked.py` (reading them) a part of the 
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +44,11 @@ def log_model(
     predictor: Any,
     settings: Mapping[str, Any],
     example: pd.DataFrame,
+    step: int = 0,
 ) -> str:
     """Log both models as one MLflow model of a run, with signature, example and pinned requirements.
+
+    MLflow shows the run's metrics of `step` at the model too.
 
     `settings` are the defaults of serving: pred_len, T, top_p, top_k, sample_count, seed, quantiles may be given
     with a request; lookback, max_context, clip, calendar, fine_rotary and precision may not.
@@ -57,6 +60,7 @@ def log_model(
     import mlflow
     from mlflow.models import Model
 
+    run.flush()
     with tempfile.TemporaryDirectory(prefix="kronos-model-") as scratch, _uri(uri):
         folder = Path(scratch)
         tokenizer.save_pretrained(folder / "tokenizer")
@@ -69,7 +73,7 @@ def log_model(
                 if there := _logged(run, connect(uri)):
                     return there
                 info = Model.log(
-                    artifact_path=None, name=MODEL, flavor=mlflow.pyfunc, run_id=run.id,
+                    artifact_path=None, name=MODEL, flavor=mlflow.pyfunc, run_id=run.id, step=step,
                     python_model=str(PACKAGE / "served_model.py"),
                     artifacts={name: str(folder / part) for name, part in parts.items()},
                     code_paths=[str(PACKAGE)], signature=_signature(settings), input_example=example,
@@ -279,18 +283,6 @@ def _told(what: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         raise UserError(f"{what}: MLflow's registry says: {first_line(error)}") from None
-
-
-def link_metrics(run_id: str, model: str, names: Iterable[str], uri: str | None) -> None:
-    """Show a run's metrics at the model that it logged too; each has one value."""
-    from mlflow.entities import Metric
-
-    client, model_id = connect(uri), model.removeprefix("models:/")
-    rows = [row for name in names for row in client.get_metric_history(run_id, name)]
-    linked = [
-        Metric(row.key, row.value, row.timestamp, row.step, model_id=model_id, run_id=run_id) for row in rows
-    ]
-    client.log_batch(run_id, metrics=linked)
 
 
 def source_run(address: str, what: str, uri: str | None) -> TrackedRun:

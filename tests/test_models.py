@@ -45,6 +45,10 @@ def test_runs_are_read_as_they_were_written() -> None:
     assert run.config.epochs == 1
     assert next(iter(run.history("val_loss").index)) == 0
     assert run.parent == latest("pipeline").id
+    inputs = {
+        name: latest("backtest").tags[f"kronos.{name}_run"] for name in ("data", "tokenizer", "predictor")
+    }
+    assert inputs == {name: latest(name).id for name in inputs}
     assert [child.stage for child in latest("pipeline").children()][-1] == "backtest"
     assert "val_loss" in compare([run, latest("tokenizer")]).loc["metric"].index
     with pytest.raises(UserError, match="no run 123"):

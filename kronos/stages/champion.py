@@ -31,7 +31,6 @@ from kronos.registry import (
     champion_of,
     describe,
     download,
-    link_metrics,
     make_champion,
     register,
     versions_of,
@@ -97,14 +96,14 @@ class Candidate:
             "predictor_digest": checkpoint.digest(self.predictor),
         }  # fmt: skip
 
-    def model(self, run: Run) -> str:
-        """The address of the model under `run`, where it is logged if it is not there yet."""
+    def model(self, run: Run, step: int = 0) -> str:
+        """The address of the model under `run`, with the metrics of a step; logged if it is not there yet."""
         uri = self.config.tracking_uri
         there = load_run(run.id, uri).tags.get(TAG + MODEL_TAG)
         if there is not None:  # registered under another name
             return there
         run.tags({SEEN_TAG: self.seen.text()})
-        return log_served_model(run, self.config, self.store, self.tokenizer, self.predictor)
+        return log_served_model(run, self.config, self.store, self.tokenizer, self.predictor, step)
 
     @property
     def days(self) -> tuple[date, date]:
@@ -160,8 +159,7 @@ def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Out
     decision = decide(new, outcome, present, before, say)
     tags |= decision.tags()
     if mine is None:
-        model = new.model(Run(tracking.client, outcome.run_id, tracking.experiment_id))
-        link_metrics(outcome.run_id, model, load_run(outcome.run_id, uri).metrics, uri)
+        model = new.model(tracking.attach(outcome.run_id))
         mine = register(name, model, outcome.run_id, tags, decision.text, uri)
     else:
         describe(mine, tags, decision.text, uri)
@@ -188,15 +186,16 @@ def register_search(
         say(f"registry: {mine.address} is this trial's already")
         return mine
     new = candidate(config)
-    if checkpoint.digest(new.predictor) != load_run(trial_run, uri).tags.get(TAG + "model_digest"):
+    trial = load_run(trial_run, uri)
+    if checkpoint.digest(new.predictor) != trial.tags.get(TAG + "model_digest"):
         raise UserError("the best trial's weights are not on this machine")
     decision = Decision(
         NOT_ASKED,
         "a search chooses on the validation days; a backtest of the same name decides on later ones",
     )
     tags = {**new.tags(), "trial_run": trial_run, **decision.tags(), **values}
-    model = new.model(Run(tracking.client, trial_run, tracking.experiment_id))
-    mine = register(name, model, trial_run, tags, decision.text, uri)
+    run = tracking.attach(trial_run)
+    mine = register(name, new.model(run, int(trial.metrics["steps"])), trial_run, tags, decision.text, uri)
     say(f"registry: {mine.address} has the weights of the best trial, {decision.text}")
     return mine
 
@@ -310,9 +309,9 @@ def forecast_of(present: Version, new: Candidate, points: ForecastPoints, say: S
     config, store = new.config, new.store
     if present.tag("windows") == new.windows():
         try:
-            stored = load_run(present.tag("backtest_run"), config.tracking_uri).file(PREDICTIONS)
+            stored = load_run(present.tag("backtest_run"), config.tracking_uri).predictions()
             say(f"registry: compared with the stored predictions of {present.address}")
-            return pd.read_parquet(stored)
+            return stored
         except UserError as error:
             say(f"registry: {error}")
     with tempfile.TemporaryDirectory(prefix="kronos-champion-") as scratch:

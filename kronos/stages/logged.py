@@ -23,7 +23,9 @@ def log_inputs(work: Work, **models: Any) -> None:
         work.run.artifact(scratch, "inputs")
 
 
-def log_served_model(run: Run, config: Config, store: BarStore, tokenizer: Any, predictor: Any) -> str:
+def log_served_model(
+    run: Run, config: Config, store: BarStore, tokenizer: Any, predictor: Any, step: int = 0
+) -> str:
     """Log both models as one MLflow model that forecasts as the run's own stages do; returns its address."""
     settings = {
         "lookback": config.lookback_window, "pred_len": config.predict_window, "T": config.inference_T,
@@ -33,7 +35,7 @@ def log_served_model(run: Run, config: Config, store: BarStore, tokenizer: Any, 
         "precision": config.inference_precision, "calendar": store.calendar, "freq": store.freq, "label": store.label,
     }  # fmt: skip
     example = example_bars(store, config.lookback_window)
-    return log_model(run, config.tracking_uri, tokenizer, predictor, settings, example)
+    return log_model(run, config.tracking_uri, tokenizer, predictor, settings, example, step)
 
 
 def example_bars(store: BarStore, lookback: int) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from kronos.errors import UserError
 from kronos.files import clone, digest_bytes, write_json
 from kronos.flags import to_text
 from kronos.stages.core import Body, Outcome, Stage, Work, finished, key_of, unfinished_run
+from kronos.stages.lineage import parents
 from kronos.stages.working import check_resumable
 from kronos.tracking import Run, Tracking, source_tags, uncommitted_changes, versions
 
@@ -152,6 +153,7 @@ def _used_instead(config: Config, name: str) -> str:
 
 def _do(stage: Stage, made: dict[str, Any], work: Work) -> Outcome:
     work.run.tags({"key": key_of(made), **{f"input_{name}": value for name, value in made["inputs"].items()}})
+    work.run.tags(parents(stage.name, work.config))
     work.say(f"{stage.name}: run {work.run.id}")
     record = stage.load().run(work, made)
     return Outcome(stage.name, work.run.id, stage.folder(work.config), record)

@@ -114,12 +114,17 @@ def _of_run(kind: str, address: str, config: Config, met: set[str]) -> Iterator[
 
 def record_of(name: str) -> dict[str, Any]:
     """What the weights in a folder were made from, by the record of the stage that made them."""
+    made: dict[str, Any] = record_of_weights(name).get("made_from", {})
+    return made
+
+
+def record_of_weights(name: str) -> dict[str, Any]:
+    """The record of the stage that made the weights in a folder; empty where there is none that can be read."""
     folder = Path(name).expanduser()
     for place in (folder, *folder.absolute().parents[:2]):
         if (place / RECORD).is_file():
             try:
-                made: dict[str, Any] = read_record(place).get("made_from", {})
-                return made
+                return read_record(place)
             except UserError:
                 return {}
     return {}

@@ -10,7 +10,7 @@ from kronos.console import Progress
 from kronos.crew import world_size
 from kronos.data.store import BarStore
 from kronos.errors import UserError
-from kronos.registry import ADDRESSES, link_metrics, weights
+from kronos.registry import ADDRESSES, weights
 from kronos.stages.core import (
     MODEL_FIELDS,
     Work,
@@ -172,9 +172,7 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, tokenizer: Any) -> dict
             _log_result(work, folder, record)
         if tracked and kind == "predictor":
             log_inputs(work, tokenizer=tokenizer)
-            address = log_served_model(work.run, config, store, tokenizer, best)
-            work.run.flush()
-            link_metrics(work.run.id, address, record["metrics"], config.tracking_uri)
+            address = log_served_model(work.run, config, store, tokenizer, best, result.steps)
             work.say(f"predictor: logged with its tokenizer as {address}")
     work.say(
         f"{kind}: best val_loss {record['metrics']['best_val_loss']:.5g} at step {result.best_step}, "

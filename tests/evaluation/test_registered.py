@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from planted import planted_store
 from serving import ask, serving
 
-from kronos import load_run
+from kronos import latest, load_run
 from kronos.__main__ import main
 from kronos.data.store import open_store
 from kronos.flags import load_config
@@ -22,7 +22,17 @@ from kronos.stages.data import backtest_points
 
 pytestmark = pytest.mark.slow
 CONFIG = Path(__file__).resolve().parents[2] / "experiments" / "planted.json"
-POOR = ["--epochs", "1", "--n-train-iter", "64", "--n-val-iter", "64"]
+POOR = ["--n-train-iter", "64", "--n-val-iter", "64"]
+QUICK = [
+    "--epochs",
+    "1",
+    "--baseline-seeds",
+    "2",
+    "--evaluation-series",
+    "50",
+    "--inference-sample-count",
+    "5",
+]
 AS_OF = "2022-03-15"
 
 
@@ -41,8 +51,7 @@ def address() -> str:
 
 
 def run(stage: str, *arguments: str) -> int:
-    given = ["--config-path", str(CONFIG), "--tracking-uri", address(), "--baseline-seeds", "2"]
-    return main([stage, *given, "--evaluation-series", "50", *arguments])
+    return main([stage, "--config-path", str(CONFIG), "--tracking-uri", address(), *QUICK, *arguments])
 
 
 def pipeline(*arguments: str) -> int:
@@ -171,10 +180,15 @@ def test_metrics_are_shown_at_the_model(folder: Path) -> None:
         load_run(found.run_id, address()).tags["kronos.model_uri"].removeprefix("models:/")
     )
     assert {"rank_ic_mean"} <= {metric.key for metric in model.metrics or []}
-    rows = client.get_metric_history(found.run_id, "rank_ic_mean")
-    assert len(rows) == 1  # linked, not recorded again
+    trained = load_run(load_run(found.run_id, address()).parent or "", address()).children()[1]
+    predictor = client.get_logged_model(trained.tags["kronos.model_uri"].removeprefix("models:/"))
+    assert "best_val_loss" in {metric.key for metric in predictor.metrics or []}
 
 
 def test_the_champion_is_used_by_its_address(folder: Path) -> None:
     given = ["--tokenizer-path", "models:/kronos@champion", "--predictor-path", "models:/kronos@champion"]
     assert run("predict", *given) == 0
+    found = champion_of("kronos", address())
+    predicted = latest("predict", address())
+    assert found is not None and predicted.tags["kronos.predictor_run"] == found.run_id
+    assert predicted.tags["kronos.predictor_digest"] == found.tag("predictor_digest")
