@@ -163,6 +163,7 @@ class Outbox:
 
     def now(self, call: Callable[[], Answer]) -> Answer:
         """The answer of a call that cannot be kept for later. Raises TrackingAway as `wait` does."""
+        until = None
         while True:
             self.wait()
             began = time.monotonic()
@@ -171,8 +172,12 @@ class Outbox:
             except Exception as error:
                 if not self._is_away(error):
                     raise
+                until = began + self._wait if until is None else until
+                if began > until:  # it answers, but not this
+                    raise self._given_up() from error
                 with self._lock:
                     self._lost(error, began)
+                time.sleep(POLL_SECONDS)
 
     def wait(self) -> None:
         """Until everything is sent. Raises TrackingAway where the server is not back in time."""
@@ -181,11 +186,7 @@ class Outbox:
         try:
             while not self.deliver():
                 if time.monotonic() >= until:
-                    raise TrackingAway(
-                        f"MLflow at {self._place} was not back within {self._wait:g} s (--tracking-wait): nothing is "
-                        f"lost, what it has not received is kept in {self.folder} and sent by the next start of any "
-                        "stage; this same command goes on where it stopped and repeats nothing that is finished"
-                    )
+                    raise self._given_up()
                 if not said:
                     self._say(f"  waits up to {self._wait:g} s for MLflow at {self._place}")
                     said = True
@@ -199,34 +200,57 @@ class Outbox:
             self._say(f"what MLflow has not received is kept in {self.folder} and sent by the next start")
 
     def take_over(self) -> None:
-        """Send what processes that are gone have left. What the server refuses stays, and is said."""
+        """Send what processes that are gone have left. What a server that is there refuses stays, and is said."""
         for path in sorted(self.folder.glob(f"*/{JOURNAL}")):
             try:
                 journal = Journal(path.parent)
             except Timeout:  # its process lives, and sends it
                 continue
-            run_id = path.parent.name
+            run_id, began = path.parent.name, time.monotonic()
+            if self._since is not None:
+                self._journals[run_id] = journal
+                continue
             try:
                 for message, file in journal.pending():
                     self._send(run_id, message, file)
             except Exception as error:
+                if self._is_away(error) and not self._is_there():
+                    self._journals[run_id] = journal  # before anything else of this run
+                    self._lost(error, began)
+                    continue
                 journal.close()
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
                 self._say(
-                    f"MLflow at {self._place} does not take what is kept in {path.parent}: {reason}; "
+                    f"MLflow at {self._place} does not take what is kept in {path.parent}: {_reason(error)}; "
                     "delete the folder if it is not wanted"
                 )
             else:
                 journal.remove()
                 self._say(f"sent to MLflow what was kept of run {run_id} while it was away")
 
+    def _is_there(self) -> bool:
+        try:
+            self._ping()
+        except Exception as error:
+            return not self._is_away(error)
+        return True
+
+    def _given_up(self) -> TrackingAway:
+        return TrackingAway(
+            f"MLflow at {self._place} was not back within {self._wait:g} s (--tracking-wait): nothing is lost, what "
+            f"it has not received is kept in {self.folder} and sent by the next start of any stage; this same "
+            "command goes on where it stopped and repeats nothing that is finished"
+        )
+
     def _lost(self, error: Exception, began: float) -> None:
         now = time.monotonic()
         self._next = now + max(RETRY_SECONDS, RETRY_COST * (now - began))
         if self._since is None:
             self._since = began
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             self._say(
                 f"MLflow at {self._place} is away: the work goes on, and what it reports is kept in {self.folder} "
-                f"until then ({reason})"
+                f"until then ({_reason(error)})"
             )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -131,13 +131,17 @@ def is_away(error: Exception) -> bool:
     """Whether a call of a remote MLflow failed for want of a server that works, not for what was asked of it."""
     from mlflow.exceptions import MlflowException
 
+    code: int
     if isinstance(error, MlflowException):
         code = error.get_http_status_code()
+        # Where nobody answered it is the 500 of any mistake in code on this side, which is no absence.
+        if type(error) is MlflowException and code == 500:
+            return str(error).startswith("API request to")
     elif getattr(error, "response", None) is not None:
         code = error.response.status_code  # type: ignore[attr-defined]
     else:
         return isinstance(error, OSError)
-    return bool(code >= 500 or code == 429)
+    return code >= 500 or code == 429
 
 
 _calling = threading.Lock()

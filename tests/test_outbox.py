@@ -174,6 +174,15 @@ def test_an_absent_server_is_waited_for_and_then_given_up(tmp_path: Path, clock:
     assert box.now(lambda: len(server.rows["a"])) == 1  # sent before anything is asked
 
 
+def test_a_call_that_fails_while_the_server_answers_is_given_up_too(tmp_path: Path, clock: Clock) -> None:
+    def broken() -> None:
+        raise ConnectionResetError("always, for this call")
+
+    with pytest.raises(TrackingAway):
+        Server().outbox(tmp_path / "unsent", wait=60).now(broken)
+    assert 60 <= clock.now < 120
+
+
 def test_a_refusal_is_an_error_and_no_absence(tmp_path: Path) -> None:
     server = Server()
     server.refuses = True

@@ -208,6 +208,7 @@ def test_absence_is_told_from_refusal() -> None:
     assert is_away(RestException({"error_code": "TEMPORARILY_UNAVAILABLE", "message": "no database"}))
     assert is_away(answered(503)) and is_away(ConnectionResetError())
     assert not is_away(RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such run"}))
+    assert not is_away(MlflowException("a mistake of this very code"))
     assert not is_away(answered(403)) and not is_away(ValueError())
 
 
