@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from newcomer import ROOT, kronos, shell
+from newcomer import ROOT, commands, kronos, shell
 from safetensors.torch import load_file, save_file
 
 import kronos as package
@@ -169,6 +169,8 @@ def test_every_command_of_the_guide_has_one_that_runs(clone: Path, sina: str) ->
     for text in (*here("要求与安装"), *here("配置"), *here("命令")):
         if not text.startswith(("python", "torchrun", "mkdir", "pip", "CUDA_")):
             continue
+        if text in commands((ROOT / "README.md").read_text(encoding="utf-8")):
+            continue  # tests/test_readme.py runs it
         known = [start for start in NOT_RUN if text.startswith(start)]
         skipped.update(dict.fromkeys(known, True))
         if known:
@@ -181,7 +183,7 @@ def test_every_command_of_the_guide_has_one_that_runs(clone: Path, sina: str) ->
             kronos(clone, shlex.split(command)[3:])
         else:
             shell(clone, command)
-    assert all(skipped.values())
+    assert skipped["torchrun --nnodes=2"] and skipped["pip install -r requirements.txt"]
     check_outputs_and_metrics(clone)
 
 
