@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -23,6 +24,7 @@ REFUSED_WORDS = (
     "unable to open database file",
 )
 
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy says no more than that
 OPTIONAL = {"psycopg2": "pip install 'kronos-pipeline[postgres]'"}
 
 
@@ -32,12 +34,17 @@ def sentence(error: BaseException) -> str | None:
         where = f" ({part.filename})" if isinstance(part, OSError) and part.filename else ""
         number = part.errno if isinstance(part, OSError) else None
         words = str(part)
-        if number in FULL or any(word in words for word in FULL_WORDS):
+        if number in FULL or any(word in words for word in FULL_WORDS) or SHORT_WRITE.fullmatch(words):
             return f"the disk is full{where}: free some space, or write elsewhere with another working folder"
         if number in REFUSED or any(word in words for word in REFUSED_WORDS):
             return f"may not write here{where or ' (' + os.getcwd() + ')'}: work in a folder that is yours"
         if number in (errno.EMFILE, errno.ENFILE):
             return f"too many open files{where}: raise the limit (ulimit -n), or lower num_workers and n_jobs"
+        if isinstance(part, UnicodeEncodeError):
+            return (
+                f"the locale ({sys.getfilesystemencoding()}) cannot spell {part.object[part.start : part.end]!r}: set "
+                "PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8"
+            )
         if isinstance(part, ModuleNotFoundError) and part.name and part.name.split(".")[0] != "kronos":
             name = part.name.split(".")[0]
             remedy = OPTIONAL.get(

@@ -10,14 +10,16 @@ import os
 import platform
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import psutil
+from filelock import FileLock
 
 from kronos.errors import Pruned, TrackingAway, UserError
 from kronos.files import digest_bytes
@@ -36,7 +38,7 @@ def connect(uri: str | None, begins: bool = False) -> Any:
     Raises UserError for a store in a local file that is not there, unless work `begins` in it; then where the file
     may not be written. MLflow itself would make an empty one, or try again for minutes.
     """
-    _check_file(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db", begins)
+    _check_file(_address(uri), begins)
     # Set before MLflow is imported: it starts a thread that calls home, and logs set-up steps.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -49,10 +51,28 @@ def connect(uri: str | None, begins: bool = False) -> Any:
     return MlflowClient(uri)
 
 
-def _check_file(address: str, begins: bool) -> None:
+def _address(uri: str | None) -> str:
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+
+def _local_file(address: str) -> Path | None:
+    """The file of a local store; None for any other."""
     scheme, _, path = address.partition(":///")
-    file = Path(unquote(path)).absolute()
-    if scheme != "sqlite":
+    return Path(unquote(path)).absolute() if scheme == "sqlite" else None
+
+
+def _one_at_a_time(address: str) -> AbstractContextManager:
+    """Held while a local store is opened: of two processes that make its tables at once, MLflow lets one fail."""
+    file = _local_file(address)
+    if file is None:
+        return nullcontext()
+    name = digest_bytes(os.fsencode(file))[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"kronos-{name}.lock", timeout=120)
+
+
+def _check_file(address: str, begins: bool) -> None:
+    file = _local_file(address)
+    if file is None:
         return
     if not begins and not file.exists():
         raise UserError(
@@ -90,10 +110,11 @@ class Tracking:
         self._given_run = os.environ.get("MLFLOW_RUN_ID")
         self.uri = uri
         try:
-            self.client = connect(uri, begins=True)
-            self.outbox = self._outbox(self.client.tracking_uri, Path(unsent), wait, say)
-            with limits(brisk=True):
-                self.experiment_id = self._experiment(experiment)
+            with _one_at_a_time(_address(uri)):
+                self.client = connect(uri, begins=True)
+                self.outbox = self._outbox(self.client.tracking_uri, Path(unsent), wait, say)
+                with limits(brisk=True):
+                    self.experiment_id = self._experiment(experiment)
             self.outbox.take_over()
             self._end_orphans()
         except (MlflowException, OSError) as error:
