@@ -323,9 +323,9 @@ def test_ctrl_c_at_every_stage(stage: str, finished: Path, in_folder: Path) -> N
     assert only_line(said) == "kronos: interrupted"
     assert "Traceback" not in said
     assert "KILLED" in statuses() and "RUNNING" not in statuses() and "FAILED" not in statuses()
-    # A search has trained its tokenizer anew before its first trial, and put it whole where the old one was.
-    anew = "finetune_tokenizer_demo" if stage == "search" else "none"
-    assert all(path.read_bytes() == content for path, content in before.items() if anew not in path.parts)
+    assert all(path.is_file() for path in before)
+    if stage != "search":  # which has made bars and tokenizer anew before its first trial
+        assert all(path.read_bytes() == content for path, content in before.items())
     assert hidden() == []
 
 
