@@ -11,3 +11,7 @@ class NotAvailable(UserError):
 
 class Pruned(Exception):
     """A trial of a search that was given up for being weak: no failure, and no result."""
+
+
+class TrackingAway(UserError):
+    """The tracking server went away and was not back in time: the same command goes on where this one stopped."""

@@ -25,7 +25,7 @@ from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrial
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from kronos.errors import Pruned, UserError
+from kronos.errors import Pruned, TrackingAway, UserError
 from kronos.figures import save_plots
 from kronos.processes import is_gone, this_process
 from kronos.search_space import Dimension, Space
@@ -172,7 +172,7 @@ class Study:
             raise TrialPruned(str(error)) from None
         except BaseException as error:
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:2000])
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt | TrackingAway):
                 self._stopped = error
             else:
                 self._mine.discard(trial.number)
@@ -299,7 +299,10 @@ def connect(address: str, heartbeat: int, retry: Any = None) -> RDBStorage | Jou
             if not racing or attempt == 8:
                 why = (words.splitlines() or [type(error).__name__])[0]
                 shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", address)
-                hint = ": pip install 'kronos-pipeline[postgres]'" if "psycopg2" in words else ""
+                driver = "psycopg2" in words or (
+                    address.startswith("postgresql") and "DB access module" in words
+                )
+                hint = ": pip install 'kronos-pipeline[postgres]'" if driver else ""
                 raise UserError(
                     f"the storage {shown} cannot be reached: {why}{hint}; check --storage and that its server runs"
                 ) from None

@@ -1,142 +1,90 @@
-"""The one door to MLflow: runs with parameters, metrics in batches, datasets, artifacts, and an honest end.
+"""The one door to MLflow: where it is, its experiment, and runs that are opened, resumed and ended.
 
 Only the parent process or rank 0 talks to MLflow. Nothing here depends on MLflow's process-wide "active run":
-every call names its run, so runs can be nested, resumed and used from a notebook without surprises.
+every call names its run, so runs can be nested, resumed and used from a notebook without surprises. What a run
+records is in `recording.py`.
 """
 
-import json
 import logging
 import os
 import platform
-import re
 import socket
 import subprocess
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import psutil
+from filelock import FileLock
 
-from kronos.errors import Pruned, UserError
+from kronos.errors import Pruned, TrackingAway, UserError
+from kronos.files import digest_bytes
+from kronos.mishaps import sentence
+from kronos.outbox import Message, Outbox
+from kronos.recording import TAG, Run, hand_over, is_away, limits
 
 PACKAGES = ("torch", "mlflow", "optuna", "pyqlib", "pandas", "numpy", "matplotlib", "safetensors", "pydantic")
-PARAMETERS_A_CALL = 100  # MLflow's limits for one log_batch
-METRICS_A_CALL = 1000
-FLUSH_METRICS = 400
-FLUSH_SECONDS = 5.0
-TAG = "kronos."
+WAIT_SECONDS = 120.0
+Answer = TypeVar("Answer")
 
 
-def connect(uri: str | None) -> Any:
-    """An MLflow client for a tracking address, or for MLflow's own choice; quiet, and calling home nobody."""
+def connect(uri: str | None, begins: bool = False) -> Any:
+    """An MLflow client for a tracking address, or for MLflow's own choice; quiet, and calling home nobody.
+
+    Raises UserError for a store in a local file that is not there, unless work `begins` in it; then where the file
+    may not be written. MLflow itself would make an empty one, or try again for minutes.
+    """
+    _check_file(_address(uri), begins)
     # Set before MLflow is imported: it starts a thread that calls home, and logs set-up steps.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line a try: ours is said once
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # the import sets it
     return MlflowClient(uri)
 
 
-class Run:
-    """One MLflow run. Metrics wait in a buffer, with the time they were recorded at, until `flush`.
+def _address(uri: str | None) -> str:
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 
-    A run that is `continued` keeps the rows it has: a metric is not recorded again at a step where it is there.
-    """
 
-    def __init__(self, client: Any, run_id: str, experiment_id: str, continued: bool = False) -> None:
-        self.client, self.id, self.experiment_id = client, run_id, experiment_id
-        self.continued = continued
-        self._there: dict[str, set[int]] = {}  # steps that the store has, by metric
-        self._waiting: list[Any] = []
-        self._flushed_at = time.monotonic()
+def _local_file(address: str) -> Path | None:
+    """The file of a local store; None for any other."""
+    scheme, _, path = address.partition(":///")
+    return Path(unquote(path)).absolute() if scheme == "sqlite" else None
 
-    def parameters(self, values: Mapping[str, str]) -> None:
-        """Log parameters that the run does not have yet; MLflow refuses to change one it has."""
-        from mlflow.entities import Param
 
-        there = self.client.get_run(self.id).data.params
-        new = [Param(name, text) for name, text in values.items() if name not in there]
-        for start in range(0, len(new), PARAMETERS_A_CALL):
-            self.client.log_batch(self.id, params=new[start : start + PARAMETERS_A_CALL])
+def _one_at_a_time(address: str) -> AbstractContextManager:
+    """Held while a local store is opened: of two processes that make its tables at once, MLflow lets one fail."""
+    file = _local_file(address)
+    if file is None:
+        return nullcontext()
+    name = digest_bytes(os.fsencode(file))[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"kronos-{name}.lock", timeout=120)
 
-    def tags(self, values: Mapping[str, Any]) -> None:
-        """Set tags; names without a dot get the project's prefix."""
-        from mlflow.entities import RunTag
 
-        named = [RunTag(name if "." in name else TAG + name, str(text)) for name, text in values.items()]
-        self.client.log_batch(self.id, tags=named)
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record metrics at a step; sent when enough are waiting or the last batch is some seconds old."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        named = {re.sub(r"[^\w.]+", "_", name): float(value) for name, value in values.items()}
-        self._waiting += [
-            Metric(name, value, now, step) for name, value in named.items() if not self._has(name, step)
-        ]
-        if len(self._waiting) >= FLUSH_METRICS or time.monotonic() - self._flushed_at > FLUSH_SECONDS:
-            self.flush()
-
-    def _has(self, name: str, step: int) -> bool:
-        """Whether the row is there from before the run was interrupted."""
-        if not self.continued:
-            return False
-        if name not in self._there:
-            self._there[name] = {row.step for row in self.client.get_metric_history(self.id, name)}
-        return step in self._there[name]
-
-    def flush(self) -> None:
-        """Send what is waiting. A batch sent twice adds no row: each metric keeps its recorded time."""
-        while self._waiting:
-            self.client.log_batch(self.id, metrics=self._waiting[:METRICS_A_CALL])
-            del self._waiting[:METRICS_A_CALL]
-        self._flushed_at = time.monotonic()
-
-    def dataset(
-        self, name: str, digest: str, source: Mapping[str, Any], profile: Mapping[str, Any], context: str
-    ) -> None:
-        """Log a dataset input, shown in the UI with its digest; `context` is training, testing, ..."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        entity = Dataset(
-            name=name, digest=digest[:32], source_type="kronos_store", source=json.dumps(source),
-            profile=json.dumps(profile),
-        )  # fmt: skip
-        self.client.log_inputs(self.id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
-
-    def artifact(self, path: str | Path, folder: str | None = None) -> None:
-        """Log a file, or a folder's content, under `folder` of the run's artifacts."""
-        if Path(path).is_dir():
-            self.client.log_artifacts(self.id, str(path), folder)
-        else:
-            self.client.log_artifact(self.id, str(path), folder)
-
-    def json(self, value: Any, name: str) -> None:
-        """Log a value as a JSON artifact."""
-        self.text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", name)
-
-    def text(self, text: str, name: str) -> None:
-        """Log a text as an artifact."""
-        self.client.log_text(self.id, text, name)
-
-    def finish(self, status: str, reason: str = "") -> None:
-        """End the run FINISHED, FAILED or KILLED; a reason becomes the tag `kronos.reason`."""
-        try:
-            self.flush()
-            if reason:
-                self.tags({"reason": reason[:4000]})
-        except BaseException:
-            status = "FAILED"
-            raise
-        finally:
-            self.client.set_terminated(self.id, status)
+def _check_file(address: str, begins: bool) -> None:
+    file = _local_file(address)
+    if file is None:
+        return
+    if not begins and not file.exists():
+        raise UserError(
+            f"there are no tracked runs here ({file} is missing): work in the folder where they were made, or give "
+            "the tracking address"
+        )
+    place = next(one for one in (file, *file.parents) if one.exists())
+    if begins and not os.access(place, os.W_OK):
+        raise UserError(
+            f"may not write to {place}, where the tracking store {file.name} belongs: work in a folder that is "
+            "yours, or give another --tracking-uri"
+        )
 
 
 class Tracking:
@@ -145,21 +93,67 @@ class Tracking:
     Args:
         uri: tracking address, or None for MLflow's own rule (the environment, else ./mlflow.db).
         experiment: name of the experiment; a run started by `mlflow run` stays in the one it was given.
+        unsent: folder for what a server that is away has not received; what lies there is sent first.
+        wait: seconds to wait for a server that is away, before a run begins or at the end of the last one.
+        say: takes the lines meant for the user.
+
+    Raises:
+        UserError: where MLflow does not answer. Methods that need an answer raise TrackingAway later.
     """
 
-    def __init__(self, uri: str | None, experiment: str) -> None:
+    def __init__(
+        self, uri: str | None, experiment: str, *, unsent: str | Path = "outputs/unsent",
+        wait: float = WAIT_SECONDS, say: Callable[[str], None] = print,
+    ) -> None:  # fmt: skip
         from mlflow.exceptions import MlflowException
 
         self._given_run = os.environ.get("MLFLOW_RUN_ID")
         self.uri = uri
         try:
-            self.client = connect(uri)
-            self.experiment_id = self._experiment(experiment)
+            with _one_at_a_time(_address(uri)):
+                self.client = connect(uri, begins=True)
+                self.outbox = self._outbox(self.client.tracking_uri, Path(unsent), wait, say)
+                with limits(brisk=True):
+                    self.experiment_id = self._experiment(experiment)
+            self.outbox.take_over()
+            self._end_orphans()
         except (MlflowException, OSError) as error:
             raise UserError(
-                f"MLflow at {uri or 'its default place'} does not answer: {first_line(error)}"
+                sentence(error)
+                or f"MLflow at {uri or 'its default place'} does not answer: {first_line(error)}"
             ) from None
-        self._end_orphans()
+
+    def _outbox(self, address: str, unsent: Path, wait: float, say: Callable[[str], None]) -> Outbox:
+        parts = urlsplit(address)
+        remote = parts.scheme.startswith(("http", "postgresql", "mysql", "mssql"))
+        host = (parts.hostname or "local") + (f":{parts.port}" if parts.port else "")
+
+        def send(run_id: str, message: Message, path: Path | None) -> None:
+            with limits(brisk=message["do"] != "artifact" and not self.outbox.patient):
+                hand_over(self.client, run_id, message, path)
+
+        def ping() -> None:
+            with limits(brisk=True):
+                self.client.get_experiment(self.experiment_id)
+
+        return Outbox(
+            unsent / f"{host.replace(':', '-')}-{digest_bytes(address.encode())[:8]}", send,
+            lambda error: remote and is_away(error), ping,
+            place=f"{parts.scheme}://{host}", wait=wait, say=say,
+        )  # fmt: skip
+
+    def ask(self, call: Callable[..., Answer], *arguments: Any, **named: Any) -> Answer:
+        """The answer of a call of MLflow's; waits for a server that is away. Raises TrackingAway at last."""
+
+        def limited() -> Answer:
+            with limits(brisk=True):
+                return call(*arguments, **named)
+
+        return self.outbox.now(limited)
+
+    def attach(self, run_id: str) -> Run:
+        """A run that another process has opened, to add to."""
+        return Run(self.outbox, run_id, self.experiment_id)
 
     def _experiment(self, name: str) -> str:
         given = os.environ.get("MLFLOW_EXPERIMENT_ID")
@@ -182,16 +176,15 @@ class Tracking:
 
     def _end_orphans(self) -> None:
         """Mark runs of this machine FAILED whose process is gone: killed without a chance to say so."""
-        running = self.client.search_runs(
+        running = self.ask(
+            self.client.search_runs,
             [self.experiment_id],
             f"attributes.status = 'RUNNING' and tags.`{TAG}host` = '{socket.gethostname()}'",
         )
         for run in running:
             pid, started = run.data.tags.get(TAG + "process", "0 0").split()
             if not _is_alive(int(pid), started):
-                Run(self.client, run.info.run_id, self.experiment_id).finish(
-                    "FAILED", "its process was killed"
-                )
+                self.attach(run.info.run_id).finish("FAILED", "its process was killed")
 
     @contextmanager
     def run(
@@ -199,7 +192,9 @@ class Tracking:
     ) -> Iterator[Run]:
         """Open a run and end it as its block ends: FINISHED, KILLED (Ctrl-C, SIGTERM) or FAILED and why.
 
-        The outermost run goes on in the one that `mlflow run` made, if any; `run_id` resumes another.
+        The outermost run goes on in the one that `mlflow run` made, if any; `run_id` resumes another. A run that is
+        resumed keeps the rows it has. Raises TrackingAway where the server is away for too long when the run begins,
+        or when one without a parent ends.
         """
         given, self._given_run = self._given_run, None
         run = self._open(name, parent, run_id or given)
@@ -215,29 +210,40 @@ class Tracking:
             yield run
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt | SystemExit | Pruned)
-            run.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}".rstrip(": "))
+            # A store on the same full disk must not hide why the run ended; the next start marks the run FAILED.
+            with suppress(Exception):
+                run.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}".rstrip(": "))
+                if parent is None and not isinstance(error, TrackingAway):  # which has said it
+                    self.outbox.leave()
             raise
         run.finish("FINISHED")
+        if parent is None:
+            self.outbox.wait()
 
     def _open(self, name: str, parent: Run | None, run_id: str | None) -> Run:
         from mlflow.exceptions import MlflowException
 
         if run_id is not None:
             try:
-                self.client.update_run(run_id, status="RUNNING", name=name)
+                self.ask(self.client.update_run, run_id, status="RUNNING", name=name)
+                recorded = self.ask(self.client.get_run, run_id).data.metrics
+                there = {
+                    metric: {row.step for row in self.ask(self.client.get_metric_history, run_id, metric)}
+                    for metric in recorded
+                }
             except MlflowException as error:
                 raise UserError(f"MLflow run {run_id} cannot be continued: {first_line(error)}") from None
-            run = Run(self.client, run_id, self.experiment_id, continued=True)
+            run = Run(self.outbox, run_id, self.experiment_id, there)
             if parent is not None:  # the pipeline that finishes it is the one to find it under
                 run.tags({"mlflow.parentRunId": parent.id})
             return run
         tags = {"mlflow.parentRunId": parent.id} if parent else {}
-        created = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
-        return Run(self.client, created.info.run_id, self.experiment_id)
+        created = self.ask(self.client.create_run, self.experiment_id, tags=tags, run_name=name)
+        return Run(self.outbox, created.info.run_id, self.experiment_id)
 
     def busy(self, run_id: str) -> bool:
         """Whether a run is open in a process that lives, or may live: one of another machine."""
-        found = self.client.get_run(run_id)
+        found = self.ask(self.client.get_run, run_id)
         if found.info.status != "RUNNING":
             return False
         pid, started = found.data.tags.get(TAG + "process", "0 0").split()
@@ -248,7 +254,7 @@ class Tracking:
         from mlflow.exceptions import MlflowException
 
         try:
-            return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+            return bool(self.ask(self.client.get_run, run_id).info.lifecycle_stage == "active")
         except MlflowException:
             return False
 
@@ -276,8 +282,8 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def source_tags(folder: Path) -> dict[str, str]:
-    """The git commit of the code, and whether the tree has uncommitted changes; empty outside a clone."""
+def source_tags(folder: Path | None) -> dict[str, str]:
+    """The git commit of the code, and whether the tree has uncommitted changes; empty outside a clone (None)."""
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return {}
@@ -285,12 +291,14 @@ def source_tags(folder: Path) -> dict[str, str]:
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
 
 
-def uncommitted_changes(folder: Path) -> str:
+def uncommitted_changes(folder: Path | None) -> str:
     """What the tree has that its commit has not, as a diff; empty for a clean tree or outside a clone."""
     return _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff")
 
 
-def _git(folder: Path, *arguments: Sequence[str] | str) -> str:
+def _git(folder: Path | None, *arguments: Sequence[str] | str) -> str:
+    if folder is None:
+        return ""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *map(str, arguments)], capture_output=True, text=True, timeout=20

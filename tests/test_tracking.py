@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from servers import free_port
 
+from kronos import recording
+from kronos.__main__ import main
 from kronos.errors import UserError
-from kronos.tracking import METRICS_A_CALL, Run, Tracking, source_tags, versions
+from kronos.outbox import Outbox
+from kronos.recording import METRICS_A_CALL, hand_over, is_away, limits
+from kronos.tracking import Run, Tracking, source_tags, versions
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +58,9 @@ def test_metrics_are_buffered_and_a_batch_sent_twice_adds_no_row(tracking: Track
         for step in range(3):
             run.metrics(step, {"train_loss": 1.0 / (step + 1)})
         assert tracking.client.get_metric_history(run.id, "train_loss") == []
-        again = list(run._waiting)
+        again = {"do": "metrics", "rows": list(run._waiting)}
         run.flush()
-        run.client.log_batch(run.id, metrics=again)
+        run.outbox.put(run.id, again)
     history = tracking.client.get_metric_history(run.id, "train_loss")
     assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
 
@@ -105,6 +110,59 @@ def test_a_run_whose_process_was_killed_is_marked_by_the_next_start(tracking: Tr
     assert (after.info.status, after.data.tags["kronos.reason"]) == ("FAILED", "its process was killed")
 
 
+def test_all_that_a_run_records_is_kept_while_the_server_is_away(tracking: Tracking, tmp_path: Path) -> None:
+    away = True
+
+    def send(run_id: str, message: dict, path: Path | None) -> None:
+        if away:
+            raise ConnectionRefusedError("nobody")
+        hand_over(tracking.client, run_id, message, path)
+
+    box = Outbox(tmp_path / "unsent", send, lambda error: isinstance(error, OSError), lambda: None,
+                 place="here", wait=0, say=lambda text: None)  # fmt: skip
+    created = tracking.client.create_run(tracking.experiment_id)
+    run = Run(box, created.info.run_id, tracking.experiment_id)
+    (tmp_path / "out" / "below").mkdir(parents=True)
+    (tmp_path / "out" / "below" / "deep.txt").write_text("deep")
+    (tmp_path / "alone.txt").write_text("alone")
+    run.parameters({"epochs": "3"})
+    run.tags({"stage": "data"})
+    run.dataset("sp500", "0123456789abcdef" * 4, {"store": "sp500"}, {"bars": 3}, "testing")
+    run.artifact(tmp_path / "out", "results")
+    run.artifact(tmp_path / "alone.txt")
+    run.text("words", "words.txt")
+    odd = {"nan": float("nan"), "third": 1 / 3, "huge": float("inf")}
+    run.metrics(5, odd)
+    run.finish("FAILED", "it was so")
+    before = tracking.client.get_run(run.id)
+    assert (before.data.params, before.data.metrics, before.info.status) == ({}, {}, "RUNNING")
+    (tmp_path / "alone.txt").write_text("changed since")
+    away = False
+    assert box.deliver()
+    after = tracking.client.get_run(run.id)
+    assert (after.data.params, after.info.status) == ({"epochs": "3"}, "FAILED")
+    assert (after.data.tags["kronos.stage"], after.data.tags["kronos.reason"]) == ("data", "it was so")
+    assert after.data.metrics["third"] == 1 / 3
+    for name in odd:
+        assert [row.step for row in tracking.client.get_metric_history(run.id, name)] == [5]
+    assert len(after.inputs.dataset_inputs) == 1
+    for name, text in {"results/below/deep.txt": "deep", "alone.txt": "alone", "words.txt": "words"}.items():
+        assert Path(tracking.client.download_artifacts(run.id, name)).read_text() == text
+
+
+def test_a_resumed_run_keeps_its_rows(tracking: Tracking) -> None:
+    with pytest.raises(KeyboardInterrupt), tracking.run("tokenizer", {}) as run:
+        run.metrics(1, {"loss": 3.0})
+        run.metrics(2, {"loss": 2.0})
+        raise KeyboardInterrupt
+    with tracking.run("tokenizer", {}, run_id=run.id) as again:
+        again.metrics(2, {"loss": 2.0, "rate": 0.5})  # trained once more since the checkpoint
+        again.metrics(3, {"loss": 1.0})
+    rows = tracking.client.get_metric_history(run.id, "loss")
+    assert [(row.step, row.value) for row in rows] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert [row.step for row in tracking.client.get_metric_history(run.id, "rate")] == [2]
+
+
 def test_datasets_and_artifacts_are_on_the_run(tracking: Tracking, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "report.md").write_text("# report")
@@ -122,6 +180,48 @@ def test_datasets_and_artifacts_are_on_the_run(tracking: Tracking, tmp_path: Pat
 def test_a_store_that_does_not_answer_is_a_clear_error(in_folder: Path) -> None:
     with pytest.raises(UserError, match="MLflow at ftp://nowhere does not answer"):
         Tracking("ftp://nowhere", "kronos")
+
+
+def test_a_stage_is_not_begun_where_the_server_is_away(
+    in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    assert main(["data", "--tracking-uri", address]) == 2
+    words = capsys.readouterr().err.strip().splitlines()
+    assert len(words) == 1
+    assert words[0].startswith(f"kronos: MLflow at {address} does not answer: ")
+    assert not (in_folder / "outputs").exists()
+
+
+def test_absence_is_told_from_refusal() -> None:
+    from mlflow.exceptions import MlflowException, RestException
+    from requests import HTTPError, Response
+
+    def answered(code: int) -> HTTPError:
+        response = Response()
+        response.status_code = code
+        return HTTPError("no", response=response)
+
+    with limits(brisk=True), pytest.raises(MlflowException) as refused:
+        MlflowClient(f"http://127.0.0.1:{free_port()}").get_run("0" * 32)
+    assert is_away(refused.value)
+    assert is_away(RestException({"error_code": "TEMPORARILY_UNAVAILABLE", "message": "no database"}))
+    assert is_away(answered(503)) and is_away(ConnectionResetError())
+    assert not is_away(RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such run"}))
+    assert not is_away(MlflowException("a mistake of this very code"))
+    assert not is_away(answered(403)) and not is_away(ValueError())
+
+
+def test_limits_of_requests_are_the_users_own_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    with limits(brisk=True):
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == str(recording.BRISK[0])
+    with limits(brisk=False):
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "300"
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == str(recording.PATIENT[1])
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "300"
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
 def test_a_deleted_experiment_is_a_clear_error(tracking: Tracking, uri: str) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 from kronos.config import Config
 from kronos.crew import launched
-from kronos.errors import Pruned, UserError
+from kronos.errors import Pruned, TrackingAway, UserError
 from kronos.files import digest_bytes
 from kronos.flags import to_text
 from kronos.search_space import Space, configuration, space_of
-from kronos.stages.core import Outcome
+from kronos.stages.core import RECORD, Outcome
 from kronos.stages.models import windows
 from kronos.stages.trial import is_out_of_memory, quietly, train
 from kronos.stages.trial_processes import TrialFailed, TrialProcesses
@@ -32,14 +32,16 @@ FORECAST_FIELDS = (
 
 def run(config: Config, say: Callable[[str], None]) -> dict[str, Outcome]:
     """Search as one run with a child a trial; the same study goes on where it was left."""
-    from kronos.stages.running import log_config, tags_of
+    from kronos.stages.running import log_config, tags_of, tracking_of
 
     if (place := launched()) is not None and place.world > 1:
         raise UserError(
             "search starts the processes of its trials itself: leave out torchrun, give --nproc-per-node"
         )
+    if config.registered_model_name is not None and config.search_stage == "tokenizer":
+        raise UserError("registered_model_name: a search of the tokenizer alone has no predictor to register")
     space = space_of(config)
-    tracking = Tracking(config.tracking_uri, config.experiment_name)
+    tracking = tracking_of(config, say)
     before = _run_to_go_on_with(config, space, tracking)
     with tracking.run(config.run_name or "search", tags_of("search", config), run_id=before) as own:
         log_config(own, config)
@@ -176,7 +178,7 @@ class _Search:
             return self.own
         self.own.tags({"search_parent": parent})
         self.say(f"  joins the search of run {parent}")
-        return Run(self.tracking.client, parent, self.tracking.experiment_id)
+        return self.tracking.attach(parent)
 
     def go(self) -> None:
         """Run trials until the study has enough."""
@@ -273,6 +275,9 @@ class _Search:
                     shutil.copytree(
                         config.tokenizer_folder / "checkpoints" / "best_model", new, dirs_exist_ok=True
                     )
+                    record = config.tokenizer_folder / RECORD
+                    if record.is_file():  # which days the tokenizer has seen
+                        shutil.copyfile(record, new / RECORD)
         return {"tokenizer_path": str(kept)}
 
     @contextmanager
@@ -309,6 +314,8 @@ class _Search:
                             configuration(self.config, values), f"trial {trial.number} seed {values['seed']}",
                             asked, lambda metrics: None, {"repeat": offset},
                         )  # fmt: skip
+                except TrackingAway:
+                    raise
                 except Exception as error:
                     self.say(f"{key}: {error}")
                     continue

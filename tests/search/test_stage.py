@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from kronos.config import Config
 from kronos.errors import Pruned
 from kronos.files import read_json
 from kronos.flags import load_config
+from kronos.loop import TrainingStopped
 from kronos.stages import trial_processes
 from kronos.stages.search import budget
 from kronos.stages.search_answer import interval
@@ -74,7 +76,71 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
     assert run_stage("search", *SEARCH, "--n-trials", "4", "--skip-tokenizer", "--search-pruner", "none") == 0
     (same,) = runs("search")
     assert same.info.run_id == parent.info.run_id and len(runs("trial")) == 4
+    assert same.data.metrics["trials_complete"] == 4
     assert list(pd.read_csv(folder / "trials.csv")["number"]) == [0, 1, 2, 3]
+
+
+class Stub:
+    """Stands for the training of a trial: each is worse than the last, one is not finite, 32 does not fit."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, config: Config, record: Any) -> dict[str, Any]:
+        self.sizes.append(config.batch_size)
+        number = len(self.sizes)
+        if config.batch_size == 32:
+            raise MemoryError("no memory for a batch of 32")
+        if number == 2:
+            raise TrainingStopped("train_loss is nan", 3, 1e-3, [1])
+        value = 1 + number / 10
+        for step in range(config.epochs + 1):
+            record(step, {"val_loss": value - step / 1000})
+        metrics = {"best_val_loss": value, "val_loss": value, "steps": config.epochs}
+        return {"values": [value], "metrics": metrics, "digest": "0"}
+
+
+def test_every_end_of_a_trial_is_on_record_and_the_best_are_repeated(
+    store: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = Stub()
+    monkeypatch.setattr("kronos.stages.search.train", stub)
+    given = [*SEARCH, "--search-batch-size", "8,16,32", "--tokenizer-path", str(weights / "tokenizer")]
+    given += ["--n-trials", "12", "--search-pruner", "median", "--search-repeats", "3", "--search-top", "1"]
+    assert run_stage("search", *given) == 0
+    (parent,), trials = runs("search"), runs("trial")
+    once = [run for run in trials if "kronos.repeat" not in run.data.tags]
+    states = [run.data.tags["kronos.trial_state"] for run in once]
+    expected = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    assert [run.info.status for run in once] == [expected[state] for state in states]
+    assert {int(run.data.tags["kronos.trial"]) for run in once} == set(range(12))
+    assert set(states) == set(expected)
+    assert stub.sizes.count(32) == 1  # not drawn again
+    reasons = [run.data.tags["kronos.reason"] for run in once if run.info.status == "FAILED"]
+    assert any("no memory for a batch of 32" in reason for reason in reasons)
+    assert all("duration_seconds" in run.data.metrics for run in trials)
+    pruned = next(run for run in once if run.info.status == "KILLED")
+    assert "given up after report" in pruned.data.tags["kronos.reason"]
+    assert len(MlflowClient(address()).get_metric_history(pruned.info.run_id, "val_loss")) > 1
+
+    figures = {item.path for item in MlflowClient(address()).list_artifacts(parent.info.run_id, "figures")}
+    assert figures == {
+        f"figures/{name}.png"
+        for name in ("history", "importance", "slice", "contour", "parallel_coordinates", "timeline",
+                     "intermediate_values")
+    }  # fmt: skip
+    (folder,) = Path("outputs/search").iterdir()
+    table = pd.read_csv(folder / "trials.csv")
+    assert sorted(table["state"].unique()) == ["COMPLETE", "FAIL", "PRUNED"]
+    top = pd.read_csv(folder / "top_trials.csv")
+    assert list(top["val_loss_seeds"])[:2] == [3, 1]
+    assert top["val_loss_low"][0] < top["val_loss_mean"][0] < top["val_loss_high"][0]
+    seeds = [run.data.params["seed"] for run in trials if "kronos.repeat" in run.data.tags]
+    assert seeds == ["101", "102"]
+
+    calls = len(stub.sizes)
+    assert run_stage("search", *given) == 0  # nothing is left to do
+    assert len(stub.sizes) == calls
 
 
 @pytest.mark.slow
@@ -85,6 +151,15 @@ def test_two_objectives_in_processes_side_by_side_with_repeats(store: Path) -> N
     (folder,) = Path("outputs/search").iterdir()
     top = pd.read_csv(folder / "top_trials.csv")
     assert top["rank_ic_seeds"][0] == 2 and top["rank_ic_low"][0] < top["rank_ic_high"][0]
+
+
+def test_the_processes_of_a_trial_load_neither_mlflow_nor_optuna() -> None:
+    code = (
+        "import sys, kronos.trial_worker, kronos.stages.following, kronos.stages.training, kronos.stages.evaluating\n"
+        "print(sorted({'mlflow', 'optuna'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.slow
