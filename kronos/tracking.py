@@ -161,6 +161,10 @@ class Tracking:
             ) from None
         self._end_orphans()
 
+    def attach(self, run_id: str) -> Run:
+        """A run that is there already, to write into; its state stays as it is."""
+        return Run(self.client, run_id, self.experiment_id)
+
     def _experiment(self, name: str) -> str:
         given = os.environ.get("MLFLOW_EXPERIMENT_ID")
         if self._given_run and given:

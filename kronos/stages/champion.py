@@ -159,7 +159,7 @@ def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Out
     decision = decide(new, outcome, present, before, say)
     tags |= decision.tags()
     if mine is None:
-        model = new.model(Run(tracking.client, outcome.run_id, tracking.experiment_id))
+        model = new.model(tracking.attach(outcome.run_id))
         mine = register(name, model, outcome.run_id, tags, decision.text, uri)
     else:
         describe(mine, tags, decision.text, uri)
@@ -194,8 +194,8 @@ def register_search(
         "a search chooses on the validation days; a backtest of the same name decides on later ones",
     )
     tags = {**new.tags(), "trial_run": trial_run, **decision.tags(), **values}
-    run = Run(tracking.client, trial_run, tracking.experiment_id)
-    mine = register(name, new.model(run, int(trial.metrics["steps"])), trial_run, tags, decision.text, uri)
+    model = new.model(tracking.attach(trial_run), int(trial.metrics["steps"]))
+    mine = register(name, model, trial_run, tags, decision.text, uri)
     say(f"registry: {mine.address} has the weights of the best trial, {decision.text}")
     return mine
 
