@@ -169,7 +169,7 @@ def test_a_server_away_at_the_end_gets_all_of_it_from_the_next_start(
 
 
 def test_a_pipeline_on_a_server_with_postgresql_and_artifacts_over_http(
-    postgres: str, folder: Path, tmp_path_factory: pytest.TempPathFactory
+    postgres: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     import mlflow
 
@@ -180,8 +180,8 @@ def test_a_pipeline_on_a_server_with_postgresql_and_artifacts_over_http(
     try:
         server.start()
         more = ("--inference-sample-count", "2", "--evaluation-sample-count", "2")
-        Kronos(folder, server, "pipeline", *SHORT, *more, *places(folder)).ends(0, 400)
-        assert not list(folder.glob("mlruns")) + list(folder.glob("mlflow.db"))
+        Kronos(tmp_path, server, "pipeline", *SHORT, *more, *places(tmp_path)).ends(0, 400)
+        assert not list(tmp_path.glob("mlruns")) + list(tmp_path.glob("mlflow.db"))
         parent = latest("pipeline", server.address)
         assert [run.stage for run in parent.children()] == ["data", "tokenizer", "predictor", "backtest"]
         assert {run.status for run in parent.children()} == {"FINISHED"}
