@@ -41,9 +41,10 @@ def sentence(error: BaseException) -> str | None:
         if number in (errno.EMFILE, errno.ENFILE):
             return f"too many open files{where}: raise the limit (ulimit -n), or lower num_workers and n_jobs"
         if isinstance(part, UnicodeEncodeError):
+            letters = part.object[part.start : part.end]
             return (
-                f"the locale ({sys.getfilesystemencoding()}) cannot spell {part.object[part.start : part.end]!r}: "
-                "set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8"
+                f"the locale ({sys.getfilesystemencoding()}) cannot spell {letters!r}: set PYTHONUTF8=1, or a UTF-8 "
+                "locale such as LC_ALL=C.UTF-8"
             )
         if isinstance(part, ModuleNotFoundError) and part.name and part.name.split(".")[0] != "kronos":
             name = part.name.split(".")[0]

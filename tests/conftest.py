@@ -85,10 +85,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
-    """A newcomer's clone, its recipes cut to seconds."""
+    """A newcomer's clone, its recipes cut to seconds, in a path that is hard to spell."""
     from newcomer import make_clone
 
-    return make_clone(tmp_path_factory.mktemp("newcomer") / "Kronos", weights)
+    return make_clone(tmp_path_factory.mktemp("newcomer") / "新 文件夹" / "Kronos (1)", weights)
 
 
 @pytest.fixture

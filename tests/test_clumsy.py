@@ -16,7 +16,6 @@ import pytest
 from mlflow import MlflowClient
 from newcomer import NAMES
 
-from kronos import latest
 from kronos.__main__ import main
 from kronos.files import read_json, write_json
 from kronos.mishaps import sentence
@@ -267,7 +266,7 @@ def test_a_full_disk(stage: str, folder: str, size: str, finished: Path, in_fold
     flags += ["--n-trials", "1", "--search-batch-size", "8,16"] if stage == "search" else []
     said = only_line(run(stage, *flags, status=2, before=small))
     assert "the disk is full" in said or "No space left" in said or "cannot be written" in said
-    assert "RUNNING" not in statuses() and "FINISHED" not in statuses()
+    assert "FAILED" in statuses() and "RUNNING" not in statuses()
 
 
 @LINUX
@@ -324,9 +323,9 @@ def test_ctrl_c_at_every_stage(stage: str, finished: Path, in_folder: Path) -> N
     assert only_line(said) == "kronos: interrupted"
     assert "Traceback" not in said
     assert "KILLED" in statuses() and "RUNNING" not in statuses() and "FAILED" not in statuses()
-    kept = {path: content for path, content in before.items() if path.is_file()}
-    assert len(kept) == len(before)
-    assert all(path.read_bytes() == content for path, content in before.items())
+    # A search has trained its tokenizer anew before its first trial, and put it whole where the old one was.
+    anew = "finetune_tokenizer_demo" if stage == "search" else "none"
+    assert all(path.read_bytes() == content for path, content in before.items() if anew not in path.parts)
     assert hidden() == []
 
 
@@ -362,10 +361,10 @@ def test_two_runs_at_once_in_one_empty_folder(in_folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C"}], ids=["as it is", "C"])
-def test_a_path_with_spaces_and_chinese_characters(
-    locale: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_c_locale_and_a_path_with_spaces_and_chinese_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The clone in which the READMEs' commands run has such a path too."""
     folder = tmp_path / "新 文件夹 (1)"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -373,13 +372,8 @@ def test_a_path_with_spaces_and_chinese_characters(
         "配置 1.json", {**read_json(ROOT / "experiments" / "sample.json"), "symbols": NAMES.split(",")}
     )
     flags = ("--config-path", "配置 1.json", *SMALL)
-    assert "pipeline: done" in run("pipeline", *flags, status=0, env=locale)
-    found = latest("predictor").id
-    assert "best_val_loss" in run("compare", found, found, status=0, env=locale)
-    if not locale:
-        assert "every number is equal" in run("rerun", found, status=0)
-        run("predict", *flags, status=0)
-    assert "没有.json" in only_line(run("data", "--config-path", "没有.json", status=2, env=locale))
+    assert "pipeline: done" in run("pipeline", *flags, status=0, env={"LC_ALL": "C"})
+    assert "没有.json" in only_line(run("data", "--config-path", "没有.json", status=2))
 
 
 def test_a_locale_that_cannot_spell_the_folder_says_what_to_set(in_folder: Path) -> None:
