@@ -68,12 +68,19 @@ def log_model(
         write_json(folder / "serving.json", dict(settings))
         parts = {"tokenizer": "tokenizer", "predictor": "predictor", "serving": "serving.json"}
 
+        client = connect(uri)
+
         def log() -> str:
             with limits(brisk=False):
-                if there := _logged(run, connect(uri)):
+                if there := _logged(run, client):
                     return there
+                # Made here: MLflow would put it into its process-wide experiment, not the run's.
+                made = client.create_logged_model(
+                    run.experiment_id, MODEL, run.id, params=dict(client.get_run(run.id).data.params)
+                )
                 info = Model.log(
-                    artifact_path=None, name=MODEL, flavor=mlflow.pyfunc, run_id=run.id, step=step,
+                    artifact_path=None, name=MODEL, model_id=made.model_id, flavor=mlflow.pyfunc, run_id=run.id,
+                    step=step,
                     python_model=str(PACKAGE / "served_model.py"),
                     artifacts={name: str(folder / part) for name, part in parts.items()},
                     code_paths=[str(PACKAGE)], signature=_signature(settings), input_example=example,

@@ -214,6 +214,8 @@ class _Search:
         more: dict[str, Any] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """One training as a run of its own under the search's parent."""
+        from kronos.stages.training import closing
+
         number, began = asked.number, time.monotonic()
         folder = self.folder / "trials" / name.replace(" ", "-")
         config = configuration(config, {"save_path": str(folder), "resume": "never", "reuse": False,
@@ -242,7 +244,7 @@ class _Search:
                     result = self.processes.train(config, record, limit, self.folder / "logs" / f"{name}.txt")
                 else:
                     result = quietly(lambda: train(config, record))
-                run.metrics(int(result["metrics"]["steps"]), result["metrics"])
+                run.metrics(int(result["metrics"]["steps"]), closing(result["metrics"]))
                 run.tags({"trial_state": "COMPLETE", "model_digest": result["digest"]})
             except BaseException as error:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -88,10 +88,11 @@ class Stub:
 
     def __call__(self, config: Config, record: Any) -> dict[str, Any]:
         self.sizes.append(config.batch_size)
+        Path(config.save_path).mkdir(parents=True)
         number = len(self.sizes)
         if config.batch_size == 32:
             raise MemoryError("no memory for a batch of 32")
-        if number == 2:
+        if number == 3:
             raise TrainingStopped("train_loss is nan", 3, 1e-3, [1])
         value = 1 + number / 10
         for step in range(config.epochs + 1):
@@ -153,6 +154,7 @@ def test_two_objectives_in_processes_side_by_side_with_repeats(store: Path) -> N
     assert top["rank_ic_seeds"][0] == 2 and top["rank_ic_low"][0] < top["rank_ic_high"][0]
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_trial_load_neither_mlflow_nor_optuna() -> None:
     code = (
         "import sys, kronos.trial_worker, kronos.stages.following, kronos.stages.training, kronos.stages.evaluating\n"
