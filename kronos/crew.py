@@ -101,6 +101,11 @@ class Crew:
             if dist.is_initialized():
                 dist.destroy_process_group()
 
+    def call(self) -> None:
+        """Start the followers before their first job, so that they load while the leader prepares it."""
+        if self.place.world > 1:
+            self._open()
+
     def close(self) -> None:
         """Send the followers home; those started here are ended if they stay."""
         if self.store is None and launched() and self.place.world > 1:
@@ -228,7 +233,7 @@ def _wait_for_job(store: Any, number: int) -> bool:
         if store.check(["end"]):
             return False
         time.sleep(pause)
-        pause = min(0.5, pause * 1.5)
+        pause = min(0.2, pause * 1.5)
     return True
 
 

@@ -45,9 +45,8 @@ class Run:
         self.outbox.put(self.id, {"do": "parameters", "values": dict(values)})
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        """Set tags; names without a dot get the project's prefix."""
-        named = {name if "." in name else TAG + name: str(text) for name, text in values.items()}
-        self.outbox.put(self.id, {"do": "tags", "values": named})
+        """Set tags; `named` says how."""
+        self.outbox.put(self.id, {"do": "tags", "values": named(values)})
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record metrics at a step; sent when enough are waiting or the last batch is some seconds old."""
@@ -99,6 +98,11 @@ class Run:
             raise
         finally:
             self.outbox.put(self.id, {"do": "finish", "status": status, "time": int(time.time() * 1000)})
+
+
+def named(tags: Mapping[str, Any]) -> dict[str, str]:
+    """Tags as MLflow takes them; names without a dot get the project's prefix."""
+    return {name if "." in name else TAG + name: str(text) for name, text in tags.items()}
 
 
 def hand_over(client: Any, run_id: str, message: Message, path: Path | None) -> None:

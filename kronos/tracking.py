@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from kronos.errors import Pruned, TrackingAway, UserError
 from kronos.files import digest_bytes
 from kronos.mishaps import sentence
 from kronos.outbox import Message, Outbox
-from kronos.recording import TAG, Run, hand_over, is_away, limits
+from kronos.recording import TAG, Run, hand_over, is_away, limits, named
 
 PACKAGES = ("torch", "mlflow", "optuna", "pyqlib", "pandas", "numpy", "matplotlib", "safetensors", "pydantic")
 WAIT_SECONDS = 120.0
@@ -198,16 +199,10 @@ class Tracking:
         or when one without a parent ends.
         """
         given, self._given_run = self._given_run, None
-        run = self._open(name, parent, run_id or given)
         process = psutil.Process()
+        own = {"host": socket.gethostname(), "process": f"{process.pid} {process.create_time():.2f}", **tags}
+        run = self._open(name, named(own), parent, run_id or given)
         try:
-            run.tags(
-                {
-                    "host": socket.gethostname(),
-                    "process": f"{process.pid} {process.create_time():.2f}",
-                    **tags,
-                }
-            )
             yield run
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt | SystemExit | Pruned)
@@ -221,9 +216,13 @@ class Tracking:
         if parent is None:
             self.outbox.wait()
 
-    def _open(self, name: str, parent: Run | None, run_id: str | None) -> Run:
+    def _open(self, name: str, tags: dict[str, str], parent: Run | None, run_id: str | None) -> Run:
         from mlflow.exceptions import MlflowException
 
+        if (
+            parent is not None
+        ):  # of a run that is resumed, the pipeline that finishes it is the one to find it under
+            tags = {**tags, "mlflow.parentRunId": parent.id}
         if run_id is not None:
             try:
                 self.ask(self.client.update_run, run_id, status="RUNNING", name=name)
@@ -235,10 +234,8 @@ class Tracking:
             except MlflowException as error:
                 raise UserError(f"MLflow run {run_id} cannot be continued: {first_line(error)}") from None
             run = Run(self.outbox, run_id, self.experiment_id, there)
-            if parent is not None:  # the pipeline that finishes it is the one to find it under
-                run.tags({"mlflow.parentRunId": parent.id})
+            run.tags(tags)
             return run
-        tags = {"mlflow.parentRunId": parent.id} if parent else {}
         created = self.ask(self.client.create_run, self.experiment_id, tags=tags, run_name=name)
         return Run(self.outbox, created.info.run_id, self.experiment_id)
 
@@ -274,6 +271,11 @@ def first_line(error: BaseException) -> str:
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Versions of Python and of packages, by default those that numbers depend on."""
+    return dict(_versions(tuple(packages)))
+
+
+@cache  # a search asks several times a trial, and each answer reads files
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in packages:
         try:

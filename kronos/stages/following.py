@@ -72,6 +72,10 @@ def main(arguments: list[str]) -> int:
     """A follower that rank 0 started on its own machine."""
     from torch.distributed import TCPStore
 
+    import kronos.loop
+    import kronos.stages.data
+    import kronos.stages.models  # noqa: F401  loaded while rank 0 prepares the job
+
     host, port, rank, world = arguments[0], *map(int, arguments[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 hears of Ctrl-C and tells
     place = Place(rank, world, rank, world)

@@ -113,7 +113,6 @@ def _trained(config: Config, store: BarStore, kind: Kind) -> Any:
 
 
 def _train(work: Work, made: dict[str, Any], kind: Kind, tokenizer: Any) -> dict[str, Any]:
-    from kronos.figures import loss_figure, save_png
     from kronos.loop import FitSettings, fit
     from kronos.model import checkpoint
     from kronos.runtime import choose, seed_everything
@@ -158,6 +157,8 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, tokenizer: Any) -> dict
             raise KeyboardInterrupt
         tracked = work.tracking is not None  # of a search's trial the numbers and the weights are enough
         if tracked:
+            from kronos.figures import loss_figure, save_png  # over a second, which a trial needs not spend
+
             save_png(loss_figure(result.curve, f"Losses of the {kind}"), folder / "loss_curve.png")
         best = _load(kind)(folder / "checkpoints" / "best_model")
         record = write_record(folder, made, work.run.id, WEIGHTS, {

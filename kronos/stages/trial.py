@@ -51,6 +51,7 @@ def train(config: Config, record: Record, say: Callable[[str], None] = lambda te
     result: dict[str, Any] = {}
     crew = Crew(world_size(config.nproc_per_node), python_module("kronos.stages.following"))
     try:
+        crew.call()
         for kind in kinds:
             made_from, run = bodies[kind]
             prefix = f"{kind}_" if kind != kinds[-1] else ""
