@@ -13,7 +13,7 @@ help:
 	@echo "make check      lint, format, types, fast tests: before a push"
 	@echo "make slow       the slow tests, a whole pipeline through mlflow run among them"
 	@echo "make bench      speed tables"
-	@echo "make mlproject  write MLproject from the stages"
+	@echo "make mlproject  write MLproject and the READMEs' tables of fields from the code"
 
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -40,6 +40,7 @@ lint: $(VENV)/.installed-test
 	ruff format --check .
 	mypy
 	python -m kronos mlproject --check
+	python -m kronos fields --check
 
 check: lint test
 
@@ -51,3 +52,4 @@ bench: $(VENV)/.installed-test
 
 mlproject: $(VENV)/.installed
 	python -m kronos mlproject --write
+	python -m kronos fields --write

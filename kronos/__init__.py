@@ -3,6 +3,8 @@
 Importing this package is cheap: PyTorch, MLflow and the rest are loaded when a name that needs them is asked for.
 """
 
+from __future__ import annotations  # an old Python must come as far as the line that says it is too old
+
 from importlib import import_module
 from typing import Any
 

@@ -1,20 +1,24 @@
-"""The one command line: `python -m kronos STAGE --field value ...`."""
+"""The one command line: `python -m kronos STAGE --field value ...`.
+
+Whatever may fail, the import of a package too, fails inside `main`, which answers in one line. An old Python has
+to come as far as its own line, hence the annotations that are never evaluated.
+"""
+
+from __future__ import annotations
 
 import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from kronos.config import Config
-from kronos.crew import dismiss, launched
+from kronos import __version__
 from kronos.errors import TrackingAway, UserError
-from kronos.flags import help_parser, load_config, nearest, parse_flags
-from kronos.stages import STAGES, execute
 
 COMMANDS = {
     "compare": "compare RUN_ID RUN_ID ...: tracked runs side by side",
     "rerun": "rerun RUN_ID: repeat a tracked run from its own artifacts",
     "mlproject": "print the MLproject file; --check compares it, --write writes it",
+    "fields": "print the table of every field; --check compares the READMEs' tables, --write writes them",
 }
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 USAGE = "python -m kronos {STAGE} [--config-path FILE] [--field value ...]"
@@ -25,7 +29,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 is done, 2 a mistake of the user's, 75 (try again, as of old) a tracking server that went away, 130 interrupted.
     """
+    if sys.version_info < (3, 11):  # noqa: UP036  this file is the one that such a Python still reads
+        said = sys.version.split()[0]
+        return _say(f"Python 3.11 or later is needed, this is {said}: make the environment with a newer one")
+    from kronos.mishaps import quiet_end_of_output, sentence, speak_any_encoding
+
+    speak_any_encoding()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _place(given)
+    except TrackingAway as error:
+        return _say(str(error), TRY_AGAIN)
+    except UserError as error:
+        return _say(str(error))
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        return quiet_end_of_output()
+    except Exception as error:
+        told = sentence(error)
+        if told is None:
+            raise
+        return _say(told)
+
+
+def _say(sentence: str, status: int = 2) -> int:
+    print(f"kronos: {sentence}", file=sys.stderr)
+    return status
+
+
+def _place(arguments: list[str]) -> int:
+    """What this process is for: the command line, or following torchrun's rank 0."""
+    from kronos.crew import dismiss, launched
+
     place = launched()
     if place is not None and place.rank > 0:  # rank 0 reads the command line, and tells of its mistakes
         from kronos.stages import following
@@ -34,32 +70,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _main(given)
-    except UserError as error:
-        print(f"kronos: {error}", file=sys.stderr)
-        return TRY_AGAIN if isinstance(error, TrackingAway) else 2
-    except KeyboardInterrupt:
-        print("kronos: interrupted", file=sys.stderr)
-        return 130
+        return _main(arguments)
     finally:
         dismiss()
 
 
 def _main(arguments: list[str]) -> int:
+    from kronos.flags import help_parser, load_config, nearest, parse_flags
+    from kronos.stages import STAGES, execute
+
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
     name, *rest = arguments
+    if name == "--version":
+        print(f"kronos {__version__}")
+        return 0
     if name == "mlproject":
-        from kronos.mlproject import command
+        from kronos import mlproject
 
-        return command(rest)
+        return mlproject.command(rest)
+    if name == "fields":
+        from kronos import fields_table
+
+        return fields_table.command(rest)
     if name in ("compare", "rerun"):
         from kronos import commands
 
         return {"compare": commands.compare_command, "rerun": commands.rerun_command}[name](rest)
     if name not in STAGES:
-        close = nearest(name, [*STAGES, "compare", "rerun", "mlproject"])
+        close = nearest(name, [*STAGES, *COMMANDS])
         hint = f": did you mean {close}?" if close else ""
         raise UserError(f"unknown stage {name!r}{hint} (stages: {', '.join(STAGES)})")
     stage = STAGES[name]
@@ -74,6 +114,10 @@ def _main(arguments: list[str]) -> int:
 
 def overview() -> str:
     """The text of `python -m kronos --help`: stages, then every field with its default and help."""
+    from kronos.config import Config
+    from kronos.flags import help_parser
+    from kronos.stages import STAGES
+
     stages = "\n".join(f"  {name:<12}{stage.help}" for name, stage in STAGES.items())
     commands = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
     fields = help_parser("python -m kronos", "", Config.model_fields).format_help().split("\n\n", 2)[2]

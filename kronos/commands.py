@@ -87,6 +87,7 @@ def _elsewhere(config: Config, folder: Path, uri: str | None) -> Config:
         "dataset_path": str(folder / "data"), "save_path": str(folder / "models"),
         "backtest_result_path": str(folder / "backtest_results"),
         "predict_result_path": str(folder / "predictions"), "tracking_uri": uri, "reuse": False,
+        "registered_model_name": None, "promote": "auto",
     }  # fmt: skip
     return config.model_copy(update=places)
 

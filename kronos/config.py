@@ -19,9 +19,11 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from kronos.search_fields import search_problems
+from kronos.contradictions import contradictions
 
-GROUPS = ("data", "model", "training", "launch", "output", "forecast", "backtest", "tracking", "search")
+GROUPS = (
+    "data", "model", "training", "launch", "output", "forecast", "backtest", "tracking", "registry", "search",
+)  # fmt: skip
 FEATURES = ("open", "high", "low", "close", "vol", "amt")
 TIME_FEATURES = ("minute", "hour", "weekday", "day", "month")
 BUILT_IN_SOURCES = ("sample", "qlib", "sina", "csv")
@@ -30,7 +32,6 @@ BUILT_IN_SOURCES = ("sample", "qlib", "sina", "csv")
 NOT_YET: dict[str, Any] = {
     "feature_list": lambda value: tuple(value) != FEATURES,
     "time_feature_list": lambda value: tuple(value) != TIME_FEATURES,
-    "registered_model_name": lambda value: value is not None,
 }
 
 
@@ -259,8 +260,16 @@ class Config(BaseModel):
     tracking_wait: Int = _f("tracking", 120, "seconds to wait for a tracking server that went away", ge=0)
     experiment_name: Text = _f("tracking", "kronos", "MLflow experiment")
     run_name: OptionalText = _f("tracking", None, "name of the run")
-    registered_model_name: OptionalText = _f("tracking", None, "name in the model registry")
     reuse: bool = _f("tracking", True, "do not repeat a finished stage with the same key")
+    # registry
+    registered_model_name: OptionalText = _f(
+        "registry", None, "name under which a version is registered after a backtest or a search"
+    )
+    promote: Literal["auto", "force", "never"] = _f(
+        "registry",
+        "auto",
+        "the version becomes @champion where it beats the present one, in any case, or never",
+    )
     # search
     search_stage: Literal["tokenizer", "predictor", "both"] = _f(
         "search", "predictor", "stage whose fields are searched"
@@ -311,53 +320,10 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> "Config":
-        problems = list(self._problems())
+        problems = list(contradictions(self))
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-    def _problems(self) -> Any:
-        """Yield each contradiction between fields, one sentence a piece."""
-        for name in ("train_time_range", "val_time_range", "test_time_range", "backtest_time_range"):
-            first, last = getattr(self, name)
-            if first > last:
-                yield f"{name}: {first} is after {last}"
-        if self.dataset_begin_time >= self.dataset_end_time:
-            first, last = self.dataset_begin_time, self.dataset_end_time
-            yield f"dataset_begin_time: {first} is not before dataset_end_time {last}"
-        if self.backtest_time_range[0] <= self.val_time_range[1]:
-            yield (
-                f"backtest_time_range: {self.backtest_time_range[0]} is not after the last validation day "
-                f"{self.val_time_range[1]}: the best model was chosen on those days"
-            )
-        if self.freq == "day" and not self.windows_across_days:
-            yield "windows_across_days: false needs bars within a day, freq is day"
-        if self.lookback_window > self.max_context:
-            yield f"lookback_window: {self.lookback_window} is above max_context {self.max_context}"
-        if self.cpu and self.device not in ("auto", "cpu"):
-            yield f"cpu: true contradicts device={self.device}"
-        if self.backtest_n_symbol_drop > self.backtest_n_symbol_hold:
-            yield (
-                f"backtest_n_symbol_drop: {self.backtest_n_symbol_drop} is above backtest_n_symbol_hold "
-                f"{self.backtest_n_symbol_hold}"
-            )
-        if self.freeze_tokenizer and self.tokenizer_path is None and self.pretrained_tokenizer_path is None:
-            yield "freeze_tokenizer: true needs pretrained_tokenizer_path, which is none"
-        if self.tokenizer_save_folder_name == self.predictor_save_folder_name:
-            shared = self.tokenizer_save_folder_name
-            yield f"tokenizer_save_folder_name: {shared!r} is the predictor's folder too"
-        for name in (
-            "tokenizer_save_folder_name",
-            "predictor_save_folder_name",
-            "backtest_save_folder_name",
-            "predict_save_folder_name",
-        ):
-            value = getattr(self, name)
-            if Path(value).name != value or value in (".", ".."):
-                yield f"{name}: {value!r} is not a plain folder name"
-        yield from search_problems(self)
-        if not self.predict_quantiles or not all(0 <= level <= 1 for level in self.predict_quantiles):
-            yield f"predict_quantiles: {self.predict_quantiles} must be levels from 0 to 1"
 
     @property
     def window_length(self) -> int:

@@ -257,7 +257,14 @@ def torchrun_store(crew: int) -> Any:
     from torch.distributed.rendezvous import rendezvous
 
     if not _torchrun:
-        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
+        try:
+            store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
+        except RuntimeError as error:
+            at = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            raise UserError(
+                f"the processes could not meet at {at}: {str(error).splitlines()[0]}; check the address, and give a "
+                "--master_port that is free, the same on every node"
+            ) from None
         _torchrun.append(store)
     return PrefixStore(f"crew/{crew}", _torchrun[0])
 

@@ -12,6 +12,26 @@ from typing import Any
 
 from kronos.errors import UserError
 
+PACKAGE = Path(__file__).resolve().parent
+
+
+def clone() -> Path | None:
+    """The clone of the project that this package lies in; None where pip installed it elsewhere."""
+    return PACKAGE.parent if (PACKAGE.parent / "MLproject").is_file() else None
+
+
+def shipped(path: str | Path) -> Path | None:
+    """`experiments/...` as the project brings it, from its clone or its package; None where it has no such file."""
+    if Path(path).parts[:1] != ("experiments",):
+        return None
+    found = (root / path for root in (clone(), PACKAGE) if root is not None)
+    return next((file for file in found if file.is_file()), None)
+
+
+def or_shipped(path: str | Path) -> str | Path:
+    """The path, or where there is nothing the file that the project brings under that name."""
+    return path if Path(path).exists() else shipped(path) or path
+
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:

@@ -15,9 +15,8 @@ from pydantic.fields import FieldInfo
 
 from kronos.config import GROUPS, Config, group_of
 from kronos.errors import UserError
-from kronos.files import read_json
+from kronos.files import or_shipped, read_json, shipped
 
-RECIPES = Path(__file__).resolve().parent.parent / "experiments"
 # Fields that say which bars are meant: without a source beside them they could only be guessed at.
 SOURCE_FIELDS = (
     "data_path", "qlib_data_path", "instrument", "freq", "dataset_begin_time", "dataset_end_time",
@@ -145,12 +144,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 def recipe_path(name: str) -> Path:
     """The file of a recipe that the project ships in `experiments/`."""
-    for folder in (RECIPES, Path("experiments")):
-        if (folder / f"{name}.json").is_file():
-            return folder / f"{name}.json"
-    raise UserError(
-        f"no recipe experiments/{name}.json: run in a clone of the project, or give --config-path"
-    )
+    found = shipped(f"experiments/{name}.json")
+    if found is None:
+        raise UserError(
+            f"experiments/{name}.json is not in this installation of kronos-pipeline: install it again"
+        )
+    return found
 
 
 def load_config(
@@ -201,7 +200,7 @@ def load_config(
 def _read_fields(path: str | Path) -> tuple[dict[str, Any], list[str]]:
     """The fields of a JSON file that exist, and a sentence for each that does not or for the whole file."""
     try:
-        content = read_json(path)
+        content = read_json(or_shipped(path))
     except UserError as error:
         return {}, [str(error)]
     if not isinstance(content, dict):

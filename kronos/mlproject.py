@@ -5,11 +5,10 @@ from pathlib import Path
 
 from kronos.config import Config
 from kronos.errors import UserError
-from kronos.files import write_text
+from kronos.files import clone, write_text
 from kronos.flags import to_text
 from kronos.stages import STAGES
 
-FILE = Path(__file__).resolve().parent.parent / "MLproject"
 HEAD = """\
 # Written by `make mlproject` from kronos/stages; do not edit by hand.
 #
@@ -40,13 +39,24 @@ def text() -> str:
 def command(arguments: Sequence[str]) -> int:
     """`python -m kronos mlproject [--check | --write]`: print the file, compare it, or write it."""
     if arguments == ["--write"]:
-        write_text(FILE, text())
+        write_text(_file(), text())
     elif arguments == ["--check"]:
-        if not FILE.is_file() or FILE.read_text(encoding="utf-8") != text():
-            raise UserError(f"{FILE} is not what the stages say: run  make mlproject")
+        if _file().read_text(encoding="utf-8") != text():
+            raise UserError(f"{_file()} is not what the stages say: run  make mlproject")
         print("MLproject is up to date")
     elif arguments:
         raise UserError(f"mlproject takes --check or --write, not {' '.join(arguments)}")
     else:
         print(text(), end="")
     return 0
+
+
+def _file() -> Path:
+    """MLproject of the clone; `mlflow run` needs it, an installed package has none."""
+    folder = clone()
+    if folder is None:
+        raise UserError(
+            "MLproject belongs to a clone of the project, and this is an installed package: run  kronos STAGE  here, "
+            "or  mlflow run  in a clone"
+        )
+    return folder / "MLproject"

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pandas as pd
 from kronos.errors import UserError
 from kronos.files import write_json
 from kronos.recording import limits
-from kronos.tracked import load_run
+from kronos.tracked import TrackedRun, load_run
 from kronos.tracking import TAG, Run, connect, first_line, versions
 
 PACKAGE = Path(__file__).resolve().parent
 MODEL = "model"  # name of the model under its run
 MODEL_TAG = "model_uri"  # of the run: a logged model does not lie among its run's artifacts
 ADDRESSES = ("runs:/", "models:/")
+CHAMPION = "champion"  # alias
 NEEDED = (
     "torch",
     "mlflow",
@@ -42,8 +44,11 @@ def log_model(
     predictor: Any,
     settings: Mapping[str, Any],
     example: pd.DataFrame,
+    step: int = 0,
 ) -> str:
     """Log both models as one MLflow model of a run, with signature, example and pinned requirements.
+
+    MLflow shows the run's metrics of `step` at the model too.
 
     `settings` are the defaults of serving: pred_len, T, top_p, top_k, sample_count, seed, quantiles may be given
     with a request; lookback, max_context, clip, calendar, fine_rotary and precision may not.
@@ -55,6 +60,7 @@ def log_model(
     import mlflow
     from mlflow.models import Model
 
+    run.flush()
     with tempfile.TemporaryDirectory(prefix="kronos-model-") as scratch, _uri(uri):
         folder = Path(scratch)
         tokenizer.save_pretrained(folder / "tokenizer")
@@ -74,6 +80,7 @@ def log_model(
                 )
                 info = Model.log(
                     artifact_path=None, name=MODEL, model_id=made.model_id, flavor=mlflow.pyfunc, run_id=run.id,
+                    step=step,
                     python_model=str(PACKAGE / "served_model.py"),
                     artifacts={name: str(folder / part) for name, part in parts.items()},
                     code_paths=[str(PACKAGE)], signature=_signature(settings), input_example=example,
@@ -181,3 +188,126 @@ def _candidates(address: str, uri: str | None) -> list[str]:
     tags = load_run(address.removeprefix("runs:/").strip("/"), uri).tags
     logged = [tags[TAG + MODEL_TAG]] if TAG + MODEL_TAG in tags else []
     return [*logged, f"{address.rstrip('/')}/checkpoints/best_model"]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model; `run_id` is that of the run whose model it is."""
+
+    name: str
+    number: int
+    run_id: str
+    tags: dict[str, str]
+
+    @property
+    def address(self) -> str:
+        return f"models:/{self.name}/{self.number}"
+
+    def tag(self, name: str, default: str = "") -> str:
+        """A tag of this project."""
+        return self.tags.get(TAG + name, default)
+
+
+def register(
+    name: str, model: str, run_id: str, tags: Mapping[str, Any], description: str, uri: str | None
+) -> Version:
+    """Make a logged model (`models:/m-...`) the next version under a name; the first makes the name."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect(uri)
+    with _told(f"registered_model_name {name}"), _uri(uri):
+        try:
+            client.create_registered_model(name)
+        except MlflowException:
+            client.get_registered_model(name)  # it is there already, or this says what is wrong
+        found = client.create_model_version(
+            name,
+            model,
+            run_id=run_id,
+            tags=_texts(tags),
+            description=description,
+            model_id=model.removeprefix("models:/"),
+        )
+    return _version(found)
+
+
+def versions_of(name: str, uri: str | None) -> list[Version]:
+    """All versions under a name, the oldest first; none where the name is not there."""
+    client = connect(uri)
+    with _told(f"registered_model_name {name}"):
+        found = [_version(one) for one in client.search_model_versions(f"name = '{name}'")]
+    return sorted(found, key=lambda version: version.number)
+
+
+def champion_of(name: str, uri: str | None) -> Version | None:
+    """The version that has the alias `champion`, if any."""
+    client = connect(uri)
+    with _told(f"registered_model_name {name}"):
+        known = client.search_registered_models(f"name = '{name}'")
+        if not known or CHAMPION not in client.get_registered_model(name).aliases:
+            return None
+        return _version(client.get_model_version_by_alias(name, CHAMPION))
+
+
+def describe(version: Version, tags: Mapping[str, Any], description: str, uri: str | None) -> None:
+    """Set tags and the description of a version that is there."""
+    client = connect(uri)
+    with _told(version.address):
+        for key, text in _texts(tags).items():
+            client.set_model_version_tag(version.name, str(version.number), key, text)
+        client.update_model_version(version.name, str(version.number), description)
+
+
+def make_champion(version: Version, uri: str | None) -> None:
+    """Move the alias `champion` to this version."""
+    with _told(version.address):
+        connect(uri).set_registered_model_alias(version.name, CHAMPION, str(version.number))
+
+
+def download(version: Version, uri: str | None, folder: Path) -> Path:
+    """Copy a version into `folder`; tokenizer/, predictor/ and serving.json lie in the folder returned."""
+    import mlflow
+
+    with _told(version.address), _uri(uri):
+        copied = mlflow.artifacts.download_artifacts(artifact_uri=version.address, dst_path=str(folder))
+    return Path(copied) / "artifacts"
+
+
+def _version(found: Any) -> Version:
+    return Version(found.name, int(found.version), str(found.run_id), dict(found.tags))
+
+
+def _texts(tags: Mapping[str, Any]) -> dict[str, str]:
+    return {TAG + name: str(value) for name, value in tags.items()}
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """MLflow's refusal as one sentence."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise UserError(f"{what}: MLflow's registry says: {first_line(error)}") from None
+
+
+def source_run(address: str, what: str, uri: str | None) -> TrackedRun:
+    """The run behind `runs:/...` or `models:/...`; `what` names the address in the error where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect(uri)
+    scheme, _, rest = address.partition(":/")
+    rest = rest.strip("/")
+    try:
+        if scheme == "runs":
+            run_id = rest.split("/")[0]
+        elif "@" in rest:
+            run_id = client.get_model_version_by_alias(*rest.rsplit("@", 1)).run_id
+        elif "/" in rest:
+            run_id = client.get_model_version(*rest.split("/", 1)).run_id
+        else:
+            run_id = client.get_logged_model(rest).source_run_id
+    except MlflowException as error:
+        raise UserError(f"{what} {address}: {first_line(error)}") from None
+    return load_run(run_id, uri)

@@ -48,9 +48,7 @@ def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
     place = Path(folder)
     (place / "figures").mkdir(parents=True, exist_ok=True)
     _figures(inputs, place / "figures")
-    inputs.daily.to_csv(
-        place / "daily.csv", index_label="datetime", date_format="%Y-%m-%d", float_format="%.10g"
-    )
+    inputs.daily.to_csv(place / "daily.csv", index_label="datetime", float_format="%.10g")
     frames = {
         (target, name): one.daily
         for target, signals in inputs.ranking.worths.items()

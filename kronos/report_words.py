@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from kronos.document import number_text
-from kronos.portfolio import DAYS_A_YEAR
 from kronos.ranking import TRADABLE
 from kronos.report_inputs import ReportInputs
+from kronos.signals import MIN_NAMES
 from kronos.statistics import Estimate, independent_periods
 
 
@@ -40,6 +40,8 @@ def conclusion(inputs: ReportInputs) -> list[str]:
 
 def _ranking(inputs: ReportInputs) -> list[str]:
     found = inputs.ranking.worths[TRADABLE][inputs.signal].rank_ic
+    if not np.isfinite(found.mean):
+        return [f"**Nothing can be said of a ranking:** no day ranks {MIN_NAMES} names or more."]
     measured = (
         f"the Rank IC of the {inputs.signal} signal with the tradable return is {number_text(found.mean, '{:+.4f}')} "
         f"({interval_text(found, '{:+.4f}')})"
@@ -68,7 +70,7 @@ def _portfolio(inputs: ReportInputs) -> list[str]:
         gap = other.difference
         verb = {1: "beats", 0: "cannot be told from", -1: "is beaten by"}[gap.sign]
         year = number_text(gap.mean * other.periods, "{:+.1%}")
-        parts.append(f"{verb} {other.name} by {year} a year ({interval_text(gap, '{:+.1%}', DAYS_A_YEAR)})")
+        parts.append(f"{verb} {other.name} by {year} a year ({interval_text(gap, '{:+.1%}', other.periods)})")
     return [f"After its costs the portfolio {'; it '.join(parts)}."] if parts else []
 
 

@@ -56,8 +56,22 @@ def choose(
     dtype, precision_reason = _precision(precision, where)
     threads, threads_reason = _threads(place.local_world)
     torch.set_num_threads(threads)
-    reasons += [precision_reason, threads_reason]
+    reasons += [precision_reason, threads_reason, *_debugging()]
     return Runtime(where, dtype, threads, place.rank, place.world, reasons)
+
+
+def _debugging() -> list[str]:
+    """With TORCH_DEBUG=1, have PyTorch look at every gradient and at what the ranks tell each other."""
+    asked = os.environ.get("TORCH_DEBUG", "").strip().lower()
+    if asked in ("", "0", "false", "no", "off"):
+        return []
+    torch.autograd.set_detect_anomaly(True)
+    os.environ["TORCH_DISTRIBUTED_DEBUG"] = "DETAIL"
+    if torch.distributed.is_available():
+        torch.distributed.set_debug_level_from_env()  # it has read the variable when it was imported
+    return [
+        f"TORCH_DEBUG={asked}: anomaly detection and TORCH_DISTRIBUTED_DEBUG=DETAIL are on; training is slower"
+    ]
 
 
 def seed_everything(seed: int) -> None:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from kronos.config import Config, group_of
 from kronos.errors import UserError
-from kronos.files import read_json
+from kronos.files import or_shipped, read_json
 from kronos.flags import nearest, to_text
 
 KINDS = {"float": {"low", "high", "log"}, "int": {"low", "high", "log", "step"}, "categorical": {"choices"}}
@@ -134,7 +134,7 @@ def space_of(config: Config) -> Space:
 def _entries(path: str | None, problems: list[str]) -> dict[str, Any]:
     if path is None:
         return {}
-    content = read_json(path)
+    content = read_json(or_shipped(path))
     if not isinstance(content, dict):
         problems.append(f"{path} holds a {type(content).__name__}, an object of fields was expected")
         return {}

@@ -123,16 +123,15 @@ def latest(stage: str, uri: str | None = None, experiment: str = "kronos") -> Tr
 
 
 def newest(stage: str, count: int, uri: str | None = None, experiment: str = "kronos") -> list[TrackedRun]:
-    """Up to `count` finished runs of a stage, the newest first, without those that took over another's output."""
+    """Up to `count` finished runs of a stage, the newest first; those that point to another's output are left out."""
     client = connect(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         place = uri or "MLflow's default place"
         raise UserError(f"no experiment {experiment!r} at {place}: run  make pipeline  first")
     where = f"attributes.status = 'FINISHED' and tags.`{TAG}stage` = '{stage}'"
-    runs = [
-        run for run in _search(client, [found.experiment_id], where) if TAG + "reused_run" not in run.tags
-    ]
+    elsewhere = {TAG + "reused_run", TAG + "search_parent"}
+    runs = [run for run in _search(client, [found.experiment_id], where) if not elsewhere & run.tags.keys()]
     return runs[:count]
 
 

@@ -10,18 +10,21 @@ import os
 import platform
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import psutil
+from filelock import FileLock
 
 from kronos.errors import Pruned, TrackingAway, UserError
 from kronos.files import digest_bytes
+from kronos.mishaps import sentence
 from kronos.outbox import Message, Outbox
 from kronos.recording import TAG, Run, hand_over, is_away, limits, named
 
@@ -30,8 +33,13 @@ WAIT_SECONDS = 120.0
 Answer = TypeVar("Answer")
 
 
-def connect(uri: str | None) -> Any:
-    """An MLflow client for a tracking address, or for MLflow's own choice; quiet, and calling home nobody."""
+def connect(uri: str | None, begins: bool = False) -> Any:
+    """An MLflow client for a tracking address, or for MLflow's own choice; quiet, and calling home nobody.
+
+    Raises UserError for a store in a local file that is not there, unless work `begins` in it; then where the file
+    may not be written. MLflow itself would make an empty one, or try again for minutes.
+    """
+    _check_file(_address(uri), begins)
     # Set before MLflow is imported: it starts a thread that calls home, and logs set-up steps.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -43,6 +51,42 @@ def connect(uri: str | None) -> Any:
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # the import sets it
     return MlflowClient(uri)
+
+
+def _address(uri: str | None) -> str:
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+
+def _local_file(address: str) -> Path | None:
+    """The file of a local store; None for any other."""
+    scheme, _, path = address.partition(":///")
+    return Path(unquote(path)).absolute() if scheme == "sqlite" else None
+
+
+def _one_at_a_time(address: str) -> AbstractContextManager:
+    """Held while a local store is opened: of two processes that make its tables at once, MLflow lets one fail."""
+    file = _local_file(address)
+    if file is None:
+        return nullcontext()
+    name = digest_bytes(os.fsencode(file))[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"kronos-{name}.lock", timeout=120)
+
+
+def _check_file(address: str, begins: bool) -> None:
+    file = _local_file(address)
+    if file is None:
+        return
+    if not begins and not file.exists():
+        raise UserError(
+            f"there are no tracked runs here ({file} is missing): work in the folder where they were made, or give "
+            "the tracking address"
+        )
+    place = next(one for one in (file, *file.parents) if one.exists())
+    if begins and not os.access(place, os.W_OK):
+        raise UserError(
+            f"may not write to {place}, where the tracking store {file.name} belongs: work in a folder that is "
+            "yours, or give another --tracking-uri"
+        )
 
 
 class Tracking:
@@ -68,15 +112,17 @@ class Tracking:
         self._given_run = os.environ.get("MLFLOW_RUN_ID")
         self.uri = uri
         try:
-            self.client = connect(uri)
-            self.outbox = self._outbox(self.client.tracking_uri, Path(unsent), wait, say)
-            with limits(brisk=True):
-                self.experiment_id = self._experiment(experiment)
+            with _one_at_a_time(_address(uri)):
+                self.client = connect(uri, begins=True)
+                self.outbox = self._outbox(self.client.tracking_uri, Path(unsent), wait, say)
+                with limits(brisk=True):
+                    self.experiment_id = self._experiment(experiment)
             self.outbox.take_over()
             self._end_orphans()
         except (MlflowException, OSError) as error:
             raise UserError(
-                f"MLflow at {uri or 'its default place'} does not answer: {first_line(error)}"
+                sentence(error)
+                or f"MLflow at {uri or 'its default place'} does not answer: {first_line(error)}"
             ) from None
 
     def _outbox(self, address: str, unsent: Path, wait: float, say: Callable[[str], None]) -> Outbox:
@@ -160,9 +206,11 @@ class Tracking:
             yield run
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt | SystemExit | Pruned)
-            run.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}".rstrip(": "))
-            if parent is None and not isinstance(error, TrackingAway):  # which has said it
-                self.outbox.leave()
+            # A store on the same full disk must not hide why the run ended; the next start marks the run FAILED.
+            with suppress(Exception):
+                run.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}".rstrip(": "))
+                if parent is None and not isinstance(error, TrackingAway):  # which has said it
+                    self.outbox.leave()
             raise
         run.finish("FINISHED")
         if parent is None:
@@ -237,8 +285,8 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def source_tags(folder: Path) -> dict[str, str]:
-    """The git commit of the code, and whether the tree has uncommitted changes; empty outside a clone."""
+def source_tags(folder: Path | None) -> dict[str, str]:
+    """The git commit of the code, and whether the tree has uncommitted changes; empty outside a clone (None)."""
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return {}
@@ -246,12 +294,14 @@ def source_tags(folder: Path) -> dict[str, str]:
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
 
 
-def uncommitted_changes(folder: Path) -> str:
+def uncommitted_changes(folder: Path | None) -> str:
     """What the tree has that its commit has not, as a diff; empty for a clean tree or outside a clone."""
     return _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff")
 
 
-def _git(folder: Path, *arguments: Sequence[str] | str) -> str:
+def _git(folder: Path | None, *arguments: Sequence[str] | str) -> str:
+    if folder is None:
+        return ""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *map(str, arguments)], capture_output=True, text=True, timeout=20

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         assert main(["pipeline", *arguments]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+    """A newcomer's clone, its recipes cut to seconds, in a path that is hard to spell."""
+    from newcomer import make_clone
+
+    return make_clone(tmp_path_factory.mktemp("newcomer") / "新 文件夹" / "Kronos (1)", weights)
+
+
+@pytest.fixture
+def sina() -> Iterator[str]:
+    """The address of a service on loopback that speaks as Sina's does, for two symbols."""
+    from sina_server import Service, series, serve
+
+    bars = {
+        symbol: series(symbol, begin="2022-01-04", until="2025-06-30") for symbol in ("sh600519", "sz000001")
+    }
+    with serve(Service(bars=bars)) as service:
+        yield service.url

@@ -102,7 +102,7 @@ def crash_at(step: int, patch: pytest.MonkeyPatch) -> None:
             raise MemoryError("a cosmic ray")
 
     patch.setattr(training.Progress, "__call__", fail)
-    patch.setattr("kronos.tracking.FLUSH_METRICS", 1)
+    patch.setattr("kronos.recording.FLUSH_METRICS", 1)
 
 
 def test_a_crashed_run_goes_on_in_its_mlflow_run_and_logs_each_loss_once(
@@ -161,7 +161,7 @@ def test_processes_without_torchrun_train_and_load_neither_mlflow_nor_qlib(
 
 KILLER = """
 import os, signal, sys
-from kronos import tracking
+from kronos import recording
 count = 0
 def event(function):
     def counted(*arguments, **options):
@@ -172,10 +172,10 @@ def event(function):
         return function(*arguments, **options)
     return counted
 os.rename, os.replace = event(os.rename), event(os.replace)
-tracking.FLUSH_METRICS = 1
-tracking.Run.flush = event(tracking.Run.flush)
-original = tracking.Run.finish
-tracking.Run.finish = event(original)
+recording.FLUSH_METRICS = 1
+recording.Run.flush = event(recording.Run.flush)
+original = recording.Run.finish
+recording.Run.finish = event(original)
 from kronos.__main__ import main
 code = main({arguments!r})
 print("events", count)

@@ -1,22 +1,17 @@
 """Runs are found, compared, repeated; their models load by address, forecast as the run did, and are served."""
 
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from serving import ask, serving
 
 from kronos import compare, latest, load_run, newest
 from kronos.__main__ import main
@@ -50,6 +45,10 @@ def test_runs_are_read_as_they_were_written() -> None:
     assert run.config.epochs == 1
     assert next(iter(run.history("val_loss").index)) == 0
     assert run.parent == latest("pipeline").id
+    inputs = {
+        name: latest("backtest").tags[f"kronos.{name}_run"] for name in ("data", "tokenizer", "predictor")
+    }
+    assert inputs == {name: latest(name).id for name in inputs}
     assert [child.stage for child in latest("pipeline").children()][-1] == "backtest"
     assert "val_loss" in compare([run, latest("tokenizer")]).loc["metric"].index
     with pytest.raises(UserError, match="no run 123"):
@@ -106,55 +105,9 @@ def test_compare_prints_a_table_and_draws(capsys: pytest.CaptureFixture[str], tm
 @pytest.fixture(scope="module")
 def served(finished: Path) -> Iterator[str]:
     """`mlflow models serve` of the logged model on loopback; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     store = f"sqlite:///{finished}/mlflow.db"
-    uri = latest("predictor", store).tags["kronos.model_uri"]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "models",
-        "serve",
-        "-m",
-        uri,
-        "-p",
-        str(port),
-        "--env-manager",
-        "local",
-    ]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "PATH": path}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(address + "/ping", timeout=2)
-                break
-            except OSError:
-                assert process.poll() is None, "the server ended"
-                time.sleep(0.5)
+    with serving(latest("predictor", store).tags["kronos.model_uri"], store) as address:
         yield address
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(20)
-
-
-def ask(address: str, table: pd.DataFrame, params: dict[str, Any] | None = None) -> tuple[int, Any]:
-    split = json.loads(table.assign(datetime=table["datetime"].astype(str)).to_json(orient="split"))
-    body = {"dataframe_split": {"columns": split["columns"], "data": split["data"]}, "params": params or {}}
-    request = urllib.request.Request(
-        address + "/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 def test_the_served_answer_is_the_runs_own_and_bad_input_gets_400(served: str) -> None:

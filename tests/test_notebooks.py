@@ -6,6 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from kronos.__main__ import main
+
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
@@ -17,11 +19,23 @@ def test_outputs_are_stripped(path: Path) -> None:
             assert cell.execution_count is None
 
 
+@pytest.fixture(scope="module")
+def searched(finished: Path) -> Path:
+    """The folder of the pipeline, in which a very short search has run too."""
+    budget = ["--epochs", "1", "--n-train-iter", "384", "--n-val-iter", "64", "--search-reports", "3"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(finished)
+        given = [*budget, "--search-batch-size", "16,32", "--n-trials", "3", "--tracking-uri"]
+        address = f"sqlite:///{finished}/mlflow.db"
+        assert main(["search", *given, address, "--skip-data-process", "--skip-tokenizer"]) == 0
+    return finished
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_cell_runs(path: Path, finished: Path) -> None:
+def test_every_cell_runs(path: Path, finished: Path, request: pytest.FixtureRequest) -> None:
     if path.stem == "04_study":
-        pytest.skip("needs a search run, which test_search makes")
+        request.getfixturevalue("searched")
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(finished)}}

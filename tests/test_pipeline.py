@@ -15,7 +15,7 @@ from mlflow.entities import Run
 
 from kronos.__main__ import main
 from kronos.config import Config
-from kronos.mlproject import FILE
+from kronos.files import clone
 
 pytestmark = pytest.mark.slow
 QUICK = {
@@ -52,7 +52,7 @@ def mlflow_run(folder: Path, entry: str, **values: Any) -> subprocess.CompletedP
         "backtest_result_path": folder / "outputs/backtest_results",
     }  # fmt: skip
     given = [f"{name}={value}" for name, value in {**places, **values}.items()]
-    command = [sys.executable, "-m", "mlflow", "run", str(FILE.parent), "-e", entry, "--env-manager", "local"]
+    command = [sys.executable, "-m", "mlflow", "run", str(clone()), "-e", entry, "--env-manager", "local"]
     command += ["--experiment-name", "kronos", *(part for text in given for part in ("-P", text))]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PATH": path}

@@ -16,7 +16,9 @@ from kronos import signals
 from kronos.errors import UserError
 from kronos.evaluation import Before, Forecasts, Samples, measure, rank
 from kronos.portfolio import excesses, risk
+from kronos.ranking import TRADABLE
 from kronos.report import Example, Portfolio, ReportInputs, report_text, write_report
+from kronos.statistics import estimate
 
 NOTE = "too short to tell (57 days, 11 independent 5-day periods)"
 HORIZON, LOOKBACK = 5, 20
@@ -276,3 +278,24 @@ def test_drawing_leaves_pyplot_alone():
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_an_annual_figure_of_bars_within_a_day_lies_in_its_own_interval():
+    inputs = make_inputs(days=120)
+    inputs = replace(inputs, excesses=[replace(one, periods=238 * 48) for one in inputs.excesses])
+    said = re.search(
+        r"portfolio .*? by ([+-][\d.]+) % a year \(([+-][\d.]+) % to ([+-][\d.]+) %\)", report_text(inputs)
+    )
+    assert said is not None
+    value, low, high = map(float, said.groups())
+    assert low < value < high
+
+
+def test_a_day_of_too_few_names_ranks_nothing_and_is_said_to():
+    inputs = make_inputs(days=120)
+    worths = inputs.ranking.worths
+    nothing = replace(worths[TRADABLE]["mean"], rank_ic=estimate(pd.Series([np.nan] * 120), HORIZON))
+    ranking = replace(inputs.ranking, worths={**worths, TRADABLE: {**worths[TRADABLE], "mean": nothing}})
+    assert "Nothing can be said of a ranking:** no day ranks 5 names" in report_text(
+        replace(inputs, ranking=ranking)
+    )

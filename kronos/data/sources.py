@@ -129,6 +129,7 @@ class BaseDataProcessor:
         findings: list[Finding] = []
         names: set[str] = set()
         days: list[pd.Timestamp] = []
+        outside = 0
         for raw in [given] if isinstance(given, pd.DataFrame) or given is None else given:
             frame = to_frame(raw, findings)
             if frame.empty:
@@ -147,6 +148,7 @@ class BaseDataProcessor:
             inside = (
                 (frame["datetime"] >= begin) & (frame["datetime"] < end + pd.Timedelta(days=1))
             ).to_numpy()
+            outside += int((~inside).sum())
             if not inside.all():
                 frame = frame[inside].reset_index(drop=True)
             if frame.empty:
@@ -166,6 +168,11 @@ class BaseDataProcessor:
             )
         if not parts:
             self._refuse_empty(days, bool(findings))
+        if outside:
+            self.notes.append(
+                f"{outside:,} bars of days outside {begin:%Y-%m-%d}..{end:%Y-%m-%d} (dataset_begin_time.."
+                f"dataset_end_time) are left out; the source has {min(days):%Y-%m-%d}..{max(days):%Y-%m-%d}."
+            )
         own = [part for one in self.findings if (part := one.within(begin.date(), end.date())).count]
         return parts, pd.DatetimeIndex(np.unique(np.concatenate(moments))), own + findings
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kronos.errors import UserError
 from kronos.model import Kronos, KronosTokenizer
-from kronos.model.generate import Engine
+from kronos.model.generate import Engine, engine_for
 from kronos.model.sampling import keyed_uniforms
 
 FEATURES = ("open", "high", "low", "close", "volume", "amount")
@@ -54,7 +54,7 @@ def forecast_arrays(
     keys_N = np.arange(len(bars_NLF)) if keys_N is None else np.asarray(keys_N)
     _check_shapes(bars_NLF, stamps_NL5, future_stamps_NH5, keys_N, horizon)
     _check_rules(temperature, top_k, top_p, sample_count)
-    engine = Engine(tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype)
+    engine = engine_for(tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype)
 
     def run(part: slice) -> np.ndarray:
         x, mean, scale = normalise(bars_NLF[part])
@@ -119,7 +119,7 @@ def repair(paths: np.ndarray) -> tuple[np.ndarray, int]:
 
 def fitting_batch(engine: Engine, length: int, horizon: int, samples: int) -> int:
     """How many series fit the memory that one batch may take, from the sizes of caches and activations."""
-    sizes = engine.model.config
+    sizes = engine.config
     width, inner, item = sizes["d_model"], sizes["ff_dim"], engine.dtype.itemsize
     window = min(length, engine.max_context)
     own = samples * horizon

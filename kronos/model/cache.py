@@ -13,15 +13,21 @@ from torch import Tensor, nn
 from kronos.model.layers import Attention, Block, RMSNorm, Tables
 from kronos.model.predictor import DependencyLayer
 
+QUERIES = 128  # of a long window that attend together: on a CPU half the products with the future are spared
 CHUNK = 1024  # bars run together through the blocks on a CPU: more would not stay in its caches
 
 
 class Product:
     """x W + b with W stored [in, out]: a few rows read it up to twice as fast as in nn.Linear's layout."""
 
-    def __init__(self, *layers: nn.Linear, dtype: torch.dtype) -> None:
-        """Several layers of one input become one product, their outputs side by side."""
-        self.weight = torch.cat([layer.weight.detach() for layer in layers]).to(dtype).t().contiguous()
+    def __init__(self, *layers: nn.Linear, dtype: torch.dtype, norm: RMSNorm | None = None) -> None:
+        """Several layers of one input become one product, their outputs side by side.
+
+        With `norm`, its weight is folded into W, for inputs that come from `Norm` without it.
+        """
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        weight = weight if norm is None else weight * _norm_weight(norm)
+        self.weight = weight.to(dtype).t().contiguous()
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
         self.bias = torch.cat(biases).to(dtype) if biases else None
 
@@ -30,15 +36,29 @@ class Product:
         out = rows @ self.weight if self.bias is None else torch.addmm(self.bias, rows, self.weight)
         return out.view(*x.shape[:-1], -1)
 
+    def add_to(self, x: Tensor, inputs: Tensor) -> Tensor:
+        """x + inputs W + b, in one pass over x; x itself where there is no bias."""
+        out = x if self.bias is None else x + self.bias
+        out.view(-1, out.shape[-1]).addmm_(inputs.reshape(-1, inputs.shape[-1]), self.weight)
+        return out
+
+
+def _norm_weight(norm: RMSNorm) -> Tensor:
+    """`Norm` divides by the length of x, not by its root mean square."""
+    return norm.weight.detach() * norm.weight.numel() ** 0.5
+
 
 class Norm:
-    """RMSNorm on any leading axes."""
+    """RMSNorm on any leading axes, in few passes; without a norm's weight, a `Product` has it."""
 
-    def __init__(self, norm: RMSNorm, dtype: torch.dtype) -> None:
-        self.weight, self.eps = norm.weight.to(dtype), norm.eps
+    def __init__(self, norm: RMSNorm, dtype: torch.dtype, *, weighted: bool = False) -> None:
+        self.eps, self.dtype = norm.eps * norm.weight.numel(), dtype
+        self.weight = _norm_weight(norm).to(dtype) if weighted else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        unit = (x * length.square_().add_(self.eps).rsqrt_()).to(self.dtype)
+        return unit if self.weight is None else unit.mul_(self.weight)
 
 
 def turn(x: Tensor, tables: Tables) -> Tensor:
@@ -102,6 +122,23 @@ class KeyValues:
         return (weights[..., self.bars :] @ v).add_(seen.unflatten(2, q.shape[2:4]))
 
 
+def attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Each of [..., T, K] attends to the bars up to its own."""
+    bars = q.shape[-2]
+    if q.device.type != "cpu" or q.dtype != torch.float32 or bars < 2 * QUERIES:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    q, keys = q * q.shape[-1] ** -0.5, k.transpose(-1, -2)
+    *lead, heads, _, width = v.shape
+    out = v.new_empty(*lead, bars, heads, width).transpose(-2, -3)  # as the output projection reads it
+    for first in range(0, bars, QUERIES):
+        end = min(first + QUERIES, bars)
+        scores = q[..., first:end, :] @ keys[..., :end]
+        future = torch.ones(end - first, end - first, dtype=torch.bool).triu_(1)
+        scores[..., first:].masked_fill_(future, -torch.inf)
+        out[..., first:end, :] = scores.softmax(-1) @ v[..., :end, :]
+    return out
+
+
 class FastBlock:
     """A Block as three fused products, for prefixes and for new bars on top of a cache."""
 
@@ -110,24 +147,28 @@ class FastBlock:
         self.heads = attention.heads
         self.attention = (self.heads, attention.rotary.head_width)
         self.norm1, self.norm2 = Norm(block.norm1, dtype), Norm(block.norm2, dtype)
-        self.qkv = Product(attention.q_proj, attention.k_proj, attention.v_proj, dtype=dtype)
+        layers = attention.q_proj, attention.k_proj, attention.v_proj
+        self.qkv = Product(*layers, dtype=dtype, norm=block.norm1)
         self.out = Product(attention.out_proj, dtype=dtype)
-        self.gate_up = Product(ffn.w1, ffn.w3, dtype=dtype)
+        self.gate_up = Product(ffn.w1, ffn.w3, dtype=dtype, norm=block.norm2)
         self.down = Product(ffn.w2, dtype=dtype)
 
-    def project(self, x: Tensor, tables: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
-        """[..., T, D] -> q, k, v [..., H, T, K], q and k turned."""
-        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
-        qkv = qkv.movedim((-3, -2), (0, -3))
+    def unturned(self, x: Tensor) -> Tensor:
+        """[..., T, D] -> q, k and v side by side [..., T, 3 D], of no position yet."""
+        return self.qkv(self.norm1(x))
+
+    def project(self, qkv: Tensor, tables: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What `unturned` gives -> q, k, v [..., H, T, K], q and k turned."""
+        qkv = qkv.unflatten(-1, (3, self.heads, -1)).movedim((-3, -2), (0, -3))
         assert tables is not None
         turned = turn(qkv[:2], tables)
         return turned[0], turned[1], qkv[2]
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Output projection and feed-forward, added to x [..., T, D]; attended [..., H, T, K]."""
-        x = x + self.out(attended.transpose(-2, -3).flatten(-2))
+        x = self.out.add_to(x, attended.transpose(-2, -3).flatten(-2))
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
-        return x.add_(self.down(F.silu(gate).mul_(up)))
+        return self.down.add_to(x, F.silu(gate, inplace=True).mul_(up))
 
 
 @dataclass
@@ -162,16 +203,27 @@ class Stack:
         self.blocks = [FastBlock(block, dtype) for block in modules]
         self.positions = [Positions(block.self_attn, dtype) for block in modules[:1]]
 
+    def with_projections(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D + E]: x, then what the first block projects it to before positions are known."""
+        return torch.cat((x, self.blocks[0].unturned(x)), dim=-1) if self.blocks else x
+
     def at(self, first: int, count: int) -> Tables | None:
         """Tables for the blocks, None where there is no block that could want them."""
         return self.positions[0].at(first, count) if self.positions else None
 
     def prefix(
-        self, x_NPD: Tensor, samples: int = 0, room: int = 0, *, hidden: bool = True
+        self,
+        x_NPD: Tensor,
+        samples: int = 0,
+        room: int = 0,
+        *,
+        unturned_NPE: Tensor | None = None,
+        hidden: bool = True,
     ) -> tuple[Tensor, Cache]:
         """Run positions 0 .. P-1; keep a cache for `samples` of each series with `room` bars more (0: none kept).
 
-        Without `hidden`, the last block makes its keys and values only.
+        `unturned_NPE`: the first block's own, where known. Without `hidden`, the last block makes its keys and
+        values only.
         """
         series, bars, _ = x_NPD.shape
         cache = Cache(position=bars)
@@ -181,26 +233,36 @@ class Stack:
             ]
         tables = self.at(0, bars)
         size = max(1, CHUNK // bars) if x_NPD.device.type == "cpu" else series
-        hiddens = [
-            self._prefix(part, tables, cache, first * size, hidden)
-            for first, part in enumerate(x_NPD.split(size))
-        ]
+        hiddens = []
+        for first in range(0, series, size):
+            part = slice(first, first + size)
+            known = None if unturned_NPE is None else unturned_NPE[part]
+            hiddens.append(self._prefix(x_NPD[part], known, tables, cache, first, hidden))
         return torch.cat(hiddens), cache
 
-    def _prefix(self, x_NPD: Tensor, tables: Tables | None, cache: Cache, first: int, hidden: bool) -> Tensor:
+    def _prefix(
+        self,
+        x_NPD: Tensor,
+        unturned_NPE: Tensor | None,
+        tables: Tables | None,
+        cache: Cache,
+        first: int,
+        hidden: bool,
+    ) -> Tensor:
         for index, block in enumerate(self.blocks):
-            q, k, v = block.project(x_NPD, tables)
+            unturned = block.unturned(x_NPD) if index or unturned_NPE is None else unturned_NPE
+            q, k, v = block.project(unturned, tables)
             if cache.layers:
                 cache.layers[index].write_prefix(first, k, v)
             if hidden or index + 1 < len(self.blocks):
-                x_NPD = block.finish(x_NPD, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+                x_NPD = block.finish(x_NPD, attend_causally(q, k, v))
         return x_NPD
 
     def extend(self, x_NSQD: Tensor, cache: Cache) -> Tensor:
         """Run Q new bars of every sample, and add them to the cache."""
         tables = self.at(cache.position, x_NSQD.shape[2])
         for block, kept in zip(self.blocks, cache.layers, strict=True):
-            q, k, v = (part.transpose(1, 2) for part in block.project(x_NSQD, tables))
+            q, k, v = (part.transpose(1, 2) for part in block.project(block.unturned(x_NSQD), tables))
             kept.append(k, v)
             x_NSQD = block.finish(x_NSQD, kept.attend(q).transpose(1, 2))
         cache.position += x_NSQD.shape[2]
@@ -220,7 +282,7 @@ class FineHead:
         self.attention = (self.heads, attention.rotary.head_width)
         self.q, self.out = Product(attention.q_proj, dtype=dtype), Product(attention.out_proj, dtype=dtype)
         self.kv = Product(attention.k_proj, attention.v_proj, dtype=dtype)
-        self.norm, self.logits = Norm(layer.norm, dtype), Product(head, dtype=dtype)
+        self.norm, self.logits = Norm(layer.norm, dtype), Product(head, dtype=dtype, norm=layer.norm)
         self.positions = Positions(attention, dtype) if trained else None
 
     def keys(self, hidden: Tensor, first: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ Axes: N series, S samples, L bars of context, H bars of the horizon, F features,
 """
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -40,14 +41,16 @@ class Engine:
             raise UserError(f"fine_rotary is {fine_rotary!r}, expected one of {', '.join(FINE_ROTARY)}")
         if max_context < 1:
             raise UserError(f"max_context is {max_context}, expected at least 1")
-        self.tokenizer, self.model, self.max_context = tokenizer, model, max_context
+        # The whole model is not kept: `engine_for` frees an engine with its model.
+        self.tokenizer, self.max_context, self.config = tokenizer, max_context, model.config
+        self.time_emb = model.time_emb
         self.device = model.head.proj_s1.weight.device
         dtype = self.dtype = dtype or model.head.proj_s1.weight.dtype
         with torch.inference_mode():
             self.encoder = Stack(tokenizer.encoder, dtype)
             self.decoder = Stack(tokenizer.decoder, dtype)
             self.stack = Stack(model.transformer, dtype)
-            self.norm = Norm(model.norm, dtype)
+            self.norm = Norm(model.norm, dtype, weighted=True)
             self.coarse = Product(model.head.proj_s1, dtype=dtype)
             self.fine = FineHead(model.dep_layer, model.head.proj_s2, fine_rotary == "trained", dtype)
             self.fusion = Product(model.embedding.fusion_proj, dtype=dtype)
@@ -85,8 +88,8 @@ class Engine:
         uniform = uniform_NSH2.to(self.device)
         s1, s2 = self._encode(x_NLF)
         kept = slice(max(0, length - self.max_context), None)
-        time = self.model.time_emb(stamp_NL5.to(self.device)[:, kept]).to(self.dtype)
-        future = self.model.time_emb(future_stamp_NH5.to(self.device)).to(self.dtype)
+        time = self.time_emb(stamp_NL5.to(self.device)[:, kept]).to(self.dtype)
+        future = self.time_emb(future_stamp_NH5.to(self.device)).to(self.dtype)
         window = _Window(self, self._embed(s1[:, kept], s2[:, kept], time), uniform.shape[1], horizon)
         drawn = s1.new_empty(2, len(s1), uniform.shape[1], horizon)
         rules = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -137,21 +140,26 @@ class _Window:
 
     While all bars fit, each new one is a step on the caches. Once the window slides, every position restarts
     and a first bar is lost, so all hidden states change: the window is run again, exactly as the public code
-    does, but for the part that the samples share.
+    does, but for the part that the samples share and the first block's projections, which know no position.
     """
 
     def __init__(self, engine: Engine, context_NLD: Tensor, samples: int, horizon: int) -> None:
         self.engine, self.context, self.samples = engine, context_NLD, samples
-        series, length, width = context_NLD.shape
+        series, length, self.width = context_NLD.shape
         self.total, self.first = length, 0
         room = min(horizon, engine.max_context - length)
-        slides = length + horizon - 1 > engine.max_context
-        self.own = context_NLD.new_empty(series, samples, horizon if slides else 0, width)
-        hidden = self._prefix(context_NLD, samples, room)
+        self.slides = length + horizon - 1 > engine.max_context
+        if self.slides:
+            self.context = engine.stack.with_projections(context_NLD)
+            self.own = self.context.new_empty(series, samples, horizon, self.context.shape[-1])
+        hidden = self._prefix(self.context, samples, room)
         self.hidden = hidden[:, None, -1].expand(-1, samples, -1)  # [N, S, D] of the newest bar
 
-    def _prefix(self, x: Tensor, samples: int, room: int) -> Tensor:
-        hidden, self.cache = self.engine.stack.prefix(x, samples if room else 0, room)
+    def _prefix(self, rows: Tensor, samples: int, room: int) -> Tensor:
+        """Hidden states of bars from position 0 on: their embeddings, and their projections where they are kept."""
+        x, unturned = rows[..., : self.width], rows[..., self.width :] if self.slides else None
+        kept = samples if room else 0
+        hidden, self.cache = self.engine.stack.prefix(x, kept, room, unturned_NPE=unturned)
         hidden = self.engine.norm(hidden)
         self.keys: KeyValues = self.engine.fine.start(hidden, samples, room)
         return hidden
@@ -165,8 +173,8 @@ class _Window:
     def add(self, x_NSD: Tensor) -> None:
         """One more bar of every sample, its embedding [N, S, D]."""
         length = self.context.shape[1]
-        if self.own.shape[2]:
-            self.own[:, :, self.total - length] = x_NSD
+        if self.slides:
+            self.own[:, :, self.total - length] = self.engine.stack.with_projections(x_NSD)
         self.total += 1
         self.first = max(0, self.total - self.engine.max_context)
         if not self.first:
@@ -174,7 +182,7 @@ class _Window:
         own = self.own[:, :, max(0, self.first - length) : self.total - length]
         if self.samples > 1 and self.first < length:
             self._prefix(self.context[:, self.first :], self.samples, own.shape[2])
-            return self._extend(own, self.cache)
+            return self._extend(own[..., : self.width], self.cache)
         shared = self.context[:, None, self.first :].expand(-1, self.samples, -1, -1)
         rows = torch.cat((shared, own), dim=2)
         hidden = self._prefix(rows.flatten(0, 1), 1, 0)
@@ -192,6 +200,34 @@ class _Window:
 def _draw(logits_NSV: Tensor, uniform_NS: Tensor, rules: dict) -> Tensor:
     ids = filter_and_sample(logits_NSV.flatten(0, 1), uniform_R=uniform_NS.flatten(), **rules)
     return ids.view(uniform_NS.shape)
+
+
+_KEPT: WeakKeyDictionary[Kronos, tuple[tuple, Engine]] = WeakKeyDictionary()
+
+
+def engine_for(
+    tokenizer: KronosTokenizer,
+    model: Kronos,
+    *,
+    max_context: int = 512,
+    fine_rotary: str = "public",
+    dtype: torch.dtype | None = None,
+) -> Engine:
+    """The pair's Engine; that of the last call where neither the options nor any weight has changed since."""
+    state = id(tokenizer), max_context, fine_rotary, dtype, *_fingerprint(tokenizer), *_fingerprint(model)
+    before, engine = _KEPT.get(model, (None, None))
+    if engine is None or before != state:
+        engine = Engine(tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype)
+        _KEPT[model] = state, engine
+    return engine
+
+
+@torch.no_grad()
+def _fingerprint(module: torch.nn.Module) -> tuple:
+    """Where each weight lies, and its norm: changes through `.data` move no version counter."""
+    weights = [weight.detach() for weight in module.parameters()]
+    norms = torch.stack(torch._foreach_norm(weights)).tolist()
+    return tuple((weight.data_ptr(), weight.dtype, norm) for weight, norm in zip(weights, norms, strict=True))
 
 
 def generate(
@@ -218,7 +254,7 @@ def generate(
     """
     if future_stamp_NH5.shape[1] != horizon:
         raise UserError(f"{future_stamp_NH5.shape[1]} future stamps for a horizon of {horizon}")
-    engine = Engine(tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype)
+    engine = engine_for(tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype)
     device = generator.device if generator is not None else engine.device
     shape = (len(x_NLF), sample_count, horizon, 2)
     return engine(

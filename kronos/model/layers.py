@@ -67,14 +67,17 @@ def _dropout_mask(x: Tensor, p: float) -> Tensor:
     words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
     drop = round(p * 2**16)  # of 65536: within 1e-5 of p
-    kept = (bits >= drop - 2**15).to(x.dtype) if drop else torch.ones_like(x)
-    return kept.mul_(2**16 / (2**16 - drop) if drop < 2**16 else 0.0)
+    kept = bits >= drop - 2**15 if drop else torch.ones(x.shape, dtype=torch.bool)
+    return kept * x.new_tensor(2**16 / (2**16 - drop) if drop < 2**16 else 0.0)
 
 
 def _dropped_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, p: float) -> Tensor:
-    """Causal attention with dropout of its weights: the steps torch falls back to on a CPU, with cheap masks."""
+    """Causal attention with dropout of its weights: the steps torch falls back to on a CPU, with cheap masks.
+
+    The queries come divided by sqrt(K): where they are turned anyway, it costs no pass over them.
+    """
     bars = q_BHTK.shape[-2]
-    scores = (q_BHTK * q_BHTK.shape[-1] ** -0.5) @ k_BHTK.transpose(-2, -1)
+    scores = q_BHTK @ k_BHTK.transpose(-2, -1)
     future = torch.full((bars, bars), -torch.inf, dtype=scores.dtype).triu(1)
     weights = (scores + future).softmax(-1)
     return (weights * _dropout_mask(weights, p)) @ v_BHTK
@@ -115,24 +118,26 @@ def rotate(x_BHTK: Tensor, tables: Tables) -> Tensor:
 
 
 class _Rotate(torch.autograd.Function):
-    """The same; its derivative turns back."""
+    """The same; its derivative turns back. Each lies in memory as what comes next reads it."""
 
     @staticmethod
     def forward(ctx: Any, x_BHTK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x_BHTK, cos, sin, 1)
+        return _turn(x_BHTK, cos, sin, 1, torch.empty(x_BHTK.shape, dtype=x_BHTK.dtype, device=x_BHTK.device))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turn(gradient, cos, sin, -1), None, None
+        by_bar = torch.empty_like(gradient.transpose(1, 2), memory_format=torch.contiguous_format)
+        return _turn(gradient, cos, sin, -1, by_bar.transpose(1, 2)), None, None
 
 
-def _turn(x_BHTK: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+def _turn(x_BHTK: Tensor, cos: Tensor, sin: Tensor, direction: int, turned: Tensor) -> Tensor:
+    """Write into `turned`."""
     first, second = x_BHTK.chunk(2, dim=-1)
     half = first.shape[-1]
-    turned = x_BHTK * cos
+    torch.mul(x_BHTK, cos, out=turned)
     turned[..., :half].addcmul_(second, sin[..., :half], value=-direction)
     turned[..., half:].addcmul_(first, sin[..., half:], value=direction)
     return turned
@@ -183,14 +188,15 @@ class Attention(nn.Module):
         q = self.split(self.q_proj(query_BQD))
         k = self.split(self.k_proj(x_BTD))
         v = self.split(self.v_proj(x_BTD))
-        q = q if query_tables is None else rotate(q, query_tables)
         k = k if tables is None else rotate(k, tables)
         causal = queries == bars and bars > 1
         mask = None if padding_mask is None else _visible(padding_mask, queries, causal)
         dropout = self.attention_dropout if self.training else 0.0
-        if dropout and causal and mask is None and q.device.type == "cpu":
-            attended = _dropped_attention(q, k, v, dropout)
+        if dropout and causal and mask is None and query_tables is not None and q.device.type == "cpu":
+            cos, sin = (table * q.shape[-1] ** -0.5 for table in query_tables)
+            attended = _dropped_attention(rotate(q, (cos, sin)), k, v, dropout)
         else:
+            q = q if query_tables is None else rotate(q, query_tables)
             attended = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None
             )

@@ -114,12 +114,13 @@ STAGES = {
         ),
         Stage(
             "backtest", "forecast every test day and instrument, and trade the forecasts in Qlib",
-            fields_of("data", "output", "forecast", "backtest", "tracking"),
+            fields_of("data", "output", "forecast", "backtest", "tracking", "registry"),
             lambda config: config.backtest_folder, _backtest,
         ),
         Stage(
             "walk_forward", "train and backtest on several parts of the backtest's days, pooled",
-            _PIPELINE, _walk_forward_folder, _walk_forward,
+            tuple(name for name in _PIPELINE if name not in fields_of("registry")),
+            _walk_forward_folder, _walk_forward,
         ),
         Stage(
             "predict", "forecast the next bars of every instrument from its latest ones",
@@ -131,7 +132,8 @@ STAGES = {
         ),
         Stage(
             "search", "try values of learning rate, batch size and more, and write the best as a configuration",
-            (*_TRAINING, *fields_of("forecast", "search"), "backtest_signal", "skip_data_process", "skip_tokenizer"),
+            (*_TRAINING, *fields_of("forecast", "search"), "backtest_signal", "skip_data_process", "skip_tokenizer",
+             "registered_model_name"),
             lambda config: Path(config.search_path), _pipeline,
         ),
     )

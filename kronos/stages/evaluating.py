@@ -77,7 +77,7 @@ def evaluate(
     source = store.source
     inputs = ReportInputs(
         universe=str(source.get("universe", f"{len(store.instruments)} instruments of {config.data_source}")),
-        source_notes=[str(source["survivorship"])] if "survivorship" in source else [],
+        source_notes=_source_notes(store),
         warnings=seen_before(config), benchmark=compared.name, signal=config.backtest_signal,
         horizon=config.predict_window, lookback=config.lookback_window, seed=config.seed,
         topk=config.backtest_n_symbol_hold, n_drop=config.backtest_n_symbol_drop,
@@ -100,6 +100,15 @@ def evaluate(
         random_net=pd.DataFrame(by_chance) if by_chance else None, examples=examples,
     )  # fmt: skip
     return write_report(folder, inputs)
+
+
+def _source_notes(store: BarStore) -> list[str]:
+    notes = [str(store.source["survivorship"])] if "survivorship" in store.source else []
+    if store.freq != "day":
+        notes.append(
+            f"Bars of {store.freq}: a day or session of this report is one bar, an annual figure is per year."
+        )
+    return notes
 
 
 def score(close: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
@@ -224,6 +233,4 @@ def write_ledgers(folder: Path, results: Mapping[str, BacktestResult], configure
         results[name].trades.to_parquet(place / "trades.parquet", index=False)
         results[name].positions.to_parquet(place / "positions.parquet", index=False)
         if name != configured:
-            results[name].daily.to_csv(
-                place / "daily.csv", index_label="datetime", date_format="%Y-%m-%d", float_format="%.10g"
-            )
+            results[name].daily.to_csv(place / "daily.csv", index_label="datetime", float_format="%.10g")

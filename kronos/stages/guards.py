@@ -3,13 +3,10 @@
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from kronos.config import Config
-from kronos.errors import UserError
-from kronos.stages.core import RECORD, read_record
-
-PUBLIC_SEEN_UNTIL = date(2024, 6, 30)  # the public weights were trained on bars up to this day
+from kronos.registry import ADDRESSES
+from kronos.stages.seen import PUBLIC_SEEN_UNTIL, record_of, weights_seen
 
 
 def seen_before(config: Config) -> list[str]:
@@ -23,7 +20,11 @@ def seen_before(config: Config) -> list[str]:
             found += _overlaps(kind, ranges, begin, end)
             found += _pretrained(kind, pretrained, begin)
         else:
-            found += _given(kind, given, begin, end)
+            found += (
+                _tracked(kind, config, begin)
+                if given.startswith(ADDRESSES)
+                else _given(kind, given, begin, end)
+            )
     return list(dict.fromkeys(found))
 
 
@@ -51,9 +52,19 @@ def _pretrained(kind: str, name: str | None, begin: date) -> Iterator[str]:
         )
 
 
+def _tracked(kind: str, config: Config, begin: date) -> Iterator[str]:
+    """Weights of a tracked run or of the registry: what their run says."""
+    address = getattr(config, f"{kind}_path")
+    seen = weights_seen(kind, address, config)
+    if seen.until is None:
+        yield f"the {kind} is from {address}: the days that it was trained on are not known."
+    elif seen.until >= begin:
+        yield f"the {kind} from {address} was trained or chosen on days up to {seen.until}."
+
+
 def _given(kind: str, name: str, begin: date, end: date) -> Iterator[str]:
     """Weights from elsewhere: what their own record says, where they have one."""
-    fields = _record(name).get("fields", {})
+    fields = record_of(name).get("fields", {})
     ranges = {}
     for word, field in (("trained", "train_time_range"), ("chosen by validation", "val_time_range")):
         if field in fields:
@@ -67,19 +78,6 @@ def _given(kind: str, name: str, begin: date, end: date) -> Iterator[str]:
     yield from _overlaps(kind, ranges, begin, end)
     parent = str(fields.get(f"pretrained_{kind}_path", "none"))
     yield from _pretrained(kind, None if parent == "none" else parent, begin)
-
-
-def _record(name: str) -> dict[str, Any]:
-    """What the weights in a folder were made from, by the record of the stage that made them."""
-    folder = Path(name).expanduser()
-    for place in (folder, *folder.absolute().parents[:2]):
-        if (place / RECORD).is_file():
-            try:
-                made: dict[str, Any] = read_record(place).get("made_from", {})
-                return made
-            except UserError:
-                return {}
-    return {}
 
 
 def _short(name: str) -> str:

@@ -6,11 +6,13 @@ from typing import Any
 
 import pandas as pd
 
+from kronos.config import Config
 from kronos.data.bars import FEATURES
 from kronos.data.points import latest_points
 from kronos.data.store import BarStore
 from kronos.registry import log_model
 from kronos.stages.core import Work
+from kronos.tracking import Run
 
 
 def log_inputs(work: Work, **models: Any) -> None:
@@ -21,9 +23,10 @@ def log_inputs(work: Work, **models: Any) -> None:
         work.run.artifact(scratch, "inputs")
 
 
-def log_served_model(work: Work, store: BarStore, tokenizer: Any, predictor: Any) -> str:
+def log_served_model(
+    run: Run, config: Config, store: BarStore, tokenizer: Any, predictor: Any, step: int = 0
+) -> str:
     """Log both models as one MLflow model that forecasts as the run's own stages do; returns its address."""
-    config = work.config
     settings = {
         "lookback": config.lookback_window, "pred_len": config.predict_window, "T": config.inference_T,
         "top_p": config.inference_top_p, "top_k": config.inference_top_k, "seed": config.seed,
@@ -32,7 +35,7 @@ def log_served_model(work: Work, store: BarStore, tokenizer: Any, predictor: Any
         "precision": config.inference_precision, "calendar": store.calendar, "freq": store.freq, "label": store.label,
     }  # fmt: skip
     example = example_bars(store, config.lookback_window)
-    return log_model(work.run, config.tracking_uri, tokenizer, predictor, settings, example)
+    return log_model(run, config.tracking_uri, tokenizer, predictor, settings, example, step)
 
 
 def example_bars(store: BarStore, lookback: int) -> pd.DataFrame:

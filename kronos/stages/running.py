@@ -10,13 +10,13 @@ from typing import Any
 from kronos.config import Config
 from kronos.crew import Crew, python_module, world_size
 from kronos.errors import UserError
-from kronos.files import digest_bytes, write_json
+from kronos.files import clone, digest_bytes, write_json
 from kronos.flags import to_text
 from kronos.stages.core import Body, Outcome, Stage, Work, finished, key_of, unfinished_run
+from kronos.stages.lineage import parents
 from kronos.stages.working import check_resumable
 from kronos.tracking import Run, Tracking, source_tags, uncommitted_changes, versions
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
 ORDER = ("data", "tokenizer", "predictor", "backtest")
 SKIPS = {
     "data": "skip_data_process", "tokenizer": "skip_tokenizer", "predictor": "skip_predictor",
@@ -48,6 +48,8 @@ def single(
                 outcome = _do(stage, made, Work(config, run, tracking, say, crew, objective))
             else:
                 run.tags({"reused_run": outcome.run_id})
+            if stage.name == "backtest":
+                _register(Work(config, run, tracking, say, crew), outcome)
     return {stage.name: outcome}
 
 
@@ -108,6 +110,8 @@ def pipeline(
                 outcomes[name] = outcome
                 run.tags({f"{name}_run": outcome.run_id, f"{name}_reused": to_text(outcome.reused)})
                 run.metrics(0, {f"{name}_{key}": value for key, value in outcome.record["metrics"].items()})
+            if "backtest" in outcomes:
+                _register(Work(config, run, tracking, say, crew), outcomes["backtest"])
             say(f"pipeline: done, run {run.id}; look at it with  mlflow ui")
     return outcomes
 
@@ -149,9 +153,20 @@ def _used_instead(config: Config, name: str) -> str:
 
 def _do(stage: Stage, made: dict[str, Any], work: Work) -> Outcome:
     work.run.tags({"key": key_of(made), **{f"input_{name}": value for name, value in made["inputs"].items()}})
+    work.run.tags(parents(stage.name, work.config))
     work.say(f"{stage.name}: run {work.run.id}")
     record = stage.load().run(work, made)
     return Outcome(stage.name, work.run.id, stage.folder(work.config), record)
+
+
+def _register(work: Work, backtest: Outcome) -> None:
+    """Register what was backtested, reused or not, where a name for it is given."""
+    if work.config.registered_model_name is not None:
+        from kronos.stages.champion import register_backtest
+
+        work.run.flush()  # its metrics are shown at the model too
+        work.tracking.outbox.wait()  # the registry cannot be written to later
+        register_backtest(work.tracking, work.run, work.config, backtest, work.say)
 
 
 def _origin(body: Body, config: Config, objective: ObjectiveFactory | None) -> dict[str, Any] | UserError:
@@ -225,7 +240,7 @@ def tracking_of(config: Config, say: Callable[[str], None]) -> Tracking:
 
 
 def tags_of(stage: str, config: Config) -> dict[str, str]:
-    return {"stage": stage, "seed": str(config.seed), **source_tags(PROJECT)}
+    return {"stage": stage, "seed": str(config.seed), **source_tags(clone())}
 
 
 def log_config(run: Run, config: Config) -> None:
@@ -233,6 +248,6 @@ def log_config(run: Run, config: Config) -> None:
     run.parameters({name: to_text(getattr(config, name)) for name in Config.model_fields})
     run.json(config.model_dump(mode="json"), "config.json")
     run.json(versions(), "versions.json")
-    changes = uncommitted_changes(PROJECT)
+    changes = uncommitted_changes(clone())
     if changes:
         run.text(changes, "uncommitted.diff")

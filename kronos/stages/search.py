@@ -17,7 +17,7 @@ from kronos.errors import Pruned, TrackingAway, UserError
 from kronos.files import digest_bytes
 from kronos.flags import to_text
 from kronos.search_space import Space, configuration, space_of
-from kronos.stages.core import Outcome
+from kronos.stages.core import RECORD, Outcome
 from kronos.stages.models import windows
 from kronos.stages.trial import is_out_of_memory, quietly, train
 from kronos.stages.trial_processes import TrialFailed, TrialProcesses
@@ -38,6 +38,8 @@ def run(config: Config, say: Callable[[str], None]) -> dict[str, Outcome]:
         raise UserError(
             "search starts the processes of its trials itself: leave out torchrun, give --nproc-per-node"
         )
+    if config.registered_model_name is not None and config.search_stage == "tokenizer":
+        raise UserError("registered_model_name: a search of the tokenizer alone has no predictor to register")
     space = space_of(config)
     tracking = tracking_of(config, say)
     before = _run_to_go_on_with(config, space, tracking)
@@ -275,6 +277,9 @@ class _Search:
                     shutil.copytree(
                         config.tokenizer_folder / "checkpoints" / "best_model", new, dirs_exist_ok=True
                     )
+                    record = config.tokenizer_folder / RECORD
+                    if record.is_file():  # which days the tokenizer has seen
+                        shutil.copyfile(record, new / RECORD)
         return {"tokenizer_path": str(kept)}
 
     @contextmanager

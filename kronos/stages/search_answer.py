@@ -66,6 +66,8 @@ def write_answer(search: "_Search") -> dict[str, Any]:
     counted = ", ".join(f"{count} {name.lower()}" for name, count in states.items())
     search.say(f"search: {counted}; best is trial {best.number}: " + _row_text(first))
     search.say(f"search: python -m kronos pipeline --config-path {folder / 'best.json'}")
+    if config.registered_model_name is not None:
+        _register(search, found, record)
     return {"metrics": {f"best_{name}": value for name, value in values.items()}, **record}
 
 
@@ -75,7 +77,8 @@ def answer_fields(found: Config) -> dict[str, Any]:
     kept = {
         name: value
         for name, value in values.items()
-        if group_of(Config.model_fields[name]) not in ("search", "tracking") and value != defaults[name]
+        if group_of(Config.model_fields[name]) not in ("search", "tracking", "registry")
+        and value != defaults[name]
     }
     if found.search_stage == "predictor" and found.tokenizer_path:
         kept["skip_tokenizer"] = True  # the loss was reached with this tokenizer and no other
@@ -144,6 +147,27 @@ def _keep_weights(search: "_Search", number: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     if trials.is_dir() and not any(trials.iterdir()):
         trials.rmdir()
+
+
+def _register(search: "_Search", found: Config, record: dict[str, Any]) -> None:
+    """Register the best trial's weights."""
+    from kronos.stages.champion import register_search
+
+    best = {"save_path": str(search.folder / "best")}
+    given = {name: getattr(search.config, name) for name in ("registered_model_name", "tracking_uri")}
+    values = dict(zip(record["metric"], record["values"], strict=True))
+    try:
+        version = register_search(
+            search.tracking,
+            found.model_copy(update={**best, **given}),
+            str(record["run_id"]),
+            values,
+            search.say,
+        )
+    except UserError as error:
+        search.say(f"registry: {error}; train them here with the pipeline above and --registered-model-name")
+    else:
+        search.parent.tags({"registered_version": f"{version.name}/{version.number}"})
 
 
 def _is_over(search: "_Search", folder: Path) -> bool:

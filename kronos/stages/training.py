@@ -173,9 +173,8 @@ def _train(work: Work, made: dict[str, Any], kind: Kind, tokenizer: Any) -> dict
             _log_result(work, folder, record)
         if tracked and kind == "predictor":
             log_inputs(work, tokenizer=tokenizer)
-            work.say(
-                f"predictor: logged with its tokenizer as {log_served_model(work, store, tokenizer, best)}"
-            )
+            address = log_served_model(work.run, config, store, tokenizer, best, result.steps)
+            work.say(f"predictor: logged with its tokenizer as {address}")
     work.say(
         f"{kind}: best val_loss {record['metrics']['best_val_loss']:.5g} at step {result.best_step}, "
         f"{result.windows_per_second:,.0f} windows/s, saved in {final}"

@@ -3,8 +3,7 @@
 The public side is the public model run as its training script does (its own draws, AdamW not fused); its dataset
 class is stood in for by `PublicWindows`, which does what it does: a pandas frame an instrument, `.iloc` for a window,
 numpy to normalise, one window at a time. `KRONOS_BENCH_DEVICE=cuda` measures a card, `KRONOS_BENCH_PAIRS` sets the
-number of pairs, `BENCH_THREADS` the threads (all processors by default, where tests take one). Timings of a
-busy machine say little, so its load is printed.
+number of pairs. Timings of a busy machine say little, so its load is printed.
 """
 
 import os
@@ -37,6 +36,7 @@ public = pytest.importorskip("model.kronos", reason="kronos-model-arch is not in
 
 LOOKBACK, HORIZON, LENGTH, BATCH = 90, 10, 101, 50
 DEVICE = os.environ.get("KRONOS_BENCH_DEVICE", "cpu")
+THREADS = os.environ.get("BENCH_THREADS") or os.cpu_count()
 PAIRS = int(os.environ.get("KRONOS_BENCH_PAIRS", "5"))
 FEATURES = ["open", "high", "low", "close", "vol", "amt"]
 STAMPS = ["minute", "hour", "weekday", "day", "month"]
@@ -95,18 +95,15 @@ def make_bars(instruments: int = 50, bars: int = 1000) -> tuple[Windows, PublicW
 
 @pytest.fixture(scope="module", autouse=True)
 def table() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(os.environ.get("BENCH_THREADS", os.cpu_count() or 1)))
     yield
     card = torch.cuda.get_device_name() if DEVICE == "cuda" else platform.processor() or platform.machine()
     load = os.getloadavg()[0]
-    print(f"\n\ntraining speed: {card}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+    print(f"\n\ntraining speed: {card}, {THREADS} threads, torch {torch.__version__}, "
           f"numpy {np.__version__}, pandas {pd.__version__}, public {version('kronos-model-arch')}, "
           f"Python {platform.python_version()}, load {load:.1f} before and beside this run")  # fmt: skip
     print(f"{'work':<44}{'ours':>16}{'public':>16}{'ratio':>8}{'wanted':>8}")
     for row in ROWS:
         print(f"{row[0]:<44}{row[1]:>16}{row[2]:>16}{row[3]:>8}{WANTED.get(row[0], ''):>8}")
-    torch.set_num_threads(before)
 
 
 def settle() -> None:

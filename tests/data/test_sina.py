@@ -1,5 +1,8 @@
 """The sina source against a service on loopback: faults, interruption, topping up, adjustment."""
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -17,7 +20,7 @@ from kronos.data import sina, sina_client
 from kronos.data.bars import Flag
 from kronos.data.sina import SinaDataProcessor, sina_symbol
 from kronos.data.sina_client import BadAnswer, SinaClient, parse_bars, parse_factors
-from kronos.data.store import BarStore
+from kronos.data.store import BarStore, open_store
 from kronos.errors import UserError
 
 SYMBOLS = ("sh600519", "sz000001", "sz000002")
@@ -363,3 +366,40 @@ def test_answers_are_read_with_and_without_their_wrapping() -> None:
     ):
         with pytest.raises(BadAnswer):
             parse_factors(damaged)
+
+
+@pytest.mark.slow
+def test_killed_outright_at_a_request_and_started_again_it_ends_the_same(
+    service: Service, tmp_path: Path
+) -> None:
+    """SIGKILL at the second, fourth and sixth request: the answers before it are asked for no more."""
+
+    def command(name: str) -> list[str]:
+        fields = {
+            "data-source": "sina", "sina-symbols": ",".join(SYMBOLS), "sina-url": service.url,
+            "sina-factor-url": service.url, "cache-path": tmp_path / name / "cache",
+            "dataset-path": tmp_path / name / "data", "dataset-begin-time": "2024-01-01",
+            "dataset-end-time": "2024-06-28", "train-time-range": "2024-01-02,2024-03-14",
+            "val-time-range": "2024-03-01,2024-04-16", "test-time-range": "2024-04-01,2024-06-28",
+            "backtest-time-range": "2024-06-03,2024-06-28", "lookback-window": 10, "predict-window": 3,
+        }  # fmt: skip
+        flags = [text for field, value in fields.items() for text in (f"--{field}", str(value))]
+        return [sys.executable, "-m", "kronos", "data", *flags]
+
+    def run(name: str) -> tuple[int, str]:
+        done = subprocess.run(command(name), cwd=tmp_path, capture_output=True, text=True)
+        store = tmp_path / name / "data"
+        return done.returncode, done.stderr if done.returncode else open_store(store).digest
+
+    status, whole = run("whole")
+    assert status == 0, whole
+    requests = service.answered.total()
+    for before in (1, 3, 5):
+        service.answered.clear()
+        process: list[subprocess.Popen[bytes]] = []
+        service.faults = [service.respond] * before + [lambda _, process=process: process[0].kill()]
+        process.append(subprocess.Popen(command(f"killed{before}"), cwd=tmp_path, stderr=subprocess.DEVNULL))
+        assert process[0].wait() == -signal.SIGKILL
+        assert not (tmp_path / f"killed{before}" / "data").exists()
+        assert run(f"killed{before}") == (0, whole)
+        assert service.answered.total() == requests and set(service.answered.values()) == {1}

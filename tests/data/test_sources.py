@@ -54,6 +54,10 @@ def test_only_the_configured_days_are_stored(custom: type[BaseDataProcessor], co
     part = replace(config, dataset_begin_time=date(2020, 1, 6), dataset_end_time=date(2020, 1, 10))
     store = custom(part).run_pipeline()
     assert len(store) == 10 and store.last_session == 4
+    assert store.source["notes"][-1] == (  # not silently: the newest bars of a source may be among them
+        "70 bars of days outside 2020-01-06..2020-01-10 (dataset_begin_time..dataset_end_time) are left out; the "
+        "source has 2020-01-02..2020-02-28."
+    )
 
 
 def test_a_range_without_bars_says_what_the_source_has(

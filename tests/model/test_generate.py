@@ -1,5 +1,8 @@
 """Raw greedy forecasts equal the public code's; the cache changes the work, not the answer."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,8 @@ from toy_series import bars, stamps
 
 from kronos.errors import UserError
 from kronos.model import PREDICTOR_PRESETS, Kronos
-from kronos.model.generate import Engine, generate
+from kronos.model.cache import attend_causally
+from kronos.model.generate import Engine, engine_for, generate
 
 
 def reference_margins(tokenizer, model, x, stamp, future, max_context):
@@ -160,3 +164,28 @@ def test_impossible_requests_are_refused_in_words(nano):
         generate(*nano, x, stamp, future, horizon=8)
     with pytest.raises(UserError, match="fine_rotary is 'other', expected one of public, trained"):
         generate(*nano, x, stamp, future, horizon=9, fine_rotary="other")
+
+
+def test_an_engine_is_kept_until_a_weight_or_an_option_changes_and_freed_with_its_model(nano):
+    tokenizer, _ = nano
+    predictor = Kronos(**PREDICTOR_PRESETS["nano"])
+    engine = engine_for(tokenizer, predictor)
+    assert engine_for(tokenizer, predictor) is engine
+    assert engine_for(tokenizer, predictor, max_context=9) is not engine
+    engine = engine_for(tokenizer, predictor)
+    with torch.no_grad():
+        predictor.head.proj_s2.weight.mul_(1.5)
+    changed = engine_for(tokenizer, predictor)
+    assert changed is not engine
+    predictor.norm.weight.data.mul_(1.5)  # moves no version counter
+    assert engine_for(tokenizer, predictor) is not changed
+    weak = weakref.ref(predictor)
+    del predictor, engine, changed
+    gc.collect()
+    assert weak() is None
+
+
+def test_long_windows_attend_as_short_ones_do():
+    q, k, v = torch.randn(3, 2, 4, 300, 8, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(attend_causally(q, k, v), expected)

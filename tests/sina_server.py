@@ -59,6 +59,11 @@ class Service:
         text = json.dumps({"total": len(rows), "data": rows[::-1]})
         return 200, f"var {symbol}hfq={text}\n/* note */".encode()
 
+    def respond(self, handler: Any) -> None:
+        parts = urlsplit(handler.path)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        send(handler, *self.answer(parts.path, query))
+
 
 def send(handler: Any, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
     handler.send_response(status)
@@ -75,9 +80,7 @@ def serve(service: Service) -> Iterator[Service]:
             if service.faults:
                 service.faults.pop(0)(self)
                 return
-            parts = urlsplit(self.path)
-            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-            send(self, *service.answer(parts.path, query))
+            service.respond(self)
 
         def log_message(self, *arguments: Any) -> None:
             pass

@@ -1,0 +1,98 @@
+"""What the fields of a configuration must be among themselves; each alone is checked where it is defined."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SEARCH_METRICS = ("val_loss", "rank_ic", "crps")
+LONGEST_NAME = 256
+
+
+def contradictions(config: Any) -> Iterator[str]:
+    """Yield each contradiction between fields, one sentence a piece."""
+    for name in ("train_time_range", "val_time_range", "test_time_range", "backtest_time_range"):
+        first, last = getattr(config, name)
+        if first > last:
+            yield f"{name}: {first} is after {last}"
+    if config.dataset_begin_time >= config.dataset_end_time:
+        first, last = config.dataset_begin_time, config.dataset_end_time
+        yield f"dataset_begin_time: {first} is not before dataset_end_time {last}"
+    if config.backtest_time_range[0] <= config.val_time_range[1]:
+        yield (
+            f"backtest_time_range: {config.backtest_time_range[0]} is not after the last validation day "
+            f"{config.val_time_range[1]}: the best model was chosen on those days"
+        )
+    if config.freq == "day" and not config.windows_across_days:
+        yield "windows_across_days: false needs bars within a day, freq is day"
+    if config.lookback_window > config.max_context:
+        yield f"lookback_window: {config.lookback_window} is above max_context {config.max_context}"
+    if config.cpu and config.device not in ("auto", "cpu"):
+        yield f"cpu: true contradicts device={config.device}"
+    if config.backtest_n_symbol_drop > config.backtest_n_symbol_hold:
+        yield (
+            f"backtest_n_symbol_drop: {config.backtest_n_symbol_drop} is above backtest_n_symbol_hold "
+            f"{config.backtest_n_symbol_hold}"
+        )
+    if config.freeze_tokenizer and config.tokenizer_path is None and config.pretrained_tokenizer_path is None:
+        yield "freeze_tokenizer: true needs pretrained_tokenizer_path, which is none"
+    if config.tokenizer_save_folder_name == config.predictor_save_folder_name:
+        shared = config.tokenizer_save_folder_name
+        yield f"tokenizer_save_folder_name: {shared!r} is the predictor's folder too"
+    for name in (
+        "tokenizer_save_folder_name",
+        "predictor_save_folder_name",
+        "backtest_save_folder_name",
+        "predict_save_folder_name",
+    ):
+        value = getattr(config, name)
+        if Path(value).name != value or value in (".", ".."):
+            yield f"{name}: {value!r} is not a plain folder name"
+    yield from registry_problems(config)
+    yield from search_problems(config)
+    if not config.predict_quantiles or not all(0 <= level <= 1 for level in config.predict_quantiles):
+        yield f"predict_quantiles: {config.predict_quantiles} must be levels from 0 to 1"
+
+
+def registry_problems(config: Any) -> Iterator[str]:
+    """Yield each contradiction between the fields of the model registry."""
+    name = config.registered_model_name
+    if name is None:
+        if config.promote != "auto":
+            yield f"promote: {config.promote} needs registered_model_name"
+        return
+    if set(name) & set("/:@'\"") or name.startswith((".", "m-")) or len(name) > LONGEST_NAME:
+        yield (
+            f"registered_model_name: {name!r} was given, expected up to {LONGEST_NAME} characters without / : @ and "
+            "quotes, beginning with neither a dot nor m-, since models:/NAME@champion is the model's address"
+        )
+    if config.skip_backtest:
+        yield "registered_model_name: a version is registered after a backtest, and skip_backtest leaves it out"
+
+
+def search_problems(config: Any) -> Iterator[str]:
+    """Yield each contradiction between the search fields; the rest of a space is checked by `search_space`."""
+    low, high = config.search_learning_rate
+    if not 0 < low < high <= 1:
+        yield (
+            f"search_learning_rate: {low:g},{high:g} is no range: expected low,high with 0 < low < high <= 1"
+        )
+    sizes = config.search_batch_size
+    if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+        shown = ",".join(map(str, sizes)) or "nothing"
+        yield f"search_batch_size: {shown} was given, expected different whole numbers from 1"
+    metrics = config.search_metric
+    unknown = [name for name in metrics if name not in SEARCH_METRICS]
+    if unknown or not 1 <= len(metrics) <= 2 or len(set(metrics)) < len(metrics):
+        yield (
+            f"search_metric: {','.join(metrics) or 'nothing'} was given, expected one or two of "
+            f"{', '.join(SEARCH_METRICS)}"
+        )
+    if config.search_stage == "both" and "val_loss" in metrics:
+        yield (
+            "search_metric: val_loss of predictors with different tokenizers cannot be compared (a collapsed "
+            "codebook would win): with search_stage=both give rank_ic or crps"
+        )
+    if config.search_stage == "tokenizer" and set(metrics) - {"val_loss"}:
+        yield "search_metric: a tokenizer alone forecasts nothing: with search_stage=tokenizer give val_loss"
+    if "crps" in metrics and config.inference_sample_count < 2:
+        yield "search_metric: crps needs sample paths to compare: give --inference-sample-count 2 or more"

@@ -1,0 +1,74 @@
+"""What the machine does to a run (a full disk, a folder that may not be written, a missing package), in one line."""
+
+import errno
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Libraries that write by themselves (safetensors, SQLite, Arrow) pass the system's words on, but not its number.
+FULL_WORDS = (
+    "No space left on device",
+    "File too large",
+    "Disk quota exceeded",
+    "disk is full",
+    "disk I/O error",
+)
+REFUSED_WORDS = (
+    "readonly database",
+    "Read-only file system",
+    "Permission denied",
+    "unable to open database file",
+)
+
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy says no more than that
+OPTIONAL = {"psycopg2": "pip install 'kronos-pipeline[postgres]'"}
+
+
+def sentence(error: BaseException) -> str | None:
+    """The user's line for a failure of the machine; None for anything else, which is a fault of the code."""
+    for part in _causes(error):
+        where = f" ({part.filename})" if isinstance(part, OSError) and part.filename else ""
+        number = part.errno if isinstance(part, OSError) else None
+        words = str(part)
+        if number in FULL or any(word in words for word in FULL_WORDS) or SHORT_WRITE.fullmatch(words):
+            return f"the disk is full{where}: free some space, or write elsewhere with another working folder"
+        if number in REFUSED or any(word in words for word in REFUSED_WORDS):
+            return f"may not write here{where or ' (' + os.getcwd() + ')'}: work in a folder that is yours"
+        if number in (errno.EMFILE, errno.ENFILE):
+            return f"too many open files{where}: raise the limit (ulimit -n), or lower num_workers and n_jobs"
+        if isinstance(part, UnicodeEncodeError):
+            letters = part.object[part.start : part.end]
+            return (
+                f"the locale ({sys.getfilesystemencoding()}) cannot spell {letters!r}: set PYTHONUTF8=1, or a UTF-8 "
+                "locale such as LC_ALL=C.UTF-8"
+            )
+        if isinstance(part, ModuleNotFoundError) and part.name and part.name.split(".")[0] != "kronos":
+            name = part.name.split(".")[0]
+            remedy = OPTIONAL.get(
+                name, "pip install -r requirements.txt  in a clone, or  pip install kronos-pipeline"
+            )
+            return f"the package {name} is not installed for {sys.executable}: run  {remedy}"
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def speak_any_encoding() -> None:
+    """Let a terminal that knows fewer letters than UTF-8 show an escape instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def quiet_end_of_output() -> int:
+    """The reader of our output has gone (`| head`): end without a word, as commands do; 141 is 128 + SIGPIPE."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+    return 141
