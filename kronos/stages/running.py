@@ -165,6 +165,7 @@ def _register(work: Work, backtest: Outcome) -> None:
         from kronos.stages.champion import register_backtest
 
         work.run.flush()  # its metrics are shown at the model too
+        work.tracking.outbox.wait()  # the registry cannot be written to later
         register_backtest(work.tracking, work.run, work.config, backtest, work.say)
 
 
