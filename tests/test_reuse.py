@@ -13,7 +13,8 @@ from kronos.stages.core import key_of
 pytestmark = pytest.mark.slow
 ORDER = ("data", "tokenizer", "predictor", "backtest")
 TINY = ["--epochs", "1", "--n-train-iter", "300", "--n-val-iter", "100", "--inference-sample-count", "1",
-        "--evaluation-sample-count", "2"]  # fmt: skip
+        "--evaluation-sample-count", "2", "--data-source", "sample",
+        "--backtest-time-range", "2010-08-05,2010-08-20"]  # fmt: skip
 TRAINED = ("tokenizer", "predictor")
 
 
@@ -36,11 +37,11 @@ def test_touching_one_field_runs_exactly_the_stages_it_reaches(
     given: list[str] = []
     for field, value, reached in (
         ("--backtest-open-cost", "0.002", ["backtest"]),
-        ("--predictor-learning-rate", "3e-4", ["predictor", "backtest"]),
+        ("--predictor-learning-rate", "5e-4", ["predictor", "backtest"]),
         ("--log-interval", "7", []),
         ("--tokenizer-learning-rate", "3e-4", ["tokenizer", "predictor", "backtest"]),
         ("--run-name", "another", []),
-        ("--embargo", "2", list(ORDER)),
+        ("--lookback-window", "33", list(ORDER)),
     ):
         given += [field, value]
         assert ran(capsys, *given) == reached, field
@@ -52,7 +53,7 @@ def test_touching_one_field_runs_exactly_the_stages_it_reaches(
 @pytest.mark.parametrize(
     ("field", "value", "reached"),
     [
-        ("dataset_end_time", "2010-08-19", ("data",)),
+        ("dataset_end_time", "2010-08-19", ("data", *TRAINED, "backtest")),
         ("train_time_range", "2009-08-25,2010-03-31", ("data", *TRAINED, "backtest")),
         ("backtest_time_range", "2010-06-15,2010-08-20", ("data", "backtest")),
         ("epochs", "2", TRAINED),
@@ -82,7 +83,13 @@ def test_the_keys_that_a_field_is_part_of(
 ) -> None:
     """By itself: a stage also runs when the outputs of one before it changed."""
     monkeypatch.chdir(finished)
-    given = {"epochs": "1", "n_train_iter": "600", "n_val_iter": "200", "inference_sample_count": "2"}
+    given = {
+        "data_source": "sample",
+        "epochs": "1",
+        "n_train_iter": "600",
+        "n_val_iter": "200",
+        "inference_sample_count": "2",
+    }
     before, _ = load_config(None, given)
     after, _ = load_config(None, {**given, field: value})
     assert getattr(before, field) != getattr(after, field)
