@@ -107,7 +107,7 @@ def test_a_market_is_built_opened_and_read_fast(tmp_path: Path, case: str, layou
         f"windows/s ({min(speeds):,.0f} to {max(speeds):,.0f}); load {os.getloadavg()[0]:.1f}"
     )
     assert seconds < 60 and peak < 3 and statistics.median(opened) < 50
-    assert max(speeds) > 300_000
+    assert statistics.median(speeds) > 300_000
 
 
 def _windows_per_second(windows: Any, order: np.ndarray) -> float:

@@ -142,7 +142,7 @@ def speed_row(work: Work, device: str) -> str:
     name = str(work) if device == "cpu" else f"{work} cuda"
     wanted = f"{work.wanted:g}x" if work.wanted else ""
     speed = f"{work.series / ours:,.1f}"
-    return row(name, f"{theirs:.3f}", f"{ours:.3f}", f"{theirs / ours:.1f}x", wanted, speed, str(rounds))
+    return row(name, f"{theirs:.3f}", f"{ours:.3f}", f"{theirs / ours:.2f}x", wanted, speed, str(rounds))
 
 
 def peak_gb() -> float:
