@@ -222,6 +222,7 @@ class Config(BaseModel):
     inference_precision: Literal["fp32", "bf16"] = _f(
         "forecast", "fp32", "number format of forecasts; bf16 moved the mean close of a nano model by 0.13 %"
     )
+    inference_compile: bool = _f("forecast", False, "torch.compile in forecasts: other by rounding only")
     backtest_batch_size: Int = _f("forecast", 1000, "series forecast at a time", ge=1)
     predict_quantiles: Annotated[tuple[float, ...], BeforeValidator(_split)] = _f(
         "forecast", (0.05, 0.25, 0.5, 0.75, 0.95), "quantiles of the sample paths that predict writes"

@@ -41,6 +41,7 @@ def forecast_arrays(
     batch_size: int | None = None,
     fine_rotary: Literal["public", "trained"] = "public",
     dtype: torch.dtype | None = None,
+    compiled: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Raw sample paths, float32 [N, S, H, 6], in the units of the bars (prices and volumes).
@@ -54,7 +55,9 @@ def forecast_arrays(
     keys_N = np.arange(len(bars_NLF)) if keys_N is None else np.asarray(keys_N)
     _check_shapes(bars_NLF, stamps_NL5, future_stamps_NH5, keys_N, horizon)
     _check_rules(temperature, top_k, top_p, sample_count)
-    engine = engine_for(tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype)
+    engine = engine_for(
+        tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype, compiled=compiled
+    )
 
     def run(part: slice) -> np.ndarray:
         x, mean, scale = normalise(bars_NLF[part])

@@ -22,7 +22,7 @@ class KronosPredictor:
 
     Both are moved to `device` (None: they stay where they are). Dropout never applies, whatever their mode,
     which is not changed. Draws come from `seed` or `generator`, or with neither from fresh entropy; torch's
-    global random state is neither read nor moved. `fine_rotary` and `dtype`: see `forecast_arrays`.
+    global random state is neither read nor moved. `fine_rotary`, `dtype` and `compiled`: see `Engine`.
 
     Every method takes, for each series: bars as a DataFrame (open high low close; volume and amount where
     known: without volume both are 0, without amount it is volume x mean price), the times of the bars and
@@ -39,13 +39,14 @@ class KronosPredictor:
         *,
         fine_rotary: Literal["public", "trained"] = "public",
         dtype: torch.dtype | None = None,
+        compiled: bool = False,
     ) -> None:
         check_pair(tokenizer, model)
         self.model = model if device is None else model.to(device)
         self.tokenizer = tokenizer if device is None else tokenizer.to(device)
         self.max_context, self.clip = max_context, clip
         self.fine_rotary: Literal["public", "trained"] = fine_rotary
-        self.dtype = dtype
+        self.dtype, self.compiled = dtype, compiled
 
     def predict(
         self,
@@ -181,6 +182,7 @@ class KronosPredictor:
                     keys_N=np.array(places),
                     fine_rotary=self.fine_rotary,
                     dtype=self.dtype,
+                    compiled=self.compiled,
                     progress=_advance(shown, len(done)),
                     **rules,
                 )

@@ -140,9 +140,12 @@ def attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class FastBlock:
-    """A Block as three fused products, for prefixes and for new bars on top of a cache."""
+    """A Block as three fused products, for prefixes and for new bars on top of a cache.
 
-    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+    `compiled`: what is not attention goes through torch.compile, one program for all blocks of a shape.
+    """
+
+    def __init__(self, block: Block, dtype: torch.dtype, compiled: bool) -> None:
         attention, ffn = block.self_attn, block.ffn
         self.heads = attention.heads
         self.attention = (self.heads, attention.rotary.head_width)
@@ -152,6 +155,9 @@ class FastBlock:
         self.out = Product(attention.out_proj, dtype=dtype)
         self.gate_up = Product(ffn.w1, ffn.w3, dtype=dtype, norm=block.norm2)
         self.down = Product(ffn.w2, dtype=dtype)
+        if compiled:
+            for name in ("unturned", "finish"):
+                setattr(self, name, torch.compile(getattr(self, name), dynamic=True))
 
     def unturned(self, x: Tensor) -> Tensor:
         """[..., T, D] -> q, k and v side by side [..., T, 3 D], of no position yet."""
@@ -198,9 +204,9 @@ class Positions:
 class Stack:
     """Blocks in order."""
 
-    def __init__(self, blocks: nn.ModuleList, dtype: torch.dtype) -> None:
+    def __init__(self, blocks: nn.ModuleList, dtype: torch.dtype, compiled: bool = False) -> None:
         modules = [block for block in blocks if isinstance(block, Block)]
-        self.blocks = [FastBlock(block, dtype) for block in modules]
+        self.blocks = [FastBlock(block, dtype, compiled) for block in modules]
         self.positions = [Positions(block.self_attn, dtype) for block in modules[:1]]
 
     def with_projections(self, x: Tensor) -> Tensor:

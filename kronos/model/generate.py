@@ -4,6 +4,7 @@ Axes: N series, S samples, L bars of context, H bars of the horizon, F features,
 """
 
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,7 +25,8 @@ class Engine:
     """A pair of models laid out for generation; build it once for many batches. Weights are copied.
 
     Dropout has no part in it, so the caller's train or eval mode neither matters nor changes. `dtype`
-    (None: the predictor's) is that of the products; softmaxes and norms are taken in float32.
+    (None: the predictor's) is that of the products; softmaxes and norms are taken in float32. `compiled` runs the
+    predictor's blocks through torch.compile, which changes a result by rounding only.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Engine:
         max_context: int = 512,
         fine_rotary: str = "public",
         dtype: torch.dtype | None = None,
+        compiled: bool = False,
     ) -> None:
         check_pair(tokenizer, model)
         if fine_rotary not in FINE_ROTARY:
@@ -49,7 +52,7 @@ class Engine:
         with torch.inference_mode():
             self.encoder = Stack(tokenizer.encoder, dtype)
             self.decoder = Stack(tokenizer.decoder, dtype)
-            self.stack = Stack(model.transformer, dtype)
+            self.stack = Stack(model.transformer, dtype, compiled)
             self.norm = Norm(model.norm, dtype, weighted=True)
             self.coarse = Product(model.head.proj_s1, dtype=dtype)
             self.fine = FineHead(model.dep_layer, model.head.proj_s2, fine_rotary == "trained", dtype)
@@ -212,12 +215,19 @@ def engine_for(
     max_context: int = 512,
     fine_rotary: str = "public",
     dtype: torch.dtype | None = None,
+    compiled: bool = False,
 ) -> Engine:
     """The pair's Engine; that of the last call where neither the options nor any weight has changed since."""
-    state = id(tokenizer), max_context, fine_rotary, dtype, *_fingerprint(tokenizer), *_fingerprint(model)
+    options: dict[str, Any] = {
+        "max_context": max_context,
+        "fine_rotary": fine_rotary,
+        "dtype": dtype,
+        "compiled": compiled,
+    }
+    state = id(tokenizer), *options.values(), *_fingerprint(tokenizer), *_fingerprint(model)
     before, engine = _KEPT.get(model, (None, None))
     if engine is None or before != state:
-        engine = Engine(tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype)
+        engine = Engine(tokenizer, model, **options)
         _KEPT[model] = state, engine
     return engine
 
@@ -247,6 +257,7 @@ def generate(
     generator: torch.Generator | None = None,
     fine_rotary: str = "public",
     dtype: torch.dtype | None = None,
+    compiled: bool = False,
 ) -> Tensor:
     """float32 [N, S, H, F] sampled paths, normalised as the bars `x_NLF` are.
 
@@ -254,7 +265,9 @@ def generate(
     """
     if future_stamp_NH5.shape[1] != horizon:
         raise UserError(f"{future_stamp_NH5.shape[1]} future stamps for a horizon of {horizon}")
-    engine = engine_for(tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype)
+    engine = engine_for(
+        tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype, compiled=compiled
+    )
     device = generator.device if generator is not None else engine.device
     shape = (len(x_NLF), sample_count, horizon, 2)
     return engine(

@@ -47,7 +47,7 @@ class Forecaster:
                     self.tokenizer, self.predictor, bars, stamps, future, horizon=horizon,
                     max_context=config.max_context, clip=config.clip, seed=config.seed, batch_size=size,
                     keys_N=keys[part], fine_rotary=config.inference_fine_rotary,
-                    dtype=number_format(config.inference_precision),
+                    dtype=number_format(config.inference_precision), compiled=config.inference_compile,
                     progress=partial(_advance, progress, start, len(points)), **rules,
                 )  # fmt: skip
                 yield part, *repair(paths)

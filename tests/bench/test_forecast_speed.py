@@ -8,6 +8,7 @@ seconds are spent. Nothing fails on a ratio: the table is printed, and written t
 
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -43,15 +44,18 @@ class Work:
     samples: int
     series: int
     wanted: float | None = None
+    compiled: bool = False  # ours only
 
     def __str__(self) -> str:
-        return f"{self.preset} {self.lookback}+{self.horizon}, {self.samples} x {self.series}"
+        name = f"{self.preset} {self.lookback}+{self.horizon}, {self.samples} x {self.series}"
+        return f"{name}, compiled" if self.compiled else name
 
 
 CPU = [
     Work("small", 90, 10, 5, 20, 25),
     Work("mini", 90, 10, 5, 20, 14),
     Work("small", 400, 112, 1, 1, 20),
+    *([Work("small", 400, 112, 1, 1, compiled=True)] if shutil.which("g++") else []),
     Work("small", 512, 48, 1, 1, 1.2),
     Work("nano", 60, 10, 5, 20),
 ]
@@ -107,7 +111,7 @@ def measure(work: Work, device: str) -> tuple[float, float, int]:
     def run_ours() -> object:
         return generate(
             *pair, x, past, future, horizon=work.horizon, max_context=MAX_CONTEXT, temperature=TEMPERATURE,
-            sample_count=work.samples, generator=generator, **RULES,
+            sample_count=work.samples, generator=generator, compiled=work.compiled, **RULES,
         ).cpu()  # fmt: skip
 
     run_theirs(horizon=2)
@@ -134,7 +138,7 @@ def machine(threads: int) -> str:
 
 
 def row(*cells: str) -> str:
-    return "{:<28}{:>10}{:>10}{:>9}{:>9}{:>10}{:>8}".format(*cells)
+    return "{:<34}{:>10}{:>10}{:>9}{:>9}{:>10}{:>8}".format(*cells)
 
 
 def speed_row(work: Work, device: str) -> str:

@@ -1,6 +1,7 @@
 """Raw greedy forecasts equal the public code's; the cache changes the work, not the answer."""
 
 import gc
+import shutil
 import weakref
 
 import numpy as np
@@ -189,3 +190,17 @@ def test_long_windows_attend_as_short_ones_do():
     q, k, v = torch.randn(3, 2, 4, 300, 8, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     torch.testing.assert_close(attend_causally(q, k, v), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_context", [64, 22])
+def test_a_compiled_forecast_is_the_same_to_rounding(nano, max_context):
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    x, stamp, future = bars(3, 20), stamps(3, 20), stamps(3, 6, first=20)
+    uniform = torch.rand(3, 2, 6, 2, generator=torch.Generator().manual_seed(1))
+    plain, compiled = (
+        Engine(*nano, max_context=max_context, compiled=one)(x, stamp, future, uniform_NSH2=uniform, top_k=1)
+        for one in (False, True)
+    )
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-4)
