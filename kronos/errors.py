@@ -5,10 +5,6 @@ class UserError(Exception):
     """A user's mistake: the message says what came, what was expected and what to do."""
 
 
-class NotAvailable(UserError):
-    """A capability that the configuration names but this version does not have yet."""
-
-
 class Pruned(Exception):
     """A trial of a search that was given up for being weak: no failure, and no result."""
 

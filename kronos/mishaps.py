@@ -25,7 +25,7 @@ REFUSED_WORDS = (
 )
 
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy says no more than that
-OPTIONAL = {"psycopg2": "pip install 'kronos-pipeline[postgres]'"}
+OPTIONAL = {"psycopg2": "pip install psycopg2-binary"}
 
 
 def sentence(error: BaseException) -> str | None:
@@ -37,7 +37,7 @@ def sentence(error: BaseException) -> str | None:
         if number in FULL or any(word in words for word in FULL_WORDS) or SHORT_WRITE.fullmatch(words):
             return f"the disk is full{where}: free some space, or write elsewhere with another working folder"
         if number in REFUSED or any(word in words for word in REFUSED_WORDS):
-            return f"may not write here{where or ' (' + os.getcwd() + ')'}: work in a folder that is yours"
+            return f"may not read or write here{where or ' (' + os.getcwd() + ')'}: work in a folder that is yours"
         if number in (errno.EMFILE, errno.ENFILE):
             return f"too many open files{where}: raise the limit (ulimit -n), or lower num_workers and n_jobs"
         if isinstance(part, UnicodeEncodeError):
@@ -48,10 +48,11 @@ def sentence(error: BaseException) -> str | None:
             )
         if isinstance(part, ModuleNotFoundError) and part.name and part.name.split(".")[0] != "kronos":
             name = part.name.split(".")[0]
-            remedy = OPTIONAL.get(
-                name, "pip install -r requirements.txt  in a clone, or  pip install kronos-pipeline"
-            )
+            remedy = OPTIONAL.get(name, "pip install -r requirements.txt  in the clone")
             return f"the package {name} is not installed for {sys.executable}: run  {remedy}"
+    for part in _causes(error):
+        if any(kind.__name__ == "MlflowException" for kind in type(part).__mro__):
+            return f"MLflow refused: {str(part).partition(chr(10))[0]}"
     return None
 
 

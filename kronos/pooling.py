@@ -52,15 +52,17 @@ def read_fold(folder: Path, name: str, trained: str, signal: str) -> Fold:
     return Fold(name, trained, daily, own, baselines)
 
 
-def pool(folds: Sequence[Fold], horizon: int) -> Pooled:
-    """Means over the days of all folds, one after the other, with intervals by blocks of days."""
+def pool(folds: Sequence[Fold], horizon: int, before_spacing: int | None = None) -> Pooled:
+    """Means over the days of all folds, one after the other, with intervals by blocks of days.
+
+    `before_spacing`: days from one forecast of the model before training to the next; None: the horizon.
+    """
     daily = pd.concat([fold.daily for fold in folds])
     keys = dict.fromkeys(key for fold in folds for key in fold.baselines)
     gains = {}
     for key in keys:
         both = pd.concat([fold.baselines[key] for fold in folds if key in fold.baselines]).dropna()
-        # a baseline of fewer days stands a horizon apart, so that its neighbours share nothing
-        spacing = horizon if len(both) < len(daily) / 2 else 1
+        spacing = (before_spacing or horizon) if key == "before" else 1
         gains[key] = estimate(both["model"] - both["baseline"], horizon, spacing)
     return Pooled(
         rank_ic=estimate(pd.concat([fold.rank_ic for fold in folds]), horizon), gains=gains,
@@ -79,13 +81,14 @@ def write_pooled(
     signal: str,
     horizon: int,
     refit: bool,
+    before_spacing: int | None = None,
     warnings: Sequence[str] = (),
 ) -> dict[str, float]:
     """Write report.md, report.html, metrics.json, folds.csv and a figure; returns the key figures."""
-    pooled = pool(folds, horizon)
+    pooled = pool(folds, horizon, before_spacing)
     days = sum(len(fold.daily) for fold in folds)
-    note = verdict(days, horizon)
-    each = [pool([fold], horizon) for fold in folds]
+    note = verdict(days, horizon) or verdict(pooled.rank_ic.days, horizon)
+    each = [pool([fold], horizon, before_spacing) for fold in folds]
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     period = f"{len(folds)} folds, {days} sessions" + (f"; {note}" if note else "")
     figure = fold_figure([fold.name for fold in folds], [one.rank_ic for one in each],

@@ -13,12 +13,15 @@ import pandas as pd
 from kronos.statistics import Estimate, estimate
 
 DAYS_A_YEAR = 238  # Qlib's own constant; risk figures are annualised by it
+ALL_DAYS = 365  # of a market that never closes
 
 
 def periods_a_year(index: pd.Index) -> int:
-    """Bars a year: 238 days, times the usual number of bars of a day."""
-    counts = pd.DatetimeIndex(index).normalize().value_counts()
-    return DAYS_A_YEAR * (int(np.median(counts)) if len(counts) else 1)
+    """Bars a year: 238 days, 365 where weekends are traded, times the usual number of bars of a day."""
+    times = pd.DatetimeIndex(index)
+    counts = times.normalize().value_counts()
+    days = ALL_DAYS if (times.day_of_week >= 5).any() else DAYS_A_YEAR
+    return days * (int(np.median(counts)) if len(counts) else 1)
 
 
 @dataclass(frozen=True)

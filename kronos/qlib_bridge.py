@@ -83,9 +83,13 @@ def write_qlib_store(
         cells = np.full(len(names) * len(calendar), np.nan)
         cells[cell] = bars[name].to_numpy(dtype=np.float64)
         grids[name] = cells.reshape(len(names), len(calendar))
-    previous = pd.DataFrame(grids["close"]).ffill(axis=1).shift(1, axis=1).to_numpy()
+    known_close = pd.DataFrame(grids["close"]).ffill(axis=1)
+    grids["change"] = grids["close"] / known_close.shift(1, axis=1).to_numpy() - 1
+    # Limits are moves from the last close of the day before, within a day too.
+    day = calendar.normalize()
+    before = day.searchsorted(day) - 1
+    previous = np.where(before >= 0, known_close.to_numpy()[:, before], np.nan)
     grids["previous_close"] = np.where(np.isfinite(grids["close"]), previous, np.nan)
-    grids["change"] = grids["close"] / grids["previous_close"] - 1
     grids["factor"] = np.where(np.isfinite(grids["close"]), 1.0, np.nan)
 
     first = np.full(len(names), len(calendar))

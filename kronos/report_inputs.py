@@ -89,7 +89,9 @@ class ReportInputs:
     @property
     def note(self) -> str:
         """Empty, or that the days are too short to tell; goes with every annualised figure."""
-        return verdict(len(self.daily), self.horizon)
+        ranked = self.ranking.worths[TRADABLE][self.signal].rank_ic.days
+        short = verdict(len(self.daily), self.horizon)
+        return short or (verdict(ranked, self.horizon) if ranked else "")
 
 
 def metrics(inputs: ReportInputs) -> dict[str, float]:
@@ -124,7 +126,8 @@ def _ranking(inputs: ReportInputs) -> dict[str, float]:
                 f"{prefix}{column}_high": estimate.high, f"{prefix}{column}_t_newey_west": estimate.t,
                 f"{prefix}{column.removesuffix('ic')}icir": ratio,
             }  # fmt: skip
-    values |= {"ic_days": found.rank_ic.days, "ic_names_mean": found.names}
+    primary = ranking.worths[TRADABLE][inputs.signal]
+    values |= {"ic_days": primary.rank_ic.days, "ic_names_mean": primary.names}
     for name, one in ranking.worths[TRADABLE].items():
         values[f"signal_{name}_rank_ic_mean"] = one.rank_ic.mean
     for other in ranking.comparisons:
@@ -162,9 +165,9 @@ def _portfolio(inputs: ReportInputs) -> dict[str, float]:
             values[f"excess_return_annualised_{name}"] = figures["annualised_return"]
             values[f"excess_volatility_annualised_{name}"] = figures["volatility"]
             values[f"information_ratio_{name}"] = figures["information_ratio"]
-            values[f"max_drawdown_{name}"] = figures["max_drawdown"]
-            values[f"calmar_{name}"] = figures["calmar"]
-            values[f"win_rate_{name}"] = figures["win_rate"]
+            values[f"excess_max_drawdown_{name}"] = figures["max_drawdown"]
+            values[f"excess_calmar_{name}"] = figures["calmar"]
+            values[f"excess_win_rate_{name}"] = figures["win_rate"]
     for name in ("portfolio_with_cost", "portfolio_without_cost", "benchmark"):
         part, _, suffix = name.partition("_")
         figures, end = result.risk[name], f"_{suffix}" if suffix else ""

@@ -1,7 +1,7 @@
 """The section on simulated portfolios: beside the benchmark, the equal weight and the exploratory signals."""
 
 from kronos.document import Block, Figure, Heading, Table, Text, number_text
-from kronos.portfolio import DAYS_A_YEAR
+from kronos.portfolio import periods_a_year
 from kronos.report_inputs import EXCESS, ReportInputs
 from kronos.report_words import interval_text, sign_word
 
@@ -57,13 +57,12 @@ def portfolio_section(inputs: ReportInputs) -> list[Block]:
     return [
         *blocks,
         Text(
-            f"Conventions (Qlib's): daily returns are summed, not compounded; a year has {DAYS_A_YEAR} days; the "
-            "information ratio is the annualised excess return over its volatility, the Sharpe ratio the same of the "
-            "portfolio's own returns, without a risk-free rate; drawdown is the largest fall of the summed "
-            "curve; Calmar "
-            "is the annualised return over it. Without costs means the same trades with their costs added "
-            "back. On the "
-            "first day the portfolio buys during the session, while the benchmark counts from the close before."
+            "Conventions (Qlib's): daily returns are summed, not compounded; a year has "
+            f"{periods_a_year(daily.index):,} of them; the information ratio is the annualised excess return over "
+            "its volatility, the Sharpe ratio the same of the portfolio's own returns, without a risk-free rate; "
+            "drawdown is the largest fall of the summed curve; Calmar is the annualised return over it. Without "
+            "costs means the same trades with their costs added back. On the first day the portfolio buys during "
+            "the session, while the benchmark counts from the close before."
         ),
         Figure("Cumulative return and excess", "figures/cumulative_return.png"),
         Figure("Drawdown", "figures/drawdown.png"),

@@ -300,7 +300,7 @@ def connect(address: str, heartbeat: int, retry: Any = None) -> RDBStorage | Jou
                 why = (words.splitlines() or [type(error).__name__])[0]
                 shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", address)
                 driver = "psycopg2" in words or (address[:10] == "postgresql" and "DB access module" in words)
-                hint = ": pip install 'kronos-pipeline[postgres]'" if driver else ""
+                hint = ": pip install psycopg2-binary" if driver else ""
                 raise UserError(
                     f"the storage {shown} cannot be reached: {why}{hint}; check --storage and that its server runs"
                 ) from None

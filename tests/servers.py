@@ -35,7 +35,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if bin_folder is None:
         pytest.skip("PostgreSQL is not installed (Debian's package postgresql)")
     if importlib.util.find_spec("psycopg2") is None:
-        pytest.skip("psycopg2 is not installed (the extra kronos-pipeline[postgres])")
+        pytest.skip("psycopg2 is not installed (the extra postgres)")
     folder = tmp_path_factory.mktemp("postgres")
     as_user: list[str] = []
     if os.getuid() == 0:  # the server refuses to run as root

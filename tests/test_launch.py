@@ -19,7 +19,6 @@ from kronos.files import read_json
 from kronos.stages import training
 
 SMALL = ["--n-train-iter", "1280", "--n-val-iter", "128", "--epochs", "2", "--log-interval", "5"]
-STEPS = 40  # of 64 windows
 FOLDER = Path("outputs/models/finetune_tokenizer_demo")
 
 

@@ -61,3 +61,10 @@ def test_a_year_of_bars_within_a_day_has_as_many_as_its_days_hold():
     found = portfolio.figures(pd.Series(np.random.default_rng(1).normal(size=80), bars))
     assert found["annualised_return"] == pytest.approx(found["mean"] * 238 * 4)
     assert found["volatility"] == pytest.approx(found["std"] * np.sqrt(238 * 4))
+
+
+def test_a_year_has_all_its_days_where_weekends_are_traded():
+    found = portfolio.figures(
+        pd.Series(np.random.default_rng(1).normal(size=80), pd.date_range("2024-01-01", periods=80))
+    )
+    assert found["annualised_return"] == pytest.approx(found["mean"] * 365)

@@ -389,3 +389,12 @@ def test_a_fresh_process_prints_nothing_and_repeats_every_digit(tmp_path):
     daily = pd.read_parquet(tmp_path / "daily.parquet")
     pd.testing.assert_frame_equal(daily, result.daily, check_exact=True, check_freq=False)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["daily.parquet", "signal.parquet", "store"]
+
+
+def test_limits_within_a_day_are_moves_from_the_last_close_of_the_day_before(tmp_path):
+    bars = pd.DatetimeIndex(["2024-01-02 10:00", "2024-01-02 15:00", "2024-01-03 10:00", "2024-01-03 15:00"])
+    closes = pd.DataFrame({"A": [10.0, 11.0, 12.0, 13.0]}, bars)
+    store = write_qlib_store(long_frame(closes, closes), tmp_path / "store", bars, "30min")
+    (file,) = store.rglob("previous_close.*")
+    _, *values = np.fromfile(file, "<f4")
+    np.testing.assert_array_equal(values, [np.nan, np.nan, 11.0, 11.0])

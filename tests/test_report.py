@@ -18,6 +18,7 @@ from kronos.evaluation import Before, Forecasts, Samples, measure, rank
 from kronos.portfolio import excesses, risk
 from kronos.ranking import TRADABLE
 from kronos.report import Example, Portfolio, ReportInputs, report_text, write_report
+from kronos.report_inputs import metrics
 from kronos.statistics import estimate
 
 NOTE = "too short to tell (57 days, 11 independent 5-day periods)"
@@ -198,7 +199,7 @@ def test_metrics_are_the_numbers_of_the_parts(tmp_path, inputs):
         assert metrics[f"excess_return_annualised_{name}"] == portfolio.risk[name]["annualised_return"]
         assert metrics[f"excess_volatility_annualised_{name}"] == portfolio.risk[name]["volatility"]
         assert metrics[f"information_ratio_{name}"] == portfolio.risk[name]["information_ratio"]
-        assert metrics[f"max_drawdown_{name}"] == portfolio.risk[name]["max_drawdown"]
+        assert metrics[f"excess_max_drawdown_{name}"] == portfolio.risk[name]["max_drawdown"]
     assert metrics["portfolio_sharpe_with_cost"] == portfolio.risk["portfolio_with_cost"]["information_ratio"]
     assert metrics["test_days"] == 57 and metrics["independent_periods"] == 11 and metrics["ic_days"] == 57
     assert metrics["turnover_daily"] == pytest.approx(0.2)
@@ -299,3 +300,8 @@ def test_a_day_of_too_few_names_ranks_nothing_and_is_said_to():
     assert "Nothing can be said of a ranking:** no day ranks 5 names" in report_text(
         replace(inputs, ranking=ranking)
     )
+
+
+def test_the_days_and_names_of_the_ic_are_those_of_the_tradable_return(inputs):
+    primary, found = inputs.ranking.worths[TRADABLE]["mean"], metrics(inputs)
+    assert (found["ic_days"], found["ic_names_mean"]) == (primary.rank_ic.days, primary.names)

@@ -57,6 +57,10 @@ Say = Callable[[str], None]
 FIRST, PROMOTED, REFUSED, FORCED, NOT_ASKED = "first", "promoted", "refused", "forced", "not asked"
 
 
+class NotComparable(UserError):
+    """A champion that answers another question, or none on these days."""
+
+
 @dataclass(frozen=True)
 class Decision:
     """What became of a version, why, and the numbers behind it."""
@@ -156,7 +160,8 @@ def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Out
         **new.tags(), "backtest_run": outcome.run_id, "windows": new.windows(), "windows_first": first,
         "windows_last": last,
     }  # fmt: skip
-    decision = decide(new, outcome, present, before, say)
+    others = [one for one in before if mine is None or one.number != mine.number]
+    decision = decide(new, outcome, present, others, say)
     tags |= decision.tags()
     if mine is None:
         model = new.model(tracking.attach(outcome.run_id))
@@ -193,7 +198,8 @@ def register_search(
         NOT_ASKED,
         "a search chooses on the validation days; a backtest of the same name decides on later ones",
     )
-    tags = {**new.tags(), "trial_run": trial_run, **decision.tags(), **values}
+    tags = {**new.tags(), "trial_run": trial_run, **decision.tags()}
+    tags |= {f"search_{metric}": value for metric, value in values.items()}
     run = tracking.attach(trial_run)
     mine = register(name, new.model(run, int(trial.metrics["steps"])), trial_run, tags, decision.text, uri)
     say(f"registry: {mine.address} has the weights of the best trial, {decision.text}")
@@ -220,7 +226,7 @@ def decide(
         why_not = unfair(new, present)
         numbers |= compare(new, outcome, present, say)
         why_not = why_not or too_little(numbers, new.config.predict_window)
-    except UserError as error:
+    except NotComparable as error:  # and no other: a server that fails now may answer the next time
         why_not = str(error)
     if asked == "force":
         return Decision(FORCED, f"promote=force{f', although {why_not}' if why_not else ''}", numbers)
@@ -230,8 +236,11 @@ def decide(
 
 
 def uses(new: Candidate, before: list[Version]) -> dict[str, int]:
-    """How often versions were compared before on these very windows, and on days among which some of these are."""
-    compared = [one for one in before if one.tag("difference")]
+    """How often versions were measured before on these very windows, and on days among which some of these are.
+
+    Those that were not asked count too: their numbers were there to choose by.
+    """
+    compared = [one for one in before if one.tag("windows")]
     first, last = (day.isoformat() for day in new.days)
     return {
         "windows_used": sum(one.tag("windows") == new.windows() for one in compared),
@@ -275,24 +284,29 @@ def _difference(numbers: dict[str, Any]) -> str:
 def compare(new: Candidate, outcome: Outcome, present: Version, say: Say) -> dict[str, Any]:
     """The paired difference of the daily Rank ICs, its 95 % interval, and what it was taken from.
 
-    Raises UserError where the champion forecasts something else, or cannot forecast.
+    Raises NotComparable where the champion forecasts something else, or cannot forecast these days.
     """
     config, store = new.config, new.store
     horizon = config.predict_window
     theirs = present.tag("horizon", "unknown"), present.tag("freq", "unknown")
     if theirs != (str(horizon), store.freq):
-        raise UserError(
+        raise NotComparable(
             f"version {present.number} answers another question, {theirs[0]} bars of {theirs[1]} instead of "
             f"{horizon} of {store.freq}: give another --registered-model-name"
         )
+    if present.tag("signal") not in signals.SIGNALS:
+        raise NotComparable(f"version {present.number} does not say what it ranks by")
     points = backtest_points(config, store)
-    bars = wide_bars(store, int(points.session.min()))
+    theirs_frame, sessions = forecast_of(present, new, points, say), pd.DatetimeIndex(store.sessions)
+    # A champion of a shorter context may forecast earlier days than the candidate.
+    first = min(int(points.session.min()), int(sessions.searchsorted(theirs_frame["as_of"].min())))
+    bars = wide_bars(store, first)
     earned = signals.tradable_returns(bars["open"], bars["close"], horizon)
     mine, other = (
         signals.wide(score(bars["close"], forecast), signal).rename_axis(index="datetime")
         for forecast, signal in (
             (pd.read_parquet(outcome.folder / PREDICTIONS), config.backtest_signal),
-            (forecast_of(present, new, points, say), present.tag("signal")),
+            (theirs_frame, present.tag("signal")),
         )
     )
     found = ranking.compare(CHAMPION, f"version {present.number}", mine, other, earned, horizon)
@@ -325,7 +339,7 @@ def forecast_of(present: Version, new: Candidate, points: ForecastPoints, say: S
     )
     able = subset(able, np.isin(keys, wanted))
     if not len(able):
-        raise UserError(
+        raise NotComparable(
             f"version {present.number} needs more bars of context than any instrument has on these days"
         )
     say(f"registry: {present.address} forecasts {len(able):,} series, its backtest had other windows")

@@ -18,12 +18,12 @@ def seen_before(config: Config) -> list[str]:
         if given is None:
             ranges = {"trained": config.train_time_range, "chosen by validation": config.val_time_range}
             found += _overlaps(kind, ranges, begin, end)
-            found += _pretrained(kind, pretrained, begin)
+            found += _pretrained(kind, pretrained, begin, config)
         else:
             found += (
                 _tracked(kind, config, begin)
                 if given.startswith(ADDRESSES)
-                else _given(kind, given, begin, end)
+                else _given(kind, given, begin, end, config)
             )
     return list(dict.fromkeys(found))
 
@@ -41,10 +41,17 @@ def _overlaps(kind: str, ranges: dict[str, tuple[date, date]], begin: date, end:
             )
 
 
-def _pretrained(kind: str, name: str | None, begin: date) -> Iterator[str]:
+def _pretrained(kind: str, name: str | None, begin: date, config: Config) -> Iterator[str]:
     if name is None:
         return
-    if begin <= PUBLIC_SEEN_UNTIL:
+    seen = weights_seen(kind, name, config)
+    if seen.until is not None and seen.until != PUBLIC_SEEN_UNTIL:
+        if seen.until >= begin:
+            yield (
+                f"the {kind} starts from {_short(name)}, which was trained or chosen on days up to {seen.until}, "
+                "days of the backtest among them."
+            )
+    elif begin <= PUBLIC_SEEN_UNTIL:
         yield (
             f"the {kind} starts from pretrained weights ({_short(name)}), which may have seen the days of "
             "the backtest up "
@@ -62,7 +69,7 @@ def _tracked(kind: str, config: Config, begin: date) -> Iterator[str]:
         yield f"the {kind} from {address} was trained or chosen on days up to {seen.until}."
 
 
-def _given(kind: str, name: str, begin: date, end: date) -> Iterator[str]:
+def _given(kind: str, name: str, begin: date, end: date, config: Config) -> Iterator[str]:
     """Weights from elsewhere: what their own record says, where they have one."""
     fields = record_of(name).get("fields", {})
     ranges = {}
@@ -71,13 +78,13 @@ def _given(kind: str, name: str, begin: date, end: date) -> Iterator[str]:
             first, last = (date.fromisoformat(day) for day in str(fields[field]).split(","))
             ranges[word] = (first, last)
     if not ranges:
-        yield from _pretrained(kind, name, begin)
+        yield from _pretrained(kind, name, begin, config)
         if begin > PUBLIC_SEEN_UNTIL and "/" in name and Path(name).expanduser().is_dir():
             yield f"the {kind} is from {_short(name)}: the days that it was trained on are not known."
         return
     yield from _overlaps(kind, ranges, begin, end)
     parent = str(fields.get(f"pretrained_{kind}_path", "none"))
-    yield from _pretrained(kind, None if parent == "none" else parent, begin)
+    yield from _pretrained(kind, None if parent == "none" else parent, begin, config)
 
 
 def _short(name: str) -> str:

@@ -21,7 +21,7 @@ from kronos.stages.logged import log_inputs
 from kronos.stages.training import trained_predictor, trained_tokenizer
 
 FIELDS = (
-    *(name for name in fields_of("forecast") if name not in ("backtest_batch_size", "evaluation_sample_count")),
+    *(name for name in fields_of("forecast") if name != "backtest_batch_size" and not name.startswith("evaluation_")),
     "lookback_window", "predict_window", "max_context", "clip", "seed", "device", "cpu",
 )  # fmt: skip
 DRAWN = 4  # figures, where none are asked for

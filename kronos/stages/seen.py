@@ -54,7 +54,10 @@ def seen_by_tag(tags: dict[str, str], what: str) -> Seen:
     text = tags.get(TAG + SEEN_TAG, UNKNOWN)
     if text == UNKNOWN:
         return Seen(None, f"which days {what} has seen is not known")
-    return Seen(date.fromisoformat(text))
+    try:
+        return Seen(date.fromisoformat(text))
+    except ValueError:  # written by hand
+        return Seen(None, f"the days that {what} has seen are written {text!r}, expected YYYY-MM-DD")
 
 
 def _of_kind(kind: str, config: Config, met: set[str]) -> Iterator[date | str]:

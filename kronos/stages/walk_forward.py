@@ -59,6 +59,7 @@ def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     with atomic_folder(folder(config)) as target:
         metrics = write_pooled(
             target, folds, signal=config.backtest_signal, horizon=config.predict_window, refit=refit,
+            before_spacing=config.baseline_day_step or config.predict_window,
             warnings=list(dict.fromkeys(warnings)),
         )  # fmt: skip
         names = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())

@@ -99,6 +99,8 @@ def test_a_worse_or_an_equal_version_is_refused(
         ),
         ({"tags": {"seen_until": "unknown"}}, "which days version 1 has seen is not known"),
         ({"tags": {"horizon": "10"}}, "10 bars of day instead of 5 of day: give another"),
+        ({"tags": {"signal": ""}}, "does not say what it ranks by"),
+        ({"tags": {"seen_until": "2021/10/13"}}, "written '2021/10/13', expected YYYY-MM-DD"),
     ],
 )
 def test_days_that_one_has_seen_or_another_question_decide_nothing(
@@ -134,7 +136,7 @@ def test_uses_of_windows_and_of_days_are_counted(case: Case) -> None:
         version(same, "2021-10-15", "2022-05-18"), version("other", "2022-05-18", "2022-06-01"),
         version("other", "2022-05-19", "2022-06-01"), version(same, "2021-10-15", "2022-05-18", difference=""),
     ]  # fmt: skip
-    assert champion.uses(case.new, before) == {"windows_used": 1, "days_used": 2}
+    assert champion.uses(case.new, before) == {"windows_used": 2, "days_used": 3}  # asked or not
 
 
 def config(**changes: Any) -> Config:
@@ -183,3 +185,14 @@ def test_weights_in_a_folder_have_seen_what_their_record_says(tmp_path: Path) ->
 def test_contradictions_are_told_before_anything_runs(fields: dict[str, Any], why: str) -> None:
     with pytest.raises(UserError, match=why):
         load_config(None, fields)
+
+
+def test_a_champion_of_a_shorter_context_may_forecast_earlier_days(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = case.decide(1.0, 0.0, monkeypatch).numbers
+    whole, sessions = case.predictions[0.0], pd.DatetimeIndex(case.new.store.sessions)
+    first = whole["as_of"].min()
+    earlier = whole[whole["as_of"] == first].assign(as_of=sessions[sessions.searchsorted(first) - 1])
+    monkeypatch.setitem(case.predictions, 0.5, pd.concat((earlier, whole), ignore_index=True))
+    assert case.decide(1.0, 0.5, monkeypatch).numbers == plain

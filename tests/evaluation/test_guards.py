@@ -117,3 +117,11 @@ def test_an_unknown_benchmark_names_what_can_be_given():
         benchmark(config(backtest_benchmark="SP500", qlib_data_path="/nowhere"), Store(), *bars())
     with pytest.raises(UserError, match="cannot be read"):
         benchmark(config(backtest_benchmark="/nowhere/index.csv"), Store(), *bars())
+
+
+def test_pretrained_weights_of_a_folder_warn_by_their_own_record(tmp_path):
+    write_json(
+        tmp_path / "summary.json", {"made_from": {"fields": {"train_time_range": "2011-01-01,2024-12-31"}}}
+    )
+    (found,) = seen_before(config(**{**CLEAN, "pretrained_predictor_path": str(tmp_path)}))
+    assert f"starts from {tmp_path.name}, which was trained or chosen on days up to 2024-12-31" in found
