@@ -32,8 +32,9 @@ install: $(VENV)/.installed
 pipeline: $(VENV)/.installed
 	python -m mlflow run . -e pipeline --env-manager local --experiment-name kronos
 
+# Two test files at a time; each test takes one thread.
 test: $(VENV)/.installed-test
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	ruff check .
@@ -45,7 +46,7 @@ lint: $(VENV)/.installed-test
 check: lint test
 
 slow: $(VENV)/.installed-test
-	python -m pytest -m slow
+	python -m pytest -m slow -n 2 --dist loadfile
 
 bench: $(VENV)/.installed-test
 	python -m pytest tests/bench -m bench -s

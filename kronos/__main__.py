@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.version_info < (3, 11):  # noqa: UP036  this file is the one that such a Python still reads
         said = sys.version.split()[0]
         return _say(f"Python 3.11 or later is needed, this is {said}: make the environment with a newer one")
-    from kronos.mishaps import quiet_end_of_output, sentence, speak_any_encoding
+    from kronos.mishaps import quiet_end_of_output, refusal, sentence, speak_any_encoding
 
     speak_any_encoding()
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return quiet_end_of_output()
     except Exception as error:
-        told = sentence(error)
+        told = sentence(error) or refusal(error)
         if told is None:
             raise
         return _say(told)

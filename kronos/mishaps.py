@@ -50,9 +50,14 @@ def sentence(error: BaseException) -> str | None:
             name = part.name.split(".")[0]
             remedy = OPTIONAL.get(name, "pip install -r requirements.txt  in the clone")
             return f"the package {name} is not installed for {sys.executable}: run  {remedy}"
+    return None
+
+
+def refusal(error: BaseException) -> str | None:
+    """The user's line where MLflow, which is there, refuses what was asked of it: a deleted run, missing rights."""
     for part in _causes(error):
         if any(kind.__name__ == "MlflowException" for kind in type(part).__mro__):
-            return f"MLflow refused: {str(part).partition(chr(10))[0]}"
+            return f"MLflow refused: {str(part).strip().partition(chr(10))[0]}"
     return None
 
 

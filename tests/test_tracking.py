@@ -235,3 +235,16 @@ def test_versions_and_commit() -> None:
     assert versions()["torch"].startswith("2.")
     assert source_tags(Path("/")) == {}
     assert len(source_tags(Path(__file__).parent).get("git_commit", "0" * 40)) == 40
+
+
+def test_a_run_deleted_while_it_is_written_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    from mlflow.exceptions import MlflowException
+
+    from kronos import __main__ as command
+
+    def gone(given: list[str]) -> int:
+        raise MlflowException("The run 1a2b must be in the 'active' state.\nmore")
+
+    monkeypatch.setattr(command, "_place", gone)
+    assert command.main(["data"]) == 2
+    assert capsys.readouterr().err == "kronos: MLflow refused: The run 1a2b must be in the 'active' state.\n"
