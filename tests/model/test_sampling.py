@@ -53,6 +53,7 @@ def test_none_turns_a_filter_off():
 
 def test_one_kept_id_is_the_likeliest():
     logits = torch.randn(200, 100)
+    logits.scatter_add_(1, logits.argmax(-1, keepdim=True), torch.full((200, 1), 0.1))  # by more than chance
     uniform = torch.rand(200)
     for rules in ({"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-4}):
         assert torch.equal(filter_and_sample(logits, uniform_R=uniform, **rules), logits.argmax(-1))
