@@ -394,7 +394,7 @@ def test_letters_that_a_terminal_lacks_are_escaped(in_folder: Path) -> None:
 @LINUX
 def test_a_reader_that_leaves_early_is_no_error(in_folder: Path) -> None:
     done = subprocess.run(
-        f"set -o pipefail; {shlex.quote(sys.executable)} -m kronos --help | head -1", shell=True, executable="/bin/bash",
-        env=environment(), capture_output=True, text=True,
+        f"set -o pipefail; {shlex.quote(sys.executable)} -m kronos --help | head -1", shell=True,
+        executable="/bin/bash", env=environment(), capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.startswith("usage:") and done.stderr == ""
