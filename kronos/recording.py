@@ -51,9 +51,9 @@ class Run:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record metrics at a step; sent when enough are waiting or the last batch is some seconds old."""
         now = int(time.time() * 1000)
-        named = {re.sub(r"[^\w.]+", "_", name): float(value) for name, value in values.items()}
+        rows = {re.sub(r"[^\w.]+", "_", name): float(value) for name, value in values.items()}
         self._waiting += [
-            (name, value, now, step) for name, value in named.items() if step not in self._there.get(name, ())
+            (name, value, now, step) for name, value in rows.items() if step not in self._there.get(name, ())
         ]
         if len(self._waiting) >= FLUSH_METRICS or time.monotonic() - self._flushed_at > FLUSH_SECONDS:
             self.flush()

@@ -15,7 +15,7 @@ import pandas as pd
 
 from kronos.errors import UserError
 from kronos.files import write_json
-from kronos.recording import limits
+from kronos.recording import limits, named
 from kronos.tracked import TrackedRun, load_run
 from kronos.tracking import TAG, Run, connect, first_line, versions
 
@@ -224,7 +224,7 @@ def register(
             name,
             model,
             run_id=run_id,
-            tags=_texts(tags),
+            tags=named(tags),
             description=description,
             model_id=model.removeprefix("models:/"),
         )
@@ -253,7 +253,7 @@ def describe(version: Version, tags: Mapping[str, Any], description: str, uri: s
     """Set tags and the description of a version that is there."""
     client = connect(uri)
     with _told(version.address):
-        for key, text in _texts(tags).items():
+        for key, text in named(tags).items():
             client.set_model_version_tag(version.name, str(version.number), key, text)
         client.update_model_version(version.name, str(version.number), description)
 
@@ -275,10 +275,6 @@ def download(version: Version, uri: str | None, folder: Path) -> Path:
 
 def _version(found: Any) -> Version:
     return Version(found.name, int(found.version), str(found.run_id), dict(found.tags))
-
-
-def _texts(tags: Mapping[str, Any]) -> dict[str, str]:
-    return {TAG + name: str(value) for name, value in tags.items()}
 
 
 @contextmanager

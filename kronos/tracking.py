@@ -144,12 +144,12 @@ class Tracking:
             place=f"{parts.scheme}://{host}", wait=wait, say=say,
         )  # fmt: skip
 
-    def ask(self, call: Callable[..., Answer], *arguments: Any, **named: Any) -> Answer:
+    def ask(self, call: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
         """The answer of a call of MLflow's; waits for a server that is away. Raises TrackingAway at last."""
 
         def limited() -> Answer:
             with limits(brisk=True):
-                return call(*arguments, **named)
+                return call(*arguments, **options)
 
         return self.outbox.now(limited)
 
@@ -219,9 +219,8 @@ class Tracking:
     def _open(self, name: str, tags: dict[str, str], parent: Run | None, run_id: str | None) -> Run:
         from mlflow.exceptions import MlflowException
 
-        if (
-            parent is not None
-        ):  # of a run that is resumed, the pipeline that finishes it is the one to find it under
+        # Of a run that is resumed, the pipeline that finishes it is the one to find it under.
+        if parent is not None:
             tags = {**tags, "mlflow.parentRunId": parent.id}
         if run_id is not None:
             try:

@@ -208,23 +208,9 @@ def _draw(logits_NSV: Tensor, uniform_NS: Tensor, rules: dict) -> Tensor:
 _KEPT: WeakKeyDictionary[Kronos, tuple[tuple, Engine]] = WeakKeyDictionary()
 
 
-def engine_for(
-    tokenizer: KronosTokenizer,
-    model: Kronos,
-    *,
-    max_context: int = 512,
-    fine_rotary: str = "public",
-    dtype: torch.dtype | None = None,
-    compiled: bool = False,
-) -> Engine:
-    """The pair's Engine; that of the last call where neither the options nor any weight has changed since."""
-    options: dict[str, Any] = {
-        "max_context": max_context,
-        "fine_rotary": fine_rotary,
-        "dtype": dtype,
-        "compiled": compiled,
-    }
-    state = id(tokenizer), *options.values(), *_fingerprint(tokenizer), *_fingerprint(model)
+def engine_for(tokenizer: KronosTokenizer, model: Kronos, **options: Any) -> Engine:
+    """The pair's Engine with these options of its; that of the last call where neither they nor a weight changed."""
+    state = id(tokenizer), options, _fingerprint(tokenizer), _fingerprint(model)
     before, engine = _KEPT.get(model, (None, None))
     if engine is None or before != state:
         engine = Engine(tokenizer, model, **options)
@@ -248,26 +234,21 @@ def generate(
     future_stamp_NH5: Tensor,
     *,
     horizon: int,
-    max_context: int = 512,
     temperature: float = 1.0,
     top_k: int | None = 0,
     top_p: float | None = 0.9,
     sample_count: int = 1,
     clip: float = 5.0,
     generator: torch.Generator | None = None,
-    fine_rotary: str = "public",
-    dtype: torch.dtype | None = None,
-    compiled: bool = False,
+    **options: Any,
 ) -> Tensor:
     """float32 [N, S, H, F] sampled paths, normalised as the bars `x_NLF` are.
 
-    `generator` None draws from torch's global generator. `fine_rotary`: see `Kronos.fine_logits`.
+    `generator` None draws from torch's global generator. `options` are the Engine's.
     """
     if future_stamp_NH5.shape[1] != horizon:
         raise UserError(f"{future_stamp_NH5.shape[1]} future stamps for a horizon of {horizon}")
-    engine = engine_for(
-        tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype, compiled=compiled
-    )
+    engine = engine_for(tokenizer, model, **options)
     device = generator.device if generator is not None else engine.device
     shape = (len(x_NLF), sample_count, horizon, 2)
     return engine(

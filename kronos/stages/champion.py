@@ -288,25 +288,25 @@ def compare(new: Candidate, outcome: Outcome, present: Version, say: Say) -> dic
     """
     config, store = new.config, new.store
     horizon = config.predict_window
-    theirs = present.tag("horizon", "unknown"), present.tag("freq", "unknown")
-    if theirs != (str(horizon), store.freq):
+    bars, freq = present.tag("horizon", "unknown"), present.tag("freq", "unknown")
+    if (bars, freq) != (str(horizon), store.freq):
         raise NotComparable(
-            f"version {present.number} answers another question, {theirs[0]} bars of {theirs[1]} instead of "
-            f"{horizon} of {store.freq}: give another --registered-model-name"
+            f"version {present.number} answers another question, {bars} bars of {freq} instead of {horizon} of "
+            f"{store.freq}: give another --registered-model-name"
         )
     if present.tag("signal") not in signals.SIGNALS:
         raise NotComparable(f"version {present.number} does not say what it ranks by")
     points = backtest_points(config, store)
-    theirs_frame, sessions = forecast_of(present, new, points, say), pd.DatetimeIndex(store.sessions)
+    theirs, sessions = forecast_of(present, new, points, say), pd.DatetimeIndex(store.sessions)
     # A champion of a shorter context may forecast earlier days than the candidate.
-    first = min(int(points.session.min()), int(sessions.searchsorted(theirs_frame["as_of"].min())))
-    bars = wide_bars(store, first)
-    earned = signals.tradable_returns(bars["open"], bars["close"], horizon)
+    first = min(int(points.session.min()), int(sessions.searchsorted(theirs["as_of"].min())))
+    prices = wide_bars(store, first)
+    earned = signals.tradable_returns(prices["open"], prices["close"], horizon)
     mine, other = (
-        signals.wide(score(bars["close"], forecast), signal).rename_axis(index="datetime")
+        signals.wide(score(prices["close"], forecast), signal).rename_axis(index="datetime")
         for forecast, signal in (
             (pd.read_parquet(outcome.folder / PREDICTIONS), config.backtest_signal),
-            (theirs_frame, present.tag("signal")),
+            (theirs, present.tag("signal")),
         )
     )
     found = ranking.compare(CHAMPION, f"version {present.number}", mine, other, earned, horizon)

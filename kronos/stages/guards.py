@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kronos.config import Config
 from kronos.registry import ADDRESSES
-from kronos.stages.seen import PUBLIC_SEEN_UNTIL, record_of, weights_seen
+from kronos.stages.seen import record_of, weights_seen
 
 
 def seen_before(config: Config) -> list[str]:
@@ -18,7 +18,7 @@ def seen_before(config: Config) -> list[str]:
         if given is None:
             ranges = {"trained": config.train_time_range, "chosen by validation": config.val_time_range}
             found += _overlaps(kind, ranges, begin, end)
-            found += _pretrained(kind, pretrained, begin, config)
+            found += _pretrained(kind, pretrained, begin, config) if pretrained is not None else ()
         else:
             found += (
                 _tracked(kind, config, begin)
@@ -41,21 +41,15 @@ def _overlaps(kind: str, ranges: dict[str, tuple[date, date]], begin: date, end:
             )
 
 
-def _pretrained(kind: str, name: str | None, begin: date, config: Config) -> Iterator[str]:
-    if name is None:
-        return
+def _pretrained(kind: str, name: str, begin: date, config: Config) -> Iterator[str]:
+    """Weights of a folder or of the Hub: the last day that they, or what they were fine-tuned from, have seen."""
     seen = weights_seen(kind, name, config)
-    if seen.until is not None and seen.until != PUBLIC_SEEN_UNTIL:
-        if seen.until >= begin:
-            yield (
-                f"the {kind} starts from {_short(name)}, which was trained or chosen on days up to {seen.until}, "
-                "days of the backtest among them."
-            )
-    elif begin <= PUBLIC_SEEN_UNTIL:
+    if seen.until is None:
+        yield f"the {kind} comes from {_short(name)}: the days that it was trained on are not known."
+    elif seen.until >= begin:
         yield (
-            f"the {kind} starts from pretrained weights ({_short(name)}), which may have seen the days of "
-            "the backtest up "
-            f"to {PUBLIC_SEEN_UNTIL}: only later days are clean for the public ones."
+            f"the {kind} comes from weights ({_short(name)}) that have or may have seen the days of the backtest up "
+            f"to {seen.until}: only later days are clean."
         )
 
 
@@ -79,12 +73,11 @@ def _given(kind: str, name: str, begin: date, end: date, config: Config) -> Iter
             ranges[word] = (first, last)
     if not ranges:
         yield from _pretrained(kind, name, begin, config)
-        if begin > PUBLIC_SEEN_UNTIL and "/" in name and Path(name).expanduser().is_dir():
-            yield f"the {kind} is from {_short(name)}: the days that it was trained on are not known."
         return
     yield from _overlaps(kind, ranges, begin, end)
     parent = str(fields.get(f"pretrained_{kind}_path", "none"))
-    yield from _pretrained(kind, None if parent == "none" else parent, begin, config)
+    if parent != "none":
+        yield from _pretrained(kind, parent, begin, config)
 
 
 def _short(name: str) -> str:

@@ -124,4 +124,7 @@ def test_pretrained_weights_of_a_folder_warn_by_their_own_record(tmp_path):
         tmp_path / "summary.json", {"made_from": {"fields": {"train_time_range": "2011-01-01,2024-12-31"}}}
     )
     (found,) = seen_before(config(**{**CLEAN, "pretrained_predictor_path": str(tmp_path)}))
-    assert f"starts from {tmp_path.name}, which was trained or chosen on days up to 2024-12-31" in found
+    assert f"comes from weights ({tmp_path.name})" in found and "up to 2024-12-31: only later days" in found
+    (tmp_path / "summary.json").unlink()
+    (found,) = seen_before(config(**{**CLEAN, "pretrained_predictor_path": str(tmp_path)}))
+    assert "the days that it was trained on are not known" in found
