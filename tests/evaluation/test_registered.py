@@ -81,7 +81,7 @@ def test_versions_are_registered_and_the_better_one_is_the_champion(
     assert (
         0 < float(better["difference_low"]) < float(better["difference"]) < float(better["difference_high"])
     )
-    assert (better["champion_version"], better["windows_used"], better["days_used"]) == ("1", "0", "0")
+    assert (better["champion_version"], better["windows_used"], better["days_used"]) == ("1", "1", "1")
     assert better["seen_until"] == "2021-10-13" and int(better["periods"]) >= 20
     parent = load_run(load_run(better["backtest_run"], address()).parent or "", address())
     assert (
@@ -97,12 +97,12 @@ def test_versions_are_registered_and_the_better_one_is_the_champion(
 
     assert pipeline("--reuse", "false") == 0  # the same weights once more
     assert tags(3)["decision"] == "refused" and "not to be told from version 2" in tags(3)["decision_reason"]
-    assert float(tags(3)["difference"]) == 0 and tags(3)["windows_used"] == "1"
+    assert float(tags(3)["difference"]) == 0 and tags(3)["windows_used"] == "2"
     assert tags(3)["predictor_digest"] == better["predictor_digest"]
 
     assert pipeline(*POOR) == 0
     assert tags(4)["decision"] == "refused" and "worse than version 2" in tags(4)["decision_reason"]
-    assert (tags(4)["windows_used"], number_of_champion()) == ("2", 2)
+    assert (tags(4)["windows_used"], number_of_champion()) == ("3", 2)
     assert pipeline(*POOR, "--promote", "force") == 0
     assert tags(4)["decision"] == "forced" and number_of_champion() == 4
     assert "worse than version 2" in tags(4)["decision_reason"]

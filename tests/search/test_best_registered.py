@@ -26,7 +26,7 @@ def test_the_best_trial_is_registered_once_and_the_pipeline_makes_it_the_champio
     assert version.tag("decision") == "not asked" and "chooses on the validation days" in version.tag(
         "decision_reason"
     )
-    assert version.tag("seen_until") == "2010-05-28" and float(version.tag("val_loss")) > 0
+    assert version.tag("seen_until") == "2010-05-28" and float(version.tag("search_val_loss")) > 0
     assert champion_of("kronos", address) is None
     mlflow.set_tracking_uri(address)
     try:
