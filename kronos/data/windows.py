@@ -3,7 +3,8 @@
 Shapes: B windows of a batch, T bars of a window (the first L are the lookback), F = 6 features.
 """
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 EPSILON = 1e-5  # the public normalisation: (x - mean) / (std + 1e-5)
+SMALL = 2**16  # values
 FIXED = 2**64 - 1  # stands for the epoch of choices that are the same in every epoch
 
 
@@ -97,13 +99,15 @@ def _at_each_bar(x_B1F: torch.Tensor, bars: int) -> torch.Tensor:
 
 def _sum_of_bars(x_BTF: torch.Tensor) -> torch.Tensor:
     """Sum over T by halves, [B, 1, F]: element-wise additions, so that no sum depends on the batch's size."""
-    while (bars := x_BTF.shape[1]) > 1:
+    # numpy makes less ado about a small sum, torch has several cores for a large one; both add the same pairs.
+    x: Any = x_BTF.numpy() if x_BTF.numel() < SMALL else x_BTF
+    while (bars := x.shape[1]) > 1:
         half = bars // 2
-        summed = x_BTF[:, :half] + x_BTF[:, half : 2 * half]
+        summed = x[:, :half] + x[:, half : 2 * half]
         if bars % 2:
-            summed[:, :1] += x_BTF[:, 2 * half :]
-        x_BTF = summed
-    return x_BTF
+            summed[:, :1] += x[:, 2 * half :]
+        x = summed
+    return torch.as_tensor(x)
 
 
 def epoch_order(n_windows: int, budget: int | None, seed: int, epoch: int | None) -> np.ndarray:
@@ -148,7 +152,12 @@ def _mix(bits: np.ndarray) -> np.ndarray:
 
 def _hash(seed: int, epoch: int | None, counters: np.ndarray, salt: int) -> np.ndarray:
     """64 bits for each counter, keyed by (salt, seed, epoch)."""
+    return _mix((counters + np.uint64(1)) * _GOLDEN + _key(salt, seed, FIXED if epoch is None else epoch))
+
+
+@lru_cache(maxsize=64)
+def _key(*parts: int) -> np.uint64:
     state = np.zeros(1, np.uint64)
-    for part in (salt, seed, FIXED if epoch is None else epoch):
+    for part in parts:
         state = _mix(state * _GOLDEN + np.uint64(part) + _GOLDEN)
-    return _mix((counters + np.uint64(1)) * _GOLDEN + state)
+    return state[0]

@@ -5,6 +5,7 @@ Axes: B batch, T bars, Q queries, D width, H heads, K width of a head.
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +13,11 @@ from torch import Tensor, nn
 from kronos.errors import UserError
 
 Tables = tuple[Tensor, Tensor]
+
+
+def _derived_here() -> bool:
+    """Whether derivatives written by hand are used: where there are any, save where a compiler joins the passes."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class RMSNorm(nn.Module):
@@ -23,7 +29,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == self.weight.dtype == torch.float32 and torch.is_grad_enabled():
+        if x.dtype == self.weight.dtype == torch.float32 and _derived_here():
             return _RMSNorm.apply(x, self.weight, self.eps)
         wide = x.float()
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).type_as(x) * self.weight
@@ -54,21 +60,29 @@ class Dropout(nn.Dropout):
     """nn.Dropout, with cheap masks on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or x.device.type != "cpu":
-            return super().forward(x)
-        return x * _dropout_mask(x, self.p)
+        if self.training and self.p and _masked_here(x):
+            return x * _dropout_mask(x, self.p)
+        return super().forward(x)
+
+
+def _masked_here(x: Tensor) -> bool:
+    """Whether dropout takes its masks from here: on a CPU, save where a compiler makes its own."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _dropout_mask(x: Tensor, p: float) -> Tensor:
     """0 with probability p, else 1 / (1 - p), like `x`, on a CPU.
 
-    One 64-bit draw serves four values: Bernoulli draws took a tenth of a training step.
+    One draw of torch's seeds a generator whose 64 bits serve four values: Bernoulli draws took a tenth of a step.
     """
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    seed = int(torch.randint(2**63 - 1, ()))
+    words = torch.from_numpy(np.random.SFC64(seed).random_raw((x.numel() + 3) // 4).view(np.int64))
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
     drop = round(p * 2**16)  # of 65536: within 1e-5 of p
-    kept = bits >= drop - 2**15 if drop else torch.ones(x.shape, dtype=torch.bool)
-    return kept * x.new_tensor(2**16 / (2**16 - drop) if drop < 2**16 else 0.0)
+    if drop == 2**16:
+        return torch.zeros_like(x)
+    kept = torch.ge(bits, drop - 2**15, out=torch.empty(x.shape, dtype=x.dtype))
+    return kept.mul_(2**16 / (2**16 - drop))
 
 
 def _dropped_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, p: float) -> Tensor:
@@ -79,7 +93,7 @@ def _dropped_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, p: float)
     bars = q_BHTK.shape[-2]
     scores = q_BHTK @ k_BHTK.transpose(-2, -1)
     future = torch.full((bars, bars), -torch.inf, dtype=scores.dtype).triu(1)
-    weights = (scores + future).softmax(-1)
+    weights = scores.add_(future).softmax(-1)
     return (weights * _dropout_mask(weights, p)) @ v_BHTK
 
 
@@ -111,7 +125,7 @@ class Rotary(nn.Module):
 def rotate(x_BHTK: Tensor, tables: Tables) -> Tensor:
     """Turn each pair (x[i], x[i + K/2]) by its position's angle."""
     cos, sin = tables
-    if x_BHTK.dtype == torch.float32 and torch.is_grad_enabled() and x_BHTK.requires_grad:
+    if x_BHTK.dtype == torch.float32 and x_BHTK.requires_grad and _derived_here():
         return _Rotate.apply(x_BHTK, cos, sin)
     first, second = x_BHTK.chunk(2, dim=-1)
     return x_BHTK * cos.to(x_BHTK.dtype) + torch.cat((-second, first), dim=-1) * sin.to(x_BHTK.dtype)
@@ -192,7 +206,7 @@ class Attention(nn.Module):
         causal = queries == bars and bars > 1
         mask = None if padding_mask is None else _visible(padding_mask, queries, causal)
         dropout = self.attention_dropout if self.training else 0.0
-        if dropout and causal and mask is None and query_tables is not None and q.device.type == "cpu":
+        if dropout and causal and mask is None and query_tables is not None and _masked_here(q):
             cos, sin = (table * q.shape[-1] ** -0.5 for table in query_tables)
             attended = _dropped_attention(rotate(q, (cos, sin)), k, v, dropout)
         else:

@@ -233,20 +233,34 @@ def test_predictor_step() -> None:
 
 
 def share_of_peak(speed: str) -> None:
-    """The float32 step's matrix products, against the rate of those very products alone."""
-    rows, (width, inner, ids, layers) = BATCH * (LENGTH - 1), (512, 1024, 1024, 8)
-    shapes = [(width, width, 4 * layers + 4), (width, inner, 2 * layers), (inner, width, layers + 1),
-              (width, ids, 2)]  # fmt: skip
+    """The float32 step's matrix products, against the rate of those very products alone.
+
+    Layers: [rows, k] by [k, n]. Attention: heads of the batch times scores and sums. Training makes each product and
+    its two derivatives; the frozen tokenizer's, whose ids the step begins with, are made once.
+    """
+    rows, bars = BATCH * (LENGTH - 1), LENGTH - 1
+    layers = [(rows, 512, 512, 3 * 36), (rows, 512, 1024, 3 * 18), (rows, 1024, 512, 3 * 9)]
+    layers += [(BATCH * LENGTH, 256, 256, 12), (BATCH * LENGTH, 256, 512, 6), (BATCH * LENGTH, 512, 256, 3)]
+    attention = [(BATCH * 8, bars, 64, 3 * 8), (BATCH * 4, bars, 128, 3), (BATCH * 4, LENGTH, 64, 3)]
     flops, spent = 0.0, 0.0
-    for k, n, count in shapes:
-        a, w, g = torch.randn(rows, k), torch.randn(n, k), torch.randn(rows, n)
-        for work in (lambda a=a, w=w: a @ w.T, lambda g=g, w=w: g @ w, lambda a=a, g=g: g.T @ a):
-            work()
-            spent += count * statistics.median(seconds(work) for _ in range(5))
-            flops += count * 2 * rows * k * n
+    for m, k, n, count in layers:
+        a, w, g = torch.randn(m, k), torch.randn(n, k), torch.randn(m, n)
+        kinds = [lambda a=a, w=w: a @ w.T, lambda g=g, w=w: g @ w, lambda a=a, g=g: g.T @ a]
+        flops += count * 2 * m * k * n
+        spent += count * statistics.mean(alone(work) for work in (kinds if m == rows else kinds[:1]))
+    for heads, t, k, count in attention:
+        q, weights = torch.randn(heads, t, k), torch.rand(heads, t, t)
+        flops += count * 4 * heads * t * t * k
+        spent += count * (alone(lambda q=q: q @ q.mT) + alone(lambda q=q, weights=weights: weights @ q))
     step = BATCH / float(speed.split()[0].replace(",", ""))
     ROWS.append(("  matrix products at their own peak, of a step", f"{flops / spent / 1e9:,.0f} GFLOP/s",
                  f"{flops / step / 1e9:,.0f} in the step", f"{spent / step:.0%}"))  # fmt: skip
+
+
+def alone(work: Callable[[], Any]) -> float:
+    """Median seconds of a product that is done over and over."""
+    work()
+    return statistics.median(seconds(work) for _ in range(5))
 
 
 def test_tokenizer_step() -> None:
