@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronos.model.layers import Attention, Block, RMSNorm, Tables
-from kronos.model.predictor import DependencyLayer
 
 QUERIES = 128  # of a long window that attend together: on a CPU half the products with the future are spared
 CHUNK = 1024  # bars run together through the blocks on a CPU: more would not stay in its caches
@@ -20,15 +19,26 @@ CHUNK = 1024  # bars run together through the blocks on a CPU: more would not st
 class Product:
     """x W + b with W stored [in, out]: a few rows read it up to twice as fast as in nn.Linear's layout."""
 
-    def __init__(self, *layers: nn.Linear, dtype: torch.dtype, norm: RMSNorm | None = None) -> None:
+    def __init__(
+        self,
+        *layers: nn.Linear,
+        dtype: torch.dtype,
+        norm: RMSNorm | None = None,
+        heads: int | None = None,
+    ) -> None:
         """Several layers of one input become one product, their outputs side by side.
 
-        With `norm`, its weight is folded into W, for inputs that come from `Norm` without it.
+        With `norm`, its weight is folded into W, for inputs that come from `Norm` without it. With `heads`, the first
+        layer's outputs are queries, and come divided by the root of a head's width.
         """
-        weight = torch.cat([layer.weight.detach() for layer in layers])
+        weights = [layer.weight.detach() for layer in layers]
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        if heads is not None:
+            scale = (len(weights[0]) // heads) ** -0.5
+            weights[0], biases[0] = weights[0] * scale, biases[0] * scale
+        weight = torch.cat(weights)
         weight = weight if norm is None else weight * _norm_weight(norm)
         self.weight = weight.to(dtype).t().contiguous()
-        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
         self.bias = torch.cat(biases).to(dtype) if biases else None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -83,7 +93,7 @@ class KeyValues:
     ) -> None:
         """Room for a prefix and for `room` bars of each sample; `attention` is (heads, width of a head)."""
         heads, width = attention
-        self.bars, self.samples, self.used = bars, samples, 0 if samples > 1 else bars
+        self.series, self.bars, self.samples, self.used = series, bars, samples, 0 if samples > 1 else bars
         self.own = like.new_empty(2, series, heads, samples, room + self.used, width)
         if samples > 1:
             self.shared_k = like.new_empty(series, heads, width, bars)
@@ -104,12 +114,11 @@ class KeyValues:
         self.used = end
 
     def attend(self, q: Tensor) -> Tensor:
-        """Queries [N, H, S, Q, K] of the newest Q bars over the prefix and, causally, their own bars."""
+        """Scaled queries [N, H, S, Q, K] of the newest Q bars over the prefix and, causally, their own bars."""
         k, v = self.own[..., : self.used, :]
         queries = q.shape[3]
         if self.samples == 1 and queries == 1:
-            return F.scaled_dot_product_attention(q[:, :, 0], k[:, :, 0], v[:, :, 0])[:, :, None]
-        q = q * q.shape[-1] ** -0.5
+            return F.scaled_dot_product_attention(q[:, :, 0], k[:, :, 0], v[:, :, 0], scale=1.0)[:, :, None]
         scores = q @ k.transpose(-1, -2)
         if queries > 1:
             hidden = torch.ones(queries, self.used, dtype=torch.bool, device=q.device)
@@ -123,14 +132,16 @@ class KeyValues:
 
 
 def attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Each of [..., T, K] attends to the bars up to its own."""
+    """Each of the scaled queries [..., T, K] attends to the bars up to its own."""
     bars = q.shape[-2]
     if q.device.type != "cpu" or q.dtype != torch.float32 or bars < 2 * QUERIES:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    q, keys = q * q.shape[-1] ** -0.5, k.transpose(-1, -2)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+    keys = k.transpose(-1, -2)
     *lead, heads, _, width = v.shape
     out = v.new_empty(*lead, bars, heads, width).transpose(-2, -3)  # as the output projection reads it
-    future = torch.full((QUERIES, QUERIES), -torch.inf).triu_(1)  # adding it is quicker than filling by a mask
+    future = torch.full((QUERIES, QUERIES), -torch.inf).triu_(
+        1
+    )  # adding it is quicker than filling by a mask
     for first in range(0, bars, QUERIES):
         end = min(first + QUERIES, bars)
         scores = q[..., first:end, :] @ keys[..., :end]
@@ -151,7 +162,7 @@ class FastBlock:
         self.attention = (self.heads, attention.rotary.head_width)
         self.norm1, self.norm2 = Norm(block.norm1, dtype), Norm(block.norm2, dtype)
         layers = attention.q_proj, attention.k_proj, attention.v_proj
-        self.qkv = Product(*layers, dtype=dtype, norm=block.norm1)
+        self.qkv = Product(*layers, dtype=dtype, norm=block.norm1, heads=self.heads)
         self.out = Product(attention.out_proj, dtype=dtype)
         self.gate_up = Product(ffn.w1, ffn.w3, dtype=dtype, norm=block.norm2)
         self.down = Product(ffn.w2, dtype=dtype)
@@ -273,43 +284,3 @@ class Stack:
             x_NSQD = block.finish(x_NSQD, kept.attend(q).transpose(1, 2))
         cache.position += x_NSQD.shape[2]
         return x_NSQD
-
-
-class FineHead:
-    """The fine head over cached keys: one query a sample, the embedding of its coarse token.
-
-    `trained` turns the query and the keys by their positions, as training does; the public code generates
-    without.
-    """
-
-    def __init__(self, layer: DependencyLayer, head: nn.Linear, trained: bool, dtype: torch.dtype) -> None:
-        attention = layer.cross_attn
-        self.heads = attention.heads
-        self.attention = (self.heads, attention.rotary.head_width)
-        self.q, self.out = Product(attention.q_proj, dtype=dtype), Product(attention.out_proj, dtype=dtype)
-        self.kv = Product(attention.k_proj, attention.v_proj, dtype=dtype)
-        self.norm, self.logits = Norm(layer.norm, dtype), Product(head, dtype=dtype, norm=layer.norm)
-        self.positions = Positions(attention, dtype) if trained else None
-
-    def keys(self, hidden: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """[..., T, D] at the positions from `first` on -> k, v [..., H, T, K]."""
-        k, v = self.kv(hidden).unflatten(-1, (2, self.heads, -1)).movedim((-3, -2), (0, -3))
-        return (turn(k, self.positions.at(first, hidden.shape[-2])) if self.positions else k), v
-
-    def start(self, hidden_NPD: Tensor, samples: int, room: int) -> KeyValues:
-        """Keys of the shared prefix, with room for `room` bars of each sample."""
-        kept = KeyValues(self.attention, len(hidden_NPD), hidden_NPD.shape[1], samples, room, hidden_NPD)
-        kept.write_prefix(0, *self.keys(hidden_NPD, 0))
-        return kept
-
-    def append(self, kept: KeyValues, hidden_NSQD: Tensor, first: int) -> None:
-        """Keys of new bars, at the positions from `first` on."""
-        k, v = self.keys(hidden_NSQD, first)
-        kept.append(k.transpose(1, 2), v.transpose(1, 2))
-
-    def __call__(self, kept: KeyValues, hidden_NSD: Tensor, token_NSD: Tensor, position: int) -> Tensor:
-        """Logits [N, S, V] from the newest hidden states and the embeddings of the coarse ids."""
-        q = self.q(token_NSD).unflatten(-1, (self.heads, 1, -1)).transpose(1, 2)
-        q = turn(q, self.positions.at(position, 1)) if self.positions else q
-        attended = kept.attend(q).transpose(1, 2).flatten(2)
-        return self.logits(self.norm(hidden_NSD + self.out(attended)))

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kronos.errors import UserError
-from kronos.model.cache import Cache, FineHead, KeyValues, Norm, Product, Stack
+from kronos.model.cache import Cache, KeyValues, Norm, Product, Stack
 from kronos.model.checkpoint import check_pair
+from kronos.model.fine_head import FineHead
 from kronos.model.predictor import Kronos
 from kronos.model.sampling import filter_and_sample
 from kronos.model.tokenizer import KronosTokenizer
@@ -164,12 +165,13 @@ class _Window:
         kept = samples if room else 0
         hidden, self.cache = self.engine.stack.prefix(x, kept, room, unturned_NPE=unturned)
         hidden = self.engine.norm(hidden)
-        self.keys: KeyValues = self.engine.fine.start(hidden, samples, room)
+        self.keys = self.engine.fine.start(hidden, samples, room)
         return hidden
 
     def _extend(self, x_NSQD: Tensor, cache: Cache) -> None:
         first = cache.position
         hidden = self.engine.norm(self.engine.stack.extend(x_NSQD, cache))
+        assert isinstance(self.keys, KeyValues)
         self.engine.fine.append(self.keys, hidden, first)
         self.hidden = hidden[:, :, -1]
 
@@ -195,7 +197,7 @@ class _Window:
         """[N, S, V] of the next bar's fine id, given the embedding of its coarse id."""
         position = self.total - self.first - 1
         hidden, series = self.hidden, len(token_NSD)
-        if self.keys.own.shape[1] != series:  # past the context, each sample is a series of its own
+        if self.keys.series != series:  # past the context, each sample is a series of its own
             hidden, token_NSD = hidden.flatten(0, 1)[:, None], token_NSD.flatten(0, 1)[:, None]
         return self.engine.fine(self.keys, hidden, token_NSD, position).view(series, self.samples, -1)
 

@@ -11,7 +11,8 @@ from toy_series import bars, stamps
 
 from kronos.errors import UserError
 from kronos.model import PREDICTOR_PRESETS, Kronos
-from kronos.model.cache import attend_causally
+from kronos.model.cache import KeyValues, attend_causally
+from kronos.model.fine_head import AskedOnce
 from kronos.model.generate import Engine, engine_for, generate
 
 
@@ -189,7 +190,19 @@ def test_an_engine_is_kept_until_a_weight_or_an_option_changes_and_freed_with_it
 def test_long_windows_attend_as_short_ones_do():
     q, k, v = torch.randn(3, 2, 4, 300, 8, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-    torch.testing.assert_close(attend_causally(q, k, v), expected)
+    torch.testing.assert_close(attend_causally(q * 8**-0.5, k, v), expected)
+
+
+def test_bars_asked_once_answer_as_their_keys_and_values_do(nano):
+    fine = Engine(*nano).fine
+    hidden, newest, token = torch.randn(5, 3, 30, 64, generator=torch.Generator().manual_seed(0)).split(
+        (1, 2, 2)
+    )
+    hidden, newest, token = hidden[0], newest[0, :, :1], token[0, :, :1]
+    with torch.inference_mode():
+        once, kept = fine.start(hidden, 1, 0), fine.start(hidden, 1, 1)
+        assert isinstance(once, AskedOnce) and isinstance(kept, KeyValues)
+        torch.testing.assert_close(fine(once, newest, token, 29), fine(kept, newest, token, 29))
 
 
 @pytest.mark.slow
