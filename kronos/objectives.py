@@ -166,7 +166,8 @@ def draw(log_probabilities: Tensor, uniform: Tensor) -> Tensor:
     """
     probabilities = log_probabilities.exp().flatten(0, -2)
     size = 1 << (probabilities.shape[-1] - 1).bit_length()
-    sums = [F.pad(probabilities, (0, size - probabilities.shape[-1]))]
+    lacking = size - probabilities.shape[-1]
+    sums = [F.pad(probabilities, (0, lacking)) if lacking else probabilities]
     while size > 1:  # sums[-1][:, i]: the ids that end in the bits of i
         size //= 2
         sums.append(sums[-1][:, :size] + sums[-1][:, size:])
