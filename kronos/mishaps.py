@@ -25,6 +25,7 @@ REFUSED_WORDS = (
 )
 
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy says no more than that
+COMPILER = ("torch._dynamo.exc", "torch._inductor.exc")  # modules of what torch.compile raises
 OPTIONAL = {"psycopg2": "pip install psycopg2-binary"}
 
 
@@ -45,6 +46,11 @@ def sentence(error: BaseException) -> str | None:
             return (
                 f"the locale ({sys.getfilesystemencoding()}) cannot spell {letters!r}: set PYTHONUTF8=1, or a UTF-8 "
                 "locale such as LC_ALL=C.UTF-8"
+            )
+        if type(part).__module__ in COMPILER:
+            return (
+                "torch.compile cannot build here: it needs a C++ compiler, and a path of PyTorch without spaces "
+                f"({sys.prefix}); set compile=false and inference_compile=false"
             )
         if isinstance(part, ModuleNotFoundError) and part.name and part.name.split(".")[0] != "kronos":
             name = part.name.split(".")[0]

@@ -187,6 +187,20 @@ def test_faults_of_the_machine_in_words(error: Exception, said: str) -> None:
     assert said in str(sentence(outer))
 
 
+def test_without_a_compiler_torch_compile_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there is none: the compiler asked for is not there, and nothing is left from earlier ones."""
+    import torch
+    from torch._inductor import config
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(config.cpp, "cxx", (str(tmp_path / "no-compiler"),))
+    with pytest.raises(Exception, match="compiler") as caught:
+        torch.compile(lambda x: (x * 3 + 7).sin())(torch.ones(37))
+    assert str(sentence(caught.value)).startswith("torch.compile cannot build here")
+
+
 def test_faults_of_the_code_keep_their_traceback() -> None:
     for error in (ValueError("x"), FileNotFoundError(2, "No such file", "x"),
                   ModuleNotFoundError("No module named 'kronos.x'", name="kronos.x")):  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import ranked
 import torch
+from compiling import needs_compiler
 
 from kronos.config import Config
 from kronos.crew import explain
@@ -130,6 +131,7 @@ def test_failures_between_processes_are_explained() -> None:
 
 
 @pytest.mark.slow
+@needs_compiler
 def test_a_compiled_step_gives_the_same_losses(tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=1)
     plain, compiled = (

@@ -8,7 +8,6 @@ seconds are spent. Nothing fails on a ratio: the table is printed, and written t
 
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compiling import can_compile
 
 from kronos.forecast import forecast_arrays
 from kronos.model import PREDICTOR_PRESETS, TOKENIZER_PRESETS, Kronos, KronosTokenizer
@@ -55,7 +55,7 @@ CPU = [
     Work("small", 90, 10, 5, 20, 25),
     Work("mini", 90, 10, 5, 20, 14),
     Work("small", 400, 112, 1, 1, 20),
-    *([Work("small", 400, 112, 1, 1, compiled=True)] if shutil.which("g++") else []),
+    *([Work("small", 400, 112, 1, 1, compiled=True)] if can_compile else []),
     Work("small", 512, 48, 1, 1, 1.2),
     Work("nano", 60, 10, 5, 20),
 ]

@@ -1,12 +1,12 @@
 """Raw greedy forecasts equal the public code's; the cache changes the work, not the answer."""
 
 import gc
-import shutil
 import weakref
 
 import numpy as np
 import pytest
 import torch
+from compiling import needs_compiler
 from toy_series import bars, stamps
 
 from kronos.errors import UserError
@@ -206,10 +206,9 @@ def test_bars_asked_once_answer_as_their_keys_and_values_do(nano):
 
 
 @pytest.mark.slow
+@needs_compiler
 @pytest.mark.parametrize("max_context", [64, 22])
 def test_a_compiled_forecast_is_the_same_to_rounding(nano, max_context):
-    if shutil.which("g++") is None:
-        pytest.skip("torch.compile needs a C++ compiler on a CPU")
     x, stamp, future = bars(3, 20), stamps(3, 20), stamps(3, 6, first=20)
     uniform = torch.rand(3, 2, 6, 2, generator=torch.Generator().manual_seed(1))
     plain, compiled = (
