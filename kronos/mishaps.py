@@ -25,7 +25,8 @@ REFUSED_WORDS = (
 )
 
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy says no more than that
-COMPILER = ("torch._dynamo.exc", "torch._inductor.exc")  # modules of what torch.compile raises
+# Of torch.compile: there is no compiler, or it did not build.
+COMPILER_WORDS = ("InvalidCxxCompiler", "CppCompileError")
 OPTIONAL = {"psycopg2": "pip install psycopg2-binary"}
 
 
@@ -47,7 +48,7 @@ def sentence(error: BaseException) -> str | None:
                 f"the locale ({sys.getfilesystemencoding()}) cannot spell {letters!r}: set PYTHONUTF8=1, or a UTF-8 "
                 "locale such as LC_ALL=C.UTF-8"
             )
-        if type(part).__module__ in COMPILER:
+        if any(word in words for word in COMPILER_WORDS):
             return (
                 "torch.compile cannot build here: it needs a C++ compiler, and a path of PyTorch without spaces "
                 f"({sys.prefix}); set compile=false and inference_compile=false"

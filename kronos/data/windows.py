@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 EPSILON = 1e-5  # the public normalisation: (x - mean) / (std + 1e-5)
-SMALL = 2**16  # values
+SMALL = 2**16  # values: numpy adds fewer with less ado, torch has several cores for more
 FIXED = 2**64 - 1  # stands for the epoch of choices that are the same in every epoch
 
 
@@ -99,8 +99,7 @@ def _at_each_bar(x_B1F: torch.Tensor, bars: int) -> torch.Tensor:
 
 def _sum_of_bars(x_BTF: torch.Tensor) -> torch.Tensor:
     """Sum over T by halves, [B, 1, F]: element-wise additions, so that no sum depends on the batch's size."""
-    # numpy makes less ado about a small sum, torch has several cores for a large one; both add the same pairs.
-    x: Any = x_BTF.numpy() if x_BTF.numel() < SMALL else x_BTF
+    x: Any = x_BTF.numpy() if x_BTF.numel() < SMALL else x_BTF  # either adds the same pairs
     while (bars := x.shape[1]) > 1:
         half = bars // 2
         summed = x[:, :half] + x[:, half : 2 * half]

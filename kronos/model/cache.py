@@ -139,12 +139,11 @@ def attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     keys = k.transpose(-1, -2)
     *lead, heads, _, width = v.shape
     out = v.new_empty(*lead, bars, heads, width).transpose(-2, -3)  # as the output projection reads it
-    future = torch.full((QUERIES, QUERIES), -torch.inf).triu_(
-        1
-    )  # adding it is quicker than filling by a mask
+    future = torch.full((QUERIES, QUERIES), -torch.inf).triu_(1)
     for first in range(0, bars, QUERIES):
         end = min(first + QUERIES, bars)
         scores = q[..., first:end, :] @ keys[..., :end]
+        # Quicker than a fill by mask.
         scores[..., first:].add_(future[: end - first, : end - first])
         out[..., first:end, :] = scores.softmax(-1) @ v[..., :end, :]
     return out
