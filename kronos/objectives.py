@@ -140,12 +140,10 @@ class PredictorObjective:
         coarse_BT, fine_BT = self.tokens(batch.x)
         hidden = model.hidden(coarse_BT[:, :-1], fine_BT[:, :-1], batch.stamp[:, :-1])
         coarse_target, fine_target = coarse_BT[:, 1:], fine_BT[:, 1:]
-        coarse_log_BTV = F.log_softmax(model.coarse_logits(hidden).float(), dim=-1)
-        told = draw(coarse_log_BTV.detach(), batch.uniform[:, 1:]) if drawn else coarse_target
-        fine_log_BTV = F.log_softmax(model.fine_logits(hidden, told).float(), dim=-1)
-        return _negative_log_likelihood(coarse_log_BTV, coarse_target), _negative_log_likelihood(
-            fine_log_BTV, fine_target
-        )
+        coarse, probabilities_BTV = cross_entropy(model.coarse_logits(hidden), coarse_target)
+        told = draw(probabilities_BTV, batch.uniform[:, 1:]) if drawn else coarse_target
+        fine, _ = cross_entropy(model.fine_logits(hidden, told), fine_target)
+        return coarse, fine
 
     @torch.no_grad()
     def tokens(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,15 +154,44 @@ class PredictorObjective:
         return coarse, fine
 
 
-def draw(log_probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Draws: log-probabilities [..., V] and uniforms [...] in [0, 1] -> int64 ids [...].
+def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(nats [...] of the targets [...], probabilities [..., V] without a gradient) of logits [..., V], in float32."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _CrossEntropy.apply(logits.float(), target)
+    logs = F.log_softmax(logits.float(), dim=-1)
+    return -logs.gather(-1, target.unsqueeze(-1)).squeeze(-1), logs.detach().exp()
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The same; its derivative is the probabilities, which the draws need too, less one at the target."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        logs = F.log_softmax(logits, dim=-1)
+        nats = -logs.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        probabilities = logs.exp_()
+        ctx.save_for_backward(probabilities, target)
+        ctx.mark_non_differentiable(probabilities)
+        ctx.set_materialize_grads(False)  # or zeros would be made as the gradient of the probabilities
+        return nats, probabilities
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None]:
+        probabilities, target = ctx.saved_tensors
+        gradient = gradient.unsqueeze(-1)
+        return (probabilities * gradient).scatter_add_(-1, target.unsqueeze(-1), -gradient), None
+
+
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Draws: probabilities [..., V] and uniforms [...] in [0, 1] -> int64 ids [...].
 
     A pure function of each row, so the draw is the same in any batch, on any rank, at any step. The id is found
     bit by bit, lowest first, each bit drawn by a number of its own made of the uniform: an error of rounding then
     moves one of log2(V) thresholds, where a draw from the cumulative sum would meet all V, and two ranks would
     now and then not draw what one does. An id of probability zero is never drawn.
     """
-    probabilities = log_probabilities.exp().flatten(0, -2)
+    probabilities = probabilities.flatten(0, -2)
     size = 1 << (probabilities.shape[-1] - 1).bit_length()
     lacking = size - probabilities.shape[-1]
     sums = [F.pad(probabilities, (0, lacking)) if lacking else probabilities]
@@ -188,11 +215,6 @@ def _level_uniform(counter: Tensor, level: int) -> Tensor:
     for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
         bits = ((bits ^ (bits >> shift)) * factor) & low
     return ((bits ^ (bits >> 15)) >> 8).float() * 2.0**-24
-
-
-def _negative_log_likelihood(log_BTV: Tensor, target_BT: Tensor) -> Tensor:
-    flat = F.nll_loss(log_BTV.flatten(0, 1), target_BT.flatten(), reduction="none")
-    return flat.view_as(target_BT)
 
 
 def _sum_and_count(values: Tensor) -> tuple[Tensor, float]:

@@ -2,12 +2,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import stats
 
 from kronos.errors import UserError
 from kronos.model.predictor import Kronos
 from kronos.model.tokenizer import KronosTokenizer
-from kronos.objectives import PredictorObjective, TokenizerObjective, draw
+from kronos.objectives import PredictorObjective, TokenizerObjective, cross_entropy, draw
 
 LOOKBACK, HORIZON = 7, 4
 BARS = LOOKBACK + HORIZON
@@ -103,7 +104,7 @@ def test_predictor_loss_equals_the_public_one_at_the_same_coarse_draw(tokenizer,
     with torch.no_grad():
         coarse, fine = theirs_tokenizer.encode(batch.x, half=True)
         logits, _ = theirs.decode_s1(coarse[:, :-1], fine[:, :-1], batch.stamp[:, :-1])
-    given = draw(logits.log_softmax(-1), batch.uniform[:, 1:])
+    given = draw(logits.softmax(-1), batch.uniform[:, 1:])
     s1_logits, s2_logits = theirs(
         coarse[:, :-1], fine[:, :-1], batch.stamp[:, :-1], use_teacher_forcing=True, s1_targets=given
     )
@@ -253,17 +254,36 @@ def test_training_draws_depend_on_the_batch_alone(predictor, objective):
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_cross_entropy_and_its_derivative_are_torchs():
+    torch.manual_seed(0)
+    logits = (torch.randn(4, 6, 50) * 20).requires_grad_()
+    target = torch.randint(50, (4, 6))
+    nats, probabilities = cross_entropy(logits, target)
+    expected = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view(4, 6)
+    torch.testing.assert_close(nats, expected)
+    torch.testing.assert_close(probabilities, logits.softmax(-1).detach())
+    assert nats.requires_grad and not probabilities.requires_grad
+    weights = torch.randn(4, 6)  # bars may count differently
+    (own,), (theirs,) = (torch.autograd.grad((loss * weights).sum(), logits) for loss in (nats, expected))
+    torch.testing.assert_close(own, theirs)
+    with torch.no_grad():
+        for with_gradient, without in zip((nats, probabilities), cross_entropy(logits, target), strict=True):
+            assert torch.equal(with_gradient, without)
+    far = torch.tensor([[0.0, -1e5]])  # its probability is 0 in float32, its nats are not infinite
+    assert cross_entropy(far, torch.tensor([1]))[0].item() == 1e5
+
+
 def test_draws_follow_the_coarse_distribution():
     torch.manual_seed(0)
     logits = torch.randn(3, 8) * 1.5
     logits[1, 2] = -torch.inf  # an id of probability zero
-    log_probabilities = logits.log_softmax(-1)
+    probabilities = logits.softmax(-1)
     count = 20_000
     uniform = torch.rand(count, 3, generator=torch.Generator().manual_seed(1))
-    ids = draw(log_probabilities.expand(count, 3, 8), uniform)
+    ids = draw(probabilities.expand(count, 3, 8), uniform)
     for row in range(3):
         observed = torch.bincount(ids[:, row], minlength=8).double()
-        expected = log_probabilities[row].double().exp() * count
+        expected = probabilities[row].double() * count
         possible = expected > 0
         assert observed[~possible].sum() == 0
         expected = expected[possible] * (count / expected[possible].sum())
@@ -271,10 +291,10 @@ def test_draws_follow_the_coarse_distribution():
 
 
 def test_draws_at_the_ends_stay_on_possible_ids():
-    log_probabilities = torch.tensor([-torch.inf, 0.0, 0.0, -torch.inf]).log_softmax(-1)
+    probabilities = torch.tensor([0.0, 0.5, 0.5, 0.0])
     ends = torch.tensor([0.0, 1 - 2**-24, 1.0])
-    assert set(draw(log_probabilities.expand(3, 4), ends).tolist()) <= {1, 2}
-    certain = torch.tensor([-torch.inf, -torch.inf, 0.0])  # a number of ids that is no power of two
+    assert set(draw(probabilities.expand(3, 4), ends).tolist()) <= {1, 2}
+    certain = torch.tensor([0.0, 0.0, 1.0])  # a number of ids that is no power of two
     uniform = torch.linspace(0, 1, 1000)
     assert draw(certain.expand(1000, 3), uniform).unique().tolist() == [2]
 
@@ -284,7 +304,7 @@ def test_draws_hardly_ever_depend_on_rounding():
     logits = torch.randn(20_000, 256)
     uniform = torch.rand(20_000)
     other = logits * (1 + 1e-6 * torch.randn_like(logits))
-    first, second = (draw(values.log_softmax(-1), uniform) for values in (logits, other))
+    first, second = (draw(values.softmax(-1), uniform) for values in (logits, other))
     assert (first != second).sum() <= 2  # from the cumulative sum: about 10
 
 

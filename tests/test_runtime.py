@@ -1,4 +1,8 @@
+import os
+import platform
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -126,3 +130,23 @@ def test_generators_of_different_purposes_are_independent_of_each_other():
     assert torch.equal(first, torch.rand(4, generator=runtime.generator(1, "sampling")))
     assert not torch.equal(first, torch.rand(4, generator=runtime.generator(1, "other")))
     assert not torch.equal(first, torch.rand(4, generator=runtime.generator(2, "sampling")))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept where glibc hands it out")
+@pytest.mark.parametrize("chosen", (None, "MALLOC_TRIM_THRESHOLD_"))
+def test_a_cpu_keeps_the_memory_of_its_steps_unless_told_otherwise(chosen: str | None) -> None:
+    script = """
+import resource, torch
+from kronos.runtime import choose
+choose("cpu")
+def step(): return [torch.ones(5_000_000) for _ in range(5)]
+step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10): step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    env |= {chosen: "131072"} if chosen else {}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    pages = 10 * 5 * 20_000_000 // 4096
+    assert int(done.stdout) < pages / 10 if chosen is None else int(done.stdout) > pages / 10

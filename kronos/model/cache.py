@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kronos.model.layers import Attention, Block, RMSNorm, Tables
+from kronos.model.attention import Attention
+from kronos.model.causal import attend_causally
+from kronos.model.layers import Block, RMSNorm
+from kronos.model.rotary import Tables
 
-QUERIES = 128  # of a long window that attend together: on a CPU half the products with the future are spared
 CHUNK = 1024  # bars run together through the blocks on a CPU: more would not stay in its caches
 
 
@@ -129,24 +131,6 @@ class KeyValues:
         weights = torch.cat((together, scores), dim=-1).float().softmax(-1).to(v.dtype)
         seen = weights[..., : self.bars].flatten(2, 3) @ self.shared_v
         return (weights[..., self.bars :] @ v).add_(seen.unflatten(2, q.shape[2:4]))
-
-
-def attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Each of the scaled queries [..., T, K] attends to the bars up to its own."""
-    bars = q.shape[-2]
-    if q.device.type != "cpu" or q.dtype != torch.float32 or bars < 2 * QUERIES:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-    keys = k.transpose(-1, -2)
-    *lead, heads, _, width = v.shape
-    out = v.new_empty(*lead, bars, heads, width).transpose(-2, -3)  # as the output projection reads it
-    future = torch.full((QUERIES, QUERIES), -torch.inf).triu_(1)
-    for first in range(0, bars, QUERIES):
-        end = min(first + QUERIES, bars)
-        scores = q[..., first:end, :] @ keys[..., :end]
-        # Quicker than a fill by mask.
-        scores[..., first:].add_(future[: end - first, : end - first])
-        out[..., first:end, :] = scores.softmax(-1) @ v[..., :end, :]
-    return out
 
 
 class FastBlock:

@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronos.model import checkpoint
-from kronos.model.layers import Attention, Block, Dropout, RMSNorm, run_blocks
+from kronos.model.attention import Attention
+from kronos.model.dropout import Dropout
+from kronos.model.layers import Block, RMSNorm, run_blocks
+from kronos.model.linear import Linear
 
 TIME_TABLES = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}  # in the stamp's order
 FINE_HEADS = 4  # whatever n_heads says
@@ -26,7 +29,7 @@ class HierarchicalEmbedding(nn.Module):
         self.scale = math.sqrt(width)
         self.emb_s1 = nn.Embedding(2**s1_bits, width)
         self.emb_s2 = nn.Embedding(2**s2_bits, width)
-        self.fusion_proj = nn.Linear(2 * width, width)
+        self.fusion_proj = Linear(2 * width, width)
 
     def forward(self, s1: Tensor, s2: Tensor) -> Tensor:
         pair = torch.cat((self.emb_s1(s1) * self.scale, self.emb_s2(s2) * self.scale), dim=-1)
@@ -103,8 +106,8 @@ class DualHead(nn.Module):
 
     def __init__(self, s1_bits: int, s2_bits: int, width: int) -> None:
         super().__init__()
-        self.proj_s1 = nn.Linear(width, 2**s1_bits)
-        self.proj_s2 = nn.Linear(width, 2**s2_bits)
+        self.proj_s1 = Linear(width, 2**s1_bits)
+        self.proj_s2 = Linear(width, 2**s2_bits)
 
     def compute_loss(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kronos.model import checkpoint
 from kronos.model.layers import Block, run_blocks
+from kronos.model.linear import Linear
 from kronos.model.quantizer import BSQuantizer
 
 
@@ -68,13 +69,13 @@ class KronosTokenizer(nn.Module):
                 for _ in range(count - 1)
             )
 
-        self.embed = nn.Linear(d_in, d_model)
-        self.head = nn.Linear(d_model, d_in)
+        self.embed = Linear(d_in, d_model)
+        self.head = Linear(d_model, d_in)
         self.encoder = blocks(n_enc_layers)
         self.decoder = blocks(n_dec_layers)
-        self.quant_embed = nn.Linear(d_model, self.codebook_dim)
-        self.post_quant_embed_pre = nn.Linear(s1_bits, d_model)
-        self.post_quant_embed = nn.Linear(self.codebook_dim, d_model)
+        self.quant_embed = Linear(d_model, self.codebook_dim)
+        self.post_quant_embed_pre = Linear(s1_bits, d_model)
+        self.post_quant_embed = Linear(self.codebook_dim, d_model)
         self.tokenizer = BSQuantizer(s1_bits, s2_bits, beta, gamma0, gamma, zeta, group_size)
 
     def pre_signs(self, x_BTF: Tensor) -> Tensor:

@@ -254,24 +254,3 @@ def test_padded_bars_change_nothing_after_them():
         assert masked.isfinite().all()
         assert_equal(changed[0, 5:], masked[0, 5:], "padded")
         assert_equal(masked[1], plain[1], "not padded")
-
-
-def test_dropout_masks_on_a_cpu_have_the_rate_and_the_scale_of_torchs() -> None:
-    from kronos.model.layers import Dropout, _dropped_attention
-
-    torch.manual_seed(0)
-    for p in (0.0, 0.1, 0.25, 1.0):
-        x = torch.ones(401, 501, requires_grad=True)
-        y = Dropout(p)(x)
-        y.sum().backward()
-        assert (y == 0).float().mean().item() == pytest.approx(p, abs=5e-3)
-        assert y.mean().item() == pytest.approx(1.0 if p < 1 else 0.0, abs=1e-2)
-        assert x.grad is not None and torch.equal(x.grad, y)
-        assert torch.equal(Dropout(p).eval()(x), x)
-    q, k, v = torch.randn(3, 2, 4, 9, 8)
-    q = q * 8**-0.5  # as it comes to it
-    mean = torch.stack([_dropped_attention(q, k, v, 0.1) for _ in range(2000)]).mean(0)
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-    torch.testing.assert_close(mean, expected, atol=0.05, rtol=0)
-    exact = _dropped_attention(q, k, v, 0.0)
-    torch.testing.assert_close(exact, expected)

@@ -1,0 +1,101 @@
+"""Multi-head attention.
+
+Axes: B batch, T bars, Q queries, D width, H heads, K width of a head.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kronos.errors import UserError
+from kronos.model.causal import attend_causally
+from kronos.model.dropout import Dropout
+from kronos.model.eager import on_cpu
+from kronos.model.linear import Linear, linear
+from kronos.model.rotary import Rotary, Tables, neighbours, rotate, rotate_neighbours
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary positions: over itself, or from `query` to the bars of `x`.
+
+    Causal in every mode when there are as many queries as bars; one single query is the newest bar's and
+    sees them all. `padding_mask` [B, T] is true (or non-zero) at bars to hide.
+    """
+
+    def __init__(
+        self, width: int, heads: int, attention_dropout: float = 0.0, residual_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if width % heads or (width // heads) % 2:
+            raise UserError(
+                f"width {width} does not split into {heads} heads of even width: change d_model or n_heads"
+            )
+        self.heads = heads
+        self.attention_dropout = attention_dropout
+        self.q_proj = Linear(width, width)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
+        self.rotary = Rotary(width // heads)
+        self.resid_dropout = Dropout(residual_dropout)
+
+    def split(self, x_BTD: Tensor) -> Tensor:
+        """[B, T, D] -> [B, H, T, K]."""
+        return x_BTD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        query_BQD: Tensor | None = None,
+        *,
+        tables: Tables | None = None,
+        query_tables: Tables | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """[B, Q, D] attended. `tables`: the bars' positions, `query_tables` the queries'; None: unturned."""
+        query_BQD = x_BTD if query_BQD is None else query_BQD
+        queries, bars = query_BQD.shape[1], x_BTD.shape[1]
+        if queries not in (1, bars):
+            raise ValueError(f"{queries} queries over {bars} bars: expected 1 or {bars}")
+        causal = queries == bars and bars > 1
+        mask = None if padding_mask is None else _visible(padding_mask, queries, causal)
+        dropout = self.attention_dropout if self.training else 0.0
+        v = self.split(self.v_proj(x_BTD))
+        if causal and mask is None and tables and query_tables and _in_float32(x_BTD, self.q_proj.weight):
+            q = self._turned(self.q_proj, query_BQD, query_tables, v.shape[-1] ** -0.5)
+            attended = attend_causally(q, self._turned(self.k_proj, x_BTD, tables), v, dropout)
+        else:
+            q, k = self.split(self.q_proj(query_BQD)), self.split(self.k_proj(x_BTD))
+            q = q if query_tables is None else rotate(q, query_tables)
+            k = k if tables is None else rotate(k, tables)
+            if dropout and causal and mask is None and on_cpu(q):
+                attended = attend_causally(q * v.shape[-1] ** -0.5, k, v, dropout)
+            else:
+                attended = F.scaled_dot_product_attention(
+                    q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None
+                )
+        return self.resid_dropout(self.out_proj(attended.transpose(1, 2).flatten(2)))
+
+    def _turned(self, layer: Linear, x_BTD: Tensor, tables: Tables, scale: float = 1.0) -> Tensor:
+        """Queries or keys [B, H, T, K], turned pairs side by side."""
+        rows = linear(x_BTD, neighbours(layer.weight, self.heads), neighbours(layer.bias, self.heads))
+        return rotate_neighbours(rows.unflatten(-1, (self.heads, -1)), tables, scale)
+
+
+def _in_float32(x: Tensor, weight: Tensor) -> bool:
+    """Whether operations are done one by one, in float32, on a device that has complex numbers."""
+    kind = x.device.type
+    plain = (
+        kind in ("cpu", "cuda") and not torch.is_autocast_enabled(kind) and not torch.compiler.is_compiling()
+    )
+    return plain and x.dtype == weight.dtype == torch.float32
+
+
+def _visible(padding_mask: Tensor, queries: int, causal: bool) -> Tensor:
+    """[B, 1, Q, T], true where a query may look; a padded bar sees itself, so that no row is empty (NaN)."""
+    bars = padding_mask.shape[1]
+    visible = ~padding_mask.bool()[:, None, None, :].expand(-1, 1, queries, -1)
+    if not causal:
+        return visible
+    square = torch.ones(bars, bars, dtype=torch.bool, device=padding_mask.device)
+    return (visible & square.tril()) | torch.eye(bars, dtype=torch.bool, device=padding_mask.device)

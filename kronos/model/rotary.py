@@ -1,0 +1,83 @@
+"""Rotary positions.
+
+Axes: B batch, T bars, H heads, K width of a head.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Tables = tuple[Tensor, Tensor]
+
+
+class Rotary(nn.Module):
+    """Rotary positions, halves rotated (not interleaved), base 10000."""
+
+    inv_freq: Tensor
+
+    def __init__(self, head_width: int) -> None:
+        super().__init__()
+        self.head_width = head_width
+        self.register_buffer("inv_freq", self._frequencies())
+
+    def _frequencies(self, device: torch.device | None = None) -> Tensor:
+        steps = torch.arange(0, self.head_width, 2, device=device).float()
+        return 1.0 / (10000 ** (steps / self.head_width))
+
+    def tables(self, length: int, first: int = 0) -> Tables:
+        """(cos, sin) [length, K] in float32 for the positions first .. first + length - 1."""
+        frequencies = self.inv_freq
+        if frequencies.dtype != torch.float32:  # a model cast to bfloat16 would blur its positions
+            frequencies = self._frequencies(frequencies.device)
+        positions = torch.arange(first, first + length, device=frequencies.device).float()
+        angles = torch.outer(positions, frequencies)
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos(), angles.sin()
+
+
+def rotate(x_BHTK: Tensor, tables: Tables) -> Tensor:
+    """Turn each pair (x[i], x[i + K/2]) by its position's angle."""
+    cos, sin = tables
+    first, second = x_BHTK.chunk(2, dim=-1)
+    return x_BHTK * cos.to(x_BHTK.dtype) + torch.cat((-second, first), dim=-1) * sin.to(x_BHTK.dtype)
+
+
+def neighbours(rows: Tensor, heads: int) -> Tensor:
+    """A projection's weight [H K, ...] or bias with its rows so ordered that what turns together lies together.
+
+    Done to queries and keys alike, it changes no score, and turning is then one product of complex numbers.
+    """
+    return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def rotate_neighbours(x_BTHK: Tensor, tables: Tables, scale: float = 1.0) -> Tensor:
+    """[B, H, T, K] in float32: each pair (x[2i], x[2i + 1]) turned by its position's angle, and scaled."""
+    turns_TK = torch.complex(*(table.chunk(2, dim=-1)[0] * scale for table in tables))
+    turned: Tensor = _RotateNeighbours.apply(x_BTHK, turns_TK)
+    return turned
+
+
+class _RotateNeighbours(torch.autograd.Function):
+    """Its derivative turns back. Each lies in memory as what comes next reads it."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTHK: Tensor, turns_TK: Tensor) -> Tensor:
+        ctx.save_for_backward(turns_TK)
+        pairs = _pairs(x_BTHK).transpose(1, 2)
+        out = torch.empty_like(pairs, memory_format=torch.contiguous_format)
+        return torch.view_as_real(torch.mul(pairs, turns_TK, out=out)).flatten(-2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (turns_TK,) = ctx.saved_tensors
+        pairs = _pairs(gradient)
+        by_bar = torch.empty_like(pairs.transpose(1, 2), memory_format=torch.contiguous_format)
+        torch.mul(pairs, turns_TK.conj_physical(), out=by_bar.transpose(1, 2))
+        return torch.view_as_real(by_bar).flatten(-2), None
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """[..., K] -> complex [..., K / 2]."""
+    return torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))
