@@ -45,11 +45,10 @@ class _RMSNorm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
-        unit = x * scale
-        product = gradient * unit
-        along = (product @ weight).unsqueeze(-1) / x.shape[-1]
-        of_x = (gradient * weight).addcmul_(unit, along, value=-1).mul_(scale)
-        return of_x, product.flatten(0, -2).sum(0), None
+        product = gradient * x
+        along = (product @ weight).unsqueeze(-1) * scale.pow(3) / x.shape[-1]
+        of_x = (gradient * weight).mul_(scale).addcmul_(x, along, value=-1)
+        return of_x, scale.flatten() @ product.flatten(0, -2), None
 
 
 class FeedForward(nn.Module):

@@ -26,6 +26,7 @@ from kronos.data.windows import Split, Windows
 from kronos.fit_plan import FitSettings, adamw
 from kronos.loop import fit
 from kronos.model import Kronos, KronosTokenizer
+from kronos.model.linear import linear
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from kronos.objectives import PredictorObjective, TokenizerObjective
 from kronos.runtime import Runtime, choose, seed_everything
@@ -244,10 +245,20 @@ def share_of_peak(speed: str) -> None:
     attention = [(BATCH * 8, bars, 64, 3 * 8), (BATCH * 4, bars, 128, 3), (BATCH * 4, LENGTH, 64, 3)]
     flops, spent = 0.0, 0.0
     for m, k, n, count in layers:
-        a, w, g = torch.randn(m, k), torch.randn(n, k), torch.randn(m, n)
-        kinds = [lambda a=a, w=w: a @ w.T, lambda g=g, w=w: g @ w, lambda a=a, g=g: g.T @ a]
+        a, w, g = (
+            torch.randn(m, k, requires_grad=True),
+            torch.randn(n, k, requires_grad=True),
+            torch.randn(m, n),
+        )
+        out = linear(a, w, None)
+        one = alone(lambda a=a, w=w: linear(a, w, None))
+        if m == rows:
+            both = alone(
+                lambda out=out, a=a, w=w, g=g: torch.autograd.grad(out, (a, w), g, retain_graph=True)
+            )
+            one = (one + both) / 3
         flops += count * 2 * m * k * n
-        spent += count * statistics.mean(alone(work) for work in (kinds if m == rows else kinds[:1]))
+        spent += count * one
     for heads, t, k, count in attention:
         q, weights = torch.randn(heads, t, k), torch.rand(heads, t, t)
         flops += count * 4 * heads * t * t * k
