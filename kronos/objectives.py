@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronos.errors import UserError
+from kronos.model.eager import derived_here
 
 Score = dict[str, tuple[Tensor, float]]
 
@@ -156,7 +157,7 @@ class PredictorObjective:
 
 def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """(nats [...] of the targets [...], probabilities [..., V] without a gradient) of logits [..., V], in float32."""
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if derived_here():
         return _CrossEntropy.apply(logits.float(), target)
     logs = F.log_softmax(logits.float(), dim=-1)
     return -logs.gather(-1, target.unsqueeze(-1)).squeeze(-1), logs.detach().exp()

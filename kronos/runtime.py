@@ -69,7 +69,7 @@ def choose(
 def _keep_freed_memory() -> None:
     """Tell glibc not to give freed memory back and fetch it anew, page by page: that took a tenth of a step.
 
-    What the process takes at most stays the same. Whoever has set glibc's own variables is left alone.
+    What the process takes at most stays about the same. Whoever has set glibc's own variables is left alone.
     """
     chosen = os.environ.keys() & {"GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
     if platform.libc_ver()[0] != "glibc" or chosen:

@@ -61,7 +61,7 @@ class Attention(nn.Module):
         mask = None if padding_mask is None else _visible(padding_mask, queries, causal)
         dropout = self.attention_dropout if self.training else 0.0
         v = self.split(self.v_proj(x_BTD))
-        if causal and mask is None and tables and query_tables and _in_float32(x_BTD, self.q_proj.weight):
+        if causal and mask is None and tables and query_tables and self._in_float32(x_BTD):
             q = self._turned(self.q_proj, query_BQD, query_tables, v.shape[-1] ** -0.5)
             attended = attend_causally(q, self._turned(self.k_proj, x_BTD, tables), v, dropout)
         else:
@@ -81,14 +81,29 @@ class Attention(nn.Module):
         rows = linear(x_BTD, neighbours(layer.weight, self.heads), neighbours(layer.bias, self.heads))
         return rotate_neighbours(rows.unflatten(-1, (self.heads, -1)), tables, scale)
 
+    def _in_float32(self, x: Tensor) -> bool:
+        """Whether operations are done one by one, in float32, on a device that has complex numbers.
 
-def _in_float32(x: Tensor, weight: Tensor) -> bool:
-    """Whether operations are done one by one, in float32, on a device that has complex numbers."""
-    kind = x.device.type
-    plain = (
-        kind in ("cpu", "cuda") and not torch.is_autocast_enabled(kind) and not torch.compiler.is_compiling()
-    )
-    return plain and x.dtype == weight.dtype == torch.float32
+        A projection that somebody has replaced, hooked or pruned is called as it is.
+        """
+        kind = x.device.type
+        plain = (
+            kind in ("cpu", "cuda")
+            and not torch.is_autocast_enabled(kind)
+            and not torch.compiler.is_compiling()
+        )
+        return (
+            plain
+            and x.dtype == torch.float32
+            and all(_is_known(layer) for layer in (self.q_proj, self.k_proj))
+        )
+
+
+def _is_known(layer: nn.Module) -> bool:
+    """Whether calling this layer is x W^T + b in float32 and nothing else."""
+    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+    plain = type(layer) is Linear and layer.bias is not None and layer.weight.dtype == torch.float32
+    return plain and not any(hooks)
 
 
 def _visible(padding_mask: Tensor, queries: int, causal: bool) -> Tensor:

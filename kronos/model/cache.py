@@ -74,7 +74,7 @@ class Norm:
 
 
 def turn(x: Tensor, tables: Tables) -> Tensor:
-    """Rotate [..., T, K] by its positions' (cos, sin) [T, K]; as layers.rotate, without the joined copy."""
+    """Rotate [..., T, K] by its positions' (cos, sin) [T, K]; as rotary.rotate, without the joined copy."""
     cos, sin = tables
     half = x.shape[-1] // 2
     out = x * cos

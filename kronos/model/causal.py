@@ -21,7 +21,7 @@ BLOCK = 64  # queries; of windows of 256 bars and more twice as many
 def attend_causally(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     """Each of the scaled queries [..., T, K] attends to the bars up to its own; `dropout` is of the weights.
 
-    The result lies in memory as [..., T, H, K], as an output projection reads it.
+    On a CPU the result lies in memory as [..., T, H, K], as an output projection reads it.
     """
     if on_cpu(q) and (q.dtype == torch.float32 or dropout):
         return _Causal.apply(q, k, v.contiguous(), dropout)
@@ -58,7 +58,7 @@ class _Causal(torch.autograd.Function):
             for first, end, weights in _weights(q, k):
                 used = dropout_mask(weights, dropout).mul_(weights) if dropout else weights
                 out[..., first:end, :] = used @ v[..., :end, :]
-                if ctx.needs_input_grad[0]:
+                if any(ctx.needs_input_grad):
                     kept += [weights, used]
         ctx.save_for_backward(q, k, v, out, *kept)
         return out

@@ -28,15 +28,17 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b: x [..., in], W [out, in]."""
-    if x.numel() < ROWS * x.shape[-1] or min(weight.shape) < WIDTH or not _by_convolution(x, weight):
-        return F.linear(x, weight, bias)
-    return _Convolved.apply(x, weight, bias)
+    if _by_convolution(x, weight):
+        return _Convolved.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 def _by_convolution(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.dtype == weight.dtype == torch.float32
-        and on_cpu(x)
+        on_cpu(x)  # asked first: a compiler must not learn of the number of rows
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() >= ROWS * x.shape[-1]
+        and min(weight.shape) >= WIDTH
         and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
         and onednn_is_quicker()

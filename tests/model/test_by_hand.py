@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kronos.model import linear
+from kronos.model.attention import Attention
 from kronos.model.causal import _Causal, attend_causally
 from kronos.model.dropout import Dropout
 from kronos.model.rotary import Rotary, neighbours, rotate, rotate_neighbours
@@ -36,6 +37,22 @@ def test_causal_attention_in_blocks(bars: int) -> None:
         strict=True,
     ):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("derived", range(1, 8))
+@pytest.mark.parametrize("dropout", (0.0, 0.1))
+def test_causal_attention_derives_by_what_is_not_frozen(derived: int, dropout: float) -> None:
+    torch.manual_seed(derived)
+    inputs = [
+        by_head(100).detach().contiguous().requires_grad_(bool(derived >> place & 1)) for place in range(3)
+    ]
+    state = torch.get_rng_state()
+    _Causal.apply(*inputs, dropout).square().sum().backward()
+    whole = [x.detach().clone().requires_grad_() for x in inputs]
+    torch.set_rng_state(state)  # the same masks
+    _Causal.apply(*whole, dropout).square().sum().backward()
+    for one, other in zip(inputs, whole, strict=True):
+        assert torch.equal(one.grad, other.grad) if one.requires_grad else one.grad is None
 
 
 def test_causal_attention_sees_no_later_bar() -> None:
@@ -83,6 +100,32 @@ def test_turned_neighbours_give_the_scores_and_derivatives_of_turned_halves() ->
         strict=True,
     ):
         torch.testing.assert_close(one, other)
+
+
+def test_a_replaced_projection_is_called() -> None:
+    class Adapted(linear.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1.0
+
+    torch.manual_seed(0)
+    attention = Attention(24, 3)
+    x, tables = torch.randn(2, 11, 24), attention.rotary.tables(11)
+    plain = attention(x, tables=tables, query_tables=tables)
+    adapted = Adapted(24, 24)
+    adapted.load_state_dict(attention.q_proj.state_dict())
+    attention.q_proj = adapted
+    assert not torch.allclose(attention(x, tables=tables, query_tables=tables), plain)
+    with torch.no_grad():
+        adapted.bias -= 1.0
+    torch.testing.assert_close(attention(x, tables=tables, query_tables=tables), plain)
+
+
+def test_a_hooked_projection_is_called() -> None:
+    attention, called = Attention(24, 3), []
+    attention.k_proj.register_forward_hook(lambda module, inputs, output: called.append(module))
+    tables = attention.rotary.tables(11)
+    attention(torch.randn(2, 11, 24), tables=tables, query_tables=tables)
+    assert called == [attention.k_proj]
 
 
 def test_dropout_masks_on_a_cpu_have_the_rate_and_the_scale_of_torchs() -> None:
