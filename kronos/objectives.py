@@ -160,7 +160,11 @@ def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if derived_here():
         return _CrossEntropy.apply(logits.float(), target)
     logs = F.log_softmax(logits.float(), dim=-1)
-    return -logs.gather(-1, target.unsqueeze(-1)).squeeze(-1), logs.detach().exp()
+    return _nats(logs, target), logs.detach().exp()
+
+
+def _nats(logs: Tensor, target: Tensor) -> Tensor:
+    return -logs.gather(-1, target.unsqueeze(-1)).squeeze(-1)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -169,7 +173,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         logs = F.log_softmax(logits, dim=-1)
-        nats = -logs.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        nats = _nats(logs, target)
         probabilities = logs.exp_()
         ctx.save_for_backward(probabilities, target)
         ctx.mark_non_differentiable(probabilities)

@@ -61,7 +61,7 @@ class Attention(nn.Module):
         mask = None if padding_mask is None else _visible(padding_mask, queries, causal)
         dropout = self.attention_dropout if self.training else 0.0
         v = self.split(self.v_proj(x_BTD))
-        if causal and mask is None and tables and query_tables and self._in_float32(x_BTD):
+        if causal and mask is None and tables and query_tables and self._turns_neighbours(x_BTD):
             q = self._turned(self.q_proj, query_BQD, query_tables, v.shape[-1] ** -0.5)
             attended = attend_causally(q, self._turned(self.k_proj, x_BTD, tables), v, dropout)
         else:
@@ -81,22 +81,15 @@ class Attention(nn.Module):
         rows = linear(x_BTD, neighbours(layer.weight, self.heads), neighbours(layer.bias, self.heads))
         return rotate_neighbours(rows.unflatten(-1, (self.heads, -1)), tables, scale)
 
-    def _in_float32(self, x: Tensor) -> bool:
+    def _turns_neighbours(self, x: Tensor) -> bool:
         """Whether operations are done one by one, in float32, on a device that has complex numbers.
 
         A projection that somebody has replaced, hooked or pruned is called as it is.
         """
         kind = x.device.type
-        plain = (
-            kind in ("cpu", "cuda")
-            and not torch.is_autocast_enabled(kind)
-            and not torch.compiler.is_compiling()
-        )
-        return (
-            plain
-            and x.dtype == torch.float32
-            and all(_is_known(layer) for layer in (self.q_proj, self.k_proj))
-        )
+        if kind not in ("cpu", "cuda") or torch.compiler.is_compiling() or torch.is_autocast_enabled(kind):
+            return False
+        return x.dtype == torch.float32 and _is_known(self.q_proj) and _is_known(self.k_proj)
 
 
 def _is_known(layer: nn.Module) -> bool:

@@ -181,6 +181,15 @@ def test_linear_by_convolution(convolved: list[Any], shape: tuple[int, ...], bia
     torch.testing.assert_close(frozen, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_traced_layer_learns_nothing_of_the_number_of_rows() -> None:
+    layer = linear.Linear(64, 64)
+    batch = torch.export.Dim("batch", min=2, max=1000)
+    program = torch.export.export(layer, (torch.randn(4, 100, 64),), dynamic_shapes=({0: batch},)).module()
+    for rows in (2, 50):  # below and above what is quicker by convolution
+        x = torch.randn(rows, 100, 64)
+        torch.testing.assert_close(program(x), layer(x), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:TF32")  # of other devices, when flags are set
 def test_linear_by_convolution_is_for_float32_of_wide_layers_alone(convolved: list[Any]) -> None:
     wide, narrow = linear.Linear(64, 64), linear.Linear(64, 20)
