@@ -10,18 +10,18 @@ from typing import Any
 
 __version__ = "0.1.0"
 _HOMES = {
-    "Config": "kronos.config",
+    "Config": "kronos.config.schema",
     "execute": "kronos.stages",
     "Kronos": "kronos.model",
     "KronosTokenizer": "kronos.model",
     "KronosPredictor": "kronos.forecast",
-    "TrainingPipeline": "kronos.pipeline",
-    "BaseDataProcessor": "kronos.data.sources",
-    "DataProcessorFactory": "kronos.data.sources",
-    "compare": "kronos.tracked",
-    "latest": "kronos.tracked",
-    "newest": "kronos.tracked",
-    "load_run": "kronos.tracked",
+    "TrainingPipeline": "kronos.stages.pipeline",
+    "BaseDataProcessor": "kronos.data.sources.base",
+    "DataProcessorFactory": "kronos.data.sources.base",
+    "compare": "kronos.tracking.reader",
+    "latest": "kronos.tracking.reader",
+    "newest": "kronos.tracking.reader",
+    "load_run": "kronos.tracking.reader",
 }
 __all__ = sorted(_HOMES)
 

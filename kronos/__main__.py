@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from kronos import __version__
-from kronos.errors import TrackingAway, UserError
+from kronos.utils.errors import TrackingAway, UserError
 
 COMMANDS = {
     "compare": "compare RUN_ID RUN_ID ...: tracked runs side by side",
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.version_info < (3, 11):  # noqa: UP036  this file is the one that such a Python still reads
         said = sys.version.split()[0]
         return _say(f"Python 3.11 or later is needed, this is {said}: make the environment with a newer one")
-    from kronos.mishaps import quiet_end_of_output, refusal, sentence, speak_any_encoding
+    from kronos.utils.error_messages import quiet_end_of_output, refusal, sentence, speak_any_encoding
 
     speak_any_encoding()
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -60,13 +60,13 @@ def _say(sentence: str, status: int = 2) -> int:
 
 def _place(arguments: list[str]) -> int:
     """What this process is for: the command line, or following torchrun's rank 0."""
-    from kronos.crew import dismiss, launched
+    from kronos.distributed.launcher import dismiss, launched
 
     place = launched()
     if place is not None and place.rank > 0:  # rank 0 reads the command line, and tells of its mistakes
-        from kronos.stages import following
+        from kronos.stages import train_worker
 
-        following.under_torchrun()
+        train_worker.under_torchrun()
         return 0
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -76,7 +76,8 @@ def _place(arguments: list[str]) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    from kronos.flags import help_parser, load_config, nearest, parse_flags
+    from kronos.cli.arguments import help_parser, parse_flags
+    from kronos.config.loading import load_config, nearest
     from kronos.stages import STAGES, execute
 
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -87,17 +88,17 @@ def _main(arguments: list[str]) -> int:
         print(f"kronos {__version__}")
         return 0
     if name == "mlproject":
-        from kronos import mlproject
+        from kronos.cli.generated_files import mlproject_command
 
-        return mlproject.command(rest)
+        return mlproject_command(rest)
     if name == "fields":
-        from kronos import fields_table
+        from kronos.cli.generated_files import fields_command
 
-        return fields_table.command(rest)
+        return fields_command(rest)
     if name in ("compare", "rerun"):
-        from kronos import commands
+        from kronos.cli.runs import compare_command, rerun_command
 
-        return {"compare": commands.compare_command, "rerun": commands.rerun_command}[name](rest)
+        return {"compare": compare_command, "rerun": rerun_command}[name](rest)
     if name not in STAGES:
         close = nearest(name, [*STAGES, *COMMANDS])
         hint = f": did you mean {close}?" if close else ""
@@ -114,8 +115,8 @@ def _main(arguments: list[str]) -> int:
 
 def overview() -> str:
     """The text of `python -m kronos --help`: stages, then every field with its default and help."""
-    from kronos.config import Config
-    from kronos.flags import help_parser
+    from kronos.cli.arguments import help_parser
+    from kronos.config.schema import Config
     from kronos.stages import STAGES
 
     stages = "\n".join(f"  {name:<12}{stage.help}" for name, stage in STAGES.items())

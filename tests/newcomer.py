@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos import files
 from kronos.__main__ import main
+from kronos.utils import files
 
 ROOT = Path(__file__).resolve().parent.parent
 TAKEN = ("kronos", "experiments", "notebooks", "MLproject", "conda.yaml", "requirements.txt", "README.md",
@@ -91,7 +91,7 @@ def made_up_bars() -> tuple[pd.DataFrame, pd.DatetimeIndex]:
 
 def chinese_bars(path: Path) -> None:
     """A Qlib store of the made-up bars: six members of csi300, and its index."""
-    from kronos.qlib_bridge import write_qlib_store
+    from kronos.evaluation.qlib_backtest import write_qlib_store
 
     frame, days = made_up_bars()
     write_qlib_store(frame, path, days)

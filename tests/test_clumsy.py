@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 from newcomer import NAMES
 
 from kronos.__main__ import main
-from kronos.files import read_json, write_json
-from kronos.mishaps import sentence
+from kronos.utils.error_messages import sentence
+from kronos.utils.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--epochs", "1", "--n-train-iter", "320", "--n-val-iter", "64", "--inference-sample-count", "1",
@@ -160,8 +160,8 @@ def test_an_optional_package_is_named_with_what_installs_it(
     in_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg2", None)
-    from kronos.errors import UserError
-    from kronos.search import connect
+    from kronos.stages.search.study import connect
+    from kronos.utils.errors import UserError
 
     with pytest.raises(UserError, match="pip install psycopg2-binary"):
         connect("postgresql+psycopg2://someone:secret@127.0.0.1/nothing", 5)

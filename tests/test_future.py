@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from kronos.__main__ import main
-from kronos.data.sources import DataProcessorFactory, SampleDataProcessor
+from kronos.config.loading import load_config
+from kronos.data.forecast_points import forecast_points
+from kronos.data.sources.base import DataProcessorFactory, SampleDataProcessor
+from kronos.data.splits import make_split
 from kronos.data.store import open_store
-from kronos.data.windows import Windows, epoch_order, forecast_points, make_split
-from kronos.flags import load_config
+from kronos.data.windows import Windows, epoch_order
 
 KEPT = 60  # instruments; enough for 50 names held, few enough to be quick
 

@@ -12,10 +12,11 @@ from newcomer import ROOT, commands, kronos, shell
 from safetensors.torch import load_file, save_file
 
 import kronos as package
-from kronos import crew, latest
+from kronos import latest
 from kronos.__main__ import main
-from kronos.config import Config
-from kronos.errors import UserError
+from kronos.config.schema import Config
+from kronos.distributed import launcher as crew
+from kronos.utils.errors import UserError
 
 MAP = (
     (ROOT / "README.zh-CN.md")
@@ -80,7 +81,7 @@ def test_out_of_memory_says_what_to_change(
     def full(*arguments: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr("kronos.objectives.TokenizerObjective.loss", full)
+    monkeypatch.setattr("kronos.training.objectives.TokenizerObjective.loss", full)
     assert main(["tokenizer", "--epochs", "1", "--n-train-iter", "128", "--n-val-iter", "64"]) == 2
     said = capsys.readouterr().err
     # On a GPU the device's name is CUDA; here the step ran on the CPU.
@@ -109,7 +110,7 @@ def test_an_nccl_error_says_where_to_look(
     def broken(*arguments: Any, **named: Any) -> None:
         raise UserError(crew.explain(error))
 
-    monkeypatch.setattr("kronos.loop.fit", broken)
+    monkeypatch.setattr("kronos.training.trainer.fit", broken)
     assert main(["tokenizer", "--epochs", "1", "--n-train-iter", "128", "--n-val-iter", "64"]) == 2
     assert "kronos: NCCL, which joins the GPUs, failed: NCCL error in" in capsys.readouterr().err
 
@@ -148,7 +149,7 @@ def test_torch_debug_switches_on_what_pytorch_has(
 
 
 def test_torch_debug_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kronos.runtime import choose
+    from kronos.distributed.device import choose
 
     for value in ("", "0", "false"):
         monkeypatch.setenv("TORCH_DEBUG", value)
@@ -161,7 +162,7 @@ def test_every_command_of_the_guide_has_one_that_runs(clone: Path, sina: str) ->
     own = {"epochs": 2, "batch_size": 32, "tokenizer_learning_rate": 1e-4, "predictor_learning_rate": 2e-5,
            "pretrained_tokenizer_path": "NeoQuasar/Kronos-Tokenizer-base",
            "pretrained_predictor_path": "NeoQuasar/Kronos-small"}  # fmt: skip
-    from kronos.files import read_json, write_json
+    from kronos.utils.files import read_json, write_json
 
     write_json(clone / "my_config.json", {**read_json(clone / "experiments/csi300.json"), **own})
     skipped = dict.fromkeys(NOT_RUN, False)

@@ -9,8 +9,9 @@ import pytest
 from newcomer import ROOT, blocks, code, commands, free_port, kronos, service, shell
 
 from kronos import newest
-from kronos.config import Config
-from kronos.flags import help_parser, load_config, parse_flags
+from kronos.cli.arguments import help_parser, parse_flags
+from kronos.config.loading import load_config
+from kronos.config.schema import Config
 
 ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
 CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")

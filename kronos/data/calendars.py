@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.errors import UserError
+from kronos.utils.errors import UserError
 
 NAMES = ("XNYS", "XSHG", "XHKG", "24/7", "weekdays")
 ROUND_THE_CLOCK = {"24/7": "D", "weekdays": "B"}  # no exchange: each (week)day, from midnight to midnight

@@ -1,4 +1,7 @@
-"""The days of training, validation, test and backtest: as given, or by fractions where none of them fits the bars."""
+"""Splits: the days of training, validation, test and backtest, and the windows that lie in them.
+
+Ranges are used as given, or by fractions of the sessions where none of them fits the bars. No bar is scored twice.
+"""
 
 from dataclasses import dataclass
 from datetime import date
@@ -6,9 +9,138 @@ from datetime import date
 import numpy as np
 import pandas as pd
 
-from kronos.data.ranges import APART, DateRange, check_ranges, session_range
+from kronos.data.bars import Flag
 from kronos.data.store import BarStore
-from kronos.errors import UserError
+from kronos.utils.errors import UserError
+
+DateRange = tuple[date, date]
+APART = (  # pairs of ranges that may not score the same bar
+    ("train", "val"),
+    ("train", "test"),
+    ("train", "backtest"),
+    ("val", "test"),
+    ("val", "backtest"),
+)
+WORDS = {"train": "training", "val": "validation"}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The windows of one range: `starts[i]` is the store's row of window i's first bar."""
+
+    name: str
+    first_session: int  # places in store.sessions, both inclusive
+    last_session: int
+    starts: np.ndarray  # int64 [n], ascending
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def session_range(store: BarStore, begin: date, end: date) -> tuple[int, int]:
+    """First and last place in `store.sessions` of begin..end, not past the last bar; none there: last < first."""
+    first = np.searchsorted(store.sessions, pd.Timestamp(begin).as_unit("ns").value, side="left")
+    after = pd.Timestamp(end) + pd.Timedelta(days=1)
+    last = np.searchsorted(store.sessions, after.as_unit("ns").value, side="left") - 1
+    return int(first), min(int(last), store.last_session)
+
+
+def make_split(
+    store: BarStore, name: str, begin: date, end: date, *, lookback: int, horizon: int, length: int
+) -> Split:
+    """Every window of `length` bars in a row, of one instrument, wholly inside begin..end.
+
+    A window of validation or test counts only where the instrument is a member at its last lookback bar: that
+    is where
+    a forecast would be made. Training takes an instrument's whole history. Raises UserError with the
+    arithmetic when there is none.
+    """
+    first, last = session_range(store, begin, end)
+    starts = np.zeros(0, np.int64)
+    if len(store) >= length:
+        session, history = np.asarray(store.session), store.history
+        starts = np.flatnonzero(
+            (history[length - 1 :] >= length)
+            & (session[: len(store) - length + 1] >= first)
+            & (session[length - 1 :] <= last)
+        ).astype(np.int64)
+        if name != "train":
+            as_of = np.asarray(store.flags)[starts + lookback - 1]
+            starts = starts[(as_of & Flag.NONMEMBER) == 0]
+    if len(starts) == 0:
+        raise UserError(_no_window(store, name, begin, end, first, last, lookback, horizon, length))
+    return Split(name, first, last, starts, length)
+
+
+def _no_window(
+    store: BarStore,
+    name: str,
+    begin: date,
+    end: date,
+    first: int,
+    last: int,
+    lookback: int,
+    horizon: int,
+    length: int,
+) -> str:
+    unit = "days" if store.freq == "day" else "bars"
+    needs = f"lookback {lookback} + horizon {horizon}"
+    if length > lookback + horizon:
+        needs += f" + {length - lookback - horizon} for the next token"
+    needs += f" needs {length}"
+    count = max(last - first + 1, 0)
+    message = f"{WORDS.get(name, name)} has no window: {begin}..{end} is {count} {unit}, {needs}"
+    if count < length:
+        if count < len(pd.bdate_range(begin, end)) // 2:
+            days = pd.DatetimeIndex(store.sessions[[0, store.last_session]])
+            message += f" (the store has {days[0]:%Y-%m-%d}..{days[1]:%Y-%m-%d})"
+        return message
+    inside = (store.session >= first) & (store.session <= last)
+    longest = np.minimum(store.history, np.asarray(store.session) - first + 1)[inside].max(initial=0)
+    if longest >= length:
+        return f"{message}; runs are long enough, but no instrument is a member of the universe there"
+    within = "" if store.across_days else " within one day"
+    return f"{message}; the longest run of bars without a hole{within} is {longest}"
+
+
+def check_ranges(
+    store: BarStore, train: DateRange, val: DateRange, test: DateRange, backtest: DateRange, lookback: int
+) -> None:
+    """Refuse bars that are scored twice; raises one UserError that names all such days.
+
+    Training scores all of its range; validation and test score from their start + lookback bars on, so that their
+    first bars may lie in an earlier range; the backtest is scored from its first day. Test and backtest may share
+    days: neither chooses the model.
+    """
+    unit = "days" if store.freq == "day" else "bars"
+    ranges = {"train": train, "val": val, "test": test, "backtest": backtest}
+    lead = {"train": 0, "val": lookback, "test": lookback, "backtest": 0}
+    places = {name: session_range(store, *days) for name, days in ranges.items()}
+    scored = {name: (first + lead[name], last) for name, (first, last) in places.items()}
+    days = pd.DatetimeIndex(store.sessions)
+    problems = []
+    for earlier, later in APART:
+        first = max(scored[earlier][0], scored[later][0])
+        last = min(scored[earlier][1], scored[later][1])
+        if first > last:
+            continue
+        begins = scored[later][0]
+        starts = f"{later}_time_range is scored from {days[begins]:%Y-%m-%d}" + (
+            f" (its start {ranges[later][0]} + lookback {lookback})" if lead[later] else " (its start)"
+        )
+        advice = (
+            f"end {earlier}_time_range by {days[begins - 1]:%Y-%m-%d} or begin {later}_time_range later"
+            if begins > scored[earlier][0]
+            else f"let {later}_time_range lie after {earlier}_time_range"
+        )
+        problems.append(
+            f"{earlier}_time_range and {later}_time_range both score {days[first]:%Y-%m-%d}..{days[last]:%Y-%m-%d} "
+            f"({last - first + 1} {unit}): {starts}; {advice}"
+        )
+    if problems:
+        raise UserError("\n".join(problems))
+
 
 FRACTIONS = (0.6, 0.8)  # of the sessions: training ends at the first, validation at the second
 

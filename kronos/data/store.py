@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos import files
 from kronos.data.bars import FEATURES, Finding
 from kronos.data.calendars import next_sessions, time_features
 from kronos.data.calendars import sessions as calendar_sessions
-from kronos.errors import UserError
+from kronos.utils import files
+from kronos.utils.errors import UserError
 
 FORMAT = 2
 SESSIONS_AFTER = 64  # forecasts at the last bar need stamps beyond it; longer horizons ask the calendar
@@ -214,7 +214,7 @@ def write_store(
     `benchmark` holds the closes of the universe's index by time, under its name. Raises UserError when `path`
     holds something else, or when the bars are not sorted and unique.
     """
-    from kronos.data.describe import report_markdown
+    from kronos.data.quality_report import report_markdown
 
     target = Path(path)
     refuse_foreign_folder(target)

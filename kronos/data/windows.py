@@ -9,23 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from kronos.data.points import ForecastPoints, contexts, forecast_points, future_stamps, gather
-from kronos.data.ranges import Split, check_ranges, make_split
+from kronos.data.forecast_points import gather
+from kronos.data.splits import Split
 from kronos.data.store import BarStore
-
-__all__ = [
-    "Batch",
-    "ForecastPoints",
-    "Split",
-    "Windows",
-    "check_ranges",
-    "contexts",
-    "epoch_order",
-    "forecast_points",
-    "future_stamps",
-    "make_split",
-    "uniform_draws",
-]
 
 EPSILON = 1e-5  # the public normalisation: (x - mean) / (std + 1e-5)
 SMALL = 2**16  # values: numpy adds fewer with less ado, torch has several cores for more

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kronos.errors import UserError
 from kronos.model import Kronos, KronosTokenizer
-from kronos.model.generate import Engine, engine_for
-from kronos.model.sampling import keyed_uniforms
+from kronos.model.inference.engine import Engine, engine_for
+from kronos.model.inference.sampling import keyed_uniforms
+from kronos.utils.errors import UserError
 
 FEATURES = ("open", "high", "low", "close", "volume", "amount")
 EPSILON = 1e-5  # the public normalisation: (x - mean) / (std + 1e-5)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kronos.files import digest_bytes
+from kronos.utils.files import digest_bytes
 
 MINUTE = 60 * 10**9
 

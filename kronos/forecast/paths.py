@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kronos.errors import UserError
 from kronos.forecast.arrays import FEATURES, repair
+from kronos.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from kronos.errors import UserError
 from kronos.forecast.arrays import forecast_arrays
 from kronos.forecast.paths import Paths
 from kronos.forecast.series import Series, check_series
 from kronos.model import Kronos, KronosTokenizer, check_pair
+from kronos.utils.errors import UserError
 
 
 class KronosPredictor:

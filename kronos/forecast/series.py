@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.errors import UserError
 from kronos.forecast.arrays import FEATURES
+from kronos.utils.errors import UserError
 
 PRICES = FEATURES[:4]
 ALIASES = {"vol": "volume", "amt": "amount"}

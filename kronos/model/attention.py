@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kronos.errors import UserError
-from kronos.model.causal import attend_causally
-from kronos.model.dropout import Dropout
-from kronos.model.eager import on_cpu
-from kronos.model.linear import Linear, linear
+from kronos.model.cpu_kernels.causal import attend_causally
+from kronos.model.cpu_kernels.dispatch import on_cpu
+from kronos.model.cpu_kernels.dropout import Dropout
+from kronos.model.cpu_kernels.linear import Linear, linear
 from kronos.model.rotary import Rotary, Tables, neighbours, rotate, rotate_neighbours
+from kronos.utils.errors import UserError
 
 
 class Attention(nn.Module):

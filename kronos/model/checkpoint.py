@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from kronos import files
-from kronos.errors import UserError
 from kronos.model.hub import download, is_hub_name
+from kronos.utils import files
+from kronos.utils.errors import UserError
 
 if TYPE_CHECKING:
     from kronos.model.predictor import Kronos

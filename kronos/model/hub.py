@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from kronos.errors import UserError
+from kronos.utils.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronos.model.attention import Attention
-from kronos.model.dropout import Dropout
-from kronos.model.eager import derived_here
-from kronos.model.linear import Linear
+from kronos.model.cpu_kernels.dispatch import derived_here
+from kronos.model.cpu_kernels.dropout import Dropout
+from kronos.model.cpu_kernels.linear import Linear
 from kronos.model.rotary import Tables
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from kronos.model import checkpoint
 from kronos.model.attention import Attention
-from kronos.model.dropout import Dropout
+from kronos.model.cpu_kernels.dropout import Dropout
+from kronos.model.cpu_kernels.linear import Linear
 from kronos.model.layers import Block, RMSNorm, run_blocks
-from kronos.model.linear import Linear
 
 TIME_TABLES = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}  # in the stamp's order
 FINE_HEADS = 4  # whatever n_heads says

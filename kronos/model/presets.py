@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kronos.errors import UserError
+from kronos.utils.errors import UserError
 
 
 def _predictor(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kronos.errors import UserError
+from kronos.utils.errors import UserError
 
 
 def bits_to_ids(bits_C: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kronos.model import checkpoint
+from kronos.model.cpu_kernels.linear import Linear
 from kronos.model.layers import Block, run_blocks
-from kronos.model.linear import Linear
 from kronos.model.quantizer import BSQuantizer
 
 

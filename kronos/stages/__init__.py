@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from kronos.config import Config, fields_of
-from kronos.stages.core import Body, Outcome, Stage
+from kronos.config.schema import Config, fields_of
+from kronos.stages.base import Body, Outcome, Stage
 
 __all__ = ["STAGES", "Outcome", "Stage", "execute"]
 
@@ -24,23 +24,23 @@ def execute(name: str, config: Config, say: Callable[[str], None] | None = None)
     Raises:
         UserError: when a field, an input or an outside system is not as it must be; the run ends FAILED.
     """
-    from kronos.crew import launched
-    from kronos.stages import running
+    from kronos.distributed.launcher import launched
+    from kronos.stages import runner
 
     place = launched()
     if place is not None and place.rank > 0:
-        from kronos.stages import following
+        from kronos.stages import train_worker
 
-        following.under_torchrun()
+        train_worker.under_torchrun()
         return {}
-    speak = say or running.print_line
+    speak = say or runner.print_line
     if name == "pipeline":
-        return running.pipeline(config, speak)
+        return runner.pipeline(config, speak)
     if name == "search":
-        from kronos.stages import search
+        from kronos.stages.search import stage
 
-        return search.run(config, speak)
-    return running.single(STAGES[name], config, speak)
+        return stage.run(config, speak)
+    return runner.single(STAGES[name], config, speak)
 
 
 def _data() -> Body:
@@ -50,15 +50,15 @@ def _data() -> Body:
 
 
 def _tokenizer() -> Body:
-    from kronos.stages import training
+    from kronos.stages import train
 
-    return Body(training.tokenizer_made_from, training.run_tokenizer)
+    return Body(train.tokenizer_made_from, train.run_tokenizer)
 
 
 def _predictor() -> Body:
-    from kronos.stages import training
+    from kronos.stages import train
 
-    return Body(training.predictor_made_from, training.run_predictor)
+    return Body(train.predictor_made_from, train.run_predictor)
 
 
 def _backtest() -> Body:

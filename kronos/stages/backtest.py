@@ -4,16 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kronos.config import Config, fields_of
-from kronos.files import atomic_folder
+from kronos.config.schema import Config, fields_of
+from kronos.evaluation import benchmark
+from kronos.forecast.store_forecaster import forecast_all, forecaster
 from kronos.model import checkpoint
-from kronos.stages import benchmark
-from kronos.stages.core import Work, origin, write_record
+from kronos.stages.base import Work, origin, write_record
 from kronos.stages.data import backtest_points, log_dataset, settled, stored_bars
-from kronos.stages.evaluating import evaluate
-from kronos.stages.forecasting import forecast_all, forecaster
-from kronos.stages.logged import log_inputs
-from kronos.stages.training import trained_predictor, trained_tokenizer
+from kronos.stages.evaluate import evaluate
+from kronos.stages.model_logging import log_inputs
+from kronos.stages.train import trained_predictor, trained_tokenizer
+from kronos.utils.files import atomic_folder
 
 FIELDS = (
     *(

@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.config import Config
+from kronos.config.schema import Config
 from kronos.data.bars import Flag
-from kronos.data.points import ForecastPoints, forecast_points
-from kronos.data.ranges import Split, make_split
-from kronos.data.sources import BaseDataProcessor, DataProcessorFactory
-from kronos.data.splits import Ranges, settle_ranges
+from kronos.data.forecast_points import ForecastPoints, forecast_points
+from kronos.data.sources.base import BaseDataProcessor, DataProcessorFactory
+from kronos.data.splits import Ranges, Split, make_split, settle_ranges
 from kronos.data.store import BarStore, open_store
-from kronos.errors import UserError
-from kronos.files import digest_bytes, write_json, write_text
-from kronos.stages.core import (
+from kronos.stages.base import (
     SPLIT_FIELDS,
     Work,
     key_of,
@@ -26,6 +23,8 @@ from kronos.stages.core import (
     store_fields,
     write_record,
 )
+from kronos.utils.errors import UserError
+from kronos.utils.files import digest_bytes, write_json, write_text
 
 STORE_FILES = (
     "index.json",
@@ -183,8 +182,8 @@ def stored_bars(config: Config) -> BarStore:
 
 def write_reports(store: BarStore, ranges: Ranges, windows: pd.DataFrame, counts: dict[str, float]) -> None:
     """Beside the store: the report with its splits, the same as JSON, a figure, and the windows by instrument."""
-    from kronos.data.describe import report_markdown
-    from kronos.figures import data_figure, save_png
+    from kronos.data.quality_report import report_markdown
+    from kronos.report.figures import data_figure, save_png
 
     windows.to_csv(store.path / "windows.csv", index=False, date_format="%Y-%m-%d %H:%M")
     write_text(store.path / "data_report.md", report_markdown(store) + _splits_markdown(ranges, windows))

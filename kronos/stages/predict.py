@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.config import Config, fields_of
+from kronos.config.schema import Config, fields_of
 from kronos.data.bars import FEATURES
-from kronos.data.points import ForecastPoints, latest_points
+from kronos.data.forecast_points import ForecastPoints, latest_points
 from kronos.data.store import BarStore
-from kronos.errors import UserError
-from kronos.figures import forecast_figure, save_png
-from kronos.files import atomic_folder
+from kronos.forecast.store_forecaster import forecast_frame, forecast_paths
 from kronos.model import checkpoint
-from kronos.stages.core import Work, origin, write_record
+from kronos.report.figures import forecast_figure, save_png
+from kronos.stages.base import Work, origin, write_record
 from kronos.stages.data import log_dataset, stored_bars
-from kronos.stages.forecasting import forecast_frame, forecast_paths
-from kronos.stages.logged import log_inputs
-from kronos.stages.training import trained_predictor, trained_tokenizer
+from kronos.stages.model_logging import log_inputs
+from kronos.stages.train import trained_predictor, trained_tokenizer
+from kronos.utils.errors import UserError
+from kronos.utils.files import atomic_folder
 
 FIELDS = (
     *(name for name in fields_of("forecast") if name != "backtest_batch_size" and not name.startswith("evaluation_")),

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.config import Config
+from kronos.config.schema import Config
 from kronos.data.store import BarStore
-from kronos.errors import UserError
-from kronos.files import atomic_folder
-from kronos.pooling import read_fold, write_pooled
+from kronos.report.walk_forward import read_fold, write_pooled
 from kronos.stages import backtest
-from kronos.stages.core import SPLIT_FIELDS, Work, origin, write_record
+from kronos.stages.base import SPLIT_FIELDS, Work, origin, write_record
 from kronos.stages.data import log_dataset, settled, stored_bars
-from kronos.stages.guards import seen_before
-from kronos.stages.training import PREDICTOR_FIELDS, TOKENIZER_FIELDS
+from kronos.stages.provenance import seen_before
+from kronos.stages.train import PREDICTOR_FIELDS, TOKENIZER_FIELDS
+from kronos.utils.errors import UserError
+from kronos.utils.files import atomic_folder
 
 FIELDS = tuple(dict.fromkeys(
     (*TOKENIZER_FIELDS, *PREDICTOR_FIELDS, *backtest.FIELDS, *SPLIT_FIELDS, "walk_forward_folds",
@@ -34,7 +34,7 @@ def made_from(config: Config) -> dict[str, Any]:
 def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
     """Train (unless refit is off) and backtest each fold as children of this run, then pool their days."""
     from kronos.stages import STAGES
-    from kronos.stages.running import PipelineRun
+    from kronos.stages.runner import PipelineRun
 
     store = stored_bars(work.config)
     config = settled(work.config, store)

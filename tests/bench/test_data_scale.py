@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from kronos.data.calendars import sessions
+from kronos.data.splits import make_split
 from kronos.data.store import open_store
-from kronos.data.windows import Windows, epoch_order, make_split
+from kronos.data.windows import Windows, epoch_order
 
 pytestmark = pytest.mark.bench
 BUILD = """

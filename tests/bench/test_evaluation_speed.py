@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos import portfolio, signals
-from kronos.evaluation import Before, Forecasts, Samples, measure, rank
-from kronos.report import Example, Portfolio, ReportInputs, write_report
+from kronos.evaluation import portfolio, signals
+from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples, measure, rank
+from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
 
 NAMES, DAYS, LOOKBACK, HORIZON, SERIES, SAMPLES = 300, 240, 90, 10, 500, 20
 LIMIT = 60.0  # seconds on two cores

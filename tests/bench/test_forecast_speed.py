@@ -24,7 +24,7 @@ from compiling import can_compile
 
 from kronos.forecast import forecast_arrays
 from kronos.model import PREDICTOR_PRESETS, TOKENIZER_PRESETS, Kronos, KronosTokenizer
-from kronos.model.generate import generate
+from kronos.model.inference.engine import generate
 from kronos.model.presets import tokenizer_preset_for
 
 pytestmark = pytest.mark.bench

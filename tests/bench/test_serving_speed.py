@@ -18,8 +18,8 @@ from serving import ask, serving
 
 from kronos.model import Kronos, KronosTokenizer
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
-from kronos.registry import log_model
-from kronos.tracking import Tracking
+from kronos.tracking.client import Tracking
+from kronos.tracking.model_registry import log_model
 
 LOOKBACK, HORIZON, SAMPLES = 60, 10, 5
 WARM_UP, ROUNDS = 10, 50

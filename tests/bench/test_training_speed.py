@@ -22,15 +22,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kronos.data.windows import Split, Windows
-from kronos.fit_plan import FitSettings, adamw
-from kronos.loop import fit
+from kronos.data.splits import Split
+from kronos.data.windows import Windows
+from kronos.distributed.device import Runtime, choose, seed_everything
 from kronos.model import Kronos, KronosTokenizer
-from kronos.model.linear import linear
+from kronos.model.cpu_kernels.linear import linear
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
-from kronos.objectives import PredictorObjective, TokenizerObjective
-from kronos.runtime import Runtime, choose, seed_everything
-from kronos.stepping import Stepper
+from kronos.training.objectives import PredictorObjective, TokenizerObjective
+from kronos.training.optimizer import adamw
+from kronos.training.settings import FitSettings
+from kronos.training.train_step import Stepper
+from kronos.training.trainer import fit
 
 pytestmark = pytest.mark.bench
 public = pytest.importorskip("model.kronos", reason="kronos-model-arch is not installed")
@@ -156,9 +158,9 @@ def our_step(
     """The loop's own step: accumulation, clipping, the check that all is finite, AdamW, schedule."""
     from contextlib import nullcontext
 
-    from kronos.collectives import Collectives
-    from kronos.feed import Part
-    from kronos.training_state import LoopState
+    from kronos.distributed.collectives import Collectives
+    from kronos.training.checkpoint import LoopState
+    from kronos.training.dataloader import Part
 
     settings = FitSettings(
         epochs=1, batch_size=BATCH, learning_rate=rate, div_factor=1.0, beta2=beta2, clip_norm=clip
@@ -309,7 +311,7 @@ def test_loader() -> None:
 
 def test_time_outside_the_step(tmp_path: Path) -> None:
     """An epoch through the loop, metrics going to a real MLflow store; evaluation and saves are asked for, apart."""
-    from kronos.tracking import Tracking
+    from kronos.tracking.client import Tracking
 
     runtime = choose("cuda" if DEVICE == "cuda" else "cpu")
     windows, _ = make_bars()

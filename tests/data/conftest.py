@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos.data import sample
 from kronos.data.bars import align
 from kronos.data.calendars import sessions
-from kronos.data.checks import clean
-from kronos.data.sources import DataProcessorFactory
+from kronos.data.cleaning import clean
+from kronos.data.sources import sample
+from kronos.data.sources.base import DataProcessorFactory
 from kronos.data.store import BarStore, store_sessions, write_store
 
 

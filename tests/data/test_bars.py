@@ -8,8 +8,8 @@ import pytest
 
 from kronos.data.bars import FEATURES, MAX_FILL, Flag, align, to_frame
 from kronos.data.calendars import sessions
-from kronos.data.checks import clean
-from kronos.errors import UserError
+from kronos.data.cleaning import clean
+from kronos.utils.errors import UserError
 
 MakeBars = Callable[..., pd.DataFrame]
 

@@ -11,7 +11,7 @@ from kronos.data.calendars import (
     sessions,
     time_features,
 )
-from kronos.errors import UserError
+from kronos.utils.errors import UserError
 
 
 def test_exchanges_close_on_their_own_holidays() -> None:

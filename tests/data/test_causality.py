@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos.data import sources
 from kronos.data.bars import Finding
-from kronos.data.sources import SampleDataProcessor
+from kronos.data.forecast_points import contexts, forecast_points, future_stamps
+from kronos.data.sources import base as sources
+from kronos.data.sources.base import SampleDataProcessor
+from kronos.data.splits import make_split
 from kronos.data.store import BarStore
-from kronos.data.windows import Windows, contexts, forecast_points, future_stamps, make_split
+from kronos.data.windows import Windows
 
 LOOKBACK, LENGTH = 30, 36
 DAYS = {

@@ -12,9 +12,9 @@ import pytest
 
 from kronos.data.bars import Flag
 from kronos.data.calendars import sessions
-from kronos.data.csv_files import CsvDataProcessor
+from kronos.data.sources.csv import CsvDataProcessor
 from kronos.data.store import BarStore
-from kronos.errors import UserError
+from kronos.utils.errors import UserError
 
 Rows = list[list[str]]
 HEADER = ["date", "open", "high", "low", "close", "volume", "amount"]

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from kronos.data.bars import Flag
+from kronos.data.splits import check_ranges, make_split
 from kronos.data.store import BarStore
-from kronos.data.windows import check_ranges, make_split
-from kronos.errors import UserError
+from kronos.utils.errors import UserError
 
 MakeBars = Callable[..., pd.DataFrame]
 MakeStore = Callable[..., BarStore]

@@ -10,11 +10,10 @@ import pandas as pd
 import pytest
 
 from kronos.data.calendars import sessions
-from kronos.data.points import forecast_points
-from kronos.data.ranges import check_ranges, make_split, session_range
-from kronos.data.splits import settle_ranges
+from kronos.data.forecast_points import forecast_points
+from kronos.data.splits import check_ranges, make_split, session_range, settle_ranges
 from kronos.data.store import BarStore
-from kronos.errors import UserError
+from kronos.utils.errors import UserError
 
 MakeBars = Callable[..., pd.DataFrame]
 MakeStore = Callable[..., BarStore]

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from kronos.data.bars import Flag
-from kronos.data.checks import clean
+from kronos.data.cleaning import clean
 from kronos.data.store import FORMAT, BarStore, open_store, write_store
-from kronos.errors import UserError
+from kronos.utils.errors import UserError
 
 MakeBars = Callable[..., pd.DataFrame]
 MakeStore = Callable[..., BarStore]
@@ -68,7 +68,7 @@ def test_an_unfinished_write_leaves_the_old_store(
     make_bars: MakeBars, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = make_store(make_bars())
-    monkeypatch.setattr("kronos.data.describe.report_markdown", lambda store: 1 / 0)
+    monkeypatch.setattr("kronos.data.quality_report.report_markdown", lambda store: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_store(make_bars(50))
     assert open_store(old.path, verify=True).digest == old.digest

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kronos.data.splits import make_split
 from kronos.data.store import BarStore
-from kronos.data.windows import Windows, _normalise, epoch_order, make_split, uniform_draws
+from kronos.data.windows import Windows, _normalise, epoch_order, uniform_draws
 
 LOOKBACK, HORIZON, LENGTH = 32, 5, 38
 

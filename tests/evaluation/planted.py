@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import align
-from kronos.data.checks import clean
+from kronos.data.cleaning import clean
 from kronos.data.store import BarStore, store_sessions, write_store
 
 NAMES, DAYS = 40, 600

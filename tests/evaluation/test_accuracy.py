@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from kronos import accuracy
+from kronos.evaluation import accuracy
 
 
 def test_errors_skill_and_direction_by_hand():

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos import ranking, signals
-from kronos.evaluation import Before, Forecasts, rank
+from kronos.evaluation import ranking, signals
+from kronos.evaluation.forecast_evaluation import Before, Forecasts, rank
 
 HORIZON = 5
 

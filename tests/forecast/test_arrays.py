@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from kronos.errors import UserError
 from kronos.forecast import arrays as forecast
 from kronos.forecast import forecast_arrays, repair
 from kronos.model import PREDICTOR_PRESETS, TOKENIZER_PRESETS, Kronos, KronosTokenizer
+from kronos.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

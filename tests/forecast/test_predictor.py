@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from kronos.errors import UserError
 from kronos.forecast import KronosPredictor
 from kronos.model import PREDICTOR_PRESETS, TOKENIZER_PRESETS, Kronos, KronosTokenizer
+from kronos.utils.errors import UserError
 
 COLUMNS = ["open", "high", "low", "close", "volume", "amount"]
 

@@ -3,7 +3,6 @@ import json
 import pytest
 import torch
 
-from kronos.errors import UserError
 from kronos.model import (
     PREDICTOR_PRESETS,
     TOKENIZER_PRESETS,
@@ -16,6 +15,7 @@ from kronos.model import (
     save_model,
     tokenizer_preset_for,
 )
+from kronos.utils.errors import UserError
 
 
 def test_public_shapes_have_the_public_parameter_counts():

@@ -14,7 +14,7 @@ from kronos.model.hub import is_hub_name
 
 LOAD = """
 import json, sys
-from kronos.errors import UserError
+from kronos.utils.errors import UserError
 from kronos.model import Kronos, KronosTokenizer, digest
 answers = []
 for kind, name, revision in json.loads(sys.argv[1]):

@@ -1,0 +1,66 @@
+"""Which calendar bars were traded on, found by fit and said aloud."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from kronos.data.bars import day_text
+from kronos.data.calendars import LABELS, NAMES, sessions
+from kronos.utils.errors import UserError
+
+ON_SESSIONS = (
+    0.95  # share of the bars' times that must be sessions: strays are a few, another exchange's are many
+)
+POOR = 0.5  # of sessions and bars together: below, many sessions have no bar at all
+
+
+class Fit(NamedTuple):
+    """A calendar, which end of its interval names a bar within a day, and why."""
+
+    calendar: str
+    label: str
+    reason: str
+
+
+def fit_calendar(times: pd.DatetimeIndex, freq: str, calendar: str = "auto") -> Fit:
+    """Choose the calendar (`auto`) and, within a day, the label, that fit the times at which there is any bar.
+
+    The fit is the share of common times among the times of bars and of sessions together. Raises UserError where no
+    calendar has at least 95 % of the bars' times among its sessions.
+    """
+    labels = LABELS if freq != "day" else ("end",)
+    found = []
+    for name in NAMES if calendar == "auto" else (calendar,):
+        for label in labels:
+            try:
+                grid = sessions(name, times[0], times[-1], freq, label)
+            except UserError:
+                if calendar != "auto":
+                    raise
+                continue
+            grid = grid[(grid >= times[0]) & (grid <= times[-1])]
+            common = int(times.isin(grid).sum())
+            found.append((common / (len(times) + len(grid) - common), common / len(times), name, label))
+    # max keeps the first of equals: exchanges before round-the-clock calendars, bars named by their end
+    allowed = [one for one in found if one[1] >= ON_SESSIONS] or (found if calendar != "auto" else [])
+    if not allowed:
+        _, share, name, _ = max(found, key=lambda one: one[1])
+        raise UserError(
+            f"the bars ({day_text(times[:1])[0]}..{day_text(times[-1:])[0]}, {freq}) fit no calendar: the nearest, "
+            f"{name}, has {100 * share:.0f} % of their times among its sessions; give --calendar "
+            "and --freq, and times on "
+            "the exchange's own clock"
+        )
+    fit, share, name, label = max(allowed, key=lambda one: one[0])
+    how = "chosen by fit" if calendar == "auto" else "as asked for"
+    reason = f"calendar {name}, {how}: {100 * share:.1f} % of the bars' times are its sessions"
+    if freq != "day":
+        reason += f", each bar named by the {label} of its {freq}"
+    others = [one for one in found if one[2] != name]
+    if others:
+        reason += (
+            f"; next best {max(others)[2]}, {100 * max(others)[0]:.1f} % against {100 * fit:.1f} % in common"
+        )
+    if fit < POOR:
+        reason += f"; only {100 * fit:.0f} % of its sessions have a bar"
+    return Fit(name, label, reason)

@@ -1,0 +1,290 @@
+"""Judging bars: what is wrong with one, and whether it is dropped, repaired, marked or only counted.
+
+Every rule looks at the bar and at earlier ones of its instrument, never at what follows: the same bar is judged the
+same whatever comes later. A dropped bar leaves a hole, which `align` fills or cuts; nothing is changed or dropped
+without a finding that counts it.
+"""
+
+import numpy as np
+import pandas as pd
+
+from kronos.data.bars import (
+    EXTRA,
+    FEATURES,
+    MAX_ITEMS,
+    PRICES,
+    Finding,
+    Flag,
+    day_text,
+    places_of,
+    to_frame,
+)
+from kronos.data.calendars import MINUTES
+from kronos.utils.errors import UserError
+
+REPAIRABLE = 0.05  # rounding and late prints stay far below 5 %; beyond it nobody knows which price is wrong
+STALE = 3  # equal bars in a row, volume included: two happen by chance, a third is a feed that repeats itself
+LOCKED = 0.045  # a bar of one price this far from the close before: a limit of 5, 10 or 20 % was reached
+ENOUGH_STEPS = 8  # fewer steps between bars do not tell a frequency
+SPARSE_DAYS = 4  # a long weekend; weekly bars are 7 days apart
+OFF_CALENDAR = 0.05  # a larger share of bars at no session means another calendar, not stray prints
+
+
+def clean(raw: pd.DataFrame, freq: str = "day") -> tuple[pd.DataFrame, list[Finding]]:
+    """Make a sound bar frame: repeats and impossible bars are dropped, small contradictions repaired.
+
+    Returns the frame (with `amount` and `flag`, and `factor` where there is one) and what was found.
+    """
+    findings: list[Finding] = []
+    frame = to_frame(raw, findings)
+    frame = _drop_repeats(frame, findings)
+
+    needed = [*PRICES, "volume", *(["factor"] if "factor" in frame.columns else [])]
+    numbers = frame[needed].to_numpy()
+    endless = np.asarray(np.isinf(numbers).any(1))
+    missing = np.asarray(np.isnan(numbers).any(1)) & ~endless
+    keep = ~(endless | missing)
+    _note_bars(frame, missing, "missing value", "dropped, a hole", findings)
+    _note_bars(frame, endless, "infinite value", "dropped, a hole", findings)
+    frame = frame[keep].reset_index(drop=True) if not keep.all() else frame
+
+    numbers = frame[list(PRICES)].to_numpy()
+    worthless = np.asarray((numbers <= 0).any(1))
+    if "factor" in frame.columns:
+        worthless |= (frame["factor"] <= 0).to_numpy()
+    negative = (frame["volume"] < 0).to_numpy() & ~worthless
+    _note_bars(frame, worthless, "price not positive", "dropped, a hole", findings)
+    _note_bars(frame, negative, "volume negative", "dropped, a hole", findings)
+    keep = ~(worthless | negative)
+    frame = frame[keep].reset_index(drop=True) if not keep.all() else frame
+
+    if "flag" not in frame.columns:
+        frame["flag"] = np.zeros(len(frame), "uint8")
+    frame = _mend_range(frame, findings)
+    frame = _drop_repeating_feed(frame, findings)
+    frame = _mark_untraded(frame, freq, findings)
+    _note_locked(frame, findings)
+    frame = _complete_amount(frame, findings)
+    extra = [name for name in EXTRA if name in frame.columns]
+    return frame[["instrument", "datetime", *FEATURES, *extra]], findings
+
+
+def _drop_repeats(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
+    code = pd.factorize(frame["instrument"])[0]
+    time = frame["datetime"].to_numpy()
+    again = np.append(False, (code[1:] == code[:-1]) & (time[1:] == time[:-1]))[: len(frame)]
+    if not again.any():
+        return frame
+    _note_bars(frame, again, "repeated bar", "dropped, the first is kept", findings)
+    return frame[~again].reset_index(drop=True)
+
+
+def _mend_range(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
+    """Widen high and low to contain open and close where they are off by at most 5 %, else drop the bar."""
+    opening, high, low, close = (frame[name].to_numpy() for name in PRICES)
+    top, bottom = np.maximum(opening, close), np.minimum(opening, close)
+    excess = np.maximum(top / high, low / bottom) - 1
+    broken = excess > 0
+    if not broken.any():
+        return frame
+    far = excess > REPAIRABLE
+    kept = broken & ~far
+    texts = [
+        f"open {opening[row]:g} close {close[row]:g} high {high[row]:g} low {low[row]:g} "
+        f"({100 * excess[row]:.2g} % off)"
+        for row in np.flatnonzero(kept)[:MAX_ITEMS]
+    ]
+    _note(
+        frame,
+        kept,
+        "high and low do not contain open and close, by at most 5 %",
+        "high and low widened to contain them",
+        findings,
+        texts,
+    )
+    _note_bars(
+        frame,
+        far,
+        "high and low do not contain open and close, by more than 5 %",
+        "dropped, a hole",
+        findings,
+    )
+    frame = frame.copy()
+    frame["high"] = np.where(kept, np.maximum(top, high), high)
+    frame["low"] = np.where(kept, np.minimum(bottom, low), low)
+    frame["flag"] = frame["flag"].to_numpy() | np.where(kept, np.uint8(Flag.REPAIRED), np.uint8(0))
+    return frame[~far].reset_index(drop=True)
+
+
+def _follows(frame: pd.DataFrame) -> np.ndarray:
+    """Whether the row before is of the same instrument."""
+    code = pd.factorize(frame["instrument"])[0]
+    return np.append(False, code[1:] == code[:-1])[: len(frame)]
+
+
+def _run_lengths(same: np.ndarray) -> np.ndarray:
+    """How many rows in a row, up to and with each, have `same` set."""
+    row = np.arange(1, len(same) + 1)
+    return row - np.maximum.accumulate(np.where(same, 0, row))
+
+
+def _drop_repeating_feed(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
+    """A bar equal to the two before it in every price and its volume is no news: the feed stood still."""
+    values = frame[[*PRICES, "volume"]].to_numpy()
+    equal = np.zeros(len(frame), bool)
+    equal[1:] = (values[1:] == values[:-1]).all(1)
+    equal &= _follows(frame) & (values[:, 4] > 0)
+    stale = _run_lengths(equal) >= STALE - 1
+    if not stale.any():
+        return frame
+    kind = f"the same bar {STALE} times or more in a row"
+    _note_bars(frame, stale, kind, f"dropped from the {STALE}rd on, a hole", findings)
+    return frame[~stale].reset_index(drop=True)
+
+
+def _mark_untraded(frame: pd.DataFrame, freq: str, findings: list[Finding]) -> pd.DataFrame:
+    """Bars without a trade: a suspended day that the source wrote as a flat bar is a hole like a missing one.
+
+    It is one only where the instrument had volume before, so that series without volume (indices) stay whole.
+    Within a day a bar without trades is ordinary and kept.
+    """
+    volume = frame["volume"].to_numpy()
+    if not len(frame) or (volume > 0).all():
+        return frame
+    prices = frame[list(PRICES)].to_numpy()
+    follows = _follows(frame)
+    start = np.flatnonzero(~follows)
+    traded = np.cumsum(volume > 0)
+    before = traded - np.repeat(np.append(0, traded)[start], np.diff(np.append(start, len(frame))))
+    flat = (prices == prices[:, 3:]).all(1) & (prices[:, 3] == np.roll(prices[:, 3], 1)) & follows
+    untraded = (volume == 0) & flat & (before > 0)
+    if freq != "day":
+        _note(frame, untraded, "bar without a trade", "kept", findings)
+        return frame
+    if not untraded.any():
+        return frame
+    _note(frame, untraded, "suspended day written as a flat bar without volume", "dropped, a hole", findings)
+    return frame[~untraded].reset_index(drop=True)
+
+
+def _note_locked(frame: pd.DataFrame, findings: list[Finding]) -> None:
+    """Bars locked at a limit: one price only, far from the close before. They stay: that is what happened."""
+    prices = frame[list(PRICES)].to_numpy()
+    previous = np.roll(prices[:, 3], 1)
+    one_price = (prices == prices[:, 3:]).all(1) & _follows(frame)
+    if not one_price.any():
+        return
+    move = np.where(one_price, prices[:, 3] / previous - 1, 0.0)
+    locked = one_price & (np.abs(move) >= LOCKED)
+    texts = [f"{100 * move[row]:+.1f} %, one price all day" for row in np.flatnonzero(locked)[:MAX_ITEMS]]
+    _note(frame, locked, "bar locked at one price after a move of 4.5 % or more", "kept", findings, texts)
+
+
+def _complete_amount(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
+    mean_price = frame[list(PRICES)].to_numpy().mean(1)
+    computed = frame["volume"].to_numpy() * mean_price
+    if "amount" not in frame.columns:
+        frame["amount"] = computed
+        return frame
+    amount = frame["amount"].to_numpy()
+    unknown = ~np.isfinite(amount) | (amount < 0)
+    if unknown.any():
+        frame["amount"] = np.where(unknown, computed, amount)
+        action = "set to volume x mean of open, high, low, close"
+        _note(frame, unknown, "amount missing", action, findings)
+    return frame
+
+
+def drop_off_calendar(
+    frame: pd.DataFrame, sessions: pd.DatetimeIndex, calendar: str
+) -> tuple[pd.DataFrame, list[Finding]]:
+    """Drop bars at no session of the calendar (the caller has seen to it that they are few)."""
+    stray = places_of(frame["datetime"], sessions) < 0
+    if not stray.any():
+        return frame, []
+    findings: list[Finding] = []
+    _note(frame, stray, f"bar at no session of calendar {calendar}", "dropped", findings)
+    return frame[~stray].reset_index(drop=True), findings
+
+
+def settle_days(frame: pd.DataFrame, freq: str, findings: list[Finding]) -> pd.DataFrame:
+    """Daily bars are at midnight: a time of day is left out and counted.
+
+    Raises UserError where an instrument has several times on one day, or daily bars where minutes were asked for.
+    """
+    times = pd.DatetimeIndex(frame["datetime"])
+    days = times.normalize()
+    timed = times != days
+    if freq != "day":
+        if not timed.any():
+            raise UserError(f"freq={freq}, but the bars are daily (no time of day): give --freq day")
+        return frame
+    if not timed.any():
+        return frame
+    code = pd.factorize(frame["instrument"])[0]
+    several = (code[1:] == code[:-1]) & (days[1:] == days[:-1]) & (times[1:] != times[:-1])
+    if several.any():
+        row = int(np.flatnonzero(several)[0])
+        minutes = int((times[row + 1] - times[row]) / pd.Timedelta(minutes=1))
+        raise UserError(
+            f"freq=day, but {frame['instrument'].iloc[row]} has bars at {times[row]:%Y-%m-%d %H:%M} and "
+            f"{times[row + 1]:%H:%M}, {minutes} minutes apart: give --freq {minutes}min or daily bars"
+        )
+    _note(frame, timed, "daily bar with a time of day", "taken for its day", findings)
+    return frame.assign(datetime=days)
+
+
+def check_spacing(frame: pd.DataFrame, freq: str) -> None:
+    """Refuse instruments whose bars are further apart or closer than `freq`: weeks, or minutes of another length."""
+    code, names = pd.factorize(frame["instrument"])
+    if not len(code):
+        return
+    time = frame["datetime"].to_numpy().astype("datetime64[s]").astype(np.int64)
+    same = code[1:] == code[:-1]
+    step, whose = np.diff(time)[same], code[1:][same]
+    unit, limit = (86400, 0) if freq == "day" else (60, 4 * 3600)
+    if limit:  # pauses and nights say nothing about the length of a bar
+        step, whose = step[step < limit], whose[step < limit]
+    count = np.bincount(whose, minlength=len(names))
+    order = np.lexsort((step, whose))
+    first = np.append(0, np.cumsum(count))[:-1]
+    judged = np.flatnonzero(count >= ENOUGH_STEPS)
+    middle = step[order][first[judged] + count[judged] // 2] / unit
+    wrong = middle > SPARSE_DAYS if freq == "day" else middle != MINUTES[freq]
+    if wrong.any():
+        place = int(np.flatnonzero(wrong)[0])
+        what = "days" if freq == "day" else "minutes"
+        raise UserError(
+            f"freq={freq}, but the bars of {names[judged[place]]} are {middle[place]:g} {what} apart "
+            f"({int(wrong.sum())} of {len(names)} instruments here): give bars of one frequency, "
+            "or leave it out with "
+            "--symbols"
+        )
+
+
+def _note(
+    frame: pd.DataFrame,
+    which: np.ndarray,
+    kind: str,
+    action: str,
+    findings: list[Finding],
+    texts: list[str] | None = None,
+) -> None:
+    count = int(which.sum())
+    if count:
+        bars = frame.iloc[np.flatnonzero(which)[:MAX_ITEMS]]
+        words = texts or [""] * len(bars)
+        items = list(zip(bars["instrument"], day_text(bars["datetime"]), words, strict=True))
+        findings.append(Finding(kind, action, count, items))
+
+
+def _note_bars(
+    frame: pd.DataFrame, which: np.ndarray, kind: str, action: str, findings: list[Finding]
+) -> None:
+    """Note bars with their values as the text."""
+    bars = frame.iloc[np.flatnonzero(which)[:MAX_ITEMS]]
+    texts = [
+        f"open {row.open:g} high {row.high:g} low {row.low:g} close {row.close:g} volume {row.volume:g}"
+        for row in bars.itertuples()
+    ]
+    _note(frame, which, kind, action, findings, texts)

@@ -1,0 +1,296 @@
+"""Where bars come from: a processor reads one source and builds the store; a factory finds it by name."""
+
+import json
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from kronos.data.adjustment import adjust_by_factor, adjust_splits, big_moves
+from kronos.data.bars import Finding, align, day_text, merge_findings, places_of, to_frame
+from kronos.data.calendar_detection import Fit, fit_calendar
+from kronos.data.calendars import known_end
+from kronos.data.cleaning import OFF_CALENDAR, check_spacing, clean, drop_off_calendar, settle_days
+from kronos.data.quality_report import empty_sessions, hole_findings
+from kronos.data.sources import sample
+from kronos.data.store import FORMAT, BarStore, StoreParts, refuse_foreign_folder, store_sessions, write_store
+from kronos.utils import files
+from kronos.utils.errors import UserError
+
+# Raise it when cleaning, adjusting or aligning changes what is stored: old stores are then not current.
+RULES = 2
+KEY_FIELDS = (
+    "freq", "dataset_begin_time", "dataset_end_time", "calendar", "adjust", "symbols", "instrument", "data_path",
+    "qlib_data_path", "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen",
+)  # fmt: skip
+
+
+class BaseDataProcessor:
+    """Builds a store from one source: subclass it, get the bars in the two methods, register the class.
+
+    `config` needs `data_source`, `dataset_begin_time`, `dataset_end_time`, `dataset_path` and `freq`; `calendar`,
+    `adjust` and `symbols` are heeded where it has them.
+    """
+
+    calendar: ClassVar[str] = "auto"  # exchange whose sessions the bars are on: XSHG, XNYS, ...; auto: by fit
+    unadjusted: ClassVar[bool] = False  # True: splits are searched in the prices and adjusted
+    source: ClassVar[dict[str, Any]] = {}  # name, universe, survivorship, notes for the report
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.findings: list[Finding] = []  # a source may add what it met while reading
+        self.notes: list[str] = []  # and say what a reader of the report should know
+        self.about: dict[str, Any] = {}  # parts of `source` that are only known while reading
+
+    def download_data(self) -> None:
+        """Fetch what `process_raw_data` reads; nothing by default."""
+
+    def process_raw_data(self) -> pd.DataFrame | Iterable[pd.DataFrame]:
+        """Return the bars: instrument, datetime, open, high, low, close, volume (or vol) and perhaps amount (amt).
+
+        Order, repeats and impossible bars are seen to afterwards, and so are days outside the configured range. Bars
+        of many instruments may come as several frames, each instrument in one of them only. A column `factor`, where
+        there is one, is what prices are to be multiplied by; `flag` may mark bars as `bars.Flag.NONMEMBER`.
+        """
+        raise UserError(f"{type(self).__name__} needs process_raw_data(): return the bars as a DataFrame")
+
+    def benchmark(self) -> pd.Series | None:
+        """Closes of the universe's index by time, named by its code; None where the source has none."""
+        return None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the bars depend on besides the configuration (a package's version, a file's size); part of `key`."""
+        return {}
+
+    def key(self) -> str:
+        """A digest of everything that decides what the store holds: equal keys, equal stores."""
+        parts = {
+            "format": FORMAT,
+            "rules": RULES,
+            "class": f"{type(self).__module__}.{type(self).__qualname__}",
+            "fingerprint": self.fingerprint(),
+            "calendar": self.calendar,
+            "fields": {name: str(getattr(self.config, name, None)) for name in KEY_FIELDS},
+        }
+        return files.digest_bytes(json.dumps(parts, sort_keys=True).encode())
+
+    def run_pipeline(self, key: str | None = None) -> BarStore:
+        """Read, clean, adjust, align and store the bars at `config.dataset_path`; return the open store.
+
+        `key` is kept in the store (`store.key`); without one it is `self.key()`.
+        """
+        config = self.config
+        refuse_foreign_folder(config.dataset_path)
+        self.findings, self.notes, self.about = [], [], {}
+        self.download_data()
+        parts, times, findings = self._clean_parts()
+        asked = getattr(config, "calendar", "auto")
+        fit = fit_calendar(times, config.freq, self.calendar if asked == "auto" else asked)
+        sessions = store_sessions(fit.calendar, times[0], times[-1], config.freq, fit.label)
+        last_session = _last_session(parts, sessions, fit, config.freq)
+        has_bar = np.zeros(last_session + 1, bool)
+        stored = StoreParts()
+        while parts:
+            frame, found = drop_off_calendar(parts.pop(0), sessions, fit.calendar)
+            findings += found
+            if frame.empty:
+                continue
+            frame, found = self._adjust(frame, sessions)
+            findings += found
+            has_bar[places_of(frame["datetime"], sessions)] = True
+            aligned = align(frame, sessions, last_session)
+            findings += hole_findings(aligned, sessions, last_session)
+            stored.add(aligned)
+        findings += empty_sessions(has_bar, sessions)
+        return write_store(
+            config.dataset_path,
+            stored,
+            sessions=sessions,
+            last_session=last_session,
+            calendar=fit.calendar,
+            label=fit.label,
+            freq=config.freq,
+            source=self._described(fit, sessions),
+            findings=merge_findings(findings),
+            benchmark=self.benchmark(),
+            key=self.key() if key is None else key,
+        )
+
+    def _clean_parts(self) -> tuple[list[pd.DataFrame], pd.DatetimeIndex, list[Finding]]:
+        """The bars of the configured days, cleaned, part by part; every time with a bar; what was found."""
+        config = self.config
+        begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
+        symbols = getattr(config, "symbols", None)
+        given = self.process_raw_data()
+        parts: list[pd.DataFrame] = []
+        moments: list[np.ndarray] = []
+        findings: list[Finding] = []
+        names: set[str] = set()
+        days: list[pd.Timestamp] = []
+        outside = 0
+        for raw in [given] if isinstance(given, pd.DataFrame) or given is None else given:
+            frame = to_frame(raw, findings)
+            if frame.empty:
+                continue
+            twice = names & set(frame["instrument"].unique()) if names else set()
+            if twice:
+                raise UserError(
+                    f"{min(twice)} comes from two files: its bars belong in one, or in long tables"
+                )
+            names |= set(frame["instrument"].unique())
+            if symbols is not None:
+                frame = frame[frame["instrument"].isin(symbols)].reset_index(drop=True)
+                if frame.empty:
+                    continue
+            days += [frame["datetime"].min(), frame["datetime"].max()]
+            inside = (
+                (frame["datetime"] >= begin) & (frame["datetime"] < end + pd.Timedelta(days=1))
+            ).to_numpy()
+            outside += int((~inside).sum())
+            if not inside.all():
+                frame = frame[inside].reset_index(drop=True)
+            if frame.empty:
+                continue
+            frame = settle_days(frame, config.freq, findings)
+            frame, found = clean(frame, config.freq)
+            findings += found
+            check_spacing(frame, config.freq)
+            if len(frame):
+                parts.append(frame)
+                moments.append(np.unique(frame["datetime"].to_numpy()))
+        absent = sorted(set(symbols or ()) - names)
+        if absent:
+            raise UserError(
+                f"symbols: the source has no {', '.join(absent[:10])} among its {len(names)} instruments"
+                + (f" ({', '.join(sorted(names)[:5])}, ...)" if names else "")
+            )
+        if not parts:
+            self._refuse_empty(days, bool(findings))
+        if outside:
+            self.notes.append(
+                f"{outside:,} bars of days outside {begin:%Y-%m-%d}..{end:%Y-%m-%d} (dataset_begin_time.."
+                f"dataset_end_time) are left out; the source has {min(days):%Y-%m-%d}..{max(days):%Y-%m-%d}."
+            )
+        own = [part for one in self.findings if (part := one.within(begin.date(), end.date())).count]
+        return parts, pd.DatetimeIndex(np.unique(np.concatenate(moments))), own + findings
+
+    def _refuse_empty(self, days: list[pd.Timestamp], found: bool) -> None:
+        begin, end = self.config.dataset_begin_time, self.config.dataset_end_time
+        source = f"data_source={self.config.data_source}"
+        if found and days and min(days) <= pd.Timestamp(end) and max(days) >= pd.Timestamp(begin):
+            raise UserError(
+                f"{source} has no usable bar in {begin}..{end}: every bar has a missing or impossible value"
+            )
+        has = f"it has {min(days):%Y-%m-%d}..{max(days):%Y-%m-%d}" if days else "it has no bar at all"
+        raise UserError(
+            f"{source} has no bar in {begin}..{end} (dataset_begin_time..dataset_end_time): {has}"
+        )
+
+    def _adjust(self, frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> tuple[pd.DataFrame, list[Finding]]:
+        """Put prices on one basis, forward, as `adjust` says, and list the big moves that stay."""
+        how = getattr(self.config, "adjust", "auto")
+        has_factor = "factor" in frame.columns
+        if how == "factor" and not has_factor:
+            raise UserError("adjust=factor needs a column factor or adj_close, which these bars do not have")
+        if has_factor and how in ("auto", "factor"):
+            frame, found = adjust_by_factor(frame)
+            return frame, found + big_moves(frame, sessions)
+        frame = frame.drop(columns="factor") if has_factor else frame
+        if how == "splits" or (how == "auto" and self.unadjusted):
+            return adjust_splits(frame, sessions)
+        return frame, big_moves(frame, sessions)
+
+    def _described(self, fit: Fit, sessions: pd.DatetimeIndex) -> dict[str, Any]:
+        """What the report says of the source."""
+        described = {"name": self.config.data_source, **self.source, **self.about}
+        notes = [*described.get("notes", []), *self.notes]
+        if self.calendar == "auto" or getattr(self.config, "calendar", "auto") != "auto":
+            notes.append(fit.reason[0].upper() + fit.reason[1:] + ".")
+        end = known_end(fit.calendar)
+        if sessions[-1].normalize() > end:
+            notes.append(f"Calendar {fit.calendar} is known to {end:%Y-%m-%d}: later sessions are weekdays.")
+        return {**described, "notes": notes} if notes else described
+
+
+def _last_session(parts: list[pd.DataFrame], sessions: pd.DatetimeIndex, fit: Fit, freq: str) -> int:
+    """Place of the last session with a bar. Raises UserError where too many bars are at no session at all."""
+    total, strays, last, example = 0, 0, -1, ""
+    for frame in parts:
+        place = places_of(frame["datetime"], sessions)
+        off = place < 0
+        if off.any() and not strays:
+            row = frame.iloc[int(np.flatnonzero(off)[0])]
+            example = f"{row['instrument']} at {day_text([row['datetime']])[0]}"
+        total, strays, last = total + len(place), strays + int(off.sum()), max(last, int(place.max()))
+    if strays > OFF_CALENDAR * total:
+        raise UserError(
+            f"{strays:,} of {total:,} bars are at no {freq} session of calendar {fit.calendar}, "
+            f"the first is {example}: "
+            "give the --calendar they were traded on and the --freq they have"
+        )
+    return last
+
+
+class SampleDataProcessor(BaseDataProcessor):
+    """A year of S&P 500 members from an installed package (see `kronos.data.sources.sample`)."""
+
+    calendar = sample.CALENDAR
+    unadjusted = True
+    source = sample.SOURCE
+
+    def process_raw_data(self) -> pd.DataFrame:
+        raw, found = sample.read()
+        self.findings += found
+        return raw
+
+    def fingerprint(self) -> dict[str, Any]:
+        return sample.fingerprint()
+
+
+class DataProcessorFactory:
+    """Finds the processor of a `data_source`; `register` adds one of your own."""
+
+    _classes: ClassVar[dict[str, type[BaseDataProcessor] | str]] = {
+        "sample": SampleDataProcessor,
+        "csv": "kronos.data.sources.csv:CsvDataProcessor",
+        "qlib": "kronos.data.sources.qlib:QlibDataProcessor",
+        "sina": "kronos.data.sources.sina:SinaDataProcessor",
+    }
+
+    @classmethod
+    def register(cls, name: str, processor: type[BaseDataProcessor]) -> None:
+        """Make `data_source=name` build its store with this class."""
+        cls._classes[name.lower()] = processor
+
+    @classmethod
+    def create_processor(cls, data_source_type: str, config: Any, **kwargs: Any) -> BaseDataProcessor:
+        """The processor for a `data_source`: a registered name, or `package.module:Class` of one's own.
+
+        Raises UserError for unknown names and for classes that cannot be imported.
+        """
+        found = cls._classes.get(data_source_type.lower(), data_source_type)
+        if isinstance(found, str) and ":" not in found:
+            raise UserError(
+                f"no data_source {data_source_type!r}: choose from "
+                f"{', '.join(sorted(cls._classes))}, or name a class of "
+                "your own as package.module:Class"
+            )
+        processor = _import_class(found) if isinstance(found, str) else found
+        return processor(config, **kwargs)
+
+
+def _import_class(name: str) -> type[BaseDataProcessor]:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise UserError(
+            f"data_source={name}: {module} cannot be imported ({error}): install it, or run where Python finds it"
+        ) from None
+    except AttributeError:
+        raise UserError(f"data_source={name}: module {module} has no {attribute!r}") from None
+    if not isinstance(found, type) or not issubclass(found, BaseDataProcessor):
+        raise UserError(f"data_source={name}: {attribute} is no subclass of kronos.BaseDataProcessor")
+    return found

@@ -1,0 +1,241 @@
+"""Bars from a Qlib data folder, read without Qlib: calendars, universes and features are plain files.
+
+`calendars/FREQ.txt` lists the sessions; `instruments/NAME.txt` has a line (symbol, first day, last day) for each
+stretch of membership; `features/SYMBOL/FIELD.FREQ.bin` is little-endian float32: the place of the first value in the
+calendar, then one value a session, NaN for none.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kronos.data.bars import PRICES, Finding, Flag
+from kronos.data.sources.base import BaseDataProcessor
+from kronos.utils.errors import UserError
+
+INDICES = {
+    "csi300": "SH000300",
+    "csi800": "SH000906",
+    "csi1000": "SH000852",
+}  # of the universes that have one
+FIELDS = (*PRICES, "volume", "amount", "vwap", "factor")
+RESERVED = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{number}" for port in ("com", "lpt") for number in range(10)),
+}
+PART = 400_000  # rows handed on at a time
+Spans = list[tuple[pd.Timestamp, pd.Timestamp]]
+
+
+class QlibDataProcessor(BaseDataProcessor):
+    """Every instrument that was ever a member of the universe in the configured days, with its full history.
+
+    Prices are adjusted already, as Qlib holds them. Days outside an instrument's membership are marked NONMEMBER:
+    they may be context, but are not forecast, scored or traded.
+    """
+
+    def process_raw_data(self) -> Iterator[pd.DataFrame]:
+        config = self.config
+        store = QlibStore(config.qlib_data_path, config.freq)
+        begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
+        members = store.universe(config.instrument)
+        wanted = {
+            name: spans
+            for name, spans in members.items()
+            if any(first <= end + pd.Timedelta(days=1) and last >= begin for first, last in spans)
+        }
+        symbols = getattr(config, "symbols", None)
+        if symbols is not None:
+            wanted = {name: spans for name, spans in wanted.items() if name in symbols}
+        if not wanted:
+            raise UserError(
+                f"universe {config.instrument} of {store.root} has no member in {begin:%Y-%m-%d}..{end:%Y-%m-%d}"
+                + (f" among the symbols {', '.join(symbols)}" if symbols is not None else "")
+            )
+        self.about = {
+            "universe": (
+                f"{config.instrument}: {len(wanted)} instruments that were members at some time, "
+                "each scored only on its "
+                "days of membership"
+            ),
+            "survivorship": (
+                "Membership is point in time, as "
+                f"{store.root.name}/instruments/{config.instrument}.txt states it: the "
+                "bars are free of survivorship as far as that file and the folder are complete."
+            ),
+        }
+        absent = []
+        waiting: list[pd.DataFrame] = []
+        read = partial(_read_member, store)
+        with ThreadPoolExecutor(4) as pool:
+            for name, frame in zip(wanted, pool.map(read, wanted.items()), strict=True):
+                if frame is None:
+                    absent.append((name, "*", "no folder or no price file under features/"))
+                    continue
+                waiting.append(frame)
+                if sum(map(len, waiting)) >= PART:
+                    yield pd.concat(waiting, ignore_index=True)
+                    waiting = []
+        if waiting:
+            yield pd.concat(waiting, ignore_index=True)
+        if absent:
+            self.findings.append(Finding("member without bars in the store", "left out", len(absent), absent))
+        if len(absent) == len(wanted):
+            raise UserError(
+                f"{store.root}/features has no {config.freq} bars for any of the {len(wanted)} members of "
+                f"{config.instrument}: check --qlib-data-path and --freq"
+            )
+
+    def benchmark(self) -> pd.Series | None:
+        """Closes of the universe's own index, where there is one and the store has it."""
+        index = INDICES.get(self.config.instrument.lower())
+        return None if index is None else closes(self.config.qlib_data_path, index, self.config.freq)
+
+    def fingerprint(self) -> dict[str, Any]:
+        store = QlibStore(self.config.qlib_data_path, self.config.freq)
+        stat = store.universe_file(self.config.instrument).stat()
+        return {
+            "calendar": [len(store.calendar), str(store.calendar[-1])],
+            "universe": [stat.st_size, stat.st_mtime_ns],
+            "features": (store.root / "features").stat().st_mtime_ns
+            if (store.root / "features").is_dir()
+            else 0,
+        }
+
+
+class QlibStore:
+    """A Qlib data folder. Raises UserError where it is none, or lacks the frequency."""
+
+    def __init__(self, path: str | Path, freq: str) -> None:
+        self.root, self.freq = Path(path).expanduser(), freq
+        file = self.root / "calendars" / f"{freq}.txt"
+        if not file.is_file():
+            has = sorted(one.stem for one in file.parent.glob("*.txt") if not one.stem.endswith("_future"))
+            what = f"it has {', '.join(has)}" if has else "download and unpack the bars there"
+            raise UserError(
+                f"{self.root} is no Qlib store of {freq} bars (calendars/{freq}.txt is missing): {what}, or give "
+                "--qlib-data-path"
+            )
+        lines = _lines(file)
+        try:
+            self.calendar = pd.DatetimeIndex(pd.to_datetime(lines, format="ISO8601")).as_unit("ns")
+        except ValueError as error:
+            raise UserError(f"{file} has a line that is no time: {str(error).splitlines()[0]}") from None
+        if not len(lines) or not self.calendar.is_monotonic_increasing or not self.calendar.is_unique:
+            raise UserError(
+                f"{file} is empty or out of order: times, one a line, each later than the one before"
+            )
+
+    def universe_file(self, name: str) -> Path:
+        """The file of a universe. Raises UserError that names those there are."""
+        file = self.root / "instruments" / f"{name.lower()}.txt"
+        if not file.is_file():
+            has = sorted(one.stem for one in file.parent.glob("*.txt"))
+            raise UserError(
+                f"{self.root} has no universe {name!r}: it has {', '.join(has) or 'none'}; give one as --instrument"
+            )
+        return file
+
+    def universe(self, name: str) -> dict[str, Spans]:
+        """{symbol: its (first, last) days of membership}, last day included, sorted by symbol."""
+        return read_universe(self.universe_file(name))
+
+    def field(self, instrument: str, field: str) -> np.ndarray | None:
+        """Float32 values of a field over the whole calendar, NaN where there is none; None without a file."""
+        file = self.root / "features" / folder_name(instrument) / f"{field}.{self.freq}.bin"
+        if not file.is_file():
+            return None
+        data = np.fromfile(file, "<f4")
+        begin = data[0] if len(data) else np.nan
+        if file.stat().st_size % 4 or not np.isfinite(begin) or begin < 0 or begin != int(begin):
+            raise UserError(
+                f"{file} is damaged: {file.stat().st_size} bytes, the place in the calendar and then float32 values "
+                "were expected"
+            )
+        if int(begin) + len(data) - 1 > len(self.calendar):
+            raise UserError(
+                f"{file} is damaged: its values end at session {int(begin) + len(data) - 1}, the calendar has "
+                f"{len(self.calendar)}"
+            )
+        values = np.full(len(self.calendar), np.nan, np.float32)
+        values[int(begin) : int(begin) + len(data) - 1] = data[1:]
+        return values
+
+    def frame(self, instrument: str) -> pd.DataFrame | None:
+        """Bars of an instrument where it has any value (float64); None without price files."""
+        fields = {name: values for name in FIELDS if (values := self.field(instrument, name)) is not None}
+        if not any(name in fields for name in PRICES):
+            return None
+        lacking = [name for name in PRICES if name not in fields]
+        if lacking:
+            raise UserError(
+                f"{self.root}/features/{folder_name(instrument)} lacks {', '.join(lacking)} for {self.freq}"
+            )
+        quoted = np.isfinite(np.stack([fields[name] for name in PRICES])).any(0)
+        data = {name: values[quoted].astype(np.float64) for name, values in fields.items()}
+        return pd.DataFrame({"instrument": instrument, "datetime": self.calendar[quoted], **data})
+
+
+def closes(path: str | Path, instrument: str, freq: str = "day") -> pd.Series | None:
+    """Closes of an instrument (an index, say) of a Qlib store by time, named by it; None where it has none."""
+    store = QlibStore(path, freq)
+    values = store.field(instrument, "close")
+    if values is None:
+        return None
+    series = pd.Series(values.astype(np.float64), index=store.calendar, name=instrument)
+    return series.dropna().rename_axis("datetime")
+
+
+def folder_name(instrument: str) -> str:
+    """The folder of a symbol: lower case, names that some systems reserve with a prefix, as Qlib writes it."""
+    return f"_qlib_{instrument}".lower() if instrument.lower() in RESERVED else instrument.lower()
+
+
+def read_universe(file: Path) -> dict[str, Spans]:
+    """Lines of symbol, first day, last day; a symbol may have several."""
+    found: dict[str, Spans] = {}
+    for number, line in enumerate(_lines(file), 1):
+        parts = line.split("\t") if "\t" in line else line.replace(",", " ").split()
+        try:
+            name, first, last = parts[0].strip(), *(pd.Timestamp(part.strip()) for part in parts[1:3])
+        except (ValueError, IndexError):
+            raise UserError(f"{file}, line {number}: {line!r} is not  SYMBOL  first day  last day") from None
+        found.setdefault(name, []).append((first, last))
+    return dict(sorted(found.items()))
+
+
+def membership(times: pd.DatetimeIndex, spans: Spans) -> np.ndarray:
+    """Whether each time lies in a stretch of membership; a last day without a time of day is whole."""
+    inside = np.zeros(len(times), bool)
+    for first, last in spans:
+        until = last + pd.Timedelta(days=1) if last == last.normalize() else last + pd.Timedelta(1, "ns")
+        inside |= (times >= first) & (times < until)
+    return inside
+
+
+def _read_member(store: QlibStore, member: tuple[str, Spans]) -> pd.DataFrame | None:
+    name, spans = member
+    frame = store.frame(name)
+    if frame is None or frame.empty:
+        return None
+    if "amount" not in frame and "vwap" in frame:
+        frame["amount"] = frame["vwap"] * frame["volume"]
+    inside = membership(pd.DatetimeIndex(frame["datetime"]), spans)
+    frame["flag"] = np.where(inside, np.uint8(0), np.uint8(Flag.NONMEMBER))
+    return frame.drop(columns=[column for column in ("vwap", "factor") if column in frame])
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,275 @@
+"""A-share bars from Sina's public service, through a cache that only grows: what was fetched is never asked again."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pandas as pd
+
+from kronos.data import calendars
+from kronos.data.bars import MAX_ITEMS, Finding, Flag
+from kronos.data.sources.base import BaseDataProcessor
+from kronos.data.sources.qlib import Spans, membership, read_universe
+from kronos.data.sources.sina_client import Bar, SinaClient
+from kronos.utils import files
+from kronos.utils.errors import UserError
+from kronos.utils.progress import Progress
+
+CALENDAR = "XSHG"
+SCALES = {"day": 240, "5min": 5, "15min": 15, "30min": 30, "60min": 60}
+SETTLED = pd.Timedelta(hours=15, minutes=30)  # of a day: the exchange closes at 15:00, the service follows
+OVERLAP = 5  # bars asked for again when topping up: they must be the ones in the cache
+PART = 400_000  # rows handed on at a time
+SYMBOL = re.compile(r"(?i)^(?:(sh|sz|bj)[._]?(\d{6})|(\d{6})(?:[._](sh|sz|bj|ss|xshg|xshe))?)$")
+SUFFIXES = {"ss": "sh", "xshg": "sh", "xshe": "sz"}
+BOARDS = {"6": "sh", "9": "sh", "5": "sh", "0": "sz", "1": "sz", "2": "sz", "3": "sz", "4": "bj", "8": "bj"}
+
+
+def now() -> pd.Timestamp:
+    """The time on the exchange's clock."""
+    return pd.Timestamp.now(tz=calendars.timezone(CALENDAR)).tz_localize(None)
+
+
+class SinaDataProcessor(BaseDataProcessor):
+    """Bars of the symbols asked for, as many as the service gives, adjusted forward by its backward factors.
+
+    Each finished request is a file in `cache_path`; a run that was interrupted goes on after the last of them, and a
+    later run asks only for the sessions since. Days that are not over are left out.
+    """
+
+    calendar = CALENDAR
+    unadjusted = True  # where the service has no factors
+    source = {  # noqa: RUF012
+        "survivorship": (
+            "The symbols were chosen by name: those that left the market before are missing unless they "
+            "were named, so "
+            "that survivorship remains, and returns measured on these bars are too good."
+        )
+    }
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if config.freq not in SCALES:
+            raise UserError(
+                f"data_source=sina has no {config.freq} bars: give --freq, one of {', '.join(SCALES)}"
+            )
+        self.members: dict[str, Spans | None] = {}
+
+    def download_data(self) -> None:
+        self.members = self._members()
+        due = self.due()
+        self.notes.append(
+            f"The service was asked until {due:%Y-%m-%d}; days that were not over by then are left out."
+        )
+        with SinaClient(self.config.sina_url, self._factor_url()) as client, Progress("sina") as progress:
+            for place, symbol in enumerate(self.members):
+                try:
+                    self._top_up(client, symbol, due)
+                except UserError as error:
+                    raise UserError(
+                        f"{error}; {place} of {len(self.members)} symbols are in {self._cache()} and are "
+                        "not asked for "
+                        "again: start again later, or leave this one out"
+                    ) from None
+                progress(place + 1, len(self.members))
+
+    def process_raw_data(self) -> Iterator[pd.DataFrame]:
+        without: list[pd.DataFrame] = []
+        waiting: list[pd.DataFrame] = []
+        unknown = []
+        for symbol, spans in self.members.items():
+            frame = self._frame(symbol, spans)
+            if frame is None:
+                unknown.append((symbol.upper(), "*", "the service knows no bars of it"))
+                continue
+            (waiting if "factor" in frame else without).append(frame)
+            if sum(map(len, waiting)) >= PART:
+                yield pd.concat(waiting, ignore_index=True)
+                waiting = []
+        for frames in (waiting, without):
+            if frames:
+                yield pd.concat(frames, ignore_index=True)
+        if unknown:
+            self.findings.append(
+                Finding("symbol without bars", "left out", len(unknown), unknown[:MAX_ITEMS])
+            )
+            if len(unknown) == len(self.members):
+                raise UserError(
+                    f"{self.config.sina_url} knows none of the {len(unknown)} symbols ({unknown[0][0]}, "
+                    "...): symbols are "
+                    "sh, sz or bj and six digits"
+                )
+
+    def due(self) -> pd.Timestamp:
+        """The last session that is over, or the last day asked for where that is earlier."""
+        return min(self._closed(), pd.Timestamp(self.config.dataset_end_time))
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"until": f"{self.due():%Y-%m-%d}", "symbols": sorted(self._members())}
+
+    def _closed(self) -> pd.Timestamp:
+        moment = now()
+        last = (
+            moment.normalize()
+            if moment >= moment.normalize() + SETTLED
+            else moment.normalize() - pd.Timedelta(days=1)
+        )
+        return calendars.sessions(CALENDAR, last - pd.Timedelta(days=30), last)[-1]
+
+    def _factor_url(self) -> str | None:
+        wanted = getattr(self.config, "adjust", "auto") in ("auto", "factor")
+        return self.config.sina_factor_url if wanted else None
+
+    def _members(self) -> dict[str, Spans | None]:
+        """Symbols as the service spells them, with their stretches of membership where a universe file has them."""
+        given, config = self.config.sina_symbols, self.config
+        universe = (
+            Path(config.qlib_data_path).expanduser() / "instruments" / f"{config.instrument.lower()}.txt"
+        )
+        if given is None and not universe.is_file():
+            raise UserError(
+                "data_source=sina needs --sina-symbols: a list like sh600519,sz000001, a file with one a "
+                "line, or a universe "
+                f"file of a Qlib store ({universe} is not there)"
+            )
+        members: dict[str, Spans | None] = {}
+        file = universe if given is None else Path(given).expanduser()
+        if file.is_file():
+            lines = [line.split("#")[0].strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+            if any("\t" in line for line in lines):
+                members = {sina_symbol(name): spans for name, spans in read_universe(file).items()}
+            else:
+                members = {
+                    sina_symbol(part): None for line in lines for part in re.split(r"[,\s]+", line) if part
+                }
+        elif given is not None and (file.suffix or "/" in given):
+            raise UserError(
+                f"sina_symbols {given} is no file: give one that is there, or a list like sh600519,sz000001"
+            )
+        else:
+            members = {sina_symbol(part): None for part in re.split(r"[,\s]+", str(given)) if part}
+        symbols = getattr(config, "symbols", None)
+        if symbols is not None:
+            wanted = {sina_symbol(name) for name in symbols}
+            members = {name: spans for name, spans in members.items() if name in wanted}
+        if not members:
+            raise UserError(
+                f"sina_symbols {given or file} has no symbol: a list like sh600519,sz000001 was expected"
+            )
+        return dict(sorted(members.items()))
+
+    def _cache(self) -> Path:
+        host = urlsplit(self.config.sina_url).netloc or self.config.sina_url
+        return Path(self.config.cache_path).expanduser() / "sina" / re.sub(r"[^\w.-]", "_", host)
+
+    def _top_up(self, client: SinaClient, symbol: str, due: pd.Timestamp) -> None:
+        """Ask for what the cache lacks of a symbol, and write it down."""
+        closed, scale = self._closed(), SCALES[self.config.freq]
+        file = self._cache() / str(scale) / f"{symbol}.json"
+        cached = self._read(file)
+        if cached is None or pd.Timestamp(cached["until"]) < due:
+            datalen = self.config.sina_datalen
+            if cached is not None and cached["bars"]:
+                bars_a_day = len(calendars.sessions(CALENDAR, closed, closed, self.config.freq))
+                since = len(calendars.sessions(CALENDAR, cached["until"], now()))
+                datalen = min(datalen, since * bars_a_day + OVERLAP)
+            bars = client.bars(symbol, scale, datalen)
+            after = closed + pd.Timedelta(days=1)
+            over = [bar for bar in bars if pd.to_datetime(bar[0], errors="coerce") < after]
+            merged, revised = _merge([tuple(bar) for bar in cached["bars"]] if cached else [], over)
+            revised += cached["revised"] if cached else 0
+            content = {"until": f"{closed:%Y-%m-%d}", "revised": revised, "bars": merged}
+            files.write_json(file, content)
+        if client.factor_url:
+            file = self._cache() / "factors" / f"{symbol}.json"
+            cached = self._read(file)
+            if cached is None or pd.Timestamp(cached["until"]) < due:
+                content = {"until": f"{closed:%Y-%m-%d}", "factors": client.factors(symbol)}
+                files.write_json(file, content)
+
+    def _read(self, file: Path) -> dict[str, Any] | None:
+        """A file of the cache; one that is damaged is fetched anew, and counted."""
+        if not file.is_file():
+            return None
+        try:
+            content = files.read_json(file)
+            pd.Timestamp(content["until"])
+            if not ({"factors", "bars"} & content.keys()):
+                raise KeyError("bars")
+        except (UserError, KeyError, TypeError, ValueError):
+            item = (file.stem.upper(), "*", str(file))
+            self.findings.append(Finding("damaged file of the cache", "fetched anew", 1, [item]))
+            return None
+        return dict(content)
+
+    def _frame(self, symbol: str, spans: Spans | None) -> pd.DataFrame | None:
+        """The cached bars of a symbol, with its factor where there is one; None without any bar."""
+        cached = self._read(self._cache() / str(SCALES[self.config.freq]) / f"{symbol}.json")
+        if cached is None or not cached["bars"]:
+            return None
+        if cached["revised"]:
+            item = (symbol.upper(), "*", f"{cached['revised']} bars")
+            kind = "bar that the service has changed since it was cached"
+            self.findings.append(Finding(kind, "the first reading kept", cached["revised"], [item]))
+        columns = ("datetime", "open", "high", "low", "close", "volume", "amount")
+        frame = pd.DataFrame(cached["bars"], columns=columns)
+        frame.insert(0, "instrument", symbol.upper())
+        frame["datetime"] = _times(frame["datetime"], symbol)
+        for name in columns[1:]:
+            frame[name] = pd.to_numeric(frame[name].replace("", np.nan))
+        if frame["amount"].isna().all():
+            del frame["amount"]
+        if spans is not None:
+            inside = membership(pd.DatetimeIndex(frame["datetime"]), spans)
+            frame["flag"] = np.where(inside, np.uint8(0), np.uint8(Flag.NONMEMBER))
+        if self._factor_url():
+            factors = (self._read(self._cache() / "factors" / f"{symbol}.json") or {}).get("factors")
+            if factors:
+                frame["factor"] = _factor_at(pd.DatetimeIndex(frame["datetime"]), factors)
+        return frame
+
+
+def sina_symbol(name: str) -> str:
+    """`sh600519` from SH600519, 600519.SH, 600519.XSHG or 600519 (its board by the first digit)."""
+    found = SYMBOL.match(name.strip())
+    if found is None:
+        raise UserError(
+            f"sina_symbols: {name!r} is no symbol: sh, sz or bj and six digits, like sh600519, was expected"
+        )
+    board, digits, bare, suffix = found.groups()
+    if board is None:
+        board = SUFFIXES.get((suffix or "").lower(), suffix) or (
+            "bj" if bare.startswith("92") else BOARDS.get(bare[0])
+        )
+    if board is None:
+        raise UserError(f"sina_symbols: {name!r} does not tell its exchange: write sh, sz or bj before it")
+    return f"{board.lower()}{digits or bare}"
+
+
+def _times(days: pd.Series, symbol: str) -> pd.Series:
+    times = pd.to_datetime(days, errors="coerce", format="ISO8601")
+    if times.isna().any():
+        raise UserError(f"{symbol}: the service gave {days[times.isna()].iloc[0]!r} as a day")
+    return times
+
+
+def _merge(cached: list[Bar], fetched: list[Bar]) -> tuple[list[Bar], int]:
+    """Old bars as they are and new ones after them, by day; how many old ones came back otherwise."""
+    have = {bar[0]: bar for bar in cached}
+    revised = sum(1 for bar in fetched if bar[0] in have and not _same(have[bar[0]], bar))
+    new = [bar for bar in fetched if bar[0] not in have]
+    return (cached + new if cached else fetched), revised
+
+
+def _same(one: Bar, other: Bar) -> bool:
+    return [float(value) for value in one[1:6]] == [float(value) for value in other[1:6]]
+
+
+def _factor_at(times: pd.DatetimeIndex, factors: list[list[str]]) -> np.ndarray:
+    """The factor that is valid at each time: that of the last day on or before it, the first before all."""
+    days = pd.DatetimeIndex([day for day, _ in factors])
+    place = np.maximum(days.searchsorted(times.normalize(), side="right") - 1, 0)
+    return np.array([float(factor) for _, factor in factors])[place]

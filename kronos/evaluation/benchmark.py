@@ -1,0 +1,121 @@
+"""What a portfolio is compared with: an index, a file of closes, or the equal weight of the universe."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kronos.config.schema import Config
+from kronos.data.sources.qlib import INDICES, closes
+from kronos.data.store import BarStore
+from kronos.evaluation import signals
+from kronos.utils.errors import UserError
+from kronos.utils.files import digest_bytes
+
+EQUAL_WEIGHT = "equal_weight"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Daily returns, and those of the equal weight that stands beside every benchmark."""
+
+    name: str  # a clause of the report's first lines
+    returns: pd.Series
+    cost: pd.Series | None  # of its own rebalancing; None for an index
+    others: dict[
+        str, tuple[str, pd.Series]
+    ]  # key -> (name, daily returns): what the portfolio is compared with
+
+
+def benchmark(config: Config, store: BarStore, close: pd.DataFrame, member: pd.DataFrame) -> Benchmark:
+    """The benchmark that `backtest_benchmark` names, over the sessions of the wide closes."""
+    weight = signals.equal_weight_returns(close, member)
+    cost = signals.equal_weight_costs(close, member, config.backtest_open_cost, config.backtest_close_cost)
+    others = {
+        "equal_weight": ("the equal weight before its costs", weight),
+        "equal_weight_with_cost": ("the equal weight after its own costs", weight - cost),
+    }
+    wanted = config.backtest_benchmark
+    name, series, note = _named(config, store, close)
+    if series is None:
+        return Benchmark(
+            f"the equal weight of each day's members, rebalanced daily{note}", weight, cost, others
+        )
+    returns = series.reindex(close.index).ffill().pct_change(fill_method=None)
+    if returns.iloc[1:].isna().any():
+        day = returns.index[1:][returns.iloc[1:].isna()][0]
+        raise UserError(
+            f"backtest_benchmark {wanted} has no close by {day:%Y-%m-%d}: give one that covers the backtest, or "
+            f"{EQUAL_WEIGHT}"
+        )
+    return Benchmark(name, returns, None, {**others, "index": (name, returns)})
+
+
+def fingerprint(config: Config) -> str:
+    """A digest of the benchmark's closes, where they come from outside the bar store."""
+    wanted = config.backtest_benchmark
+    if _is_csv(wanted):
+        path = Path(wanted).expanduser()
+        return digest_bytes(path.read_bytes())[:16] if path.is_file() else "none"
+    series = None if wanted in ("auto", EQUAL_WEIGHT) else _from_qlib(config, wanted)
+    return "none" if series is None else digest_bytes(series.to_numpy(dtype=np.float64).tobytes())[:16]
+
+
+def _is_csv(wanted: str) -> bool:
+    return wanted.lower().endswith(".csv")
+
+
+def _named(config: Config, store: BarStore, close: pd.DataFrame) -> tuple[str, pd.Series | None, str]:
+    """(clause, closes, note): no closes means the equal weight; the note says why where an index was due."""
+    wanted = config.backtest_benchmark
+    if wanted == EQUAL_WEIGHT:
+        return "", None, ""
+    if wanted == "auto":
+        index = INDICES.get(config.instrument.lower()) if config.data_source == "qlib" else None
+        if store.benchmark is not None:
+            return str(store.benchmark_name), store.benchmark, ""
+        return "", None, f" (the index {index} is not among the bars)" if index else ""
+    if _is_csv(wanted):
+        path = Path(wanted).expanduser()
+        return f"closes of {path.name}", _csv(path), ""
+    if wanted in close.columns:
+        return wanted, close[wanted], ""
+    if wanted == store.benchmark_name:
+        return wanted, store.benchmark, ""
+    series = _from_qlib(config, wanted)
+    if series is not None:
+        return wanted, series, ""
+    raise UserError(
+        f"backtest_benchmark is {wanted!r}: no such instrument among the {close.shape[1]} stored ones, nor in a Qlib "
+        f"store at qlib_data_path; give an instrument, a CSV file with datetime and close, {EQUAL_WEIGHT} or auto"
+    )
+
+
+def _from_qlib(config: Config, name: str) -> pd.Series | None:
+    try:
+        return closes(config.qlib_data_path, name, config.freq)
+    except UserError:  # no Qlib store there
+        return None
+
+
+def _csv(path: Path) -> pd.Series:
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"backtest_benchmark {path} cannot be read: {error}") from None
+    frame.columns = pd.Index([str(name).strip().lower() for name in frame.columns])
+    day = next((name for name in ("datetime", "date") if name in frame), None)
+    if day is None or "close" not in frame:
+        raise UserError(
+            f"backtest_benchmark {path} has the columns {', '.join(frame.columns)}: expected datetime (or "
+            "date) and close"
+        )
+    try:
+        times = pd.DatetimeIndex(pd.to_datetime(frame[day])).normalize()
+        closes = pd.Series(frame["close"].to_numpy(dtype=np.float64), times).sort_index()
+    except ValueError as error:
+        raise UserError(f"backtest_benchmark {path}: {error}") from None
+    if not closes.index.is_unique or not (closes > 0).all():
+        raise UserError(f"backtest_benchmark {path}: expected one close above 0 a day")
+    return closes

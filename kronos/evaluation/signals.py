@@ -1,0 +1,240 @@
+"""Forecasts into signals and what they are worth: scores, targets, daily IC, the equal-weight benchmark.
+
+Pure functions of frames. A wide frame has one row a session (the calendar's sessions in order, also those on
+which nobody traded), one column an instrument, and NaN where there is no value. Returns are simple and in
+price units: 0.01 is one per cent.
+"""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kronos.evaluation.statistics import newey_west_t
+
+SIGNALS = ("last", "mean", "max", "min")
+MIN_NAMES = 5  # a cross-section of fewer names gives no correlation worth averaging
+
+
+def scores(forecast: pd.DataFrame, last_close: pd.Series) -> pd.DataFrame:
+    """Reduce each forecast's closes over the horizon and express them as a return on the last known close.
+
+    `forecast` is long with columns instrument, as_of, step, close (others are ignored); `last_close` holds
+    the close of the bar at `as_of`, indexed by (as_of, instrument). Returns a frame indexed by (as_of,
+    instrument), sorted, with the columns last, mean, max and min; NaN where the forecast is NaN or the last
+    close is not positive. Raises ValueError when a forecast has no last close or a step occurs twice.
+    """
+    keys = ["as_of", "instrument"]
+    steps = forecast[[*keys, "step", "close"]].sort_values([*keys, "step"], kind="stable")
+    if steps.duplicated([*keys, "step"]).any():
+        raise ValueError("the forecast holds a step twice for one (as_of, instrument)")
+    grouped = steps.groupby(keys, sort=True)["close"]
+    reduced = pd.DataFrame({name: grouped.agg(name) for name in SIGNALS})
+    # pandas' reductions skip a NaN; a path with a hole has no score
+    reduced = reduced.where(grouped.count() == grouped.size())
+
+    missing = reduced.index.difference(last_close.index)
+    if len(missing):
+        as_of, instrument = missing[0]
+        raise ValueError(f"{len(missing)} forecasts have no last close, the first is {instrument} at {as_of}")
+    base = last_close.reindex(reduced.index)
+    return reduced.div(base.where(base > 0), axis=0) - 1
+
+
+def targets(close: pd.DataFrame, horizon: int) -> dict[str, pd.DataFrame]:
+    """What the scores try to predict: closes of t+1..t+horizon, reduced as they are, over the close of t.
+
+    `close` is wide. A session without a bar inside the horizon is valued at the last close, as a holder's
+    account values it; where the horizon has no bar at all, runs past the last session, or t itself has no
+    bar, the target is NaN. Nothing after t + horizon is read.
+    """
+    if horizon < 1:
+        raise ValueError(f"horizon is {horizon}, at least 1 was expected")
+    values = close.to_numpy(dtype=np.float64)
+    held = close.ffill().to_numpy(dtype=np.float64)
+    days = len(values)
+    ahead = {name: np.full_like(values, np.nan) for name in SIGNALS}
+    known = days - horizon
+    if known > 0:
+        span = [held[step : step + known] for step in range(1, horizon + 1)]
+        observed = np.zeros((known, values.shape[1]), dtype=bool)
+        total, high, low = np.zeros_like(span[0]), span[0], span[0]
+        for step, future in enumerate(span, start=1):
+            total = total + future
+            high, low = np.maximum(high, future), np.minimum(low, future)
+            observed |= np.isfinite(values[step : step + known])
+        base = np.where(observed & (values[:known] > 0), values[:known], np.nan)
+        for name, level in zip(SIGNALS, (span[-1], total / horizon, high, low), strict=True):
+            ahead[name][:known] = level / base - 1
+    return {
+        name: pd.DataFrame(frame, index=close.index, columns=close.columns) for name, frame in ahead.items()
+    }
+
+
+def tradable_returns(opening: pd.DataFrame, close: pd.DataFrame, horizon: int) -> pd.DataFrame:
+    """What a day's signal can earn: bought at the next session's open, sold `horizon` sessions later at the open.
+
+    Both frames are wide. NaN where the next session has no bar (it cannot be bought) and where the sale runs past
+    the last session. A name without a bar on the day of the sale is valued at its last close, as a holder's account
+    values it. Nothing after t + 1 + horizon is read.
+    """
+    bought = opening.shift(-1)
+    held = close.ffill().shift(-horizon)  # of the session before the sale
+    sold = opening.shift(-1 - horizon).where(close.shift(-1 - horizon).notna(), held)
+    known = np.arange(len(close)) + 1 + horizon < len(close)
+    return (sold / bought.where(bought > 0) - 1).where(pd.Series(known, close.index), axis=0)
+
+
+def wide(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One column of a frame indexed by (day, instrument) as a wide frame, days and instruments sorted."""
+    return frame[column].unstack().sort_index(axis=0).sort_index(axis=1)
+
+
+def _row_correlation(left: np.ndarray, right: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Pearson correlation of each row over its valid entries; NaN where either side does not vary."""
+    count = valid.sum(axis=1, keepdims=True).clip(min=1)
+    centred = []
+    flat = np.zeros(len(left), dtype=bool)
+    for side in (left, right):
+        kept = np.where(valid, side, 0.0)
+        centred.append(np.where(valid, side - kept.sum(axis=1, keepdims=True) / count, 0.0))
+        # compared by value: the centred sum of equal numbers is rounding noise, not exactly zero
+        flat |= np.where(valid, side, -np.inf).max(axis=1) == np.where(valid, side, np.inf).min(axis=1)
+    covariance = (centred[0] * centred[1]).sum(axis=1)
+    scale = np.sqrt((centred[0] ** 2).sum(axis=1)) * np.sqrt((centred[1] ** 2).sum(axis=1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(flat, np.nan, np.clip(covariance / scale, -1.0, 1.0))
+
+
+def daily_ic(score: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
+    """Cross-sectional correlation of score and target, day by day.
+
+    Both are wide; the days and instruments are those of `score`, `target` is aligned to them. Returns a frame
+    indexed by day with `ic` (Pearson), `rank_ic` (Spearman; ties share their average rank) and `n` (names
+    with both values). Pairs with a NaN or an infinity are left out; a day with fewer than 5 names or without
+    variation is NaN.
+    """
+    aligned = target.reindex(index=score.index, columns=score.columns)
+    left = score.to_numpy(dtype=np.float64)
+    right = aligned.to_numpy(dtype=np.float64)
+    valid = np.isfinite(left) & np.isfinite(right)
+    count = valid.sum(axis=1)
+    result = pd.DataFrame({"ic": np.nan, "rank_ic": np.nan, "n": count}, index=score.index)
+    result.index.name = "datetime"
+    enough = count >= MIN_NAMES
+    if enough.any():
+        left, right, valid = left[enough], right[enough], valid[enough]
+        ranks = [
+            pd.DataFrame(np.where(valid, side, np.nan)).rank(axis=1).to_numpy() for side in (left, right)
+        ]
+        result.loc[enough, "ic"] = _row_correlation(left, right, valid)
+        result.loc[enough, "rank_ic"] = _row_correlation(ranks[0], ranks[1], valid)
+    return result
+
+
+def summary(ic: pd.DataFrame, horizon: int) -> dict[str, float]:
+    """What a frame of `daily_ic` amounts to, as plain floats; NaN where there are too few days.
+
+    For each of `ic` and `rank_ic`: the mean over days, the sample standard deviation, their ratio (`icir`,
+    per day, not annualised) and the Newey-West t-value with lag horizon - 1, since neighbouring targets share
+    horizon - 1 days. `days` counts the days with a correlation, `names` is the mean number of instruments on
+    them.
+    """
+    result: dict[str, float] = {}
+    for column, ratio in (("ic", "icir"), ("rank_ic", "rank_icir")):
+        series = ic[column].dropna()
+        deviation = float(series.std(ddof=1)) if len(series) > 1 else float("nan")
+        result[f"{column}_mean"] = float(series.mean()) if len(series) else float("nan")
+        result[f"{column}_std"] = deviation
+        result[ratio] = result[f"{column}_mean"] / deviation if deviation > 1e-12 else float("nan")
+        result[f"{column}_t_newey_west"] = newey_west_t(series, horizon - 1)
+    days = ic["ic"].notna()
+    result["days"] = float(days.sum())
+    result["names"] = float(ic.loc[days, "n"].mean()) if days.any() else float("nan")
+    return result
+
+
+def _equal_weight(close: pd.DataFrame, member: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Names held over each session [D, I]; their returns [D, I] since the last session with members."""
+    if not close.index.equals(member.index) or not close.columns.equals(member.columns):
+        raise ValueError("close and member must have the same days and instruments")
+    price = close.ffill().to_numpy(dtype=np.float64)
+    inside = member.to_numpy(dtype=bool) & np.isfinite(price)
+    held = np.zeros_like(inside)
+    moves = np.zeros_like(price)
+    previous = -1
+    for day in range(len(price)):
+        if not inside[day].any():
+            continue
+        if previous >= 0:
+            held[day] = inside[day] & inside[previous]
+            moves[day, held[day]] = price[day, held[day]] / price[previous, held[day]] - 1
+        previous = day
+    return held, moves
+
+
+def equal_weight_returns(close_wide: pd.DataFrame, member_wide: pd.DataFrame) -> pd.Series:
+    """Daily return of holding every member in equal weight, rebalanced at each close, before costs.
+
+    The mean over the names that are members on the day and on the session before it (where a session has no
+    member at all, it returns 0 and the next one is measured from the last session that had some, so that no
+    move is lost). A member without a bar is valued at its last close, as the portfolio values it. Both frames
+    are wide, of the same shape; `member_wide` is boolean and says who was in the universe, not who traded.
+    The first session with members, and those before it, are NaN.
+    """
+    held, moves = _equal_weight(close_wide, member_wide)
+    count = held.sum(axis=1)
+    occupied = member_wide.to_numpy(dtype=bool).any(axis=1)
+    formed = np.cumsum(occupied) > 0
+    mean = np.where(count > 0, moves.sum(axis=1) / count.clip(min=1), np.nan)
+    mean = np.where(formed & ~occupied, 0.0, mean)
+    return pd.Series(mean, index=close_wide.index, name="benchmark")
+
+
+def equal_weight_costs(
+    close_wide: pd.DataFrame, member_wide: pd.DataFrame, open_cost: float, close_cost: float
+) -> pd.Series:
+    """Daily cost of that equal-weight portfolio's own rebalancing, as a fraction of its value (subtract it).
+
+    Charged on the day whose return it makes possible: at the close before day t the drifted weights of the
+    names held until then are traded back to equal weights of the names held over t; what is bought costs
+    `open_cost`, what is sold `close_cost`, each of its value. The first day pays for buying everything. There
+    is no minimum fee (it has no account size) and every name is taken to be tradable at its close. NaN as in
+    `equal_weight_returns`.
+    """
+    held, moves = _equal_weight(close_wide, member_wide)
+    returns = equal_weight_returns(close_wide, member_wide)
+    costs = np.full(len(held), np.nan)
+    weights = np.zeros(held.shape[1])
+    for day, value in enumerate(returns.to_numpy()):
+        if not held[day].any():
+            costs[day] = 0.0 if value == 0.0 else np.nan
+            continue
+        target = held[day] / held[day].sum()
+        trade = target - weights
+        costs[day] = open_cost * trade.clip(min=0).sum() + close_cost * (-trade).clip(min=0).sum()
+        weights = target * (1 + moves[day]) / (1 + value)
+    return pd.Series(costs, index=close_wide.index, name="benchmark_cost")
+
+
+def prediction_frames(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The scores as the guide's readers expect them: signal -> frame of days x instruments."""
+    result = {}
+    for name in SIGNALS:
+        table = wide(frame, name)
+        table.index = pd.DatetimeIndex(table.index, name="datetime")
+        # plain objects, since the pickle of this pandas' text type cannot be opened by older versions
+        table.columns = pd.Index(list(table.columns), dtype=object, name="instrument")
+        result[name] = table
+    return result
+
+
+def predictions_pickle(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write the guide's `predictions.pkl`: a dict last/mean/max/min -> DataFrame days x instruments.
+
+    `frame` is what `scores` returns. For the guide's readers only: this project never reads a pickle.
+    """
+    frames: Mapping[str, pd.DataFrame] = prediction_frames(frame)
+    Path(path).write_bytes(pickle.dumps(dict(frames), protocol=4))

@@ -1,0 +1,265 @@
+"""Generation with a key-value cache: the context is encoded once per series and shared by its samples.
+
+Axes: N series, S samples, L bars of context, H bars of the horizon, F features, D width, V ids.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kronos.model.checkpoint import check_pair
+from kronos.model.inference.fine_head import FineHead
+from kronos.model.inference.kv_cache import Cache, KeyValues, Norm, Product, Stack
+from kronos.model.inference.sampling import filter_and_sample
+from kronos.model.predictor import Kronos
+from kronos.model.tokenizer import KronosTokenizer
+from kronos.utils.errors import UserError
+
+FINE_ROTARY = ("public", "trained")
+
+
+class Engine:
+    """A pair of models laid out for generation; build it once for many batches. Weights are copied.
+
+    Dropout has no part in it, so the caller's train or eval mode neither matters nor changes. `dtype`
+    (None: the predictor's) is that of the products; softmaxes and norms are taken in float32. `compiled` runs the
+    predictor's blocks through torch.compile, which changes a result by rounding only.
+    """
+
+    def __init__(
+        self,
+        tokenizer: KronosTokenizer,
+        model: Kronos,
+        *,
+        max_context: int = 512,
+        fine_rotary: str = "public",
+        dtype: torch.dtype | None = None,
+        compiled: bool = False,
+    ) -> None:
+        check_pair(tokenizer, model)
+        if fine_rotary not in FINE_ROTARY:
+            raise UserError(f"fine_rotary is {fine_rotary!r}, expected one of {', '.join(FINE_ROTARY)}")
+        if max_context < 1:
+            raise UserError(f"max_context is {max_context}, expected at least 1")
+        # The whole model is not kept: `engine_for` frees an engine with its model.
+        self.tokenizer, self.max_context, self.config = tokenizer, max_context, model.config
+        self.time_emb = model.time_emb
+        self.device = model.head.proj_s1.weight.device
+        dtype = self.dtype = dtype or model.head.proj_s1.weight.dtype
+        with torch.inference_mode():
+            self.encoder = Stack(tokenizer.encoder, dtype)
+            self.decoder = Stack(tokenizer.decoder, dtype)
+            self.stack = Stack(model.transformer, dtype, compiled)
+            self.norm = Norm(model.norm, dtype, weighted=True)
+            self.coarse = Product(model.head.proj_s1, dtype=dtype)
+            self.fine = FineHead(model.dep_layer, model.head.proj_s2, fine_rotary == "trained", dtype)
+            self.fusion = Product(model.embedding.fusion_proj, dtype=dtype)
+            self.token_embedding = model.embedding.emb_s1.weight.to(
+                dtype
+            )  # the fine head's query: not scaled
+            self.tables = [
+                table.weight.to(dtype) * model.embedding.scale
+                for table in (model.embedding.emb_s1, model.embedding.emb_s2)
+            ]
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        x_NLF: Tensor,
+        stamp_NL5: Tensor,
+        future_stamp_NH5: Tensor,
+        *,
+        uniform_NSH2: Tensor,
+        temperature: float = 1.0,
+        top_k: int | None = 0,
+        top_p: float | None = 0.9,
+        clip: float = 5.0,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """float32 [N, S, H, F]: the next H bars, normalised as `x_NLF` is, one path per uniform[:, s].
+
+        `uniform_NSH2` in [0, 1) draws the coarse and the fine id of each bar. `progress` is called with the
+        number of bars done.
+        """
+        x_NLF = x_NLF.to(self.device, torch.float32).clamp(-clip, clip)
+        length, horizon = x_NLF.shape[1], future_stamp_NH5.shape[1]
+        if not 1 <= horizon <= self.max_context:
+            raise UserError(f"horizon is {horizon}, expected 1 to max_context = {self.max_context}")
+        uniform = uniform_NSH2.to(self.device)
+        s1, s2 = self._encode(x_NLF)
+        kept = slice(max(0, length - self.max_context), None)
+        time = self.time_emb(stamp_NL5.to(self.device)[:, kept]).to(self.dtype)
+        future = self.time_emb(future_stamp_NH5.to(self.device)).to(self.dtype)
+        window = _Window(self, self._embed(s1[:, kept], s2[:, kept], time), uniform.shape[1], horizon)
+        drawn = s1.new_empty(2, len(s1), uniform.shape[1], horizon)
+        rules = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        for bar in range(horizon):
+            hidden = window.hidden
+            coarse = _draw(self.coarse(hidden), uniform[:, :, bar, 0], rules)
+            fine = _draw(window.fine_logits(self.token_embedding[coarse]), uniform[:, :, bar, 1], rules)
+            drawn[0, :, :, bar], drawn[1, :, :, bar] = coarse, fine
+            if bar + 1 < horizon:  # nothing asks for the bar after the last
+                window.add(self._embed(coarse, fine, future[:, None, bar]))
+            if progress is not None:
+                progress(bar + 1)
+        return self._decode(s1, s2, drawn[0], drawn[1]).float()
+
+    def _embed(self, s1: Tensor, s2: Tensor, time: Tensor) -> Tensor:
+        pair = torch.cat((F.embedding(s1, self.tables[0]), F.embedding(s2, self.tables[1])), dim=-1)
+        return self.fusion(pair) + time
+
+    def _encode(self, x_NLF: Tensor) -> tuple[Tensor, Tensor]:
+        """Coarse and fine ids [N, L]; bar t's follow from the bars up to t."""
+        module = self.tokenizer
+        x = F.linear(x_NLF, module.embed.weight.float(), module.embed.bias.float()).to(self.dtype)
+        x, _ = self.encoder.prefix(x)
+        x = F.linear(x, module.quant_embed.weight.to(x.dtype), module.quant_embed.bias.to(x.dtype))
+        return module.tokenizer.ids(x)
+
+    def _decode(self, s1_NL: Tensor, s2_NL: Tensor, s1_NSH: Tensor, s2_NSH: Tensor) -> Tensor:
+        """[N, S, H, F]: the last max_context bars decoded together, positions from 0, the context's once."""
+        first = max(0, s1_NL.shape[1] + s1_NSH.shape[2] - self.max_context)
+        own = self._bits(s1_NSH, s2_NSH)
+        series, samples, horizon, _ = own.shape
+        if first < s1_NL.shape[1]:
+            context = self._bits(s1_NL[:, first:], s2_NL[:, first:])
+            _, cache = self.decoder.prefix(context, samples, horizon, hidden=False)
+            own = self.decoder.extend(own, cache)
+        else:
+            own = self.decoder.prefix(own.flatten(0, 1))[0].unflatten(0, (series, samples))
+        return F.linear(own.float(), self.tokenizer.head.weight.float(), self.tokenizer.head.bias.float())
+
+    def _bits(self, s1: Tensor, s2: Tensor) -> Tensor:
+        layer = self.tokenizer.post_quant_embed
+        signs = self.tokenizer.tokenizer.signs(s1, s2).to(self.dtype)
+        return F.linear(signs, layer.weight.to(self.dtype), layer.bias.to(self.dtype))
+
+
+class _Window:
+    """The bars that the predictor sees: the last max_context of context and drawn bars, positions from 0.
+
+    While all bars fit, each new one is a step on the caches. Once the window slides, every position restarts
+    and a first bar is lost, so all hidden states change: the window is run again, exactly as the public code
+    does, but for the part that the samples share and the first block's projections, which know no position.
+    """
+
+    def __init__(self, engine: Engine, context_NLD: Tensor, samples: int, horizon: int) -> None:
+        self.engine, self.context, self.samples = engine, context_NLD, samples
+        series, length, self.width = context_NLD.shape
+        self.total, self.first = length, 0
+        room = min(horizon, engine.max_context - length)
+        self.slides = length + horizon - 1 > engine.max_context
+        if self.slides:
+            self.context = engine.stack.with_projections(context_NLD)
+            self.own = self.context.new_empty(series, samples, horizon, self.context.shape[-1])
+        hidden = self._prefix(self.context, samples, room)
+        self.hidden = hidden[:, None, -1].expand(-1, samples, -1)  # [N, S, D] of the newest bar
+
+    def _prefix(self, rows: Tensor, samples: int, room: int) -> Tensor:
+        """Hidden states of bars from position 0 on: their embeddings, and their projections where they are kept."""
+        x, unturned = rows[..., : self.width], rows[..., self.width :] if self.slides else None
+        kept = samples if room else 0
+        hidden, self.cache = self.engine.stack.prefix(x, kept, room, unturned_NPE=unturned)
+        hidden = self.engine.norm(hidden)
+        self.keys = self.engine.fine.start(hidden, samples, room)
+        return hidden
+
+    def _extend(self, x_NSQD: Tensor, cache: Cache) -> None:
+        first = cache.position
+        hidden = self.engine.norm(self.engine.stack.extend(x_NSQD, cache))
+        assert isinstance(self.keys, KeyValues)
+        self.engine.fine.append(self.keys, hidden, first)
+        self.hidden = hidden[:, :, -1]
+
+    def add(self, x_NSD: Tensor) -> None:
+        """One more bar of every sample, its embedding [N, S, D]."""
+        length = self.context.shape[1]
+        if self.slides:
+            self.own[:, :, self.total - length] = self.engine.stack.with_projections(x_NSD)
+        self.total += 1
+        self.first = max(0, self.total - self.engine.max_context)
+        if not self.first:
+            return self._extend(x_NSD[:, :, None], self.cache)
+        own = self.own[:, :, max(0, self.first - length) : self.total - length]
+        if self.samples > 1 and self.first < length:
+            self._prefix(self.context[:, self.first :], self.samples, own.shape[2])
+            return self._extend(own[..., : self.width], self.cache)
+        shared = self.context[:, None, self.first :].expand(-1, self.samples, -1, -1)
+        rows = torch.cat((shared, own), dim=2)
+        hidden = self._prefix(rows.flatten(0, 1), 1, 0)
+        self.hidden = hidden[:, -1].unflatten(0, rows.shape[:2])
+
+    def fine_logits(self, token_NSD: Tensor) -> Tensor:
+        """[N, S, V] of the next bar's fine id, given the embedding of its coarse id."""
+        position = self.total - self.first - 1
+        hidden, series = self.hidden, len(token_NSD)
+        if self.keys.series != series:  # past the context, each sample is a series of its own
+            hidden, token_NSD = hidden.flatten(0, 1)[:, None], token_NSD.flatten(0, 1)[:, None]
+        return self.engine.fine(self.keys, hidden, token_NSD, position).view(series, self.samples, -1)
+
+
+def _draw(logits_NSV: Tensor, uniform_NS: Tensor, rules: dict) -> Tensor:
+    ids = filter_and_sample(logits_NSV.flatten(0, 1), uniform_R=uniform_NS.flatten(), **rules)
+    return ids.view(uniform_NS.shape)
+
+
+_KEPT: WeakKeyDictionary[Kronos, tuple[tuple, Engine]] = WeakKeyDictionary()
+
+
+def engine_for(tokenizer: KronosTokenizer, model: Kronos, **options: Any) -> Engine:
+    """The pair's Engine with these options of its; that of the last call where neither they nor a weight changed."""
+    state = id(tokenizer), options, _fingerprint(tokenizer), _fingerprint(model)
+    before, engine = _KEPT.get(model, (None, None))
+    if engine is None or before != state:
+        engine = Engine(tokenizer, model, **options)
+        _KEPT[model] = state, engine
+    return engine
+
+
+@torch.no_grad()
+def _fingerprint(module: torch.nn.Module) -> tuple:
+    """Where each weight lies, and its norm: changes through `.data` move no version counter."""
+    weights = [weight.detach() for weight in module.parameters()]
+    norms = torch.stack(torch._foreach_norm(weights)).tolist()
+    return tuple((weight.data_ptr(), weight.dtype, norm) for weight, norm in zip(weights, norms, strict=True))
+
+
+def generate(
+    tokenizer: KronosTokenizer,
+    model: Kronos,
+    x_NLF: Tensor,
+    stamp_NL5: Tensor,
+    future_stamp_NH5: Tensor,
+    *,
+    horizon: int,
+    temperature: float = 1.0,
+    top_k: int | None = 0,
+    top_p: float | None = 0.9,
+    sample_count: int = 1,
+    clip: float = 5.0,
+    generator: torch.Generator | None = None,
+    **options: Any,
+) -> Tensor:
+    """float32 [N, S, H, F] sampled paths, normalised as the bars `x_NLF` are.
+
+    `generator` None draws from torch's global generator. `options` are the Engine's.
+    """
+    if future_stamp_NH5.shape[1] != horizon:
+        raise UserError(f"{future_stamp_NH5.shape[1]} future stamps for a horizon of {horizon}")
+    engine = engine_for(tokenizer, model, **options)
+    device = generator.device if generator is not None else engine.device
+    shape = (len(x_NLF), sample_count, horizon, 2)
+    return engine(
+        x_NLF,
+        stamp_NL5,
+        future_stamp_NH5,
+        uniform_NSH2=torch.rand(shape, generator=generator, device=device),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        clip=clip,
+    )

@@ -1,0 +1,269 @@
+"""Transformer blocks laid out for inference, with a key-value cache whose prefix is shared by the samples.
+
+Axes: N series, S samples of each, P bars of the shared prefix, Q new bars, O bars of each sample so far,
+D width, H heads, K width of a head. Inference only: weights are copied, no gradient is kept.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kronos.model.attention import Attention
+from kronos.model.cpu_kernels.causal import attend_causally
+from kronos.model.layers import Block, RMSNorm
+from kronos.model.rotary import Tables
+
+CHUNK = 1024  # bars run together through the blocks on a CPU: more would not stay in its caches
+
+
+class Product:
+    """x W + b with W stored [in, out]: a few rows read it up to twice as fast as in nn.Linear's layout."""
+
+    def __init__(
+        self,
+        *layers: nn.Linear,
+        dtype: torch.dtype,
+        norm: RMSNorm | None = None,
+        heads: int | None = None,
+    ) -> None:
+        """Several layers of one input become one product, their outputs side by side.
+
+        With `norm`, its weight is folded into W, for inputs that come from `Norm` without it. With `heads`, the first
+        layer's outputs are queries, and come divided by the root of a head's width.
+        """
+        weights = [layer.weight.detach() for layer in layers]
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        if heads is not None:
+            scale = (len(weights[0]) // heads) ** -0.5
+            weights[0], biases[0] = weights[0] * scale, biases[0] * scale
+        weight = torch.cat(weights)
+        weight = weight if norm is None else weight * _norm_weight(norm)
+        self.weight = weight.to(dtype).t().contiguous()
+        self.bias = torch.cat(biases).to(dtype) if biases else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        out = rows @ self.weight if self.bias is None else torch.addmm(self.bias, rows, self.weight)
+        return out.view(*x.shape[:-1], -1)
+
+    def add_to(self, x: Tensor, inputs: Tensor) -> Tensor:
+        """x + inputs W + b, in one pass over x; x itself where there is no bias."""
+        out = x if self.bias is None else x + self.bias
+        out.view(-1, out.shape[-1]).addmm_(inputs.reshape(-1, inputs.shape[-1]), self.weight)
+        return out
+
+
+def _norm_weight(norm: RMSNorm) -> Tensor:
+    """`Norm` divides by the length of x, not by its root mean square."""
+    return norm.weight.detach() * norm.weight.numel() ** 0.5
+
+
+class Norm:
+    """RMSNorm on any leading axes, in few passes; without a norm's weight, a `Product` has it."""
+
+    def __init__(self, norm: RMSNorm, dtype: torch.dtype, *, weighted: bool = False) -> None:
+        self.eps, self.dtype = norm.eps * norm.weight.numel(), dtype
+        self.weight = _norm_weight(norm).to(dtype) if weighted else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        unit = (x * length.square_().add_(self.eps).rsqrt_()).to(self.dtype)
+        return unit if self.weight is None else unit.mul_(self.weight)
+
+
+def turn(x: Tensor, tables: Tables) -> Tensor:
+    """Rotate [..., T, K] by its positions' (cos, sin) [T, K]; as rotary.rotate, without the joined copy."""
+    cos, sin = tables
+    half = x.shape[-1] // 2
+    out = x * cos
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return out
+
+
+class KeyValues:
+    """Keys and values of one layer: of P bars shared by the samples, and of each sample's own bars.
+
+    Shared keys lie as [N, H, K, P], values as [N, H, P, K], own ones as [N, H, S, O, K]. With one sample there
+    is nothing to share: the prefix lies at the front of `own`.
+    """
+
+    def __init__(
+        self, attention: tuple[int, int], series: int, bars: int, samples: int, room: int, like: Tensor
+    ) -> None:
+        """Room for a prefix and for `room` bars of each sample; `attention` is (heads, width of a head)."""
+        heads, width = attention
+        self.series, self.bars, self.samples, self.used = series, bars, samples, 0 if samples > 1 else bars
+        self.own = like.new_empty(2, series, heads, samples, room + self.used, width)
+        if samples > 1:
+            self.shared_k = like.new_empty(series, heads, width, bars)
+            self.shared_v = like.new_empty(series, heads, bars, width)
+
+    def write_prefix(self, first: int, k: Tensor, v: Tensor) -> None:
+        """Prefix [n, H, P, K] of the series from `first` on."""
+        rows = slice(first, first + len(k))
+        if self.samples > 1:
+            self.shared_k[rows], self.shared_v[rows] = k.transpose(-1, -2), v
+        else:
+            self.own[0, rows, :, 0, : self.bars], self.own[1, rows, :, 0, : self.bars] = k, v
+
+    def append(self, k: Tensor, v: Tensor) -> None:
+        """[N, H, S, Q, K] more of each sample."""
+        end = self.used + k.shape[3]
+        self.own[0, ..., self.used : end, :], self.own[1, ..., self.used : end, :] = k, v
+        self.used = end
+
+    def attend(self, q: Tensor) -> Tensor:
+        """Scaled queries [N, H, S, Q, K] of the newest Q bars over the prefix and, causally, their own bars."""
+        k, v = self.own[..., : self.used, :]
+        queries = q.shape[3]
+        if self.samples == 1 and queries == 1:
+            return F.scaled_dot_product_attention(q[:, :, 0], k[:, :, 0], v[:, :, 0], scale=1.0)[:, :, None]
+        scores = q @ k.transpose(-1, -2)
+        if queries > 1:
+            hidden = torch.ones(queries, self.used, dtype=torch.bool, device=q.device)
+            scores.masked_fill_(hidden.triu_(self.used - queries + 1), -torch.inf)
+        if self.samples == 1:
+            return scores.float().softmax(-1).to(v.dtype) @ v
+        together = (q.flatten(2, 3) @ self.shared_k).unflatten(2, q.shape[2:4])
+        weights = torch.cat((together, scores), dim=-1).float().softmax(-1).to(v.dtype)
+        seen = weights[..., : self.bars].flatten(2, 3) @ self.shared_v
+        return (weights[..., self.bars :] @ v).add_(seen.unflatten(2, q.shape[2:4]))
+
+
+class FastBlock:
+    """A Block as three fused products, for prefixes and for new bars on top of a cache.
+
+    `compiled`: what is not attention goes through torch.compile, one program for all blocks of a shape.
+    """
+
+    def __init__(self, block: Block, dtype: torch.dtype, compiled: bool) -> None:
+        attention, ffn = block.self_attn, block.ffn
+        self.heads = attention.heads
+        self.attention = (self.heads, attention.rotary.head_width)
+        self.norm1, self.norm2 = Norm(block.norm1, dtype), Norm(block.norm2, dtype)
+        layers = attention.q_proj, attention.k_proj, attention.v_proj
+        self.qkv = Product(*layers, dtype=dtype, norm=block.norm1, heads=self.heads)
+        self.out = Product(attention.out_proj, dtype=dtype)
+        self.gate_up = Product(ffn.w1, ffn.w3, dtype=dtype, norm=block.norm2)
+        self.down = Product(ffn.w2, dtype=dtype)
+        if compiled:
+            for name in ("unturned", "finish"):
+                setattr(self, name, torch.compile(getattr(self, name), dynamic=True))
+
+    def unturned(self, x: Tensor) -> Tensor:
+        """[..., T, D] -> q, k and v side by side [..., T, 3 D], of no position yet."""
+        return self.qkv(self.norm1(x))
+
+    def project(self, qkv: Tensor, tables: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What `unturned` gives -> q, k, v [..., H, T, K], q and k turned."""
+        qkv = qkv.unflatten(-1, (3, self.heads, -1)).movedim((-3, -2), (0, -3))
+        assert tables is not None
+        turned = turn(qkv[:2], tables)
+        return turned[0], turned[1], qkv[2]
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Output projection and feed-forward, added to x [..., T, D]; attended [..., H, T, K]."""
+        x = self.out.add_to(x, attended.transpose(-2, -3).flatten(-2))
+        gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
+        return self.down.add_to(x, F.silu(gate, inplace=True).mul_(up))
+
+
+@dataclass
+class Cache:
+    """The layers' keys and values, and how many positions they hold."""
+
+    layers: list[KeyValues] = field(default_factory=list)
+    position: int = 0
+
+
+class Positions:
+    """Rotary tables of an attention layer, computed once for as many positions as were asked for."""
+
+    def __init__(self, attention: Attention, dtype: torch.dtype) -> None:
+        self.rotary, self.dtype = attention.rotary, dtype
+        self.cos = self.sin = torch.empty(0)
+
+    def at(self, first: int, count: int) -> Tables:
+        """(cos, sin) [count, K] of the positions from `first` on."""
+        end = first + count
+        if end > len(self.cos):
+            cos, sin = self.rotary.tables(max(end, 2 * len(self.cos)))
+            self.cos, self.sin = cos.to(self.dtype), sin.to(self.dtype)
+        return self.cos[first:end], self.sin[first:end]
+
+
+class Stack:
+    """Blocks in order."""
+
+    def __init__(self, blocks: nn.ModuleList, dtype: torch.dtype, compiled: bool = False) -> None:
+        modules = [block for block in blocks if isinstance(block, Block)]
+        self.blocks = [FastBlock(block, dtype, compiled) for block in modules]
+        self.positions = [Positions(block.self_attn, dtype) for block in modules[:1]]
+
+    def with_projections(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D + E]: x, then what the first block projects it to before positions are known."""
+        return torch.cat((x, self.blocks[0].unturned(x)), dim=-1) if self.blocks else x
+
+    def at(self, first: int, count: int) -> Tables | None:
+        """Tables for the blocks, None where there is no block that could want them."""
+        return self.positions[0].at(first, count) if self.positions else None
+
+    def prefix(
+        self,
+        x_NPD: Tensor,
+        samples: int = 0,
+        room: int = 0,
+        *,
+        unturned_NPE: Tensor | None = None,
+        hidden: bool = True,
+    ) -> tuple[Tensor, Cache]:
+        """Run positions 0 .. P-1; keep a cache for `samples` of each series with `room` bars more (0: none kept).
+
+        `unturned_NPE`: the first block's own, where known. Without `hidden`, the last block makes its keys and
+        values only.
+        """
+        series, bars, _ = x_NPD.shape
+        cache = Cache(position=bars)
+        if samples:
+            cache.layers = [
+                KeyValues(block.attention, series, bars, samples, room, x_NPD) for block in self.blocks
+            ]
+        tables = self.at(0, bars)
+        size = max(1, CHUNK // bars) if x_NPD.device.type == "cpu" else series
+        hiddens = []
+        for first in range(0, series, size):
+            part = slice(first, first + size)
+            known = None if unturned_NPE is None else unturned_NPE[part]
+            hiddens.append(self._prefix(x_NPD[part], known, tables, cache, first, hidden))
+        return torch.cat(hiddens), cache
+
+    def _prefix(
+        self,
+        x_NPD: Tensor,
+        unturned_NPE: Tensor | None,
+        tables: Tables | None,
+        cache: Cache,
+        first: int,
+        hidden: bool,
+    ) -> Tensor:
+        for index, block in enumerate(self.blocks):
+            unturned = block.unturned(x_NPD) if index or unturned_NPE is None else unturned_NPE
+            q, k, v = block.project(unturned, tables)
+            if cache.layers:
+                cache.layers[index].write_prefix(first, k, v)
+            if hidden or index + 1 < len(self.blocks):
+                x_NPD = block.finish(x_NPD, attend_causally(q, k, v))
+        return x_NPD
+
+    def extend(self, x_NSQD: Tensor, cache: Cache) -> Tensor:
+        """Run Q new bars of every sample, and add them to the cache."""
+        tables = self.at(cache.position, x_NSQD.shape[2])
+        for block, kept in zip(self.blocks, cache.layers, strict=True):
+            q, k, v = (part.transpose(1, 2) for part in block.project(block.unturned(x_NSQD), tables))
+            kept.append(k, v)
+            x_NSQD = block.finish(x_NSQD, kept.attend(q).transpose(1, 2))
+        cache.position += x_NSQD.shape[2]
+        return x_NSQD

@@ -1,0 +1,228 @@
+"""Everything that a backtest's report says, as plain values and frames, and the same key figures as metrics."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kronos.evaluation.forecast_evaluation import Accuracy, Before, Ranking
+from kronos.evaluation.portfolio import Excess
+from kronos.evaluation.ranking import PREDICTED, TRADABLE
+from kronos.evaluation.statistics import Estimate, independent_periods, verdict
+
+EXCESS = {
+    "with_cost": "with costs",
+    "without_cost": "without costs",
+    "with_both_costs": "with costs, benchmark too",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portfolio:
+    """One signal's simulated portfolio, as the backtest's result has it."""
+
+    daily: pd.DataFrame
+    risk: Mapping[str, Mapping[str, float]]
+    turnover: float
+    stranded: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Example:
+    """One forecast to draw: closes seen, sample paths and what came, [L], [S, H], [H]; in prices."""
+
+    instrument: str
+    as_of: pd.Timestamp
+    seen: np.ndarray
+    paths: np.ndarray
+    came: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportInputs:
+    """The configured signal's portfolio is `portfolios[signal]`; the others are exploratory."""
+
+    universe: (
+        str  # a clause that can start a sentence: "524 members of the S&P 500 at some time of that year"
+    )
+    source_notes: Sequence[str] = ()  # whole sentences on the data: adjustments, survivorship
+    warnings: Sequence[str] = ()  # whole sentences on what makes the numbers doubtful: days seen before
+    benchmark: str  # a clause: "the equal weight of each day's members"
+    signal: str  # the configured one
+    horizon: int
+    lookback: int
+    seed: int
+    topk: int
+    n_drop: int
+    hold_thresh: int
+    account: float
+    open_cost: float
+    close_cost: float
+    min_cost: float
+    deal_price: str
+    limit_threshold: float | None
+    forecast: str = ""  # a clause on sampling: "5 samples at temperature 0.6, top-p 0.9"
+    scored: int  # (day, instrument) pairs with a score
+    excluded: Mapping[str, int]
+    repaired_bars: int  # forecast bars whose high, low, volume or amount had to be made consistent
+    model_digests: Mapping[str, str]
+    ranking: Ranking
+    before: Before = field(default_factory=Before)
+    accuracy: Accuracy
+    portfolios: Mapping[str, Portfolio]
+    excesses: Sequence[Excess]
+    random_net: pd.DataFrame | None = (
+        None  # daily returns after costs of portfolios by chance, a column a seed
+    )
+    examples: Sequence[Example] = ()
+
+    @property
+    def portfolio(self) -> Portfolio:
+        return self.portfolios[self.signal]
+
+    @property
+    def daily(self) -> pd.DataFrame:
+        return self.portfolio.daily
+
+    @property
+    def note(self) -> str:
+        """Empty, or that the days are too short to tell; goes with every annualised figure."""
+        ranked = self.ranking.worths[TRADABLE][self.signal].rank_ic.days
+        short = verdict(len(self.daily), self.horizon)
+        return short or (verdict(ranked, self.horizon) if ranked else "")
+
+
+def metrics(inputs: ReportInputs) -> dict[str, float]:
+    """The report's key figures under the names that a tracking run gives them; NaN is left out.
+
+    Fractions throughout (0.01 is 1 %). IC figures are the configured signal's with the tradable return, unless
+    they begin with `predicted_`; `_low` and `_high` are ends of 95 % intervals.
+    """
+    values = {**_ranking(inputs), **_accuracy(inputs), **_portfolio(inputs)}
+    values["test_days"] = len(inputs.daily)
+    values["independent_periods"] = independent_periods(len(inputs.daily), inputs.horizon)
+    values["scored_pairs"] = inputs.scored
+    values["excluded_pairs"] = sum(inputs.excluded.values())
+    return {name: float(value) for name, value in values.items() if np.isfinite(value)}
+
+
+def _ends(name: str, found: Estimate, factor: float = 1.0) -> dict[str, float]:
+    return {name: found.mean * factor, f"{name}_low": found.low * factor, f"{name}_high": found.high * factor}
+
+
+def _ranking(inputs: ReportInputs) -> dict[str, float]:
+    ranking = inputs.ranking
+    values: dict[str, float] = {}
+    for prefix, target in (("", TRADABLE), ("predicted_", PREDICTED)):
+        found = ranking.worths[target][inputs.signal]
+        for column, estimate, ratio in (
+            ("ic", found.ic, found.icir),
+            ("rank_ic", found.rank_ic, found.rank_icir),
+        ):
+            values |= {
+                f"{prefix}{column}_mean": estimate.mean, f"{prefix}{column}_low": estimate.low,
+                f"{prefix}{column}_high": estimate.high, f"{prefix}{column}_t_newey_west": estimate.t,
+                f"{prefix}{column.removesuffix('ic')}icir": ratio,
+            }  # fmt: skip
+    primary = ranking.worths[TRADABLE][inputs.signal]
+    values |= {"ic_days": primary.rank_ic.days, "ic_names_mean": primary.names}
+    for name, one in ranking.worths[TRADABLE].items():
+        values[f"signal_{name}_rank_ic_mean"] = one.rank_ic.mean
+    for other in ranking.comparisons:
+        values[f"{other.key}_rank_ic_mean"] = other.rank_ic.mean
+        values |= _ends(f"rank_ic_gain_over_{other.key}", other.difference)
+    values |= _ends("group_spread", ranking.spread)
+    values["ranking_turnover"] = float(ranking.turnover["top"].mean())
+    return values
+
+
+def _accuracy(inputs: ReportInputs) -> dict[str, float]:
+    found = inputs.accuracy
+    whole = found.steps.iloc[0]
+    values = {name: float(whole[name]) for name in ("mae", "rmse", "mape", "skill_rmse", "direction")}
+    values["direction_always_up"] = float(whole["rises"])
+    values |= dict(zip(("skill_mae", "skill_mae_low", "skill_mae_high"), found.skill, strict=True))
+    for suffix, one in zip(("", "_trading"), found.distributions.values(), strict=False):
+        values |= {
+            f"crps{suffix}": one["crps"], f"crps_skill_last{suffix}": one["skill_last"][0],
+            f"crps_skill_rolling{suffix}": one["skill_rolling"][0],
+            f"volatility_mae{suffix}": one["volatility"]["mae"], f"volatility_r2{suffix}": one["volatility"]["r2"],
+            **{f"coverage_{level * 100:.0f}{suffix}": share for level, (_, share) in one["coverage"].items()},
+        }  # fmt: skip
+        if not suffix:
+            values["volatility_mae_rolling"] = one["volatility_rolling"]["mae"]
+            values["volatility_r2_rolling"] = one["volatility_rolling"]["r2"]
+    return values
+
+
+def _portfolio(inputs: ReportInputs) -> dict[str, float]:
+    result, values = inputs.portfolio, {}
+    for name in EXCESS:
+        if name in result.risk:
+            figures = result.risk[name]
+            values[f"excess_return_annualised_{name}"] = figures["annualised_return"]
+            values[f"excess_volatility_annualised_{name}"] = figures["volatility"]
+            values[f"information_ratio_{name}"] = figures["information_ratio"]
+            values[f"excess_max_drawdown_{name}"] = figures["max_drawdown"]
+            values[f"excess_calmar_{name}"] = figures["calmar"]
+            values[f"excess_win_rate_{name}"] = figures["win_rate"]
+    for name in ("portfolio_with_cost", "portfolio_without_cost", "benchmark"):
+        part, _, suffix = name.partition("_")
+        figures, end = result.risk[name], f"_{suffix}" if suffix else ""
+        values[f"{part}_return_annualised{end}"] = figures["annualised_return"]
+        values[f"{part}_sharpe{end}"] = figures["information_ratio"]
+        values[f"{part}_max_drawdown{end}"] = figures["max_drawdown"]
+        values[f"{part}_calmar{end}"] = figures["calmar"]
+        values[f"{part}_win_rate{end}"] = figures["win_rate"]
+    for other in inputs.excesses:
+        values |= _ends(f"excess_return_annualised_over_{other.key}", other.difference, other.periods)
+    for name, one in inputs.portfolios.items():
+        values[f"signal_{name}_excess_return_annualised"] = one.risk["with_cost"]["annualised_return"]
+    values["turnover_daily"] = result.turnover
+    values["cost_daily"] = float(result.daily["cost"].mean())
+    values["holdings_mean"] = float(result.daily["holdings"].mean())
+    return values
+
+
+def details(inputs: ReportInputs) -> dict[str, Any]:
+    """All figures for machines, for `metrics.json`: metrics, intervals, tables; NaN becomes null."""
+    ranking, accuracy = inputs.ranking, inputs.accuracy
+    targets = {
+        target: {
+            name: {
+                "ic": one.ic, "rank_ic": one.rank_ic, "icir": one.icir, "rank_icir": one.rank_icir,
+                "names": one.names, "p_holm": one.p_holm,
+            }
+            for name, one in signals.items()
+        }
+        for target, signals in ranking.worths.items()
+    }  # fmt: skip
+    return plain({
+        "metrics": metrics(inputs), "too_short": inputs.note, "warnings": inputs.warnings, "signal": inputs.signal,
+        "information_coefficient": targets, 
+        "ranking_baselines": [replace(one, daily=one.daily.iloc[:0]) for one in ranking.comparisons],
+        "by_step": ranking.steps,
+        "decay": ranking.decay, "groups": ranking.group_means, "group_spread": ranking.spread,
+        "accuracy_by_step": accuracy.steps, "direction": accuracy.direction, "skill_mae": accuracy.skill,
+        "error_gap_last": accuracy.gap, "distributions": accuracy.distributions,
+        "portfolio": {name: one.risk for name, one in inputs.portfolios.items()}, "excess": inputs.excesses,
+    })  # fmt: skip
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, frames and arrays as JSON's own types; what is not finite becomes None."""
+    if isinstance(value, pd.DataFrame):
+        return [plain(row) for row in value.to_dict(orient="records")]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(one) for one in value]
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    return float(value) if np.isfinite(value) else None

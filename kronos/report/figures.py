@@ -1,0 +1,290 @@
+"""Figures of training and backtests: matplotlib objects on the Agg canvas, without pyplot's global state."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import AutoDateLocator, DateFormatter
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter
+
+from kronos.evaluation.signals import summary
+from kronos.report.document import number_text
+
+INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+BLUE, LIGHT_BLUE, GREEN, RED = "#1f5fa8", "#7fb2e5", "#2a9d74", "#c8553d"
+
+
+def blank_panels(
+    title: str, period: str, rows: int, columns: int, *, sharex: bool = False
+) -> tuple[Figure, Any]:
+    """A figure of panels under a title and a line on the period; the axes as numpy's `subplots` gives them."""
+    layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.88), hspace=0.06, wspace=0.04)
+    figure = Figure(figsize=(9.6, 6.4), dpi=140, facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    figure.text(0.02, 0.965, title, fontsize=14, fontweight="bold", color=INK, va="top")
+    figure.text(0.02, 0.92, period, fontsize=9.5, color=GREY, va="top")
+    panels = figure.subplots(rows, columns, sharex=sharex)
+    for axes in np.atleast_1d(panels).reshape(-1):
+        axes.set_facecolor("white")
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=INK, labelsize=9, length=0)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.spines["bottom"].set_color(GRID)
+    return figure, panels
+
+
+def _panels(title: str, period: str) -> tuple[Figure, Axes, Axes]:
+    """A figure of two panels that share their horizontal axis, under a title and a line on the period."""
+    figure, (upper, lower) = blank_panels(title, period, 2, 1, sharex=True)
+    return figure, upper, lower
+
+
+def panels_over_days(title: str, period: str, days: int) -> tuple[Figure, Axes, Axes]:
+    """Two panels over days, with a line at zero."""
+    figure, upper, lower = _panels(title, period)
+    for axes in (upper, lower):
+        axes.axhline(0, color=GREY, linewidth=0.9)
+    lower.xaxis.set_major_locator(AutoDateLocator(minticks=4, maxticks=9))
+    lower.xaxis.set_major_formatter(DateFormatter("%d %b" if days <= 150 else "%b %Y"))
+    return figure, upper, lower
+
+
+def signed(value: float, style: str) -> str:
+    return number_text(value, style).replace(
+        "-", "−"
+    )  # as wide as the plus sign, as matplotlib's own ticks have it
+
+
+def legend(axes: Axes) -> None:
+    axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK)
+
+
+def loss_figure(curve: Sequence[Mapping[str, float]], title: str) -> Figure:
+    """Losses over optimiser steps, from the entries of an evaluation curve.
+
+    `val_loss` and `train_eval_loss` are one quantity on two sets of windows and share the upper panel;
+    `train_loss` is another (coarse tokens drawn, all bars) and has the lower one.
+    """
+    best = min(curve, key=lambda entry: entry["val_loss"])
+    period = f"best validation loss {number_text(best['val_loss'], '{:.4g}')} at step {best['step']:.0f}"
+    figure, upper, lower = _panels(title, period)
+    steps = [entry["step"] for entry in curve]
+    for axes, name, label, color in (
+        (upper, "val_loss", "validation", BLUE),
+        (upper, "train_eval_loss", "training subset, scored the same way", LIGHT_BLUE),
+        (lower, "train_loss", "training loss, another quantity: mean since the last point", GREEN),
+    ):
+        values = [entry.get(name, float("nan")) for entry in curve]
+        axes.plot(steps, values, color=color, label=label, lw=1.8, marker="o", ms=4)
+    upper.axvline(best["step"], color=GREY, lw=1.0, ls=":")
+    lower.set_xlabel("optimiser step", color=INK, fontsize=9.5)
+    for axes in (upper, lower):
+        axes.set_ylabel("loss", color=INK, fontsize=9.5)
+        legend(axes)
+    return figure
+
+
+def cumulative_figure(
+    daily: pd.DataFrame, signal: str, period: str, random_net: pd.DataFrame | None = None
+) -> Figure:
+    """Summed daily returns of the portfolio and the benchmark above; their difference below.
+
+    `daily` is a backtest's ledger with the columns return, cost and bench; `period` is the line under the title;
+    `random_net` holds daily returns after costs of portfolios by chance, a column a seed, drawn as a band.
+    """
+    net = daily["return"] - daily["cost"]
+    figure, upper, lower = panels_over_days(f"Cumulative return, {signal} signal", period, len(daily))
+    for label, series, color, style in (
+        ("portfolio, with costs", net, BLUE, "-"),
+        ("portfolio, without costs", daily["return"], LIGHT_BLUE, "--"),
+        ("benchmark", daily["bench"], GREY, "-"),
+    ):
+        _line(upper, label, series, color, style)
+    for label, series, color, style in (
+        ("excess, with costs", net - daily["bench"], GREEN, "-"),
+        ("excess, without costs", daily["return"] - daily["bench"], RED, "--"),
+    ):
+        _line(lower, label, series, color, style)
+    if random_net is not None and random_net.shape[1]:
+        label = f"{random_net.shape[1]} random rankings, with costs"
+        for axes, band in ((upper, random_net), (lower, random_net.sub(daily["bench"], axis=0))):
+            curves = band.cumsum()
+            ends = curves.min(axis=1).to_numpy(), curves.max(axis=1).to_numpy()
+            axes.fill_between(curves.index.to_numpy(), *ends, color=GREY, alpha=0.18, lw=0, label=label)
+    upper.set_ylabel("return, summed", color=INK, fontsize=9.5)
+    lower.set_ylabel("excess over benchmark, summed", color=INK, fontsize=9.5)
+    for axes in (upper, lower):
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, "{:.1%}")))
+        legend(axes)
+    return figure
+
+
+def _line(axes: Axes, label: str, series: pd.Series, color: str, style: str) -> None:
+    curve = series.cumsum()
+    text = f"{label}  {signed(float(curve.iloc[-1]), '{:+.2%}')}"
+    # a single day would be an invisible line
+    marker = "o" if len(curve) < 3 else ""
+    axes.plot(curve.index.to_numpy(), curve.to_numpy(), style, color=color, lw=1.8, label=text, marker=marker)
+
+
+def data_figure(by_session: pd.DataFrame, ranges: Mapping[str, tuple[date, date]], source: str) -> Figure:
+    """Instruments with a bar by session over the ranges, and what was filled, repaired or outside the universe.
+
+    `by_session` counts rows: index session, columns `bars` and others, those without any left out.
+    """
+    first, last = by_session.index[0], by_session.index[-1]
+    days = (last - first).days + 1
+    title, period = f"Bars of {source}", f"{first:%Y-%m-%d} to {last:%Y-%m-%d}, {len(by_session):,} sessions"
+    figure, upper, lower = panels_over_days(title, period, days)
+    at = by_session.index.to_numpy()
+    upper.plot(at, by_session["bars"].to_numpy(), color=BLUE, lw=1.2)
+    upper.set_ylabel("instruments with a bar", color=INK, fontsize=9.5)
+    upper.set_ylim(bottom=0)
+    for place, (name, (begin, end)) in enumerate(ranges.items()):
+        left, right = max(pd.Timestamp(begin), first), min(pd.Timestamp(end) + pd.Timedelta(days=1), last)
+        if left < right:
+            height = 0.03 + 0.05 * place
+            upper.axvspan(
+                left.to_numpy(),
+                right.to_numpy(),
+                ymin=height,
+                ymax=height + 0.04,
+                color=GREY,
+                alpha=0.35,
+                lw=0,
+            )
+            upper.text(
+                left.to_numpy(),
+                height,
+                f" {name}",
+                transform=upper.get_xaxis_transform(),
+                fontsize=7.5,
+                color=INK,
+            )
+    shown = [name for name in by_session.columns if name != "bars" and by_session[name].any()]
+    for name, color in zip(shown, (RED, GREEN, LIGHT_BLUE), strict=False):
+        lower.plot(
+            at, by_session[name].to_numpy(), color=color, lw=1.2, label=f"{name} ({by_session[name].sum():,})"
+        )
+    lower.set_ylabel("rows", color=INK, fontsize=9.5)
+    lower.set_ylim(bottom=0)
+    if shown:
+        legend(lower)
+    else:
+        text = "nothing filled, repaired or outside the universe"
+        lower.text(0.5, 0.5, text, transform=lower.transAxes, ha="center", color=GREY)
+    return figure
+
+
+def ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figure:
+    """Rank IC above and IC below, a bar a day, with their means; `ic` is what `signals.daily_ic` returns."""
+    figures = summary(ic, horizon)
+    title = f"Information coefficient by day, {signal} signal, {horizon} days ahead"
+    figure, upper, lower = panels_over_days(title, period, len(ic))
+    for axes, column, label in ((upper, "rank_ic", "Rank IC"), (lower, "ic", "IC")):
+        values = ic[column].dropna()
+        axes.set_ylabel(f"{label} (correlation)", color=INK, fontsize=9.5)
+        if values.empty:
+            text = "no day with enough names"
+            axes.text(0.5, 0.6, text, transform=axes.transAxes, ha="center", color=GREY)
+            continue
+        colors = np.where(values > 0, BLUE, RED)
+        axes.bar(values.index.to_numpy(), values.to_numpy(), width=0.75, color=list(colors), alpha=0.75, lw=0)
+        mean = figures[f"{column}_mean"]
+        t_value = signed(figures[f"{column}_t_newey_west"], "{:+.1f}")
+        text = f"mean {signed(mean, '{:+.3f}')}, t {t_value} (Newey-West)"
+        axes.axhline(mean, color=INK, lw=1.4, ls="--", label=text)
+        legend(axes)
+    return figure
+
+
+def compare_figure(curves: Mapping[str, pd.Series]) -> Figure:
+    """Validation losses of several runs over their steps, by the name of the run."""
+    figure = Figure(figsize=(9.6, 4.8), dpi=120, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        axes.plot(curve.index, curve, marker="o", ms=4, lw=1.6, label=name)
+    axes.set_title("Validation loss", loc="left", color=INK)
+    axes.set_xlabel("optimiser step", color=INK)
+    axes.set_ylabel("val_loss", color=INK)
+    axes.grid(axis="y", color=GRID)
+    legend(axes)
+    return figure
+
+
+def forecast_figure(
+    name: str, history: pd.Series, mean: pd.Series, bands: Mapping[float, pd.Series], samples: int
+) -> Figure:
+    """One instrument's closes: history, then the mean of its sample paths with their quantiles as bands.
+
+    All series are indexed by time; `bands` maps levels from 0 to 1 to quantiles of the close.
+    """
+    figure = Figure(figsize=(9.6, 4.8), dpi=120, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    start = history.iloc[[-1]]
+    levels = sorted(bands)
+    for low, high in zip(levels, reversed(levels), strict=True):
+        if low >= high:
+            break
+        lower, upper = (pd.concat([start, bands[level]]) for level in (low, high))
+        label = f"{100 * (high - low):.0f} % of {samples} sample paths"
+        axes.fill_between(lower.index, lower, upper, color=LIGHT_BLUE, alpha=0.35, lw=0, label=label)
+    axes.plot(history.index, history, color=INK, lw=1.4, label="close")
+    joined = pd.concat([start, mean])
+    axes.plot(joined.index, joined, color=BLUE, lw=1.8, label="mean forecast")
+    if 0.5 in bands:
+        middle = pd.concat([start, bands[0.5]])
+        axes.plot(middle.index, middle, color=BLUE, lw=1.2, ls="--", label="median forecast")
+    axes.set_title(
+        f"{name}, as of {history.index[-1]:%Y-%m-%d %H:%M}".removesuffix(" 00:00"), loc="left", color=INK
+    )
+    axes.set_ylabel("close", color=INK)
+    axes.grid(axis="y", color=GRID)
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=4, maxticks=9))
+    legend(axes)
+    return figure
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write the figure; the same figure gives the same bytes."""
+    figure.savefig(path, format="png")
+
+
+def save_plots(plots: Mapping[str, Callable[[], Any]], folder: Path) -> list[str]:
+    """Save what functions draw with pyplot as NAME.png; returns why some were left out.
+
+    For figures of other packages, which know no other way; pyplot's backend is put back as it was.
+    """
+    import matplotlib
+    import matplotlib.pyplot as pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    before, left_out = matplotlib.get_backend(), []
+    pyplot.switch_backend("Agg")
+    try:
+        for name, plot in plots.items():
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # empty legends, axes with one value
+                    axes = plot()
+                figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
+                figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+            except (ValueError, RuntimeError, ImportError, IndexError) as error:
+                left_out.append(f"{name}: {(str(error) or repr(error)).splitlines()[0]}")
+            finally:
+                pyplot.close("all")
+    finally:
+        pyplot.switch_backend(before)
+    return left_out

@@ -1,0 +1,236 @@
+"""From forecasts to a report: bars as wide frames, scores, baselines, sample paths of a subset, portfolios."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kronos.config.schema import Config
+from kronos.data.bars import FEATURES, Flag
+from kronos.data.forecast_points import ForecastPoints, contexts
+from kronos.data.store import BarStore
+from kronos.evaluation import forecast_evaluation, portfolio, ranking, signals
+from kronos.evaluation.benchmark import Benchmark, benchmark
+from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples
+from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests, write_qlib_store
+from kronos.forecast.store_forecaster import (
+    CLOSE,
+    Forecaster,
+    draw_keys,
+    forecast_frame,
+    forecaster,
+    starting_pair,
+    trading_rules,
+)
+from kronos.model import checkpoint
+from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
+from kronos.stages.base import Work
+from kronos.stages.provenance import seen_before
+from kronos.utils.errors import UserError
+
+EXAMPLES = 4
+MIXER = np.uint64(
+    0x9E3779B97F4A7C15
+)  # spreads keys over 64 bits, so that the least of them are a random choice
+
+
+def evaluate(
+    work: Work,
+    model: Forecaster,
+    points: ForecastPoints,
+    forecast: pd.DataFrame,
+    repaired: int,
+    made: dict[str, Any],
+    folder: Path,
+) -> dict[str, float]:
+    """Everything after the forecasts, written into `folder`; returns the key figures."""
+    config, store = work.config, model.store
+    first = int(points.session.min())
+    start = max(0, first - config.lookback_window)
+    bars = wide_bars(store, start)
+    scores = score(bars["close"], forecast)
+    signals.predictions_pickle(scores, folder / "predictions.pkl")
+    forecasts = Forecasts(
+        close_NH=forecast["close"].to_numpy(dtype=np.float64).reshape(len(points), -1),
+        last_N=np.asarray(store.values[points.row, CLOSE], dtype=np.float64),
+        day_N=points.session.astype(np.int64) - start, instrument_N=points.instrument.astype(np.int64),
+        opening=bars["open"], close=bars["close"], lookback=config.lookback_window,
+    )  # fmt: skip
+    before = before_training(work, model, points, bars["close"])
+    ranked = forecast_evaluation.rank(
+        forecasts, scores, signal=config.backtest_signal, seeds=config.baseline_seeds, before=before
+    )
+    samples, examples = sample_paths(model, points, forecasts)
+    accurate = forecast_evaluation.measure(forecasts, samples)
+    compared = benchmark(config, store, *(bars[name].iloc[first - start :] for name in ("close", "member")))
+    results = simulate(config, store, scores, compared, first)
+    own = results[config.backtest_signal]
+    write_ledgers(folder, results, config.backtest_signal)
+    work.say(f"backtest: {len(own.daily)} days, {len(own.trades):,} fills")
+    by_chance = {name: one.daily["return"] - one.daily["cost"] for name, one in results.items()
+                 if name not in signals.SIGNALS}  # fmt: skip
+    source = store.source
+    inputs = ReportInputs(
+        universe=str(source.get("universe", f"{len(store.instruments)} instruments of {config.data_source}")),
+        source_notes=_source_notes(store),
+        warnings=seen_before(config), benchmark=compared.name, signal=config.backtest_signal,
+        horizon=config.predict_window, lookback=config.lookback_window, seed=config.seed,
+        topk=config.backtest_n_symbol_hold, n_drop=config.backtest_n_symbol_drop,
+        hold_thresh=config.backtest_hold_thresh, account=config.backtest_account,
+        open_cost=config.backtest_open_cost, close_cost=config.backtest_close_cost,
+        min_cost=config.backtest_min_cost, deal_price=config.backtest_deal_price,
+        limit_threshold=config.backtest_limit_threshold,
+        forecast=(
+            f"{config.inference_sample_count} sample paths at temperature {config.inference_T:g}, "
+            f"top-p {config.inference_top_p:g}, top-k {config.inference_top_k or 'off'}"
+        ),
+        scored=len(points), excluded=Counter(sorted(points.excluded["reason"])), repaired_bars=repaired,
+        model_digests={name: made["inputs"][name] for name in ("tokenizer", "predictor")},
+        ranking=ranked, before=before, accuracy=accurate,
+        portfolios={
+            name: Portfolio(daily=one.daily, risk=one.risk, turnover=one.turnover, stranded=one.stranded)
+            for name, one in results.items() if name in signals.SIGNALS
+        },
+        excesses=portfolio.excesses(own.daily, compared.others, config.predict_window),
+        random_net=pd.DataFrame(by_chance) if by_chance else None, examples=examples,
+    )  # fmt: skip
+    return write_report(folder, inputs)
+
+
+def _source_notes(store: BarStore) -> list[str]:
+    notes = [str(store.source["survivorship"])] if "survivorship" in store.source else []
+    if store.freq != "day":
+        notes.append(
+            f"Bars of {store.freq}: a day or session of this report is one bar, an annual figure is per year."
+        )
+    return notes
+
+
+def score(close: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
+    """Scores of a long forecast frame, as returns on the last closes of the wide frame."""
+    return signals.scores(forecast, pd.Series(close.rename_axis(index="as_of").stack()))
+
+
+def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
+    """`open` and `close` of real bars (NaN elsewhere) and `member`, days x instruments, from a session to the last.
+
+    A member stays one over a hole that is filled: its move is counted when it is back.
+    """
+    shape = (store.last_session + 1 - first_session, len(store.instruments))
+    flags, session, instrument = np.asarray(store.flags), np.asarray(store.session), store.instrument_of_row
+    later = session >= first_session
+    real, member = later & ((flags & int(Flag.FILLED)) == 0), later & ((flags & int(Flag.NONMEMBER)) == 0)
+    days = store.sessions[first_session : store.last_session + 1].astype("datetime64[ns]")
+    index = pd.DatetimeIndex(days, name="datetime")
+    columns = pd.Index(store.instruments, name="instrument")
+    found = {}
+    for name in ("open", "close"):
+        table = np.full(shape, np.nan)
+        table[session[real] - first_session, instrument[real]] = store.values[real, FEATURES.index(name)]
+        found[name] = pd.DataFrame(table, index, columns)
+    inside = np.zeros(shape, bool)
+    inside[session[member] - first_session, instrument[member]] = True
+    found["member"] = pd.DataFrame(inside, index, columns)
+    return found
+
+
+def subset(points: ForecastPoints, chosen: np.ndarray) -> ForecastPoints:
+    """The points of a mask or of places."""
+    return replace(
+        points, row=points.row[chosen], instrument=points.instrument[chosen], session=points.session[chosen]
+    )
+
+
+def before_training(work: Work, model: Forecaster, points: ForecastPoints, close: pd.DataFrame) -> Before:
+    """Scores by the model that training started from, on whole days `baseline_day_step` apart."""
+    config, store = work.config, model.store
+    random = config.pretrained_predictor_path is None
+    name = "model before fine-tuning" if not random else "model before training (random weights)"
+    spacing = config.baseline_day_step or config.predict_window
+    known = points.session + config.predict_window + 1 <= store.last_session
+    part = subset(points, known & ((points.session - points.session.min()) % spacing == 0))
+    if not len(part):
+        return Before(name, note="no day of the backtest is followed by a whole horizon")
+    try:
+        pair = starting_pair(config)
+    except UserError as error:
+        return Before(name, note=f"not compared, since it cannot be loaded ({error})")
+    trained = (model.tokenizer, model.predictor)
+    if [checkpoint.digest(one) for one in pair] == [checkpoint.digest(one) for one in trained]:
+        return Before(name, note="the same as the model that was evaluated, which was not fine-tuned")
+    means, _ = forecaster(config, store, *pair).means(part, trading_rules(config), "before training")
+    table = signals.wide(score(close, forecast_frame(store, part, means)), config.backtest_signal)
+    days = part.session.max() - part.session.min()
+    note = f"forecast on every {spacing}th day" if spacing > 1 else "forecast on every day"
+    work.say(f"forecast: {len(part):,} series by the {name}, {days // spacing + 1} days")
+    return Before(name, table.rename_axis(index="datetime"), spacing, note)
+
+
+def sample_paths(
+    model: Forecaster, points: ForecastPoints, forecasts: Forecasts
+) -> tuple[list[Samples], list[Example]]:
+    """Paths of a fixed random subset of the points whose horizon is known: as the model says, and as traded."""
+    config, store = model.config, model.store
+    whole = np.flatnonzero(points.session + config.predict_window <= store.last_session)
+    order = draw_keys(store, points)[whole].astype(np.uint64) * MIXER
+    rows = whole[np.argsort(order, kind="stable")[: config.evaluation_series]]
+    if not len(rows):
+        return [], []
+    part = subset(points, rows)
+    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "sample_count": config.evaluation_sample_count}
+    trading = {**trading_rules(config), "sample_count": config.evaluation_sample_count}
+    found: list[Samples] = []
+    for name, rules in (("temperature 1, top-p 1", plain), ("trading settings", trading)):
+        if found and rules == plain:
+            continue
+        closes = model.closes(part, rules, "calibration")
+        found.append(Samples(name, closes / forecasts.last_N[rows][:, None, None], rows))
+    seen, _ = contexts(store, part.row[:EXAMPLES], config.lookback_window)
+    last, realised = forecasts.last_N[rows], forecasts.realised()[rows]
+    examples = [
+        Example(
+            store.instruments[part.instrument[place]], pd.Timestamp(store.sessions[part.session[place]]),
+            seen[place, :, CLOSE], found[0].paths_NSH[place] * last[place], realised[place] * last[place],
+        )
+        for place in range(len(seen))
+    ]  # fmt: skip
+    return found, examples
+
+
+def simulate(
+    config: Config, store: BarStore, scores: pd.DataFrame, compared: Benchmark, first_session: int
+) -> dict[str, BacktestResult]:
+    """Trade every signal, and rankings by chance (named random_N), in Qlib from the store's bars."""
+    frame = store.frame((*FEATURES, "flag"))
+    frame = frame[frame["datetime"] >= pd.Timestamp(store.sessions[first_session])]
+    traded: dict[str, pd.Series] = {name: scores[name] for name in signals.SIGNALS}
+    own = signals.wide(scores, config.backtest_signal)
+    for seed, random in enumerate(ranking.random_rankings(own, config.baseline_seeds)):
+        traded[f"random_{seed}"] = pd.Series(random.stack())
+    with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
+        path = write_qlib_store(frame, Path(scratch) / "bars", store.sessions[first_session:], config.freq)
+        return run_backtests(
+            path, traded, *(pd.Timestamp(day) for day in config.backtest_time_range),
+            topk=config.backtest_n_symbol_hold, n_drop=config.backtest_n_symbol_drop,
+            hold_thresh=config.backtest_hold_thresh, account=config.backtest_account,
+            open_cost=config.backtest_open_cost, close_cost=config.backtest_close_cost,
+            min_cost=config.backtest_min_cost, deal_price=config.backtest_deal_price,
+            limit_threshold=config.backtest_limit_threshold, benchmark=compared.returns,
+            benchmark_cost=compared.cost, freq=config.freq,
+        )  # fmt: skip
+
+
+def write_ledgers(folder: Path, results: Mapping[str, BacktestResult], configured: str) -> None:
+    """Fills and positions of the configured signal by their plain names; the other signals' under exploratory/."""
+    for name in signals.SIGNALS:
+        place = folder if name == configured else folder / "exploratory" / name
+        place.mkdir(parents=True, exist_ok=True)
+        results[name].trades.to_parquet(place / "trades.parquet", index=False)
+        results[name].positions.to_parquet(place / "positions.parquet", index=False)
+        if name != configured:
+            results[name].daily.to_csv(place / "daily.csv", index_label="datetime", float_format="%.10g")

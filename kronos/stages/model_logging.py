@@ -1,0 +1,49 @@
+"""What a run keeps of its models, so that it can be repeated and served from its own artifacts."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kronos.config.schema import Config
+from kronos.data.bars import FEATURES
+from kronos.data.forecast_points import latest_points
+from kronos.data.store import BarStore
+from kronos.stages.base import Work
+from kronos.tracking.client import Run
+from kronos.tracking.model_registry import log_model
+
+
+def log_inputs(work: Work, **models: Any) -> None:
+    """Keep the weights that a stage started from, as `inputs/NAME`."""
+    with tempfile.TemporaryDirectory(prefix="kronos-inputs-") as scratch:
+        for name, model in models.items():
+            model.save_pretrained(Path(scratch) / name)
+        work.run.artifact(scratch, "inputs")
+
+
+def log_served_model(
+    run: Run, config: Config, store: BarStore, tokenizer: Any, predictor: Any, step: int = 0
+) -> str:
+    """Log both models as one MLflow model that forecasts as the run's own stages do; returns its address."""
+    settings = {
+        "lookback": config.lookback_window, "pred_len": config.predict_window, "T": config.inference_T,
+        "top_p": config.inference_top_p, "top_k": config.inference_top_k, "seed": config.seed,
+        "sample_count": config.inference_sample_count, "quantiles": list(config.predict_quantiles),
+        "max_context": config.max_context, "clip": config.clip, "fine_rotary": config.inference_fine_rotary,
+        "precision": config.inference_precision, "calendar": store.calendar, "freq": store.freq, "label": store.label,
+    }  # fmt: skip
+    example = example_bars(store, config.lookback_window)
+    return log_model(run, config.tracking_uri, tokenizer, predictor, settings, example, step)
+
+
+def example_bars(store: BarStore, lookback: int) -> pd.DataFrame:
+    """The latest context of the first instrument that has one, as a request would give it."""
+    point = latest_points(store, lookback)
+    row, instrument = int(point.row[0]), int(point.instrument[0])
+    rows = slice(row - lookback + 1, row + 1)
+    table = pd.DataFrame(store.values[rows].astype(float), columns=list(FEATURES))
+    table.insert(0, "datetime", store.times[rows].astype("datetime64[ns]"))
+    table.insert(0, "instrument", store.instruments[instrument])
+    return table

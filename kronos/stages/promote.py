@@ -1,0 +1,347 @@
+"""After a backtest: its models as a version in the registry, and whether that version becomes the champion.
+
+A version takes the alias `champion` from the present one where its daily Rank IC is higher, by the paired 95 %
+interval: that of the signal which each was registered with, against the tradable return, on the names and days of the
+new version's backtest that both rank. Rank IC is in price space, so that models with other tokenizers, contexts and
+sampling rules can be compared.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kronos.config.schema import Config
+from kronos.data.forecast_points import ForecastPoints, forecast_points
+from kronos.data.store import BarStore
+from kronos.evaluation import ranking, signals
+from kronos.evaluation.statistics import independent_periods, verdict
+from kronos.forecast.store_forecaster import forecast_frame, forecaster, trading_rules
+from kronos.model import checkpoint, load_predictor, load_tokenizer
+from kronos.stages.base import Outcome
+from kronos.stages.data import backtest_points, settled, stored_bars
+from kronos.stages.evaluate import score, subset, wide_bars
+from kronos.stages.model_logging import log_served_model
+from kronos.stages.provenance import SEEN_TAG, Seen, seen_by_tag, seen_until
+from kronos.stages.train import trained_predictor, trained_tokenizer
+from kronos.tracking.client import TAG, Run, Tracking
+from kronos.tracking.model_registry import (
+    CHAMPION,
+    MODEL_TAG,
+    Version,
+    champion_of,
+    describe,
+    download,
+    make_champion,
+    register,
+    versions_of,
+)
+from kronos.tracking.reader import load_run
+from kronos.utils.errors import UserError
+from kronos.utils.files import digest_bytes, read_json
+
+PREDICTIONS = "predictions.parquet"
+# What a model is served with, by the field that it comes from.
+SERVED = {
+    "lookback": "lookback_window", "T": "inference_T", "top_p": "inference_top_p", "top_k": "inference_top_k",
+    "sample_count": "inference_sample_count", "seed": "seed", "max_context": "max_context", "clip": "clip",
+    "fine_rotary": "inference_fine_rotary", "precision": "inference_precision",
+}  # fmt: skip
+Say = Callable[[str], None]
+FIRST, PROMOTED, REFUSED, FORCED, NOT_ASKED = "first", "promoted", "refused", "forced", "not asked"
+
+
+class NotComparable(UserError):
+    """A champion that answers another question, or none on these days."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a version, why, and the numbers behind it."""
+
+    word: str
+    why: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def crowned(self) -> bool:
+        return self.word in (FIRST, PROMOTED, FORCED)
+
+    @property
+    def text(self) -> str:
+        return f"{self.word}: {self.why}"
+
+    def tags(self) -> dict[str, Any]:
+        return {"decision": self.word, "decision_reason": self.why, **self.numbers}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is registered: the models that a stage used, its bars, and the configuration with the ranges used."""
+
+    config: Config
+    store: BarStore
+    tokenizer: Any
+    predictor: Any
+    seen: Seen
+
+    def tags(self) -> dict[str, Any]:
+        """What a later version needs to know of this one."""
+        return {
+            "horizon": self.config.predict_window, "freq": self.store.freq, "signal": self.config.backtest_signal,
+            SEEN_TAG: self.seen.text(), "data_digest": self.store.digest,
+            "tokenizer_digest": checkpoint.digest(self.tokenizer),
+            "predictor_digest": checkpoint.digest(self.predictor),
+        }  # fmt: skip
+
+    def model(self, run: Run, step: int = 0) -> str:
+        """The address of the model under `run`, with the metrics of a step; logged if it is not there yet."""
+        uri = self.config.tracking_uri
+        there = load_run(run.id, uri).tags.get(TAG + MODEL_TAG)
+        if there is not None:  # registered under another name
+            return there
+        run.tags({SEEN_TAG: self.seen.text()})
+        return log_served_model(run, self.config, self.store, self.tokenizer, self.predictor, step)
+
+    @property
+    def days(self) -> tuple[date, date]:
+        return self.config.backtest_time_range
+
+    def windows(self) -> str:
+        """A name of what the backtest forecasts: bars, days and horizon."""
+        first, last = self.days
+        parts = [
+            self.store.digest,
+            self.store.freq,
+            first.isoformat(),
+            last.isoformat(),
+            self.config.predict_window,
+        ]
+        return digest_bytes(json.dumps(parts).encode())[:16]
+
+
+def candidate(config: Config) -> Candidate:
+    """The models that a configuration names, and what they have seen."""
+    store = stored_bars(config)
+    pair = trained_tokenizer(config, store), trained_predictor(config, store)  # looked up by the ranges given
+    used = settled(config, store)
+    return Candidate(used, store, *pair, seen_until(used))
+
+
+def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Outcome, say: Say) -> Version:
+    """Register what a backtest evaluated under `registered_model_name`, and decide whether it is the champion.
+
+    A backtest has one version under a name: reused, it is neither registered nor decided on twice, unless
+    `promote=force` asks for it or it was not asked before.
+
+    The model is logged under the backtest's own run, with the settings that the backtest forecast with: that of the
+    predictor's run may be served with others, and given or pretrained weights have none.
+    """
+    name, uri = str(config.registered_model_name), config.tracking_uri
+    if not tracking.exists(outcome.run_id):
+        raise UserError(
+            f"registered_model_name {name}: the backtest's run {outcome.run_id} is not in this tracking store, which "
+            "would have to hold its model and predictions: run the backtest again with --reuse false"
+        )
+    before, present = versions_of(name, uri), champion_of(name, uri)
+    mine = next((one for one in before if one.tag("backtest_run") == outcome.run_id), None)
+    if mine is not None and not _is_asked(config, mine, present):
+        say(f"registry: {mine.address} is this backtest's already ({mine.tag('decision')})")
+        return mine
+    new = candidate(config)
+    first, last = new.days
+    tags = {
+        **new.tags(), "backtest_run": outcome.run_id, "windows": new.windows(), "windows_first": first,
+        "windows_last": last,
+    }  # fmt: skip
+    others = [one for one in before if mine is None or one.number != mine.number]
+    decision = decide(new, outcome, present, others, say)
+    tags |= decision.tags()
+    if mine is None:
+        model = new.model(tracking.attach(outcome.run_id))
+        mine = register(name, model, outcome.run_id, tags, decision.text, uri)
+    else:
+        describe(mine, tags, decision.text, uri)
+    if decision.crowned:
+        make_champion(mine, uri)
+    run.tags({"registered_version": f"{name}/{mine.number}", "decision": decision.word})
+    say(f"registry: {mine.address}, {decision.text}")
+    holder = mine if decision.crowned else present
+    say(f"registry: {f'{holder.address} is models:/{name}@{CHAMPION}' if holder else 'there is no champion'}")
+    return mine
+
+
+def register_search(
+    tracking: Tracking, config: Config, trial_run: str, values: Mapping[str, float], say: Say
+) -> Version:
+    """Register a search's best weights; they are no champion, since they were chosen on the validation days.
+
+    The model is logged under the trial's run, `values` are what the trial was chosen by. Raises UserError where the
+    weights that the configuration names are not that trial's.
+    """
+    name, uri = str(config.registered_model_name), config.tracking_uri
+    mine = next((one for one in versions_of(name, uri) if one.tag("trial_run") == trial_run), None)
+    if mine is not None:
+        say(f"registry: {mine.address} is this trial's already")
+        return mine
+    new = candidate(config)
+    trial = load_run(trial_run, uri)
+    if checkpoint.digest(new.predictor) != trial.tags.get(TAG + "model_digest"):
+        raise UserError("the best trial's weights are not on this machine")
+    decision = Decision(
+        NOT_ASKED,
+        "a search chooses on the validation days; a backtest of the same name decides on later ones",
+    )
+    tags = {**new.tags(), "trial_run": trial_run, **decision.tags()}
+    tags |= {f"search_{metric}": value for metric, value in values.items()}
+    run = tracking.attach(trial_run)
+    mine = register(name, new.model(run, int(trial.metrics["steps"])), trial_run, tags, decision.text, uri)
+    say(f"registry: {mine.address} has the weights of the best trial, {decision.text}")
+    return mine
+
+
+def _is_asked(config: Config, mine: Version, present: Version | None) -> bool:
+    if config.promote == "force":
+        return present is None or present.number != mine.number
+    return config.promote == "auto" and mine.tag("decision") == NOT_ASKED
+
+
+def decide(
+    new: Candidate, outcome: Outcome, present: Version | None, before: list[Version], say: Say
+) -> Decision:
+    """Compare a candidate with the champion, `before` being all earlier versions."""
+    asked = new.config.promote
+    if asked == "never":
+        return Decision(NOT_ASKED, "promote=never")
+    if present is None:
+        return Decision(FIRST, "there was no champion, so that nothing was compared")
+    numbers = {"champion_version": present.number, **uses(new, before)}
+    try:
+        why_not = unfair(new, present)
+        numbers |= compare(new, outcome, present, say)
+        why_not = why_not or too_little(numbers, new.config.predict_window)
+    except NotComparable as error:  # and no other: a server that fails now may answer the next time
+        why_not = str(error)
+    if asked == "force":
+        return Decision(FORCED, f"promote=force{f', although {why_not}' if why_not else ''}", numbers)
+    if why_not:
+        return Decision(REFUSED, why_not, numbers)
+    return Decision(PROMOTED, f"better than version {present.number}, {_difference(numbers)}", numbers)
+
+
+def uses(new: Candidate, before: list[Version]) -> dict[str, int]:
+    """How often versions were measured before on these very windows, and on days among which some of these are.
+
+    Those that were not asked count too: their numbers were there to choose by.
+    """
+    compared = [one for one in before if one.tag("windows")]
+    first, last = (day.isoformat() for day in new.days)
+    return {
+        "windows_used": sum(one.tag("windows") == new.windows() for one in compared),
+        "days_used": sum(
+            one.tag("windows_first") <= last and one.tag("windows_last") >= first for one in compared
+        ),
+    }
+
+
+def unfair(new: Candidate, present: Version) -> str:
+    """Why the days do not count: one of the two was trained or chosen on them, or may have been; else ''."""
+    first, _ = new.days
+    theirs = f"version {present.number}"
+    for what, seen in (("this version", new.seen), (theirs, seen_by_tag(present.tags, theirs))):
+        if seen.until is None:
+            return seen.why
+        if seen.until >= first:
+            return (
+                f"{what} was trained or chosen on days up to {seen.until}, the compared ones begin on {first}"
+            )
+    return ""
+
+
+def too_little(numbers: dict[str, Any], horizon: int) -> str:
+    """Why the difference is not enough; an empty text where its whole interval is above 0."""
+    if short := verdict(numbers["days"], horizon):
+        return f"{short}: {_difference(numbers)}"
+    if numbers["difference_low"] > 0:
+        return ""
+    word = "worse than" if numbers["difference_high"] < 0 else "not to be told from"
+    return f"{word} version {numbers['champion_version']}, {_difference(numbers)}"
+
+
+def _difference(numbers: dict[str, Any]) -> str:
+    return (
+        f"daily Rank IC {numbers['difference']:+.4f} ({numbers['difference_low']:+.4f} to "
+        f"{numbers['difference_high']:+.4f}) over {numbers['days']} days"
+    )
+
+
+def compare(new: Candidate, outcome: Outcome, present: Version, say: Say) -> dict[str, Any]:
+    """The paired difference of the daily Rank ICs, its 95 % interval, and what it was taken from.
+
+    Raises NotComparable where the champion forecasts something else, or cannot forecast these days.
+    """
+    config, store = new.config, new.store
+    horizon = config.predict_window
+    bars, freq = present.tag("horizon", "unknown"), present.tag("freq", "unknown")
+    if (bars, freq) != (str(horizon), store.freq):
+        raise NotComparable(
+            f"version {present.number} answers another question, {bars} bars of {freq} instead of {horizon} of "
+            f"{store.freq}: give another --registered-model-name"
+        )
+    if present.tag("signal") not in signals.SIGNALS:
+        raise NotComparable(f"version {present.number} does not say what it ranks by")
+    points = backtest_points(config, store)
+    theirs, sessions = forecast_of(present, new, points, say), pd.DatetimeIndex(store.sessions)
+    # A champion of a shorter context may forecast earlier days than the candidate.
+    first = min(int(points.session.min()), int(sessions.searchsorted(theirs["as_of"].min())))
+    prices = wide_bars(store, first)
+    earned = signals.tradable_returns(prices["open"], prices["close"], horizon)
+    mine, other = (
+        signals.wide(score(prices["close"], forecast), signal).rename_axis(index="datetime")
+        for forecast, signal in (
+            (pd.read_parquet(outcome.folder / PREDICTIONS), config.backtest_signal),
+            (theirs, present.tag("signal")),
+        )
+    )
+    found = ranking.compare(CHAMPION, f"version {present.number}", mine, other, earned, horizon)
+    gap, means = found.difference, found.daily.mean()
+    return {
+        "difference": gap.mean, "difference_low": gap.low, "difference_high": gap.high, "days": gap.days,
+        "periods": independent_periods(gap.days, horizon), "rank_ic": means["model"],
+        "champion_rank_ic": means["baseline"],
+    }  # fmt: skip
+
+
+def forecast_of(present: Version, new: Candidate, points: ForecastPoints, say: Say) -> pd.DataFrame:
+    """What the champion forecasts on the candidate's days: as its own backtest did, or anew with its own settings."""
+    config, store = new.config, new.store
+    if present.tag("windows") == new.windows():
+        try:
+            stored = load_run(present.tag("backtest_run"), config.tracking_uri).predictions()
+            say(f"registry: compared with the stored predictions of {present.address}")
+            return stored
+        except UserError as error:
+            say(f"registry: {error}")
+    with tempfile.TemporaryDirectory(prefix="kronos-champion-") as scratch:
+        folder = download(present, config.tracking_uri, Path(scratch))
+        served = read_json(folder / "serving.json")
+        pair = load_tokenizer(folder / "tokenizer"), load_predictor(folder / "predictor")
+    theirs = config.model_copy(update={field: served[name] for name, field in SERVED.items()})
+    able = forecast_points(store, *new.days, theirs.lookback_window, theirs.predict_window)
+    keys, wanted = (
+        one.session.astype(np.int64) * len(store.instruments) + one.instrument for one in (able, points)
+    )
+    able = subset(able, np.isin(keys, wanted))
+    if not len(able):
+        raise NotComparable(
+            f"version {present.number} needs more bars of context than any instrument has on these days"
+        )
+    say(f"registry: {present.address} forecasts {len(able):,} series, its backtest had other windows")
+    means, _ = forecaster(theirs, store, *pair).means(able, trading_rules(theirs), CHAMPION)
+    return forecast_frame(store, able, means)

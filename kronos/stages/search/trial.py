@@ -1,0 +1,147 @@
+"""One trial of a search: the training stages with a recorder in the place of MLflow, then what it is judged by.
+
+Runs in the process of the search or in one of its own (`kronos.stages.search.trial_worker`); imports neither MLflow nor Optuna.
+"""
+
+import contextlib
+import io
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kronos.config.schema import Config
+from kronos.distributed.launcher import Crew, python_module, world_size
+from kronos.stages.base import Work
+from kronos.utils.errors import UserError
+
+Record = Callable[[int, dict[str, float]], None]
+KINDS = {"tokenizer": ("tokenizer",), "predictor": ("predictor",), "both": ("tokenizer", "predictor")}
+
+
+class Recorder:
+    """What a stage sees of its run: metrics go to a function, the rest stays in the trial's folder."""
+
+    id = "trial"
+
+    def __init__(self, record: Record) -> None:
+        self.metrics = record
+
+    def parameters(self, values: Mapping[str, str]) -> None: ...
+    def tags(self, values: Mapping[str, Any]) -> None: ...
+    def flush(self) -> None: ...
+    def dataset(self, *arguments: Any) -> None: ...
+    def artifact(self, path: str | Path, folder: str | None = None) -> None: ...
+
+
+def train(config: Config, record: Record, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Train what the search is about and judge it.
+
+    `record(step, metrics)` is called with all that training reports; an exception that it raises ends the trial.
+    Returns `values`, one a metric of config.search_metric, and `metrics` of the training.
+    """
+    from kronos.stages import train as train_stage
+
+    bodies: dict[str, Any] = {
+        "tokenizer": (train_stage.tokenizer_made_from, train_stage.run_tokenizer),
+        "predictor": (train_stage.predictor_made_from, train_stage.run_predictor),
+    }
+    kinds = KINDS[config.search_stage]
+    result: dict[str, Any] = {}
+    crew = Crew(world_size(config.nproc_per_node), python_module("kronos.stages.train_worker"))
+    try:
+        crew.call()
+        for kind in kinds:
+            made_from, run = bodies[kind]
+            prefix = f"{kind}_" if kind != kinds[-1] else ""
+            recorder: Any = Recorder(partial(_pass_on, record, prefix))
+            work = Work(config, recorder, tracking=None, say=say, crew=crew)  # type: ignore[arg-type]
+            result = run(work, made_from(config))
+    finally:
+        crew.close()
+    measured = {"val_loss": result["metrics"]["best_val_loss"]}
+    if set(config.search_metric) - {"val_loss"}:
+        measured |= forecast_metrics(work)
+    values = [float(measured[name]) for name in config.search_metric]
+    for name, value in zip(config.search_metric, values, strict=True):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: there is nothing to judge the trial by")
+    return {"values": values, "metrics": {**result["metrics"], **measured}, "digest": result["digest"]}
+
+
+def _pass_on(record: Record, prefix: str, step: int, metrics: dict[str, float]) -> None:
+    record(step, {prefix + name: value for name, value in metrics.items()})
+
+
+def quietly(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Call without the lines that a training prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return function()
+
+
+def forecast_metrics(work: Work) -> dict[str, float]:
+    """Rank IC and CRPS of forecasts of the validation range, made as the backtest makes them.
+
+    `rank_ic` is the mean over days for `backtest_signal`, `crps` the fair score of the predicted closes as
+    fractions of the last one seen. Forecasts begin at the range's start + lookback and end within it. Whole days
+    are left out evenly so that about n_val_iter forecasts remain.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from kronos.data.bars import FEATURES
+    from kronos.data.forecast_points import forecast_points
+    from kronos.evaluation import accuracy, signals
+    from kronos.forecast.store_forecaster import forecaster, trading_rules
+    from kronos.stages.data import settled, stored_bars
+    from kronos.stages.evaluate import score, subset, wide_bars
+
+    store = stored_bars(work.config)
+    model = forecaster(work.config, store)  # looked up by the ranges that were given, as it was trained
+    config = settled(work.config, store)
+    lookback, horizon = config.lookback_window, config.predict_window
+    points = forecast_points(store, *config.val_time_range, lookback, horizon)
+    sessions = np.unique(points.session)
+    first = int(np.searchsorted(store.sessions, pd.Timestamp(config.val_time_range[0]).value)) + lookback - 1
+    last = (
+        int(np.searchsorted(store.sessions, pd.Timestamp(config.val_time_range[1]).value, "right"))
+        - 1
+        - horizon
+    )
+    days = sessions[(sessions >= first) & (sessions <= min(last, store.last_session - horizon))]
+    if not len(days):
+        raise UserError(
+            "val_time_range is too short: no forecast begins at its start + lookback and ends within it"
+        )
+    whole = int(np.isin(points.session, days).sum())
+    points = subset(points, np.isin(points.session, days[:: math.ceil(whole / config.n_val_iter)]))
+    closes_NSH = model.closes(points, trading_rules(config), "forecast")
+    close = wide_bars(store, int(points.session.min()))["close"]
+    mean_NH, count = closes_NSH.mean(axis=1), len(points)
+    forecast = pd.DataFrame({
+        "instrument": np.repeat(np.array(store.instruments, dtype=object)[points.instrument], horizon),
+        "as_of": np.repeat(store.sessions[points.session], horizon).astype("datetime64[ns]"),
+        "step": np.tile(np.arange(1, horizon + 1, dtype=np.int32), count), "close": mean_NH.reshape(-1),
+    })  # fmt: skip
+    predicted = signals.wide(score(close, forecast), config.backtest_signal)
+    realised = signals.targets(close, horizon)[config.backtest_signal]
+    found = {"rank_ic": float(signals.daily_ic(predicted, realised)["rank_ic"].mean())}
+    if "crps" in config.search_metric:
+        seen = store.values[points.row, FEATURES.index("close")].astype(np.float64)
+        place = (
+            points.session.astype(np.int64)[:, None] - int(points.session.min()) + np.arange(1, horizon + 1)
+        )
+        ahead_NH = close.to_numpy()[place, points.instrument[:, None]] / seen[:, None]
+        parts = accuracy.crps((closes_NSH / seen[:, None, None]).transpose(0, 2, 1), ahead_NH)
+        found["crps"] = float(np.nanmean(parts))
+    return found
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a trial failed for want of memory, on the GPU or in the host."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in text
+        for words in ("out of memory", "can't allocate memory", "cannot allocate memory", "oom_kill")
+    )

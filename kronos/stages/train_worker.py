@@ -1,0 +1,82 @@
+"""The other ranks of a training stage: they are told everything by rank 0, and report to it alone.
+
+`python -m kronos.stages.train_worker HOST PORT RANK WORLD` is how rank 0 starts one. Neither MLflow nor Qlib is
+loaded here.
+"""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from kronos.distributed.launcher import Place, follow, follow_torchrun, join_group
+
+
+def under_torchrun() -> None:
+    """Follow until rank 0 is over; SystemExit where the work failed."""
+    if status := follow_torchrun(work):
+        raise SystemExit(status)
+
+
+def work(description: dict[str, Any], place: Place) -> None:
+    """Take part in one training."""
+    import torch.distributed as dist
+
+    from kronos.config.schema import Config
+    from kronos.distributed.device import choose
+    from kronos.stages.data import stored_bars
+    from kronos.stages.train_setup import empty_model, freeze, make_objective, share_tokenizer, windows
+    from kronos.training.settings import FitSettings
+    from kronos.training.trainer import fit
+
+    asked = [False]
+
+    def ask(signum: int, frame: object) -> None:
+        asked[0] = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        kind, config = description["kind"], Config.model_validate(description["config"])
+        store = stored_bars(config)
+        _same_bars(store, description["bars"])
+        runtime = choose(config.device, config.cpu, config.precision, place)
+        model = freeze(empty_model(kind, description["model"]), config)
+        tokenizer = empty_model("tokenizer", description["tokenizer"]) if description["tokenizer"] else None
+        objective = make_objective(kind, config, tokenizer, description["objective"])
+        train, validation = windows(config, store)
+        join_group(description["store"], description["number"], place, runtime.device.type == "cuda")
+        share_tokenizer(objective, runtime)
+        fit(
+            model, objective, train, validation, settings=FitSettings(**description["settings"]),
+            runtime=runtime, folder=Path(), report=lambda step, values: None, resume=description["resume"],
+            stop_requested=lambda: asked[0],
+        )  # fmt: skip
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _same_bars(store: Any, digest: str) -> None:
+    from kronos.utils.errors import UserError
+
+    if store.digest != digest:
+        raise UserError(
+            f"the bars in {store.path} here have digest {store.digest[:12]}, rank 0's {digest[:12]}: all nodes need "
+            "the same store, on a shared file system or copied"
+        )
+
+
+def main(arguments: list[str]) -> int:
+    """A follower that rank 0 started on its own machine."""
+    from torch.distributed import TCPStore
+
+    host, port, rank, world = arguments[0], *map(int, arguments[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 hears of Ctrl-C and tells
+    place = Place(rank, world, rank, world)
+    return follow(place, TCPStore(host, port, None, False), work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

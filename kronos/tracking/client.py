@@ -1,0 +1,310 @@
+"""The one door to MLflow: where it is, its experiment, and runs that are opened, resumed and ended.
+
+Only the parent process or rank 0 talks to MLflow. Nothing here depends on MLflow's process-wide "active run":
+every call names its run, so runs can be nested, resumed and used from a notebook without surprises. What a run
+records is in `recording.py`.
+"""
+
+import logging
+import os
+import platform
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import psutil
+from filelock import FileLock
+
+from kronos.tracking.offline_queue import Message, Outbox
+from kronos.tracking.run import TAG, Run, hand_over, is_away, limits, named
+from kronos.utils.error_messages import sentence
+from kronos.utils.errors import Pruned, TrackingAway, UserError
+from kronos.utils.files import digest_bytes
+
+PACKAGES = ("torch", "mlflow", "optuna", "pyqlib", "pandas", "numpy", "matplotlib", "safetensors", "pydantic")
+WAIT_SECONDS = 120.0
+Answer = TypeVar("Answer")
+
+
+def connect(uri: str | None, begins: bool = False) -> Any:
+    """An MLflow client for a tracking address, or for MLflow's own choice; quiet, and calling home nobody.
+
+    Raises UserError for a store in a local file that is not there, unless work `begins` in it; then where the file
+    may not be written. MLflow itself would make an empty one, or try again for minutes.
+    """
+    _check_file(_address(uri), begins)
+    # Set before MLflow is imported: it starts a thread that calls home, and logs set-up steps.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line a try: ours is said once
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # the import sets it
+    return MlflowClient(uri)
+
+
+def _address(uri: str | None) -> str:
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+
+def _local_file(address: str) -> Path | None:
+    """The file of a local store; None for any other."""
+    scheme, _, path = address.partition(":///")
+    return Path(unquote(path)).absolute() if scheme == "sqlite" else None
+
+
+def _one_at_a_time(address: str) -> AbstractContextManager:
+    """Held while a local store is opened: of two processes that make its tables at once, MLflow lets one fail."""
+    file = _local_file(address)
+    if file is None:
+        return nullcontext()
+    name = digest_bytes(os.fsencode(file))[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"kronos-{name}.lock", timeout=120)
+
+
+def _check_file(address: str, begins: bool) -> None:
+    file = _local_file(address)
+    if file is None:
+        return
+    if not begins and not file.exists():
+        raise UserError(
+            f"there are no tracked runs here ({file} is missing): work in the folder where they were made, or give "
+            "the tracking address"
+        )
+    place = next(one for one in (file, *file.parents) if one.exists())
+    if begins and not os.access(place, os.W_OK):
+        raise UserError(
+            f"may not write to {place}, where the tracking store {file.name} belongs: work in a folder that is "
+            "yours, or give another --tracking-uri"
+        )
+
+
+class Tracking:
+    """A connection to one MLflow experiment.
+
+    Args:
+        uri: tracking address, or None for MLflow's own rule (the environment, else ./mlflow.db).
+        experiment: name of the experiment; a run started by `mlflow run` stays in the one it was given.
+        unsent: folder for what a server that is away has not received; what lies there is sent first.
+        wait: seconds to wait for a server that is away, before a run begins or at the end of the last one.
+        say: takes the lines meant for the user.
+
+    Raises:
+        UserError: where MLflow does not answer. Methods that need an answer raise TrackingAway later.
+    """
+
+    def __init__(
+        self, uri: str | None, experiment: str, *, unsent: str | Path = "outputs/unsent",
+        wait: float = WAIT_SECONDS, say: Callable[[str], None] = print,
+    ) -> None:  # fmt: skip
+        from mlflow.exceptions import MlflowException
+
+        self._given_run = os.environ.get("MLFLOW_RUN_ID")
+        self.uri = uri
+        try:
+            with _one_at_a_time(_address(uri)):
+                self.client = connect(uri, begins=True)
+                self.outbox = self._outbox(self.client.tracking_uri, Path(unsent), wait, say)
+                with limits(brisk=True):
+                    self.experiment_id = self._experiment(experiment)
+            self.outbox.take_over()
+            self._end_orphans()
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                sentence(error)
+                or f"MLflow at {uri or 'its default place'} does not answer: {first_line(error)}"
+            ) from None
+
+    def _outbox(self, address: str, unsent: Path, wait: float, say: Callable[[str], None]) -> Outbox:
+        parts = urlsplit(address)
+        remote = parts.scheme.startswith(("http", "postgresql", "mysql", "mssql"))
+        host = (parts.hostname or "local") + (f":{parts.port}" if parts.port else "")
+
+        def send(run_id: str, message: Message, path: Path | None) -> None:
+            with limits(brisk=message["do"] != "artifact" and not self.outbox.patient):
+                hand_over(self.client, run_id, message, path)
+
+        def ping() -> None:
+            with limits(brisk=True):
+                self.client.get_experiment(self.experiment_id)
+
+        return Outbox(
+            unsent / f"{host.replace(':', '-')}-{digest_bytes(address.encode())[:8]}", send,
+            lambda error: remote and is_away(error), ping,
+            place=f"{parts.scheme}://{host}", wait=wait, say=say,
+        )  # fmt: skip
+
+    def ask(self, call: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
+        """The answer of a call of MLflow's; waits for a server that is away. Raises TrackingAway at last."""
+
+        def limited() -> Answer:
+            with limits(brisk=True):
+                return call(*arguments, **options)
+
+        return self.outbox.now(limited)
+
+    def attach(self, run_id: str) -> Run:
+        """A run that another process has opened, to add to."""
+        return Run(self.outbox, run_id, self.experiment_id)
+
+    def _experiment(self, name: str) -> str:
+        given = os.environ.get("MLFLOW_EXPERIMENT_ID")
+        if self._given_run and given:
+            return given
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise UserError(f"MLflow experiment {name!r} is deleted: restore it or give --experiment-name")
+        if found is not None:
+            return str(found.experiment_id)
+        try:
+            return str(self.client.create_experiment(name))
+        except MlflowException:  # another process was faster
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def _end_orphans(self) -> None:
+        """Mark runs of this machine FAILED whose process is gone: killed without a chance to say so."""
+        running = self.ask(
+            self.client.search_runs,
+            [self.experiment_id],
+            f"attributes.status = 'RUNNING' and tags.`{TAG}host` = '{socket.gethostname()}'",
+        )
+        for run in running:
+            pid, started = run.data.tags.get(TAG + "process", "0 0").split()
+            if not _is_alive(int(pid), started):
+                self.attach(run.info.run_id).finish("FAILED", "its process was killed")
+
+    @contextmanager
+    def run(
+        self, name: str, tags: Mapping[str, Any], parent: Run | None = None, run_id: str | None = None
+    ) -> Iterator[Run]:
+        """Open a run and end it as its block ends: FINISHED, KILLED (Ctrl-C, SIGTERM) or FAILED and why.
+
+        The outermost run goes on in the one that `mlflow run` made, if any; `run_id` resumes another. A run that is
+        resumed keeps the rows it has. Raises TrackingAway where the server is away for too long when the run begins,
+        or when one without a parent ends.
+        """
+        given, self._given_run = self._given_run, None
+        process = psutil.Process()
+        own = {"host": socket.gethostname(), "process": f"{process.pid} {process.create_time():.2f}", **tags}
+        run = self._open(name, named(own), parent, run_id or given)
+        try:
+            yield run
+        except BaseException as error:
+            killed = isinstance(error, KeyboardInterrupt | SystemExit | Pruned)
+            # A store on the same full disk must not hide why the run ended; the next start marks the run FAILED.
+            with suppress(Exception):
+                run.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}".rstrip(": "))
+                if parent is None and not isinstance(error, TrackingAway):  # which has said it
+                    self.outbox.leave()
+            raise
+        run.finish("FINISHED")
+        if parent is None:
+            self.outbox.wait()
+
+    def _open(self, name: str, tags: dict[str, str], parent: Run | None, run_id: str | None) -> Run:
+        from mlflow.exceptions import MlflowException
+
+        # Of a run that is resumed, the pipeline that finishes it is the one to find it under.
+        if parent is not None:
+            tags = {**tags, "mlflow.parentRunId": parent.id}
+        if run_id is not None:
+            try:
+                self.ask(self.client.update_run, run_id, status="RUNNING", name=name)
+                recorded = self.ask(self.client.get_run, run_id).data.metrics
+                there = {
+                    metric: {row.step for row in self.ask(self.client.get_metric_history, run_id, metric)}
+                    for metric in recorded
+                }
+            except MlflowException as error:
+                raise UserError(f"MLflow run {run_id} cannot be continued: {first_line(error)}") from None
+            run = Run(self.outbox, run_id, self.experiment_id, there)
+            run.tags(tags)
+            return run
+        created = self.ask(self.client.create_run, self.experiment_id, tags=tags, run_name=name)
+        return Run(self.outbox, created.info.run_id, self.experiment_id)
+
+    def busy(self, run_id: str) -> bool:
+        """Whether a run is open in a process that lives, or may live: one of another machine."""
+        found = self.ask(self.client.get_run, run_id)
+        if found.info.status != "RUNNING":
+            return False
+        pid, started = found.data.tags.get(TAG + "process", "0 0").split()
+        return found.data.tags.get(TAG + "host") != socket.gethostname() or _is_alive(int(pid), started)
+
+    def exists(self, run_id: str) -> bool:
+        """Whether the store still has this run."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return bool(self.ask(self.client.get_run, run_id).info.lifecycle_stage == "active")
+        except MlflowException:
+            return False
+
+
+def _is_alive(pid: int, started: str) -> bool:
+    """Whether the process that began at `started` still runs (its id may have been given again)."""
+    try:
+        return abs(psutil.Process(pid).create_time() - float(started)) < 1.0
+    except psutil.Error:
+        return False
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions of Python and of packages, by default those that numbers depend on."""
+    return dict(_versions(tuple(packages)))
+
+
+@cache  # a search asks several times a trial, and each answer reads files
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def source_tags(folder: Path | None) -> dict[str, str]:
+    """The git commit of the code, and whether the tree has uncommitted changes; empty outside a clone (None)."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return {}
+    dirty = bool(_git(folder, "status", "--porcelain"))
+    return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
+
+
+def uncommitted_changes(folder: Path | None) -> str:
+    """What the tree has that its commit has not, as a diff; empty for a clean tree or outside a clone."""
+    return _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff")
+
+
+def _git(folder: Path | None, *arguments: Sequence[str] | str) -> str:
+    if folder is None:
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *map(str, arguments)], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

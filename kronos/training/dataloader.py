@@ -1,0 +1,109 @@
+"""Which windows each rank takes in a step, and their batches, gathered ahead where asked."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from kronos.data.windows import epoch_order
+from kronos.distributed.device import Runtime
+from kronos.training.settings import FitSettings, Plan
+
+
+class WindowSource(Protocol):
+    """The part of `data.windows.Windows` that the loop reads: batch(indices, epoch) is a pure function."""
+
+    def __len__(self) -> int: ...
+    def batch(self, indices: np.ndarray, epoch: int | None) -> Any: ...
+
+
+class Part(NamedTuple):
+    """One rank's windows of one micro-batch; a rank for which none is left takes one at weight 0.
+
+    `of_step` and `of_batch` are its shares of the windows of the step and of the micro-batch over all ranks.
+    """
+
+    windows: np.ndarray
+    of_step: float
+    of_batch: float
+
+
+def parts_of_step(windows: np.ndarray, batch_size: int, rank: int, world: int) -> list[Part]:
+    """Cut a step into micro-batches, the same for any number of ranks at one batch_size x world, then by rank."""
+    parts = []
+    size = batch_size * world
+    for start in range(0, len(windows), size):
+        whole = windows[start : start + size]
+        own = np.array_split(whole, world)[rank]
+        shares = len(own) / len(windows), len(own) / len(whole)
+        parts.append(Part(own if len(own) else whole[:1], *shares))
+    return parts
+
+
+class Feed:
+    """The training batches of one rank, on its device, in the order of the steps."""
+
+    def __init__(self, source: WindowSource, settings: FitSettings, plan: Plan, runtime: Runtime) -> None:
+        self.source, self.settings, self.plan, self.runtime = source, settings, plan, runtime
+        self.order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # (epoch, its windows)
+        self.ahead: deque[tuple[int, int, Future[Any]]] = deque()  # (step, place in it, batch to come)
+        self.threads = ThreadPoolExecutor(settings.prefetch) if settings.prefetch else None
+
+    def windows(self, step: int) -> np.ndarray:
+        """All ranks' windows of a step."""
+        epoch, place = divmod(step, self.plan.steps_per_epoch)
+        if self.order[0] != epoch:
+            order = epoch_order(len(self.source), self.plan.windows_per_epoch, self.settings.seed, epoch)
+            self.order = (epoch, order)
+        effective = self.plan.effective_batch
+        return self.order[1][place * effective : (place + 1) * effective]
+
+    def parts(self, step: int) -> list[Part]:
+        return parts_of_step(
+            self.windows(step), self.settings.batch_size, self.runtime.rank, self.runtime.world
+        )
+
+    def batches(self, step: int) -> Iterator[tuple[Part, Any]]:
+        """This rank's micro-batches of a step."""
+        epoch = step // self.plan.steps_per_epoch
+        for place, part in enumerate(self.parts(step)):
+            batch = self._fetch(step, place) if self.threads else self._host(part.windows, epoch)
+            yield part, to_device(batch, self.runtime)
+
+    def close(self) -> None:
+        """Drop what was gathered ahead."""
+        if self.threads:
+            self.threads.shutdown(cancel_futures=True)
+
+    def _host(self, windows: np.ndarray, epoch: int) -> Any:
+        batch = self.source.batch(windows, epoch)
+        if self.runtime.device.type != "cuda":
+            return batch
+        return type(batch)(*(value.pin_memory() for value in batch))
+
+    def _fetch(self, step: int, place: int) -> Any:
+        assert self.threads
+        if self.ahead and self.ahead[0][:2] != (step, place):
+            self.ahead.clear()
+        last_step, last_place = self.ahead[-1][:2] if self.ahead else (step, place - 1)
+        epoch = step // self.plan.steps_per_epoch  # nothing is fetched beyond: the order is of one epoch
+        while len(self.ahead) < 2 * self.settings.prefetch:
+            parts = self.parts(last_step)
+            if last_place + 1 < len(parts):
+                last_place += 1
+            elif (last_step + 1) // self.plan.steps_per_epoch == epoch:
+                last_step, last_place, parts = last_step + 1, 0, self.parts(last_step + 1)
+            else:
+                break
+            task = self.threads.submit(self._host, parts[last_place].windows, epoch)
+            self.ahead.append((last_step, last_place, task))
+        return self.ahead.popleft()[2].result()
+
+
+def to_device(batch: Any, runtime: Runtime) -> Any:
+    """The batch where the model is."""
+    if runtime.device.type == "cpu":
+        return batch
+    return type(batch)(*(value.to(runtime.device, non_blocking=True) for value in batch))

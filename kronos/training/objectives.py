@@ -1,0 +1,238 @@
+"""What is trained and what is measured: functions of (model, batch), without loop, device or logging.
+
+Axes: B batch, T bars of a window, F features, V ids. A batch has x [B, T, F] normalised and clipped bars,
+stamp int64 [B, T, 5], window int64 [B], uniform float32 [B, T] in [0, 1).
+
+A score is {name: (sum, count)}, in float64, so that any split of the windows over batches or processes gives
+the same mean. Where the sum is a vector it is a histogram of ids; reported is the share of ids in use.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kronos.model.cpu_kernels.dispatch import derived_here
+from kronos.utils.errors import UserError
+
+Score = dict[str, tuple[Tensor, float]]
+
+
+class BatchLike(Protocol):
+    """The fields of `data.windows.Batch` that an objective reads."""
+
+    @property
+    def x(self) -> Tensor: ...
+    @property
+    def stamp(self) -> Tensor: ...
+    @property
+    def uniform(self) -> Tensor: ...
+
+
+class Objective(Protocol):
+    """What `loop.fit` optimises and selects by.
+
+    The loss is a mean over the windows of its batch. Where part of it is a function of the whole batch, give a
+    method `between_ranks(model, average)` too: with several ranks it is called before each loss, with the function
+    that turns this rank's mean into that of all ranks (gradients flow through), and with None after a step.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def loss(self, model: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """For training: a scalar to differentiate, and detached scalars to report beside it."""
+        ...
+
+    def score(self, model: Any, batch: Any) -> Score:
+        """For validation: deterministic and causal sums and counts; the first key is `val_loss`."""
+        ...
+
+
+class TokenizerObjective:
+    """Reconstruction of normalised bars from coarse bits and from all bits, plus the quantiser's loss.
+
+    `val_loss` is the squared error of the full reconstruction on the `horizon` bars after `lookback`.
+    """
+
+    name = "tokenizer"
+
+    def __init__(self, lookback: int, horizon: int) -> None:
+        self.forecast = slice(lookback, lookback + horizon)
+
+    @staticmethod
+    def between_ranks(model: Any, average: Callable[[Tensor], Tensor] | None) -> None:
+        """Let the mean code probabilities be those of all ranks' batches together, or (None) of this one's."""
+        model.tokenizer.bsq.average = average
+
+    def loss(self, model: nn.Module, batch: BatchLike) -> tuple[Tensor, dict[str, Tensor]]:
+        """(MSE from coarse bits + MSE from all bits + quantiser loss) / 2, over all bars."""
+        (coarse_x, full_x), quantizer_loss, _, _ = model(batch.x)
+        coarse = F.mse_loss(coarse_x, batch.x)
+        full = F.mse_loss(full_x, batch.x)
+        parts = {"train_mse_coarse": coarse, "train_mse_full": full, "train_quantizer": quantizer_loss}
+        return (coarse + full + quantizer_loss) / 2, {key: value.detach() for key, value in parts.items()}
+
+    def score(self, model: Any, batch: BatchLike) -> Score:
+        """Squared errors in normalised units, and how many of the coarse and fine ids are used."""
+        _check_length(batch.x, self.forecast.stop)
+        (coarse_x, full_x), _, _, ids = model(batch.x)
+        coarse_error = (coarse_x - batch.x).square()
+        full_error = (full_x - batch.x).square()
+        return {
+            "val_loss": _sum_and_count(full_error[:, self.forecast]),
+            "val_loss_window": _sum_and_count(full_error),
+            "val_loss_coarse": _sum_and_count(coarse_error[:, self.forecast]),
+            "val_coarse_use": _histogram(ids & (2**model.s1_bits - 1), 2**model.s1_bits),
+            "val_fine_use": _histogram(ids >> model.s1_bits, 2**model.s2_bits),
+        }
+
+
+class PredictorObjective:
+    """Cross-entropy of the next bar's coarse and fine id, the ids being those of a frozen tokenizer.
+
+    Training tells the fine head a coarse id drawn from the model's own coarse distribution; the score tells
+    it the true one. The two are different quantities and are reported under different names.
+    """
+
+    name = "predictor"
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        lookback: int,
+        horizon: int,
+        loss_bars: Literal["window", "horizon"] = "window",
+    ) -> None:
+        if loss_bars not in ("window", "horizon"):
+            raise UserError(f"loss_bars is {loss_bars!r}, expected window or horizon")
+        self.tokenizer = tokenizer.eval()
+        self.lookback, self.horizon = lookback, horizon
+        # Position t of the logits predicts bar t + 1, so the first forecast bar is predicted at lookback - 1.
+        self.forecast = slice(lookback - 1, lookback - 1 + horizon)
+        self.trained = self.forecast if loss_bars == "horizon" else slice(None)
+
+    def loss(self, model: Any, batch: BatchLike) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean of the coarse and the fine cross-entropy over the trained bars."""
+        coarse, fine = self.terms(model, batch, drawn=True)
+        coarse_mean, fine_mean = coarse[:, self.trained].mean(), fine[:, self.trained].mean()
+        parts = {"train_coarse": coarse_mean.detach(), "train_fine": fine_mean.detach()}
+        return (coarse_mean + fine_mean) / 2, parts
+
+    def score(self, model: Any, batch: BatchLike) -> Score:
+        """Teacher-forced cross-entropies in nats; `val_loss` counts the `horizon` forecast bars."""
+        _check_length(batch.x, self.lookback + self.horizon)
+        coarse, fine = self.terms(model, batch, drawn=False)
+        both = (coarse + fine) / 2
+        return {
+            "val_loss": _sum_and_count(both[:, self.forecast]),
+            "val_loss_window": _sum_and_count(both),
+            "val_coarse": _sum_and_count(coarse[:, self.forecast]),
+            "val_fine": _sum_and_count(fine[:, self.forecast]),
+        }
+
+    def terms(self, model: Any, batch: BatchLike, *, drawn: bool) -> tuple[Tensor, Tensor]:
+        """Coarse and fine cross-entropy [B, T - 1]; place t is bar t + 1 and sees no bar after it.
+
+        `drawn`: the fine head is told a draw of the coarse id (keyed by `batch.uniform`), otherwise the true one.
+        """
+        coarse_BT, fine_BT = self.tokens(batch.x)
+        hidden = model.hidden(coarse_BT[:, :-1], fine_BT[:, :-1], batch.stamp[:, :-1])
+        coarse_target, fine_target = coarse_BT[:, 1:], fine_BT[:, 1:]
+        coarse, probabilities_BTV = cross_entropy(model.coarse_logits(hidden), coarse_target)
+        told = draw(probabilities_BTV, batch.uniform[:, 1:]) if drawn else coarse_target
+        fine, _ = cross_entropy(model.fine_logits(hidden, told), fine_target)
+        return coarse, fine
+
+    @torch.no_grad()
+    def tokens(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
+        """Coarse and fine ids, each int64 [B, T], on the device of `x_BTF`."""
+        if next(self.tokenizer.parameters()).device != x_BTF.device:
+            self.tokenizer.to(x_BTF.device)
+        coarse, fine = self.tokenizer.encode(x_BTF, half=True)
+        return coarse, fine
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(nats [...] of the targets [...], probabilities [..., V] without a gradient) of logits [..., V], in float32."""
+    if derived_here():
+        return _CrossEntropy.apply(logits.float(), target)
+    logs = F.log_softmax(logits.float(), dim=-1)
+    return _nats(logs, target), logs.detach().exp()
+
+
+def _nats(logs: Tensor, target: Tensor) -> Tensor:
+    return -logs.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The same; its derivative is the probabilities, which the draws need too, less one at the target."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        logs = F.log_softmax(logits, dim=-1)
+        nats = _nats(logs, target)
+        probabilities = logs.exp_()
+        ctx.save_for_backward(probabilities, target)
+        ctx.mark_non_differentiable(probabilities)
+        ctx.set_materialize_grads(False)  # or zeros would be made as the gradient of the probabilities
+        return nats, probabilities
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None]:
+        probabilities, target = ctx.saved_tensors
+        gradient = gradient.unsqueeze(-1)
+        return (probabilities * gradient).scatter_add_(-1, target.unsqueeze(-1), -gradient), None
+
+
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Draws: probabilities [..., V] and uniforms [...] in [0, 1] -> int64 ids [...].
+
+    A pure function of each row, so the draw is the same in any batch, on any rank, at any step. The id is found
+    bit by bit, lowest first, each bit drawn by a number of its own made of the uniform: an error of rounding then
+    moves one of log2(V) thresholds, where a draw from the cumulative sum would meet all V, and two ranks would
+    now and then not draw what one does. An id of probability zero is never drawn.
+    """
+    probabilities = probabilities.flatten(0, -2)
+    size = 1 << (probabilities.shape[-1] - 1).bit_length()
+    lacking = size - probabilities.shape[-1]
+    sums = [F.pad(probabilities, (0, lacking)) if lacking else probabilities]
+    while size > 1:  # sums[-1][:, i]: the ids that end in the bits of i
+        size //= 2
+        sums.append(sums[-1][:, :size] + sums[-1][:, size:])
+    counter = (uniform.flatten() * 2**24).long()
+    ids = torch.zeros_like(counter)
+    for level, pair in enumerate(reversed(sums[:-1])):
+        zero = pair.gather(1, ids[:, None]).squeeze(1)
+        one = pair.gather(1, (ids + (1 << level))[:, None]).squeeze(1)
+        above = _level_uniform(counter, level) * (zero + one) >= zero
+        ids = ids + ((above & (one > 0)).long() << level)
+    return ids.view(uniform.shape)
+
+
+def _level_uniform(counter: Tensor, level: int) -> Tensor:
+    """float32 in [0, 1), independent from level to level: a counter of 24 bits, mixed."""
+    low = (1 << 32) - 1
+    bits = (counter * 0x9E3779B1 + (level + 1) * 0x85EBCA77) & low
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+        bits = ((bits ^ (bits >> shift)) * factor) & low
+    return ((bits ^ (bits >> 15)) >> 8).float() * 2.0**-24
+
+
+def _sum_and_count(values: Tensor) -> tuple[Tensor, float]:
+    if values.device.type == "mps":  # has no float64
+        values = values.cpu()
+    return values.sum(dtype=torch.float64), float(values.numel())
+
+
+def _histogram(ids: Tensor, size: int) -> tuple[Tensor, float]:
+    return torch.bincount(ids.flatten().cpu(), minlength=size).double(), float(ids.numel())
+
+
+def _check_length(x_BTF: Tensor, needed: int) -> None:
+    """A shorter window would score fewer bars than it says."""
+    if x_BTF.shape[1] < needed:
+        raise UserError(f"windows have {x_BTF.shape[1]} bars, lookback + horizon needs {needed}")

@@ -1,0 +1,46 @@
+"""AdamW over the trainable parameters, and the learning-rate schedule of the public recipe (OneCycleLR)."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from kronos.training.settings import FitSettings
+from kronos.utils.errors import UserError
+
+
+def adamw(model: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
+    """Over what may be trained, in the model's order; fused, which is elementwise and so repeats bit for bit."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise UserError("nothing is left to train: every parameter is frozen")
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    if not settings.decay_norms_biases:
+        groups = [
+            {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+            {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+        ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, settings: FitSettings, total_steps: int) -> OneCycleLR:
+    """The public schedule, one update a step."""
+    warm_up = settings.pct_start
+    while warm_up * total_steps == 1:  # torch then divides by zero: the warm-up is exactly one step
+        warm_up = math.nextafter(warm_up, 0.0)
+    return OneCycleLR(
+        optimizer,
+        max_lr=settings.learning_rate,
+        total_steps=total_steps,
+        pct_start=warm_up,
+        div_factor=settings.div_factor,
+        cycle_momentum=settings.cycle_momentum,
+    )

@@ -1,0 +1,360 @@
+"""The one training loop: evaluate -> save -> stop? -> step -> report."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from kronos.data.windows import epoch_order
+from kronos.distributed.collectives import Collectives
+from kronos.distributed.device import Runtime, generator
+from kronos.training.checkpoint import (
+    LoopState,
+    clear_leftovers,
+    load_last,
+    save_best,
+    save_last,
+    share_state,
+)
+from kronos.training.dataloader import Feed, WindowSource
+from kronos.training.objectives import Objective
+from kronos.training.settings import FitSettings, plan
+from kronos.training.train_step import MOST_OVERFLOWS, Stepper, is_out_of_memory, out_of_memory
+from kronos.training.validation import score
+from kronos.utils.errors import UserError
+
+Report = Callable[[int, dict[str, float]], None]
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+class TrainingStopped(UserError):
+    """A loss or gradient that is not finite; the optimiser has not stepped and nothing was saved after it."""
+
+    def __init__(self, message: str, step: int, learning_rate: float, windows: list[int]) -> None:
+        super().__init__(message)
+        self.step, self.learning_rate, self.windows = step, learning_rate, windows
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """`best_step` 0 means that no training step improved on the weights that came in.
+
+    `curve` has one entry an evaluation (and no times, so that equal runs have equal curves), `learning_rates`
+    [step, rate] pairs, `seconds` the parts data, step, evaluate, save and their total, over all sessions.
+    `resumed_from` is None for a run made in one go.
+    """
+
+    best_value: float | None
+    best_step: int | None
+    curve: list[dict[str, float]]
+    learning_rates: list[list[float]]
+    seconds: dict[str, float]
+    windows_per_second: float
+    steps: int
+    resumed_from: int | None
+    interrupted: bool
+    stopped_early: bool
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    train: WindowSource,
+    val: WindowSource,
+    *,
+    settings: FitSettings,
+    runtime: Runtime,
+    folder: Path,
+    report: Report,
+    progress: Progress | None = None,
+    resume: bool = False,
+    stop_requested: Callable[[], bool] = lambda: False,
+    before_save: Callable[[], None] = lambda: None,
+) -> FitResult:
+    """Train `model` in place; the best weights by val_loss are in folder/checkpoints/best_model.
+
+    The weights that came in are evaluated too, as step 0. `report(step, metrics)` is called for each training
+    interval and each evaluation, always before the checkpoint of that step; `before_save` is called when a
+    checkpoint is about to take its name, so that what was reported is safe first. With `resume` the run goes on
+    from folder/checkpoints/last where there is one. `stop_requested` is polled at each step and each validation
+    batch: when true, the run is saved and ends with `interrupted`. Dropout draws from torch's global generator:
+    seed it before the model is built.
+
+    Raises UserError for empty windows, a checkpoint of other settings, a disk that refuses; TrainingStopped for
+    a loss or gradient that is not finite.
+    """
+    for name, windows in (("training", train), ("validation", val)):
+        if len(windows) == 0:
+            raise UserError(f"{name} has no window: give it a longer range or a shorter lookback")
+    run = _Run(model, objective, train, val, settings, runtime, Path(folder), report, progress)
+    run.stop_requested, run.before_save = stop_requested, before_save
+    try:
+        resumed_from = run.start(resume)
+        interrupted = run.go()
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(settings, runtime.world, runtime.device.type) from error
+        raise
+    finally:
+        run.feed.close()
+    return run.result(resumed_from, interrupted)
+
+
+class _Run:
+    """One call of `fit`; what must survive a kill is in `self.state`."""
+
+    stop_requested: Callable[[], bool]
+    before_save: Callable[[], None]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        train: WindowSource,
+        val: WindowSource,
+        settings: FitSettings,
+        runtime: Runtime,
+        folder: Path,
+        report: Report,
+        progress: Progress | None,
+    ) -> None:
+        self.model, self.objective, self.train, self.val = model.to(runtime.device), objective, train, val
+        self.settings, self.runtime, self.report, self.progress = settings, runtime, report, progress
+        self.ranks, self.leads = Collectives(runtime.rank, runtime.world), runtime.rank == 0
+        self.checkpoints = folder / "checkpoints"
+        self.last = self.checkpoints / "last"
+        self.plan = plan(settings, len(train), runtime.world)
+        self.state = LoopState(seconds={"data": 0.0, "step": 0.0, "evaluate": 0.0, "save": 0.0, "total": 0.0})
+        self.saved_step = -1
+        self.stopping = False
+        self.stepper = Stepper(model, objective, settings, self.plan.total_steps, runtime, self.ranks)
+        self.feed = Feed(train, settings, self.plan, runtime)
+        scored = min(settings.val_windows, len(val))
+        self.val_windows = epoch_order(len(val), scored, settings.seed, None)
+        self.train_eval_windows = epoch_order(
+            len(train), min(settings.train_eval_windows, scored, len(train)), settings.seed, None
+        )
+
+    def start(self, resume: bool) -> int | None:
+        """Begin with rank 0's weights, or go on from its `last`; returns the step that was resumed."""
+        if self.leads:
+            clear_leftovers(self.checkpoints)
+        go_on = self.ranks.from_leader(resume and self.last.exists())
+        if not go_on:
+            self.ranks.share(self.model.state_dict().values())
+            if not self.leads:  # dropout of its own; rank 0's generator is the caller's
+                torch.manual_seed(generator(self.settings.seed, f"rank {self.ranks.rank}").initial_seed())
+            return None
+        optimizer, scheduler = self.stepper.optimizer, self.stepper.scheduler
+        random_states: list[dict[str, torch.Tensor]] = []
+        if self.leads:
+            self.state, random_states = load_last(
+                self.last,
+                model=self.model,
+                optimizer=optimizer,
+                scheduler=scheduler,
+                settings_key=self.settings.settings_key,
+            )
+            best = self.checkpoints / "best_model"
+            if self.state.best_step is not None and not best.exists():
+                raise UserError(f"{best} is gone, so the run in {self.last} cannot go on: train anew")
+        self.state = share_state(
+            self.ranks,
+            model=self.model,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            state=self.state,
+            random_states=random_states,
+        )
+        self.saved_step = self.state.step
+        return self.state.step
+
+    def go(self) -> bool:
+        """Run to the end; True when it was asked to stop before."""
+        state, settings = self.state, self.settings
+        save_steps = math.ceil(settings.save_windows / self.plan.effective_batch)
+        before, began = state.seconds["total"], time.perf_counter()
+        self.model.train()
+        while True:
+            boundary = state.step % self.plan.steps_per_epoch == 0
+            if boundary and state.evaluated_step != state.step:
+                self._evaluate()
+            stop = self._asked_to_stop()
+            due = boundary or stop or bool(save_steps and state.step % save_steps == 0)
+            state.seconds["total"] = before + time.perf_counter() - began
+            if due and self.saved_step != state.step:
+                self._save()
+            if self._complete() or self._out_of_patience() or stop:
+                break
+            self._step()
+            if state.step % settings.log_interval == 0 or state.step % self.plan.steps_per_epoch == 0:
+                self._report_interval()
+            elif self.progress:
+                self.progress(state.step, self.plan.total_steps, {})
+        state.seconds["total"] = before + time.perf_counter() - began
+        return stop and not (self._complete() or self._out_of_patience())
+
+    def result(self, resumed_from: int | None, interrupted: bool) -> FitResult:
+        state = self.state
+        busy = state.seconds["data"] + state.seconds["step"]
+        return FitResult(
+            best_value=state.best_value,
+            best_step=state.best_step,
+            curve=state.curve,
+            learning_rates=state.learning_rates,
+            seconds=state.seconds,
+            windows_per_second=state.windows / busy if busy else 0.0,
+            steps=state.step,
+            resumed_from=resumed_from,
+            interrupted=interrupted,
+            stopped_early=not interrupted and not self._complete(),
+        )
+
+    def _asked_to_stop(self) -> bool:
+        """Once asked, always: an evaluation given up must not be followed by a step.
+
+        Several ranks stop where they have all heard of it: after a step or an evaluation.
+        """
+        if self.ranks.world == 1:
+            self.stopping = self.stopping or self.stop_requested()
+        return self.stopping
+
+    def _complete(self) -> bool:
+        return self.state.step == self.plan.total_steps == self.state.evaluated_step
+
+    def _out_of_patience(self) -> bool:
+        patience = self.settings.early_stopping_patience
+        return bool(patience) and self.state.evaluations_since_best >= patience
+
+    def _evaluate(self) -> None:
+        """Score validation and the training subset; keep the best weights. Given up when asked to stop."""
+        state = self.state
+        with self._clock("evaluate"):
+            metrics = self._score("validation", self.val, self.val_windows)
+            train_metrics = metrics and self._score(
+                "the training subset", self.train, self.train_eval_windows
+            )
+        if not metrics or not train_metrics:
+            return
+        value = metrics["val_loss"]
+        metrics["train_eval_loss"] = train_metrics["val_loss"]
+        if state.best_value is None or value < state.best_value:
+            state.best_value, state.best_step, state.evaluations_since_best = value, state.step, 0
+            with self._clock("save"):
+                if self.leads:
+                    save_best(self.checkpoints / "best_model", self.model, state.step)
+        else:
+            state.evaluations_since_best += 1
+        state.evaluated_step = state.step
+        entry = {"step": state.step, "epoch": state.step / self.plan.steps_per_epoch, **metrics}
+        if state.epoch_windows:
+            entry["train_loss"] = state.epoch_loss / state.epoch_windows
+        state.epoch_loss, state.epoch_windows = 0.0, 0
+        state.curve.append(entry)
+        self.report(state.step, metrics)
+        if self.progress:
+            self.progress(state.step, self.plan.total_steps, metrics)
+
+    def _score(self, what: str, source: WindowSource, windows: np.ndarray) -> dict[str, float] | None:
+        """Means over the windows, or None when asked to stop on the way."""
+        size = self.settings.eval_batch_size or 2 * self.settings.batch_size  # fits: it keeps no gradients
+        alone = self.ranks.world == 1
+        metrics, wrong = score(
+            self.model, self.objective, source, windows, size, runtime=self.runtime, ranks=self.ranks,
+            stop=self._asked_to_stop if alone else self.stop_requested,
+        )  # fmt: skip
+        if wrong is not None:
+            raise self._stopped(f"the loss of {what} is {wrong[0]}", source, wrong[1])
+        self.stopping = self.stopping or metrics is None
+        return metrics
+
+    def _save(self) -> None:
+        with self._clock("save"):
+            save_last(
+                self.last,
+                model=self.model,
+                optimizer=self.stepper.optimizer,
+                scheduler=self.stepper.scheduler,
+                state=self.state,
+                settings_key=self.settings.settings_key,
+                before_rename=self.before_save,
+                ranks=self.ranks,
+            )
+        self.saved_step = self.state.step
+
+    def _step(self) -> None:
+        """One optimiser step over the next windows of the epoch."""
+        state = self.state
+        state.learning_rate = self.stepper.optimizer.param_groups[0]["lr"]
+        windows = self.feed.windows(state.step)
+        wish = self.ranks.world > 1 and self.stop_requested()
+        step = self.stepper.step(self.feed.batches(state.step), state, self._clock, wish)
+        many = state.overflows_in_a_row >= MOST_OVERFLOWS
+        if many or not (step.finite or step.skipped):
+            what = f"train_loss is {step.values['train_loss']}, gradient norm {step.values['grad_norm']}"
+            if many:
+                what += f" for {MOST_OVERFLOWS} float16 steps in a row (scale {state.scale:g})"
+            raise self._stopped(what, self.train, windows)
+        self.stopping = self.stopping or step.stop
+        count = len(windows)
+        state.step += 1
+        state.windows += count
+        if step.skipped:
+            return
+        state.epoch_loss += step.values["train_loss"] * count
+        state.epoch_windows += count
+        for name, number in step.values.items():
+            state.interval[name] = state.interval.get(name, 0.0) + number * count
+        state.interval_windows += count
+
+    def _report_interval(self) -> None:
+        """Means since the last report, each window weighing the same; the rate is that of the step just made."""
+        state = self.state
+        metrics = {name: total / state.interval_windows for name, total in state.interval.items()}
+        metrics |= {
+            "learning_rate": state.learning_rate,
+            "log10_learning_rate": math.log10(state.learning_rate),
+            "windows_per_second": state.interval_windows / state.interval_seconds,
+            "epoch": state.step / self.plan.steps_per_epoch,
+        }
+        if self.stepper.scaled:
+            metrics |= {"overflows": float(state.overflows)}
+        state.interval, state.interval_windows, state.interval_seconds = {}, 0, 0.0
+        state.learning_rates.append([state.step, state.learning_rate])
+        self.report(state.step, metrics)
+        if self.progress:
+            self.progress(state.step, self.plan.total_steps, metrics)
+
+    @contextmanager
+    def _clock(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        passed = time.perf_counter() - began
+        self.state.seconds[part] += passed
+        if part in ("data", "step"):
+            self.state.interval_seconds += passed
+
+    def _stopped(self, what: str, source: WindowSource, windows: np.ndarray) -> TrainingStopped:
+        step = self.state.step + 1
+        rate = self.stepper.optimizer.param_groups[0]["lr"]
+        describe = getattr(source, "describe", None)
+        shown = describe(windows[:3]) if describe else [str(window) for window in windows[:8]]
+        some = ", ".join(shown) + (", ..." if len(windows) > len(shown) else "")
+        kept = (
+            f"the checkpoint of step {self.saved_step} is whole"
+            if self.last.exists()
+            else "nothing was saved"
+        )
+        return TrainingStopped(
+            f"step {step}: {what}, at learning rate {rate:.3g}, windows {some}; try a lower learning rate or look "
+            f"at these windows' bars; {kept}",
+            step,
+            rate,
+            [int(window) for window in windows],
+        )

@@ -1,0 +1,158 @@
+"""A user's mistake on the command line: one clear message, exit status 2, no traceback, nothing half-written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from kronos.__main__ import main
+from kronos.utils.files import read_json, write_json
+
+SMALL = ["--n-train-iter", "128", "--n-val-iter", "64",
+         "--epochs", "1"]  # fmt: skip
+
+
+def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must fail as a user's mistake; returns its message."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err + captured.out
+    assert captured.err.startswith("kronos: ")
+    return captured.err.strip()
+
+
+def statuses() -> list[str]:
+    client = MlflowClient()
+    experiments = [item.experiment_id for item in client.search_experiments()]
+    return [str(run.info.status) for run in client.search_runs(experiments)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tokeniser"], "unknown stage 'tokeniser': did you mean tokenizer?"),
+        (["data", "--epoch", "3"], "unknown flag --epoch: did you mean --epochs?"),
+        (["data", "--batch-size", "0"], "--batch-size: 0 is too small, the least is 1"),
+        (["data", "--config-path", "nowhere.json"], "no file nowhere.json"),
+        (["data", "--batch-size", "x", "--seed", "-1"], "2 problems:"),
+        (["mlproject", "--chekc"], "mlproject takes --check or --write"),
+    ],
+)
+def test_a_wrong_command_writes_nothing(
+    arguments: list[str], message: str, in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in fail(capsys, *arguments)
+    assert list(in_folder.iterdir()) == []
+
+
+def test_help_lists_every_field_with_its_default_quickly() -> None:
+    for arguments in (["--help"], ["pipeline", "--help"]):
+        done = subprocess.run([sys.executable, "-m", "kronos", *arguments], capture_output=True, text=True)
+        assert done.returncode == 0
+        for text in (
+            "--predictor-learning-rate",
+            "default 4e-05",
+            "--config-path",
+            "finetune_tokenizer_demo",
+        ):
+            assert text in done.stdout
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "predictor", "backtest"])
+def test_a_stage_without_a_store_says_which_to_run(
+    stage: str, in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no store at outputs/data (index.json missing): run  python -m kronos data" in fail(capsys, stage)
+    assert statuses() == ["FAILED"]
+    assert not (in_folder / "outputs").exists()
+
+
+@pytest.mark.parametrize(("stage", "missing"), [("predictor", "tokenizer"), ("backtest", "tokenizer")])
+def test_a_stage_without_its_model_says_which_to_run(
+    stage: str, missing: str, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = fail(capsys, stage, *SMALL)
+    assert f"no {missing} at outputs/models" in message
+    assert f"run  python -m kronos {missing}  or give --{missing}-path" in message
+    assert statuses() == ["FAILED"]
+
+
+def test_skipped_stages_must_have_left_their_output(
+    in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--skip-data-process", "--skip-tokenizer", "--skip-predictor"]
+    message = fail(capsys, "pipeline", *flags)
+    for flag in flags:
+        assert flag in message
+    assert statuses() == ["FAILED"]
+
+
+def test_an_empty_range_shows_the_arithmetic(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path.name for path in store.iterdir())
+    config = read_json(Path(__file__).parents[2] / "experiments" / "sample.json")
+    write_json("short.json", {**config, "val_time_range": ["2010-05-03", "2010-05-07"]})
+    message = fail(capsys, "tokenizer", "--config-path", "short.json")
+    assert "2010-05-03..2010-05-07 is 5 days, lookback 32 + horizon 5 needs 37" in message
+    assert sorted(path.name for path in store.iterdir()) == before
+    assert not Path("outputs/models").exists()
+
+
+def test_overlapping_ranges_name_the_days(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = read_json(Path(__file__).parents[2] / "experiments" / "sample.json")
+    write_json("overlap.json", {**config, "train_time_range": ["2009-08-21", "2010-04-30"]})
+    message = fail(capsys, "tokenizer", "--config-path", "overlap.json")
+    assert "2010-04-30" in message
+    assert "2010-04-01" in message
+
+
+def test_a_store_from_another_configuration_names_the_field(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = read_json(Path(__file__).parents[2] / "experiments" / "sample.json")
+    write_json("later.json", {**config, "dataset_begin_time": "2009-08-24"})
+    message = fail(capsys, "tokenizer", "--config-path", "later.json")
+    assert "dataset_begin_time was 2009-08-21, is 2009-08-24" in message
+    assert "run  python -m kronos data" in message
+
+
+def test_a_damaged_store_names_the_file(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = store / "values.npy"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "values.npy" in fail(capsys, "tokenizer")
+    assert statuses() == ["FAILED"]
+
+
+@pytest.fixture
+def trained(store: Path) -> Path:
+    """A tokenizer of a few steps, in the working folder."""
+    assert main(["tokenizer", *SMALL]) == 0
+    return Path("outputs/models/finetune_tokenizer_demo")
+
+
+def test_damaged_and_foreign_checkpoints(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "lookback_window was 32, is 40" in fail(capsys, "predictor", *SMALL, "--lookback-window", "40")
+    weights = trained / "checkpoints" / "best_model" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert "model.safetensors" in fail(capsys, "predictor", *SMALL)
+    weights.write_bytes(whole)
+    shape = trained / "checkpoints" / "best_model" / "config.json"
+    shape.write_text(json.dumps({**json.loads(shape.read_text()), "d_model": 32}))
+    assert "embed" in fail(capsys, "predictor", *SMALL)
+    assert "RUNNING" not in statuses()
+    assert not Path("outputs/models/finetune_predictor_demo").exists()
+
+
+def test_a_finished_stage_is_reused_until_something_changes(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = np.frombuffer((trained / "summary.json").read_bytes(), np.uint8)
+    assert main(["tokenizer", *SMALL]) == 0
+    assert "tokenizer: reused" in capsys.readouterr().out
+    assert (np.frombuffer((trained / "summary.json").read_bytes(), np.uint8) == before).all()
+    assert main(["tokenizer", *SMALL, "--seed", "7"]) == 0
+    assert "tokenizer: runs, since seed was 100, is 7" in capsys.readouterr().out

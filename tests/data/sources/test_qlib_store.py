@@ -1,0 +1,180 @@
+"""The qlib source: equal, bar by bar, to what Qlib's own loader returns; membership by day; damage named."""
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kronos.data.bars import FEATURES, Flag
+from kronos.data.forecast_points import forecast_points
+from kronos.data.sources.qlib import QlibDataProcessor, QlibStore, closes
+from kronos.data.splits import make_split
+from kronos.data.store import BarStore
+from kronos.evaluation import qlib_backtest as qlib_bridge
+from kronos.evaluation.qlib_backtest import write_qlib_store
+from kronos.utils.errors import UserError
+
+MakeBars = Callable[..., pd.DataFrame]
+MakeStore = Callable[..., BarStore]
+NAMES = ("AAA", "BBB", "CON", "SH000300")
+
+
+@pytest.fixture
+def written(make_bars: MakeBars, make_store: MakeStore, tmp_path: Path) -> tuple[BarStore, Path]:
+    """A store of 120 days with holes, and the Qlib folder that the bridge writes from it."""
+    missing = {"AAA": [5, 30, 31, 32, 33, 34, 35], "BBB": range(100, 120), "CON": range(20)}
+    store = make_store(make_bars(120, names=NAMES, missing=missing))
+    path = write_qlib_store(store.frame((*FEATURES, "flag")), tmp_path / "qlib", store.sessions)
+    (path / "instruments" / "csi300.txt").write_text(
+        "AAA\t2020-01-02\t2020-02-28\nAAA\t2020-04-01\t2020-05-29\nBBB\t2020-03-02\t2020-12-31\n"
+    )
+    return store, path
+
+
+def config(path: Path, tmp_path: Path, **changes: Any) -> Any:
+    given = {
+        "data_source": "qlib", "qlib_data_path": str(path), "instrument": "all", "freq": "day",
+        "dataset_begin_time": date(2020, 1, 1), "dataset_end_time": date(2021, 1, 1),
+        "dataset_path": str(tmp_path / "data"),
+    }  # fmt: skip
+    return SimpleNamespace(**{**given, **changes})
+
+
+def test_the_reader_equals_qlibs_own_loader_bar_by_bar(written: tuple[BarStore, Path]) -> None:
+    path = written[1]
+    fields = [*FEATURES, "factor"]
+    with qlib_bridge._qlib(path):
+        from qlib.data import D
+
+        theirs = D.features(list(NAMES), [f"${name}" for name in fields])
+    store = QlibStore(path, "day")
+    ours = pd.concat(
+        [
+            pd.DataFrame(
+                {f"${field}": store.field(name, field) for field in fields},
+                index=pd.MultiIndex.from_product([[name], store.calendar], names=["instrument", "datetime"]),
+            )
+            for name in NAMES
+        ]
+    )
+    pd.testing.assert_frame_equal(
+        ours.reindex(theirs.index), theirs.astype("float32"), check_exact=True, check_index_type=False
+    )
+    outside = ours.index.difference(theirs.index)
+    assert ours.loc[outside].isna().all(axis=None), "what Qlib leaves out has no values"
+
+
+def test_a_store_written_by_the_bridge_comes_back_with_the_same_windows(
+    written: tuple[BarStore, Path], tmp_path: Path
+) -> None:
+    store, path = written
+    again = QlibDataProcessor(config(path, tmp_path)).run_pipeline()
+    assert again.instruments == store.instruments and again.calendar == "XNYS"
+    for name in ("values", "session", "flags", "offsets", "sessions"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(store, name))
+    splits = [
+        make_split(one, "train", date(2020, 1, 1), date(2020, 12, 31), lookback=8, horizon=2, length=11)
+        for one in (store, again)
+    ]
+    assert splits[0].starts.tolist() == splits[1].starts.tolist() and len(splits[0])
+
+
+def test_membership_decides_what_is_scored_and_history_is_whole(
+    written: tuple[BarStore, Path], tmp_path: Path
+) -> None:
+    store = QlibDataProcessor(config(written[1], tmp_path, instrument="csi300")).run_pipeline()
+    assert store.instruments == ("AAA", "BBB"), "members at some time, and no other"
+    times = pd.DatetimeIndex(store.times.astype("datetime64[ns]"))[store.symbol_rows(0)]
+    assert len(times) == 120 - 3, "AAA has bars from before and after its memberships"
+    flags = np.asarray(store.flags[store.symbol_rows(0)])
+    inside = (times <= "2020-02-28") | ((times >= "2020-04-01") & (times <= "2020-05-29"))
+    assert ((flags & Flag.NONMEMBER == 0) == inside).all()
+    points = forecast_points(store, date(2020, 1, 1), date(2020, 12, 31), lookback=3)
+    days = pd.DatetimeIndex(store.sessions[points.session].astype("datetime64[ns]"))
+    aaa, bbb = days[points.instrument == 0], days[points.instrument == 1]
+    assert not ((aaa > "2020-02-28") & (aaa < "2020-04-01")).any() and (bbb >= "2020-03-02").all()
+    arguments: dict[str, Any] = {"lookback": 8, "horizon": 2, "length": 10}
+    whole = (date(2020, 1, 1), date(2020, 12, 31))
+    scored, trained = (make_split(store, name, *whole, **arguments).starts for name in ("val", "train"))
+    assert set(scored) < set(trained)
+    assert (np.asarray(store.flags)[scored + 7] & Flag.NONMEMBER == 0).all()
+
+
+def test_the_universes_index_is_in_the_store(written: tuple[BarStore, Path], tmp_path: Path) -> None:
+    store, path = written
+    again = QlibDataProcessor(config(path, tmp_path, instrument="csi300")).run_pipeline()
+    assert again.benchmark is not None and again.benchmark.name == "SH000300"
+    theirs = store.frame(["close"]).query("instrument == 'SH000300'").set_index("datetime")["close"]
+    np.testing.assert_allclose(again.benchmark.dropna(), theirs, rtol=1e-7)
+    np.testing.assert_allclose(closes(path, "SH000300"), theirs, rtol=1e-7)  # type: ignore[arg-type]
+    assert closes(path, "SH000905") is None
+    assert QlibDataProcessor(config(path, tmp_path)).run_pipeline().benchmark is None
+
+
+def test_bars_within_a_day_are_read_by_their_own_calendar(make_bars: MakeBars, tmp_path: Path) -> None:
+    from kronos.data.calendars import sessions
+
+    frame = make_bars(96, names=["SH600519"])
+    times = sessions("XSHG", "2024-06-03", "2024-06-05", "5min")
+    frame["datetime"] = times[:96]
+    frame["amount"] = frame["volume"] * frame["close"]
+    path = write_qlib_store(frame, tmp_path / "qlib", times, "5min")
+    store = QlibDataProcessor(config(
+        path, tmp_path, freq="5min", dataset_begin_time=date(2024, 1, 1), dataset_end_time=date(2025, 1, 1)
+    )).run_pipeline()  # fmt: skip
+    assert (store.calendar, store.freq, store.label, len(store)) == ("XSHG", "5min", "end", 96)
+    np.testing.assert_allclose(store.values[:, 3], frame["close"], rtol=1e-6)
+
+
+def test_a_member_without_bars_is_counted(written: tuple[BarStore, Path], tmp_path: Path) -> None:
+    path = written[1]
+    with open(path / "instruments" / "csi300.txt", "a") as file:
+        file.write("ZZZ\t2020-01-02\t2020-12-31\n")
+    store = QlibDataProcessor(config(path, tmp_path, instrument="csi300")).run_pipeline()
+    assert ("member without bars in the store", 1) in [(one["kind"], one["count"]) for one in store.findings]
+
+
+def _cut(path: Path) -> None:
+    file = path / "features" / "aaa" / "close.day.bin"
+    file.write_bytes(file.read_bytes()[:-2])
+
+
+def _long(path: Path) -> None:
+    file = path / "features" / "aaa" / "close.day.bin"
+    file.write_bytes(file.read_bytes() + bytes(4 * 500))
+
+
+@pytest.mark.parametrize(
+    ("damage", "changes", "message"),
+    [
+        (lambda path: (path / "calendars" / "day.txt").unlink(), {}, "is no Qlib store of day bars"),
+        (lambda path: None, {"freq": "5min"}, r"calendars/5min.txt is missing\): it has day, or give"),
+        (lambda path: None, {"instrument": "csi500"}, "has no universe 'csi500': it has all, csi300; give one"),
+        (lambda path: (path / "calendars" / "day.txt").write_text("soon\n"), {}, "has a line that is no time"),
+        (lambda path: (path / "calendars" / "day.txt").write_text(""), {}, "is empty or out of order"),
+        (lambda path: (path / "instruments" / "all.txt").write_text("AAA\t2020\n"), {}, "all.txt, line 1: .* is not"),
+        (lambda path: (path / "instruments" / "all.txt").write_bytes(b"\xff\xfe"), {}, "all.txt is not UTF-8 text"),
+        (_cut, {}, r"close.day.bin is damaged: \d+ bytes"),
+        (_long, {}, "close.day.bin is damaged: its values end at session"),
+        (lambda path: (path / "features" / "aaa" / "open.day.bin").unlink(), {}, "features/aaa lacks open for day"),
+        (lambda path: None, {"dataset_end_time": date(2019, 1, 1), "dataset_begin_time": date(2018, 1, 1)},
+         "universe all of .* has no member in 2018-01-01..2019-01-01"),
+        (lambda path: None, {"symbols": ("QQQ",)}, "has no member in .* among the symbols QQQ"),
+    ],
+)  # fmt: skip
+def test_damage_is_named(
+    written: tuple[BarStore, Path],
+    tmp_path: Path,
+    damage: Callable[[Path], Any],
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    damage(written[1])
+    with pytest.raises(UserError, match=message) as caught:
+        QlibDataProcessor(config(written[1], tmp_path, **changes)).run_pipeline()
+    assert "\n" not in str(caught.value) and not (tmp_path / "data").exists()

@@ -1,0 +1,218 @@
+"""Raw greedy forecasts equal the public code's; the cache changes the work, not the answer."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from compiling import needs_compiler
+from toy_series import bars, stamps
+
+from kronos.model import PREDICTOR_PRESETS, Kronos
+from kronos.model.inference.engine import Engine, engine_for, generate
+from kronos.model.inference.fine_head import AskedOnce
+from kronos.model.inference.kv_cache import KeyValues, attend_causally
+from kronos.utils.errors import UserError
+
+
+def reference_margins(tokenizer, model, x, stamp, future, max_context):
+    """Plain generation with top_k=1, one series at a time, whole window again at every bar: paths and margins.
+
+    Returns ([N, H, F], bool [N]: every top two logits differ by more than 1e-4).
+    """
+    paths, clear = [], []
+    for row in range(len(x)):
+        s1, s2 = tokenizer.encode(x[row : row + 1], half=True)
+        times, sure = torch.cat((stamp, future), dim=1)[row : row + 1], True
+        for _ in range(future.shape[1]):
+            end = s1.shape[1]
+            part = slice(max(0, end - max_context), end)
+            coarse, hidden = model.decode_s1(s1[:, part], s2[:, part], times[:, part])
+            chosen = coarse[:, -1].argmax(-1, keepdim=True)
+            fine = model.decode_s2(hidden, chosen)[:, -1]
+            for logits in (coarse[:, -1], fine):
+                best, second = logits.topk(2).values[0].tolist()
+                sure &= best - second > 1e-4
+            s1 = torch.cat((s1, chosen), dim=1)
+            s2 = torch.cat((s2, fine.argmax(-1, keepdim=True)), dim=1)
+        part = slice(max(0, s1.shape[1] - max_context), None)
+        paths.append(tokenizer.decode((s1[:, part], s2[:, part]), half=True)[0, -future.shape[1] :])
+        clear.append(sure)
+    return torch.stack(paths), torch.tensor(clear)
+
+
+# context, horizon, max_context: inside, ending at the edge, crossing it, starting at it, starting beyond it,
+# and a horizon as long as the window, so that the context leaves it altogether
+CASES = [(20, 6, 64), (20, 6, 26), (20, 9, 24), (24, 7, 24), (40, 5, 24), (10, 12, 12), (30, 13, 13)]
+
+
+@pytest.mark.parametrize(("length", "horizon", "max_context"), CASES)
+@pytest.mark.parametrize("samples", [1, 3])
+def test_greedy_forecast_equals_the_public_code(nano, length, horizon, max_context, samples):
+    kronos = pytest.importorskip("model.kronos", reason="the public package is not installed")
+    tokenizer, predictor = nano
+    theirs = [kronos.KronosTokenizer(**tokenizer.config), kronos.Kronos(**predictor.config)]
+    for public, ours in zip(theirs, nano, strict=True):
+        public.load_state_dict(ours.state_dict())
+        public.eval()
+    x, stamp, future = bars(8, length), stamps(8, length), stamps(8, horizon, first=length)
+    expected = kronos.auto_regressive_inference(
+        *theirs, x, stamp, future, max_context, horizon, top_k=1, sample_count=samples
+    )[:, -horizon:]
+    with torch.no_grad():
+        _, clear = reference_margins(tokenizer, predictor, x, stamp, future, max_context)
+    assert int(clear.sum()) >= 6, "of 8 series at most 2 have a near tie"
+    ours = generate(tokenizer, predictor, x, stamp, future, horizon=horizon, max_context=max_context,
+                    top_k=1, sample_count=samples)  # fmt: skip
+    assert ours.shape == (8, samples, horizon, 6)
+    np.testing.assert_allclose(ours.mean(1)[clear].numpy(), expected[clear.numpy()], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("length", "horizon", "max_context"), CASES)
+def test_fine_head_with_trained_positions_equals_full_teacher_forced_passes(
+    nano, length, horizon, max_context
+):
+    tokenizer, predictor = nano
+    x, stamp, future = bars(4, length), stamps(4, length), stamps(4, horizon, first=length)
+    for samples in (1, 2):
+        ours = generate(tokenizer, predictor, x, stamp, future, horizon=horizon, max_context=max_context,
+                        top_k=1, sample_count=samples, fine_rotary="trained")  # fmt: skip
+        s1, s2 = tokenizer.encode(x, half=True)
+        times = torch.cat((stamp, future), dim=1)
+        with torch.no_grad():
+            for _ in range(horizon):
+                part = slice(max(0, s1.shape[1] - max_context), s1.shape[1])
+                hidden = predictor.hidden(s1[:, part], s2[:, part], times[:, part])
+                chosen = predictor.coarse_logits(hidden).argmax(-1)
+                fine = predictor.fine_logits(hidden, chosen)[:, -1:].argmax(-1)
+                s1, s2 = torch.cat((s1, chosen[:, -1:]), dim=1), torch.cat((s2, fine), dim=1)
+            part = slice(max(0, s1.shape[1] - max_context), None)
+            expected = tokenizer.decode((s1[:, part], s2[:, part]), half=True)[:, -horizon:]
+        for sample in ours.unbind(1):
+            torch.testing.assert_close(sample, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["mini", pytest.param("small", marks=pytest.mark.slow)])
+def test_greedy_forecast_equals_plain_generation_at_public_shapes(shape, nano):
+    torch.manual_seed(21)
+    arguments = PREDICTOR_PRESETS[shape] | {"s1_bits": 8, "s2_bits": 8}
+    predictor, (tokenizer, _) = Kronos(**arguments).eval(), nano
+    x, stamp, future = bars(3, 30), stamps(3, 30), stamps(3, 8, first=30)
+    for max_context in (64, 34):
+        with torch.no_grad():
+            expected, clear = reference_margins(tokenizer, predictor, x, stamp, future, max_context)
+        assert int(clear.sum()) >= 2
+        ours = generate(tokenizer, predictor, x, stamp, future, horizon=8, max_context=max_context, top_k=1,
+                        sample_count=2)  # fmt: skip
+        for sample in ours.unbind(1):
+            torch.testing.assert_close(sample[clear], expected[clear], rtol=0, atol=1e-4)
+
+
+def test_each_sample_is_the_path_of_its_own_uniforms(nano):
+    tokenizer, predictor = nano
+    x, stamp, future = bars(3, 20), stamps(3, 20), stamps(3, 8, first=20)
+    uniform = torch.rand(3, 4, 8, 2, generator=torch.Generator().manual_seed(1))
+    for max_context in (64, 22):
+        engine = Engine(tokenizer, predictor, max_context=max_context)
+        together = engine(x, stamp, future, uniform_NSH2=uniform)
+        for sample in range(4):
+            alone = engine(x, stamp, future, uniform_NSH2=uniform[:, sample : sample + 1])
+            torch.testing.assert_close(alone[:, 0], together[:, sample], rtol=0, atol=1e-4)
+        assert together.std(1).max() > 0.01, "the samples are not all the same"
+
+
+def test_dropout_and_the_callers_mode_play_no_part(nano):
+    tokenizer, _ = nano
+    predictor = Kronos(**(PREDICTOR_PRESETS["nano"] | {"ffn_dropout_p": 0.5, "token_dropout_p": 0.5}))
+    x, stamp, future = bars(2, 20), stamps(2, 20), stamps(2, 4, first=20)
+    paths = []
+    for mode in (True, False):
+        predictor.train(mode), tokenizer.train(mode)
+        generator = torch.Generator().manual_seed(0)
+        paths.append(generate(tokenizer, predictor, x, stamp, future, horizon=4, generator=generator))
+        assert predictor.training is mode and tokenizer.training is mode
+    tokenizer.eval()
+    assert torch.equal(*paths)
+
+
+def test_context_is_run_once_per_series_and_each_new_bar_once(nano, monkeypatch):
+    tokenizer, predictor = nano
+    engine = Engine(tokenizer, predictor)
+    rows = []
+    block = engine.stack.blocks[0]
+    original = block.qkv
+    block.qkv = lambda x: rows.append(x.shape[:-1].numel()) or original(x)
+    x, stamp, future = bars(3, 20), stamps(3, 20), stamps(3, 6, first=20)
+    engine(x, stamp, future, uniform_NSH2=torch.rand(3, 5, 6, 2))
+    assert rows == [3 * 20] + [3 * 5] * 5
+
+
+def test_bars_beyond_clip_are_clipped_as_the_public_code_does(nano):
+    tokenizer, predictor = nano
+    x, stamp, future = bars(2, 20), stamps(2, 20), stamps(2, 3, first=20)
+    wild = x.clone()
+    wild[:, 3] = 50.0
+    clipped = wild.clamp(-5, 5)
+    a, b = (generate(tokenizer, predictor, v, stamp, future, horizon=3, top_k=1) for v in (wild, clipped))
+    assert torch.equal(a, b)
+
+
+def test_impossible_requests_are_refused_in_words(nano):
+    x, stamp, future = bars(1, 20), stamps(1, 20), stamps(1, 9, first=20)
+    with pytest.raises(UserError, match="horizon is 9, expected 1 to max_context = 8"):
+        generate(*nano, x, stamp, future, horizon=9, max_context=8)
+    with pytest.raises(UserError, match="9 future stamps for a horizon of 8"):
+        generate(*nano, x, stamp, future, horizon=8)
+    with pytest.raises(UserError, match="fine_rotary is 'other', expected one of public, trained"):
+        generate(*nano, x, stamp, future, horizon=9, fine_rotary="other")
+
+
+def test_an_engine_is_kept_until_a_weight_or_an_option_changes_and_freed_with_its_model(nano):
+    tokenizer, _ = nano
+    predictor = Kronos(**PREDICTOR_PRESETS["nano"])
+    engine = engine_for(tokenizer, predictor)
+    assert engine_for(tokenizer, predictor) is engine
+    assert engine_for(tokenizer, predictor, max_context=9) is not engine
+    engine = engine_for(tokenizer, predictor)
+    with torch.no_grad():
+        predictor.head.proj_s2.weight.mul_(1.5)
+    changed = engine_for(tokenizer, predictor)
+    assert changed is not engine
+    predictor.norm.weight.data.mul_(1.5)  # moves no version counter
+    assert engine_for(tokenizer, predictor) is not changed
+    weak = weakref.ref(predictor)
+    del predictor, engine, changed
+    gc.collect()
+    assert weak() is None
+
+
+def test_long_windows_attend_as_short_ones_do():
+    q, k, v = torch.randn(3, 2, 4, 300, 8, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(attend_causally(q * 8**-0.5, k, v), expected)
+
+
+def test_bars_asked_once_answer_as_their_keys_and_values_do(nano):
+    fine = Engine(*nano).fine
+    hidden, newest, token = torch.randn(5, 3, 30, 64, generator=torch.Generator().manual_seed(0)).split(
+        (1, 2, 2)
+    )
+    hidden, newest, token = hidden[0], newest[0, :, :1], token[0, :, :1]
+    with torch.inference_mode():
+        once, kept = fine.start(hidden, 1, 0), fine.start(hidden, 1, 1)
+        assert isinstance(once, AskedOnce) and isinstance(kept, KeyValues)
+        torch.testing.assert_close(fine(once, newest, token, 29), fine(kept, newest, token, 29))
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("max_context", [64, 22])
+def test_a_compiled_forecast_is_the_same_to_rounding(nano, max_context):
+    x, stamp, future = bars(3, 20), stamps(3, 20), stamps(3, 6, first=20)
+    uniform = torch.rand(3, 2, 6, 2, generator=torch.Generator().manual_seed(1))
+    plain, compiled = (
+        Engine(*nano, max_context=max_context, compiled=one)(x, stamp, future, uniform_NSH2=uniform, top_k=1)
+        for one in (False, True)
+    )
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-4)

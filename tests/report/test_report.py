@@ -1,0 +1,307 @@
+"""The report says what it must, the same for the same inputs, and gives its key figures as plain numbers."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kronos.evaluation import signals
+from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples, measure, rank
+from kronos.evaluation.portfolio import excesses, risk
+from kronos.evaluation.ranking import TRADABLE
+from kronos.evaluation.statistics import estimate
+from kronos.report.content import metrics
+from kronos.report.writer import Example, Portfolio, ReportInputs, report_text, write_report
+from kronos.utils.errors import UserError
+
+NOTE = "too short to tell (57 days, 11 independent 5-day periods)"
+HORIZON, LOOKBACK = 5, 20
+
+
+def make_forecasts(days: int, names: int, strength: float, seed: int) -> tuple[Forecasts, pd.DataFrame]:
+    """Forecasts that know `strength` of each later close, and their scores; bars go on for a horizon after them."""
+    random = np.random.default_rng(seed)
+    index = pd.bdate_range("2010-04-01", periods=LOOKBACK + days + HORIZON + 1, name="datetime")
+    columns = pd.Index([f"N{place:02d}" for place in range(names)], name="instrument")
+    close = pd.DataFrame(50 * np.exp(random.normal(0, 0.02, (len(index), names)).cumsum(0)), index, columns)
+    opening = close.shift(1).bfill() * np.exp(random.normal(0, 0.002, close.shape))
+    day, instrument = (grid.reshape(-1) for grid in np.mgrid[LOOKBACK : LOOKBACK + days, 0:names])
+    table = close.to_numpy()
+    last = table[day, instrument]
+    steps = np.arange(1, HORIZON + 1)
+    came = table[day[:, None] + steps, instrument[:, None]] / last[:, None]
+    known = strength * (came - 1) + 0.02 * random.normal(size=(len(day), 1))
+    predicted = last[:, None] * (1 + known)
+    frame = pd.DataFrame(
+        {
+            "instrument": np.repeat(columns.to_numpy()[instrument], HORIZON),
+            "as_of": np.repeat(index.to_numpy()[day], HORIZON),
+            "step": np.tile(steps, len(day)),
+            "close": predicted.reshape(-1),
+        }
+    )
+    scores = signals.scores(frame, pd.Series(close.rename_axis(index="as_of").stack()))
+    return Forecasts(
+        close_NH=predicted, last_N=last, day_N=day, instrument_N=instrument, opening=opening, close=close,
+        lookback=LOOKBACK,
+    ), scores  # fmt: skip
+
+
+def make_portfolio(days: int, gain: float, random: np.random.Generator) -> Portfolio:
+    index = pd.bdate_range("2010-05-28", periods=days, name="datetime")
+    daily = pd.DataFrame(
+        {"return": random.normal(gain, 0.01, days), "cost": 0.00025, "turnover": 0.2}, index=index
+    )
+    daily["bench"], daily["bench_cost"] = random.normal(0, 0.01, days), 0.00005
+    daily["account"] = 1e8 * (1 + daily["return"] - daily["cost"]).cumprod()
+    daily["cash"], daily["holdings"] = 5e6, 52
+    daily["value"] = daily["account"] - daily["cash"]
+    return Portfolio(daily=daily, risk=risk(daily), turnover=0.2, stranded=("ARG", "MFE"))
+
+
+def make_inputs(days: int = 57, seed: int = 0, strength: float = 0.0, gain: float = 0.0) -> ReportInputs:
+    random = np.random.default_rng(seed)
+    forecasts, scores = make_forecasts(days, 12, strength, seed)
+    before = Before(note="not compared, since it cannot be loaded")
+    rows = np.arange(0, len(forecasts.day_N), 7)
+    realised = forecasts.realised()[rows][:, None]
+    spread = np.array([0.01, 0.03])[:, None, None, None] * random.normal(size=(2, len(rows), 20, HORIZON))
+    samples = [
+        Samples(name, np.exp(one) + 0 * realised, rows)
+        for name, one in zip(("temperature 1, top-p 1", "trading settings"), spread, strict=True)
+    ]
+    portfolios = {name: make_portfolio(days, gain, random) for name in signals.SIGNALS}
+    daily = portfolios["mean"].daily
+    others = {
+        "equal_weight": ("the equal weight before its costs", daily["bench"]),
+        "equal_weight_with_cost": (
+            "the equal weight after its own costs",
+            daily["bench"] - daily["bench_cost"],
+        ),
+    }
+    return ReportInputs(
+        universe="some hundred members of an index",
+        source_notes=[
+            "The names were chosen with hindsight: survivorship remains, and returns prove nothing."
+        ],
+        warnings=["the predictor was trained on days of the backtest."],
+        benchmark="the equal weight of each day's members",
+        signal="mean",
+        horizon=HORIZON,
+        lookback=LOOKBACK,
+        seed=100,
+        topk=50,
+        n_drop=5,
+        hold_thresh=5,
+        account=1e8,
+        open_cost=0.001,
+        close_cost=0.0015,
+        min_cost=5,
+        deal_price="open",
+        limit_threshold=0.095,
+        forecast="5 samples at temperature 0.6",
+        scored=28500,
+        excluded={"too few bars": 310, "filled bar": 12},
+        repaired_bars=153,
+        model_digests={"tokenizer": "ab12", "predictor": "cd34"},
+        ranking=rank(forecasts, scores, signal="mean", seeds=3, before=before),
+        before=before,
+        accuracy=measure(forecasts, samples),
+        portfolios=portfolios,
+        excesses=excesses(daily, others, HORIZON),
+        random_net=pd.DataFrame(random.normal(0, 0.01, (days, 3)), daily.index),
+        examples=[
+            Example(
+                "N00", daily.index[0], np.linspace(40, 50, 20), 50 * samples[0].paths_NSH[0], np.full(HORIZON, 51.0)
+            )
+        ],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def inputs() -> ReportInputs:
+    return make_inputs()
+
+
+def test_first_lines_say_that_it_is_too_short_the_warnings_universe_days_costs_and_benchmark(inputs):
+    opening = report_text(inputs).split("## ")[0]
+    assert opening.index(f"**T{NOTE[1:]}.**") < opening.index(
+        "**Warning:** the predictor was trained on days"
+    )
+    assert opening.index("**Warning:**") < opening.index("Some hundred members of an index; traded from")
+    assert "traded from 2010-05-28 to 2010-08-16 (57 sessions)" in opening
+    assert "0.100 % to buy and 0.150 % to sell, at least 5 an order" in opening
+    assert "benchmark: the equal weight of each day's members" in opening
+    assert "survivorship remains" in opening
+
+
+def test_every_annualised_line_carries_the_note_and_none_when_the_period_is_long(inputs):
+    lines = report_text(inputs).splitlines()
+    begin, end = (
+        lines.index(title)
+        for title in ("## Portfolio against the benchmark", "## Ranking: information coefficient")
+    )
+    rows = [
+        line
+        for line in lines[begin:end]
+        if line.startswith("| ") and re.search(r"\d %", line) and "interval" not in line
+    ]
+    assert len(rows) > 12 and all(NOTE in row for row in rows)
+
+    text = report_text(make_inputs(days=120))
+    assert "too short" not in text and "note" not in text
+    assert "The days hold 24 independent 5-day periods" in text
+
+
+def test_a_worthless_ranking_is_said_to_be_nothing_and_a_knowing_one_beats_the_baselines():
+    opening = report_text(make_inputs(days=120)).split("## ")[0]
+    assert "**Nothing was found: the ranking cannot be told from chance;**" in opening
+    assert "cannot be told from momentum of 20 days by" in opening
+
+    inputs = make_inputs(days=120, strength=0.8, gain=0.004)
+    opening = report_text(inputs).split("## ")[0]
+    assert "**The ranking is worth something:** the Rank IC of the mean signal" in opening
+    assert "the model beats momentum of 20 days by" in opening and "random, mean of 3 seeds by" in opening
+    assert "After its costs the portfolio beats the equal weight before its costs by" in opening
+    assert "The forecasts are closer than the last price" in opening
+
+    opening = report_text(make_inputs(days=120, strength=-0.8, gain=-0.004)).split("## ")[0]
+    assert "**The ranking is worse than chance:**" in opening
+    assert "is beaten by the equal weight before its costs" in opening
+    assert "The forecasts are farther off than the last price" in opening
+
+
+def test_the_configured_signal_is_marked_and_the_others_are_exploratory(inputs):
+    lines = report_text(replace(inputs, signal="max")).splitlines()
+    rows = [line for line in lines if line.endswith(("| configured |", "| exploratory |"))]
+    assert [row.split("|")[1].strip() for row in rows] == ["**max**", "last", "mean", "min"] * 2
+    assert [row.split("|")[-2].strip() for row in rows] == ["configured", *["exploratory"] * 3] * 2
+
+
+def test_metrics_are_the_numbers_of_the_parts(tmp_path, inputs):
+    metrics = write_report(tmp_path, inputs)
+    assert all(type(value) is float and math.isfinite(value) for value in metrics.values())
+    for prefix, target in (("", "tradable"), ("predicted_", "predicted")):
+        worth = inputs.ranking.worths[target]["mean"]
+        assert metrics[f"{prefix}rank_ic_mean"] == worth.rank_ic.mean
+        assert metrics[f"{prefix}rank_ic_low"] == worth.rank_ic.low
+        assert metrics[f"{prefix}rank_icir"] == worth.rank_icir and metrics[f"{prefix}icir"] == worth.icir
+        assert metrics[f"{prefix}ic_t_newey_west"] == worth.ic.t
+    portfolio = inputs.portfolio
+    for name in ("with_cost", "without_cost", "with_both_costs"):
+        assert metrics[f"excess_return_annualised_{name}"] == portfolio.risk[name]["annualised_return"]
+        assert metrics[f"excess_volatility_annualised_{name}"] == portfolio.risk[name]["volatility"]
+        assert metrics[f"information_ratio_{name}"] == portfolio.risk[name]["information_ratio"]
+        assert metrics[f"excess_max_drawdown_{name}"] == portfolio.risk[name]["max_drawdown"]
+    assert metrics["portfolio_sharpe_with_cost"] == portfolio.risk["portfolio_with_cost"]["information_ratio"]
+    assert metrics["test_days"] == 57 and metrics["independent_periods"] == 11 and metrics["ic_days"] == 57
+    assert metrics["turnover_daily"] == pytest.approx(0.2)
+    assert metrics["scored_pairs"] == 28500 and metrics["excluded_pairs"] == 322
+    written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert written["metrics"] == metrics and written["too_short"] == NOTE
+    assert set(written["information_coefficient"]["tradable"]) == set(signals.SIGNALS)
+
+
+FIGURES = (
+    "calibration", "cumulative_return", "daily_ic", "drawdown", "examples", "group_returns", "monthly_ic",
+)  # fmt: skip
+
+
+def test_the_folder_holds_report_figures_and_ledger(tmp_path, inputs):
+    write_report(tmp_path, inputs)
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    figures = [f"figures/{name}.png" for name in FIGURES]
+    assert names == sorted([
+        "accuracy_by_instrument.csv", "accuracy_by_step.csv", "daily.csv", "daily_ic.csv", "metrics.json",
+        "ranking_baselines.csv", "report.html", "report.md", *figures,
+    ])  # fmt: skip
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for name in figures:
+        data = (tmp_path / name).read_bytes()
+        assert data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 15_000
+        assert f"]({name})" in text
+    read = pd.read_csv(tmp_path / "daily.csv", index_col="datetime", parse_dates=True)
+    assert list(read.columns) == list(inputs.daily.columns) and read.index.equals(inputs.daily.index)
+    np.testing.assert_allclose(read, inputs.daily, rtol=1e-9)
+
+
+def test_the_page_needs_nothing_else_and_says_what_the_text_says(tmp_path, inputs):
+    write_report(tmp_path, inputs)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/png;base64,') == len(FIGURES) == page.count("<img ")
+    assert "http" not in page and "figures/" not in page and "<script" not in page
+    plain = re.sub(r"<[^>]+>", "", page)
+    for sentence in (
+        "11 independent 5-day periods",
+        "returns prove nothing",
+        "Distribution of the sample paths",
+    ):
+        assert sentence in plain
+
+
+def test_equal_inputs_give_equal_files_without_paths(tmp_path):
+    for place in ("first", "second"):
+        write_report(tmp_path / place, make_inputs())
+    for file in (tmp_path / "first").rglob("*.*"):
+        name = file.relative_to(tmp_path / "first")
+        assert file.read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+    assert str(tmp_path) not in (tmp_path / "first" / "report.md").read_text(encoding="utf-8")
+
+
+def test_numbers_that_do_not_exist_are_left_out_of_metrics_and_said_in_the_text(tmp_path):
+    inputs = make_inputs(days=1)
+    metrics = write_report(tmp_path, replace(inputs, limit_threshold=None))
+    assert "rank_ic_low" not in metrics and "information_ratio_with_cost" not in metrics
+    assert metrics["test_days"] == 1 and metrics["independent_periods"] == 0
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "n/a" in text and "no price limit" in text and "nan" not in text
+    assert "NaN" not in (tmp_path / "metrics.json").read_text(encoding="utf-8")
+
+
+def test_a_report_of_nothing_is_refused(tmp_path, inputs):
+    with pytest.raises(UserError, match="backtest_signal is 'median', one of last, mean, max, min"):
+        write_report(tmp_path, replace(inputs, signal="median"))
+    empty = replace(inputs.portfolio, daily=inputs.daily.iloc[:0])
+    with pytest.raises(UserError, match="no day to report"):
+        write_report(tmp_path, replace(inputs, portfolios={"mean": empty}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_drawing_leaves_pyplot_alone():
+    code = "import sys, kronos.report.writer; print('matplotlib.pyplot' in sys.modules)"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_an_annual_figure_of_bars_within_a_day_lies_in_its_own_interval():
+    inputs = make_inputs(days=120)
+    inputs = replace(inputs, excesses=[replace(one, periods=238 * 48) for one in inputs.excesses])
+    said = re.search(
+        r"portfolio .*? by ([+-][\d.]+) % a year \(([+-][\d.]+) % to ([+-][\d.]+) %\)", report_text(inputs)
+    )
+    assert said is not None
+    value, low, high = map(float, said.groups())
+    assert low < value < high
+
+
+def test_a_day_of_too_few_names_ranks_nothing_and_is_said_to():
+    inputs = make_inputs(days=120)
+    worths = inputs.ranking.worths
+    nothing = replace(worths[TRADABLE]["mean"], rank_ic=estimate(pd.Series([np.nan] * 120), HORIZON))
+    ranking = replace(inputs.ranking, worths={**worths, TRADABLE: {**worths[TRADABLE], "mean": nothing}})
+    assert "Nothing can be said of a ranking:** no day ranks 5 names" in report_text(
+        replace(inputs, ranking=ranking)
+    )
+
+
+def test_the_days_and_names_of_the_ic_are_those_of_the_tradable_return(inputs):
+    primary, found = inputs.ranking.worths[TRADABLE]["mean"], metrics(inputs)
+    assert (found["ic_days"], found["ic_names_mean"]) == (primary.rank_ic.days, primary.names)

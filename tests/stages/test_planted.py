@@ -1,0 +1,89 @@
+"""From bars to report: a planted pattern is found and beats every ranking baseline; without it nothing is found.
+
+The pattern alone can also be run by hand: `python tests/evaluation/planted.py FOLDER`, then the pipeline there
+(experiments/README.md).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from planted import planted_bars, planted_store
+
+from kronos.__main__ import main
+from kronos.evaluation import ranking, signals
+
+CONFIG = Path(__file__).resolve().parents[2] / "experiments" / "planted.json"
+RESULT = Path("outputs/backtest_results/finetune_backtest_demo")
+
+
+def pipeline(pattern: bool) -> tuple[dict[str, Any], str]:
+    """(metrics.json, first lines of the report) of a whole run in the working directory."""
+    planted_store(Path("outputs/data").absolute(), pattern=pattern)
+    assert main(["pipeline", "--config-path", str(CONFIG), "--skip-data-process"]) == 0
+    text = (RESULT / "report.md").read_text(encoding="utf-8")
+    return json.loads((RESULT / "metrics.json").read_text(encoding="utf-8")), text.split("## ")[0]
+
+
+@pytest.mark.slow
+def test_a_planted_pattern_is_found_and_beats_every_ranking_baseline(in_folder):
+    found, opening = pipeline(pattern=True)
+    metrics = found["metrics"]
+    assert metrics["rank_ic_mean"] > 0.15 and metrics["rank_ic_low"] > 0
+    baselines = {one["key"]: one for one in found["ranking_baselines"]}
+    assert set(baselines) == {"momentum", "reversal", "random", "before"}
+    for key, one in baselines.items():
+        assert one["difference"]["low"] > 0, key
+    for key in ("momentum", "reversal"):
+        assert baselines[key]["rank_ic"]["low"] < 0 < baselines[key]["rank_ic"]["high"], key
+    assert "**The ranking is worth something:**" in opening and "too short" not in opening
+    assert "the model beats momentum of 20 days" in opening
+
+
+@pytest.mark.slow
+def test_without_the_pattern_the_interval_holds_zero_and_the_report_says_nothing_was_found(in_folder):
+    found, opening = pipeline(pattern=False)
+    assert found["metrics"]["rank_ic_low"] < 0 < found["metrics"]["rank_ic_high"]
+    assert "**Nothing was found: the ranking cannot be told from chance;**" in opening
+
+
+def wide(bars: pd.DataFrame, column: str) -> pd.DataFrame:
+    return bars.pivot(index="datetime", columns="instrument", values=column)
+
+
+@pytest.mark.parametrize("pattern", [True, False])
+def test_neither_momentum_nor_reversal_nor_chance_finds_the_pattern_but_volume_does(pattern):
+    bars = planted_bars(pattern=pattern)
+    opening, close, volume = (wide(bars, column) for column in ("open", "close", "volume"))
+    earned = signals.tradable_returns(opening, close, 5).iloc[-150:]
+    if (
+        pattern
+    ):  # what the planted sample promises; shuffled, each strays in one sample of twenty like any ranking
+        for score in (ranking.momentum(close, 20), ranking.reversal(close, 5)):
+            assert ranking.worth(score.iloc[-150:], earned, 5).rank_ic.sign == 0
+    assert (ranking.worth(volume.iloc[-150:], earned, 5).rank_ic.mean > 0.25) == pattern
+    chance = [ranking.worth(score, earned, 5).rank_ic.sign for score in ranking.random_rankings(earned, 10)]
+    assert chance.count(0) >= 9
+
+
+def test_momentum_and_reversal_are_worth_nothing_on_average_over_seeds():
+    found = []
+    for seed in range(10):
+        bars = planted_bars(seed)
+        opening, close = wide(bars, "open"), wide(bars, "close")
+        earned = signals.tradable_returns(opening, close, 5).iloc[-150:]
+        found.append([
+            signals.daily_ic(score.iloc[-150:], earned)["rank_ic"].mean()
+            for score in (ranking.momentum(close, 20), ranking.reversal(close, 5))
+        ])  # fmt: skip
+    assert np.abs(np.mean(found, axis=0)).max() < 0.03
+
+
+def test_the_bars_without_the_pattern_are_the_same_returns_in_another_order():
+    close, shuffled = (wide(planted_bars(pattern=pattern), "close") for pattern in (True, False))
+    left, right = (np.sort(np.diff(np.log(frame.to_numpy()), axis=0), axis=0) for frame in (close, shuffled))
+    assert np.abs(left - right).max() < 0.1 and not np.allclose(close, shuffled)
+    np.testing.assert_allclose(close.iloc[-1], shuffled.iloc[-1])

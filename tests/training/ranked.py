@@ -1,0 +1,104 @@
+"""A training that several processes can build alike; run as a script, this file is a follower of it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from kronos.data.splits import Split
+from kronos.data.windows import Windows
+from kronos.distributed.device import Runtime, seed_everything
+from kronos.distributed.launcher import Place, follow, join_group
+from kronos.model import Kronos, KronosTokenizer
+from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
+from kronos.training.objectives import PredictorObjective, TokenizerObjective
+from kronos.training.settings import FitSettings
+from kronos.training.trainer import FitResult, fit
+
+LOOKBACK, HORIZON, LENGTH = 24, 8, 33
+
+
+def make_windows(seed: int, instruments: int = 4, bars: int = 100) -> Windows:
+    """Random walks as the store lays them out."""
+    rng = np.random.default_rng(seed)
+    close = 50 + rng.normal(size=(instruments, bars)).cumsum(axis=1)
+    open_ = close + rng.normal(size=close.shape) * 0.1
+    high, low = np.maximum(open_, close) + 0.2, np.minimum(open_, close) - 0.2
+    volume = rng.lognormal(size=close.shape) * 1e3
+    values = np.stack((open_, high, low, close, volume, volume * close), axis=-1)
+    day, zero = np.arange(bars), np.zeros(bars)
+    store: Any = SimpleNamespace(
+        values=values.reshape(-1, 6).astype(np.float32),
+        session=np.tile(day, instruments).astype(np.int32),
+        instruments=tuple("ABCDEFGH"[:instruments]),
+        instrument_of_row=np.repeat(np.arange(instruments), bars),
+        times=np.tile(day, instruments) * 86_400 * 10**9,
+        stamps=np.stack((zero, zero, day % 5, day % 28 + 1, day // 28 + 1), axis=-1).astype(np.int64),
+    )
+    starts = np.concatenate([i * bars + np.arange(bars - LENGTH + 1) for i in range(instruments)])
+    split = Split(name="train", first_session=0, last_session=bars - 1, starts=starts, length=LENGTH)
+    return Windows(store, split, lookback=LOOKBACK, clip=5.0, seed=7)
+
+
+def shape(preset: dict[str, Any], dropout: float) -> dict[str, Any]:
+    """The preset at one rate of dropout everywhere."""
+    return {name: dropout if name.endswith("_dropout_p") else value for name, value in preset.items()}
+
+
+def build(kind: str, preset: str, dropout: float) -> tuple[Any, Any]:
+    """A model and its objective, the same in every process."""
+    seed_everything(3)
+    tokenizer = KronosTokenizer(**shape(TOKENIZER_PRESETS["nano" if preset == "nano" else "base"], dropout))
+    if kind == "tokenizer":
+        return tokenizer, TokenizerObjective(LOOKBACK, HORIZON)
+    seed_everything(4)
+    model = Kronos(**shape(PREDICTOR_PRESETS[preset], dropout))
+    return model, PredictorObjective(tokenizer, LOOKBACK, HORIZON)
+
+
+def train(
+    job: dict[str, Any],
+    place: Place,
+    folder: Path,
+    report: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    **options: Any,
+) -> tuple[Any, FitResult]:
+    torch.set_num_threads(1)
+    model, objective = build(job["kind"], job["preset"], job["dropout"])
+    runtime = Runtime(torch.device("cpu"), rank=place.rank, world=place.world)
+    result = fit(
+        model, objective, make_windows(1), make_windows(2), settings=FitSettings(**job["settings"]),
+        runtime=runtime, folder=folder, report=report, resume=job.get("resume", False), **options,
+    )  # fmt: skip
+    return model, result
+
+
+def work(job: dict[str, Any], place: Place) -> None:
+    """A follower's part, with the misfortune that the job asks for."""
+    if job.get("die") == "before joining":
+        raise ValueError("no luck today")
+    join_group(job["store"], job["number"], place, False)
+
+    def misfortune(step: int, total: int, values: dict[str, float]) -> None:
+        if job.get("die") == "killed" and step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.get("die") == "error" and step == 3:
+            raise ValueError("no luck today")
+
+    try:
+        train(job, place, Path(), progress=misfortune)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    host, port, rank, world = sys.argv[1], *map(int, sys.argv[2:])
+    store = dist.TCPStore(host, port, None, False)
+    sys.exit(follow(Place(rank, world, rank, world), store, work))
