@@ -116,12 +116,12 @@ def _main(arguments: list[str]) -> int:
 def overview() -> str:
     """The text of `python -m kronos --help`: stages, then every field with its default and help."""
     from kronos.cli.arguments import help_parser
-    from kronos.config.schema import Config
+    from kronos.config.schema import FIELDS
     from kronos.stages import STAGES
 
     stages = "\n".join(f"  {name:<12}{stage.help}" for name, stage in STAGES.items())
     commands = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
-    fields = help_parser("python -m kronos", "", Config.model_fields).format_help().split("\n\n", 2)[2]
+    fields = help_parser("python -m kronos", "", FIELDS).format_help().split("\n\n", 2)[2]
     return (
         f"usage: {USAGE}\n\nstages:\n{stages}\n\ncommands:\n{commands}\n\n"
         f"`python -m kronos STAGE --help` lists the fields that a stage uses.\n\n{fields}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from kronos.config.loading import to_text, type_text, unknown_name
-from kronos.config.schema import GROUPS, Config, group_of
+from kronos.config.schema import FIELDS, SECTION_OF, SECTIONS
 from kronos.utils.errors import UserError
 
 
@@ -26,10 +26,10 @@ def help_parser(program: str, description: str, fields: Iterable[str]) -> argpar
     )  # fmt: skip
     parser.add_argument("--config-path", metavar="FILE", help="JSON file of fields, or none (default none)")
     listed = set(fields)
-    for group in GROUPS:
+    for group in SECTIONS:
         section = parser.add_argument_group(f"{group} fields")
-        for name, field in Config.model_fields.items():
-            if group_of(field) != group:
+        for name, field in FIELDS.items():
+            if SECTION_OF[name] != group:
                 continue
             text = f"{field.description} ({type_text(field)}; default {to_text(field.default)})".replace(
                 "%", "%%"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kronos.config.loading import to_text, type_text
-from kronos.config.schema import GROUPS, Config, group_of
+from kronos.config.schema import FIELDS, SECTION_OF, SECTIONS
 from kronos.stages import STAGES
 from kronos.utils.errors import UserError
 from kronos.utils.files import PACKAGE, clone, read_json, write_text
@@ -26,9 +26,7 @@ def mlproject_text() -> str:
     for name, stage in (("main", STAGES["pipeline"]), *STAGES.items()):
         parts.append(f"  # {stage.help}\n")
         if name != "main":
-            parts += [
-                f"  #   {field}={to_text(Config.model_fields[field].default)}\n" for field in stage.fields
-            ]
+            parts += [f"  #   {field}={to_text(FIELDS[field].default)}\n" for field in stage.fields]
         parts.append(
             f"  {name}:\n    parameters:\n      config_path: {{type: string, default: none}}\n"
             f'    command: "python -m kronos {stage.name} --config-path {{config_path}}"\n'
@@ -73,13 +71,13 @@ def fields_text(chinese: bool = False) -> str:
     words = read_json(CHINESE) if chinese else {}
     helps = words["fields"] if chinese else {}
     parts = []
-    for group in GROUPS:
+    for group in SECTIONS:
         parts.append(f"**{words['groups'][group] if chinese else group}**\n")
         parts.append(
             "| " + " | ".join(words["heads"] if chinese else HEADS) + " |\n| --- | --- | --- | --- |"
         )
-        for name, field in Config.model_fields.items():
-            if group_of(field) == group:
+        for name, field in FIELDS.items():
+            if SECTION_OF[name] == group:
                 help = helps.get(name, field.description) if chinese else field.description
                 default = to_text(field.default)
                 parts.append(f"| `{name}` | `{default}` | {_cell(type_text(field))} | {_cell(str(help))} |")

@@ -11,7 +11,8 @@ import annotated_types
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from kronos.config.schema import Config
+from kronos.config.schema import FIELDS, Config
+from kronos.config.weights import WEIGHTS, weights_of_preset
 from kronos.utils.errors import UserError
 from kronos.utils.files import or_shipped, read_json, shipped
 
@@ -22,7 +23,8 @@ SOURCE_FIELDS = (
     "windows_across_days", "symbols", "calendar", "adjust", "sina_url", "sina_factor_url", "sina_symbols",
     "sina_datalen",
 )  # fmt: skip
-FAST_FACTORS = {"epochs": 10, "n_train_iter": 100, "n_val_iter": 100}
+FAST_FACTORS = {"epochs": 10, "n_train_iter": 100, "n_val_iter": 100, "evaluation_series": 10}
+FAST_INSTRUMENTS = 50  # instruments that fast mode leaves in a backtest
 
 
 def to_text(value: Any) -> str:
@@ -68,7 +70,7 @@ def type_text(field: FieldInfo) -> str:
 
 
 def unknown_name(name: str, what: str, prefix: str = "") -> str:
-    close = nearest(name, [*Config.model_fields, "config_path"])
+    close = nearest(name, [*FIELDS, "config_path"])
     shown, hint = (text.replace("_", "-") if prefix else text for text in (name, close))
     return f"unknown {what} {prefix}{shown}" + (f": did you mean {prefix}{hint}?" if hint else "")
 
@@ -99,7 +101,7 @@ def load_config(
         problems: mistakes already found in the command line, to be reported together with those found here.
 
     Returns:
-        The configuration and the lines to print first: sample bars, fast mode's cuts.
+        The configuration and the lines to print first: sample bars, the choice of weights, the cuts of fast mode.
 
     Raises:
         UserError: with every problem at once: file, unknown fields, types, ranges, contradictions.
@@ -120,14 +122,20 @@ def load_config(
         found.append(
             f"{given} given without a source of bars: add --data-source (or a --config-path that has one)"
         )
-    known = {name: value for name, value in {**values, **flags}.items() if name in Config.model_fields}
+    found += [unknown_name(name, "field") for name in flags if name not in FIELDS]
+    if "model_preset" in flags:  # the weights of the file are those of its own size
+        values = {name: value for name, value in values.items() if name not in WEIGHTS or name in flags}
+    given_values = {name: value for name, value in {**values, **flags}.items() if name in FIELDS}
+    weights, weight_notes, weight_problems = weights_of_preset(given_values)
+    found += weight_problems
     try:
-        config = Config.model_validate(known)
+        config = Config.model_validate({**given_values, **weights})
     except ValidationError as error:
         found += [line for detail in error.errors() for line in _explain(detail, flags)]
     if found:
         raise UserError(found[0] if len(found) == 1 else "\n  ".join([f"{len(found)} problems:", *found]))
-    if config.fast_mode:
+    notes += weight_notes
+    if config.launch.fast_mode:
         config, note = _fast(config, explicit=flags)
         notes.append(note)
     return config, notes
@@ -141,22 +149,20 @@ def _read_fields(path: str | Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [str(error)]
     if not isinstance(content, dict):
         return {}, [f"{path} holds a {type(content).__name__}, an object of fields was expected"]
-    return content, [
-        unknown_name(name, f"field in {path}:") for name in content if name not in Config.model_fields
-    ]
+    return content, [unknown_name(name, f"field in {path}:") for name in content if name not in FIELDS]
 
 
 def _explain(detail: Any, flags: Mapping[str, Any]) -> list[str]:
     """One pydantic error as sentences in the user's words."""
     if not detail["loc"]:
         return str(detail["ctx"]["error"]).splitlines()
-    name = str(detail["loc"][0])
+    name = str(detail["loc"][-1] if len(detail["loc"]) == 1 else detail["loc"][1])
     shown = "--" + name.replace("_", "-") if name in flags else name
     value, limits = detail["input"], detail.get("ctx", {})
     given = (
         to_text(value) if isinstance(value, str | int | float | bool | tuple | list | None) else str(value)
     )
-    field = Config.model_fields[name]
+    field = FIELDS[name]
     match detail["type"]:
         case "value_error":
             return [f"{shown} {given}: {limits['error']}"]
@@ -173,11 +179,15 @@ def _explain(detail: Any, flags: Mapping[str, Any]) -> list[str]:
 
 
 def _fast(config: Config, explicit: Mapping[str, Any]) -> tuple[Config, str]:
-    """Cut what takes the time; a value given as a flag stays."""
-    cuts = {
-        name: max(1, getattr(config, name) // factor)
-        for name, factor in FAST_FACTORS.items()
-        if name not in explicit
-    }
-    text = ", ".join(f"{name} {getattr(config, name)} -> {value}" for name, value in cuts.items())
-    return config.model_copy(update=cuts), f"fast mode: {text or 'nothing cut, all given as flags'}"
+    """Cut what takes the time; a value given as a flag stays.
+
+    The result has fast_mode=false, since its values are cut already: given back as a file it is not cut again.
+    """
+    before = config.values()
+    cuts = {name: max(1, before[name] // factor) for name, factor in FAST_FACTORS.items()}
+    limit = before["backtest_max_instruments"] or FAST_INSTRUMENTS
+    cuts["backtest_max_instruments"] = min(limit, FAST_INSTRUMENTS)
+    cuts = {name: value for name, value in cuts.items() if name not in explicit}
+    text = ", ".join(f"{name} {before[name]} -> {value}" for name, value in cuts.items())
+    note = f"fast mode: {text or 'nothing cut, all given as flags'}"
+    return config.replace(**cuts, fast_mode=False), note

@@ -1,0 +1,340 @@
+"""The sections of the configuration: every field once, with its type, default, limits and help text."""
+
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from kronos.config.registries import SIGNALS, SOURCES
+
+FEATURES = ("open", "high", "low", "close", "vol", "amt")
+TIME_FEATURES = ("minute", "hour", "weekday", "day", "month")
+
+# What a given value of a field would need that this version does not have: refused, never silently ignored.
+NOT_YET: dict[str, Any] = {
+    "feature_list": lambda value: tuple(value) != FEATURES,
+    "time_feature_list": lambda value: tuple(value) != TIME_FEATURES,
+}
+
+
+def _none(value: Any) -> Any:
+    """`none` and empty text stand for no value, on the command line and in MLproject."""
+    return None if isinstance(value, str) and value.strip().lower() in ("", "none", "null") else value
+
+
+def _split(value: Any) -> Any:
+    """`a,b` is the text form of a list."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _number(value: Any) -> Any:
+    """JSON's true and false are not numbers."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not a number")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number)]
+Text = Annotated[str, Field(min_length=1)]
+OptionalText = Annotated[str | None, BeforeValidator(_none)]
+OptionalFloat = Annotated[float | None, BeforeValidator(_none)]
+DateRange = Annotated[tuple[date, date], BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+OptionalNames = Annotated[tuple[str, ...] | None, BeforeValidator(_split), BeforeValidator(_none)]
+
+
+def _field(default: Any, help: str, **limits: Any) -> Any:
+    return Field(default=default, description=help, **limits)
+
+
+def _dates(first: str, last: str) -> tuple[date, date]:
+    return date.fromisoformat(first), date.fromisoformat(last)
+
+
+class Section(BaseModel):
+    """One section of the configuration: frozen, no unknown fields, no infinite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Bars: their source, days, splits and windows."""
+
+    data_source: Text = _field("qlib", "sample, qlib, sina, csv, a registered name, or package.module:Class")
+    data_path: OptionalText = _field(None, "file or folder of bars for data_source=csv")
+    qlib_data_path: Text = _field("~/.qlib/qlib_data/cn_data", "folder of a Qlib store for data_source=qlib")
+    instrument: Text = _field(
+        "csi300", "universe of a Qlib store: csi300, csi500, csi800, csi1000, all, or its own"
+    )
+    freq: Literal["day", "1min", "5min", "15min", "30min", "60min"] = _field("day", "length of a bar")
+    feature_list: Names = _field(FEATURES, "columns that the model sees, in its order")
+    time_feature_list: Names = _field(TIME_FEATURES, "time features that the model sees, in its order")
+    dataset_begin_time: date = _field(date(2011, 1, 1), "first day of bars to load")
+    dataset_end_time: date = _field(date(2025, 6, 5), "last day of bars to load")
+    train_time_range: DateRange = _field(_dates("2011-01-01", "2022-12-31"), "days trained on, all scored")
+    val_time_range: DateRange = _field(
+        _dates("2022-09-01", "2024-06-30"), "validation days, scored from the first + lookback"
+    )
+    test_time_range: DateRange = _field(
+        _dates("2024-04-01", "2025-06-05"), "test days, scored from the first + lookback"
+    )
+    backtest_time_range: DateRange = _field(
+        _dates("2024-07-01", "2025-06-05"), "days forecast and traded, from the first on"
+    )
+    calendar: Text = _field("auto", "XNYS, XSHG, XHKG, 24/7, weekdays or another exchange; auto: by fit")
+    adjust: Literal["auto", "none", "splits", "factor"] = _field(
+        "auto", "how prices are put on one basis: by a factor column, by splits found in them, or not at all"
+    )
+    embargo: Int = _field(0, "bars left out between the scored bars of one split and the next", ge=0)
+    windows_across_days: bool = _field(True, "intraday windows may span several days")
+    symbols: OptionalNames = _field(None, "only these instruments, separated by commas")
+    sina_url: Text = _field("https://quotes.sina.cn", "address of the K-line service for data_source=sina")
+    sina_factor_url: OptionalText = _field(
+        "https://finance.sina.com.cn", "address of its adjustment factors, or none: splits by ratio"
+    )
+    sina_symbols: OptionalNames = _field(
+        None,
+        "symbols of data_source=sina: a list or a file of them; none: the universe of qlib_data_path",
+    )
+    sina_datalen: Int = _field(1970, "bars asked for, counted back from now", ge=1, le=1970)
+    cache_path: Text = _field("outputs/cache", "folder of downloaded bars; only missing bars are fetched")
+    dataset_path: Text = _field("outputs/data", "folder of the bar store")
+    lookback_window: Int = _field(90, "bars of context", ge=2, le=4096)
+    predict_window: Int = _field(10, "bars forecast (the horizon)", ge=1, le=1024)
+    max_context: Int = _field(512, "longest context the predictor sees, bars", ge=2)
+    clip: Float = _field(5.0, "bound on normalised values, standard deviations", gt=0)
+
+    @field_validator("data_source")
+    @classmethod
+    def _known_source(cls, value: str) -> str:
+        if value.lower() not in SOURCES and ":" not in value:
+            raise ValueError(f"{value!r} is not one of {', '.join(SOURCES)}, nor package.module:Class")
+        return value
+
+    @field_validator(*NOT_YET)
+    @classmethod
+    def _available(cls, value: Any, info: ValidationInfo) -> Any:
+        if NOT_YET[str(info.field_name)](value):
+            raise ValueError("this value is not available yet")
+        return value
+
+
+class ModelConfig(Section):
+    """The models that training starts from."""
+
+    model_preset: Literal["nano", "mini", "small", "base", "large"] = _field(
+        "small",
+        "size of the models; given without weights: the public ones, or random ones (nano, large)",
+    )
+    pretrained_tokenizer_path: OptionalText = _field(
+        "NeoQuasar/Kronos-Tokenizer-base",
+        "weights to fine-tune: folder, Hub name, or none for random",
+    )
+    pretrained_predictor_path: OptionalText = _field(
+        "NeoQuasar/Kronos-small", "weights to fine-tune: folder, Hub name, or none for random"
+    )
+
+
+class TrainingConfig(Section):
+    """The training loop of both models."""
+
+    epochs: Int = _field(30, "passes of n_train_iter windows", ge=1)
+    batch_size: Int = _field(50, "windows per step per process", ge=1)
+    tokenizer_learning_rate: Float = _field(2e-4, "peak learning rate of the tokenizer", gt=0, le=1)
+    predictor_learning_rate: Float = _field(4e-5, "peak learning rate of the predictor", gt=0, le=1)
+    accumulation_steps: Int = _field(1, "batches accumulated per step: multiplies the effective batch", ge=1)
+    adam_beta1: Float = _field(0.9, "AdamW's beta1", ge=0, lt=1)
+    adam_beta2: Float = _field(0.95, "AdamW's beta2", ge=0, lt=1)
+    adam_weight_decay: Float = _field(0.1, "AdamW's weight decay", ge=0)
+    n_train_iter: Int = _field(100_000, "training windows per epoch", ge=1)
+    n_val_iter: Int = _field(20_000, "validation windows, the same ones in every epoch", ge=1)
+    early_stopping_patience: Int = _field(
+        0, "epochs without a better val_loss before stopping; 0 is off", ge=0
+    )
+    loss_bars: Literal["window", "horizon"] = _field("window", "bars that the training loss covers")
+    warmup_fraction: Float = _field(
+        0.03, "fraction of the steps over which the learning rate warms up", gt=0, lt=1
+    )
+    decay_norms_biases: bool = _field(True, "weight decay on norms and biases too, as in the public recipe")
+    freeze_tokenizer: bool = _field(False, "use the pretrained tokenizer unchanged and skip its training")
+    freeze_blocks: Int = _field(
+        0, "number of first predictor blocks that are frozen, with the embeddings", ge=0
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _field("auto", "number format of training")
+    compile: bool = _field(False, "compile the model with torch.compile")
+    num_workers: Int = _field(0, "threads per process that prefetch batches", ge=0)
+    seed: Int = _field(100, "seed of weights, windows, draws and forecasts", ge=0, le=2**31 - 1)
+    log_interval: Int = _field(100, "steps between reports", ge=1)
+    save_windows: Int = _field(
+        20_000, "windows between checkpoints for resuming, in addition to those at epoch ends; 0 is off", ge=0
+    )
+    resume: Literal["auto", "never", "must"] = _field(
+        "auto", "resume an unfinished run with the same cache key"
+    )
+
+
+class LaunchConfig(Section):
+    """Device, processes, and which stages of the pipeline run."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = _field("auto", "where the model runs")
+    cpu: bool = _field(False, "same as device=cpu")
+    nproc_per_node: Int = _field(1, "processes on this machine", ge=1)
+    fast_mode: bool = _field(
+        False,
+        "a quick look: fewer epochs, windows and forecasts, unless given as flags",
+    )
+    skip_data_process: bool = _field(False, "pipeline: use the stored bars")
+    skip_tokenizer: bool = _field(False, "pipeline: use the stored tokenizer")
+    skip_predictor: bool = _field(False, "pipeline: use the stored predictor")
+    skip_backtest: bool = _field(False, "pipeline: end after training")
+
+
+class OutputConfig(Section):
+    """Where results are written and which weights are used."""
+
+    save_path: Text = _field("outputs/models", "folder of the trained models")
+    tokenizer_save_folder_name: Text = _field("finetune_tokenizer_demo", "tokenizer's folder in save_path")
+    predictor_save_folder_name: Text = _field("finetune_predictor_demo", "predictor's folder in save_path")
+    backtest_result_path: Text = _field("outputs/backtest_results", "folder of the backtests")
+    backtest_save_folder_name: Text = _field(
+        "finetune_backtest_demo", "backtest's folder in backtest_result_path"
+    )
+    predict_result_path: Text = _field("outputs/predictions", "folder of the latest forecasts")
+    predict_save_folder_name: Text = _field("latest", "their folder in predict_result_path")
+    tokenizer_path: OptionalText = _field(
+        None,
+        "tokenizer to use instead of the one just trained: folder, Hub name, runs:/... or models:/...",
+    )
+    predictor_path: OptionalText = _field(
+        None,
+        "predictor to use instead of the one just trained: folder, Hub name, runs:/... or models:/...",
+    )
+
+
+class ForecastConfig(Section):
+    """How sample paths are drawn."""
+
+    inference_T: Float = _field(0.6, "sampling temperature", gt=0, le=100)
+    inference_top_p: Float = _field(0.9, "nucleus kept when sampling; 1 is off", gt=0, le=1)
+    inference_top_k: Int = _field(0, "tokens kept when sampling; 0 is off", ge=0)
+    inference_sample_count: Int = _field(5, "sample paths per series", ge=1)
+    evaluation_sample_count: Int = _field(20, "sample paths per series for calibration", ge=1)
+    evaluation_series: Int = _field(
+        500, "series of the fixed subset whose paths are kept for calibration", ge=1
+    )
+    inference_fine_rotary: Literal["public", "trained"] = _field(
+        "public", "rotary positions of the fine head: none as the public code, or true ones"
+    )
+    inference_precision: Literal["fp32", "bf16"] = _field(
+        "fp32", "number format of forecasts; bf16 moved the mean close of a nano model by 0.13 %"
+    )
+    inference_compile: bool = _field(False, "torch.compile in forecasts: results differ by rounding only")
+    backtest_batch_size: Int = _field(1000, "series forecast at a time", ge=1)
+    predict_quantiles: Annotated[tuple[float, ...], BeforeValidator(_split)] = _field(
+        (0.05, 0.25, 0.5, 0.75, 0.95), "quantiles of the sample paths that predict writes"
+    )
+    predict_figures: OptionalNames = _field(None, "instruments that predict draws; none means the first four")
+
+
+class BacktestConfig(Section):
+    """The simulated portfolio and what it is compared with."""
+
+    backtest_n_symbol_hold: Int = _field(50, "instruments held", ge=1)
+    backtest_n_symbol_drop: Int = _field(5, "most instruments replaced per day", ge=1)
+    backtest_hold_thresh: Int = _field(5, "least number of days that an instrument is held", ge=1)
+    backtest_benchmark: Text = _field(
+        "auto",
+        "instrument, CSV of closes, equal_weight; auto: a CSI universe's index, else equal weight",
+    )
+    baseline_seeds: Int = _field(20, "random rankings in the band that the report draws", ge=1, le=100)
+    baseline_day_step: Int = _field(
+        0, "days between forecasts of the model before fine-tuning; 0 means the horizon", ge=0
+    )
+    backtest_signal: Text = _field(
+        "mean",
+        "reduction of the predicted closes that is traded: last, mean, max, min, or a registered one",
+    )
+    backtest_account: Float = _field(1e8, "initial account", gt=0)
+    backtest_open_cost: Float = _field(0.001, "cost of buying, fraction of value", ge=0, lt=1)
+    backtest_close_cost: Float = _field(0.0015, "cost of selling, fraction of value", ge=0, lt=1)
+    backtest_min_cost: Float = _field(5.0, "minimum cost per order, in money", ge=0)
+    backtest_deal_price: Literal["open", "close"] = _field("open", "price at which orders are filled")
+    backtest_limit_threshold: OptionalFloat = _field(
+        0.095, "daily move at which an instrument cannot be traded, or none", gt=0, lt=1
+    )
+    backtest_max_instruments: Int = _field(
+        0,
+        "most instruments that a backtest forecasts, spread evenly over the list of instruments; 0 is all",
+        ge=0,
+    )
+    walk_forward_folds: Int = _field(4, "walk_forward: number of parts of the backtest's days", ge=2, le=50)
+    walk_forward_refit: bool = _field(True, "walk_forward: train both models again for each part")
+
+    @field_validator("backtest_signal")
+    @classmethod
+    def _known_signal(cls, value: str) -> str:
+        if value not in SIGNALS:
+            raise ValueError(f"{value!r} is not one of {', '.join(SIGNALS)}")
+        return value
+
+
+class TrackingConfig(Section):
+    """MLflow tracking and reuse."""
+
+    tracking_uri: OptionalText = _field(None, "MLflow tracking address; none follows MLflow's own rule")
+    tracking_wait: Int = _field(120, "seconds to wait for a tracking server that went away", ge=0)
+    experiment_name: Text = _field("kronos", "MLflow experiment")
+    run_name: OptionalText = _field(None, "name of the run")
+    reuse: bool = _field(True, "reuse a finished stage with the same cache key")
+
+
+class RegistryConfig(Section):
+    """The MLflow model registry."""
+
+    registered_model_name: OptionalText = _field(
+        None, "name under which a version is registered after a backtest or a search"
+    )
+    promote: Literal["auto", "force", "never"] = _field(
+        "auto",
+        "auto: the version becomes @champion if it beats the present one; force: always; never",
+    )
+
+
+class SearchConfig(Section):
+    """The Optuna search."""
+
+    search_stage: Literal["tokenizer", "predictor", "both"] = _field(
+        "predictor", "stage whose fields are searched"
+    )
+    n_trials: Int = _field(20, "trials in total", ge=1)
+    search_timeout: Int = _field(0, "seconds after which no trial starts; 0 is off", ge=0)
+    search_learning_rate: Annotated[tuple[float, float], BeforeValidator(_split)] = _field(
+        (1e-6, 1e-3), "log range"
+    )
+    search_batch_size: Annotated[tuple[int, ...], BeforeValidator(_split)] = _field(
+        (16, 32, 64, 128), "choices"
+    )
+    search_space: OptionalText = _field(
+        None, "JSON file of further fields to search: float, log, int, categorical, conditional"
+    )
+    search_metric: Names = _field(
+        ("val_loss",), "metric that trials are compared by: val_loss, rank_ic, crps, or two of them"
+    )
+    search_sampler: Literal["tpe", "random"] = _field("tpe", "how the next trial is chosen")
+    search_pruner: Literal["hyperband", "asha", "median", "none"] = _field(
+        "hyperband", "how unpromising trials are stopped early"
+    )
+    search_reports: Int = _field(9, "validations per trial, spread evenly over its windows", ge=1, le=1000)
+    search_trial_timeout: Int = _field(0, "seconds after which a trial is ended as failed; 0 is off", ge=0)
+    search_repeats: Int = _field(1, "seeds with which each of the best trials is trained", ge=1)
+    search_top: Int = _field(3, "number of best trials that search_repeats applies to", ge=1)
+    search_heartbeat: Int = _field(
+        20, "seconds between heartbeats; a trial without one for three times as long is tried again", ge=1
+    )
+    search_path: Text = _field("outputs/search", "folder of the studies' results")
+    study_name: Text = _field("auto", "name of the study; auto derives it from space and inputs")
+    storage: Text = _field(
+        "sqlite:///optuna.db", "Optuna's storage address, shared by all machines of a search"
+    )
+    n_jobs: Int = _field(1, "trials that run at the same time on this machine", ge=1)
