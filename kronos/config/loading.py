@@ -123,7 +123,7 @@ def load_config(
             f"{given} given without a source of bars: add --data-source (or a --config-path that has one)"
         )
     found += [unknown_name(name, "field") for name in flags if name not in FIELDS]
-    if "model_preset" in flags:  # the weights of the file are those of its own size
+    if config_path is None and "model_preset" in flags:  # the sample's random weights are of its own size
         values = {name: value for name, value in values.items() if name not in WEIGHTS or name in flags}
     given_values = {name: value for name, value in {**values, **flags}.items() if name in FIELDS}
     weights, weight_notes, weight_problems = weights_of_preset(given_values)

@@ -52,7 +52,7 @@ def weights_of_preset(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[st
 
 
 def _size(path: str) -> str | None:
-    """The preset that weights have the size of, by their public name or their folder's config.json; None if unknown."""
+    """Return the preset of the same size as the weights, by public name or by config.json; None if unknown."""
     for size, (_, predictor) in PUBLIC.items():
         if path == predictor:
             return size
