@@ -25,15 +25,16 @@ ROWS = [
 STAGE_ROWS = [
     {"base"},
     {"cache"},
-    {"train_setup", "inputs", "run_folder"},
-    {"provenance", "model_logging", "train_worker"},
-    {"runner", "evaluate"},
+    {"inputs", "run_folder"},
+    {"provenance", "model_logging", "train_setup"},
+    {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
     {"backtest", "predict"},
     {"walk_forward", "pipeline", "search"},
     {"__init__"},
 ]
 SEARCH_ROWS = [
+    {"__init__"},
     {"space"},
     {"study"},
     {"trial"},
@@ -61,7 +62,7 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 def imports(path: Path) -> list[tuple[str, int]]:
-    """Every module that a file imports, wherever in the file, with the line; `from package import module` included."""
+    """Every module that a file imports, wherever in the file, with the line."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

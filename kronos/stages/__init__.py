@@ -12,7 +12,7 @@ __all__ = ["STAGES", "execute", "register_stage"]
 
 
 class _Stages(Mapping[str, "Stage"]):
-    """Stages by name, in the order of help and MLproject; a module is imported when one of its stages is asked for."""
+    """Stages by name, in the order of help and MLproject; a stage's module is imported when it is asked for."""
 
     def __init__(self, places: dict[str, str]) -> None:
         self._places = places

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kronos.config.schema import Config
+from kronos.config.schema import Config, fields_of
 
 if TYPE_CHECKING:
     from kronos.data.splits import Ranges
@@ -18,6 +18,13 @@ ObjectiveFactory = Callable[
     [Config, Any], Any
 ]  # (config, tokenizer or None) -> kronos.training.objectives.Objective
 Say = Callable[[str], None]
+# Fields that change no number of any stage: where things are written, tracked and printed, and how fast.
+NO_EFFECT = frozenset((
+    *fields_of("output", "tracking", "registry", "search"), "dataset_path", "cache_path", "log_interval",
+    "num_workers",
+    "save_windows", "resume", "backtest_batch_size", "nproc_per_node", "fast_mode", "skip_data_process",
+    "skip_tokenizer", "skip_predictor", "skip_backtest",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage leaves: its run, the folder it wrote, the content of the record there, and its children's results."""
+    """What a stage leaves: its run, its folder, the content of the record there, and its children's results."""
 
     stage: str
     run_id: str
@@ -72,7 +79,7 @@ class Stage:
         help: one line.
         params: the fields that the stage reads. They are listed by its help and in MLproject, and those that can
             change its numbers are part of its cache key.
-        by_content: fields of `params` that the key does not hold as text, since a digest of the inputs stands for them.
+        by_content: fields of `params` that are in the key as a digest of the inputs, not as text.
         packages: installed packages whose version can change the stage's numbers.
         cached: whether a finished output of the same key is reused.
         resumable: whether an interrupted run can be continued from a checkpoint.
@@ -100,8 +107,6 @@ class Stage:
 
     def key_fields(self, config: Config) -> tuple[str, ...]:
         """The fields whose values are part of the cache key."""
-        from kronos.stages.cache import NO_EFFECT
-
         return tuple(name for name in self.params if name not in NO_EFFECT and name not in self.by_content)
 
     def code(self, config: Config) -> tuple[str, ...]:

@@ -15,22 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from kronos.config.loading import to_text
-from kronos.config.schema import Config, fields_of
+from kronos.config.schema import Config
 from kronos.stages.base import Inputs, Stage
 from kronos.tracking.client import versions
 from kronos.utils.errors import UserError
 from kronos.utils.files import PACKAGE, digest_bytes, read_json, write_json
 
 RECORD = "summary.json"
-# Fields that change no number of any stage: where things are written, tracked and printed, and how fast.
-NO_EFFECT = frozenset((
-    *fields_of("output", "tracking", "registry", "search"), "dataset_path", "cache_path", "log_interval", "num_workers",
-    "save_windows", "resume", "backtest_batch_size", "nproc_per_node", "fast_mode", "skip_data_process",
-    "skip_tokenizer", "skip_predictor", "skip_backtest",
-))  # fmt: skip
 # Packages and modules whose code cannot change a stage's numbers.
 NO_NUMBERS = (
-    "kronos.__main__", "kronos.cli", "kronos.config", "kronos.distributed.launcher", "kronos.distributed.child_process",
+    "kronos.__main__", "kronos.cli", "kronos.config", "kronos.distributed.launcher",
+    "kronos.distributed.child_process",
     "kronos.report", "kronos.tracking", "kronos.utils", "kronos.stages.base", "kronos.stages.cache",
     "kronos.stages.model_logging", "kronos.stages.provenance", "kronos.stages.run_folder", "kronos.stages.runner",
     "kronos.stages.train_worker", "kronos.stages.search",

@@ -70,7 +70,8 @@ class DataStage(Stage):
         config = context.config
         store = replace(_build(context, inputs.more, key), across_days=config.data.windows_across_days)
         context.say(
-            f"bars: {len(store):,} of {len(store.instruments)} instruments, digest {store.digest[:12]}, in {store.path}"
+            f"bars: {len(store):,} of {len(store.instruments)} instruments, digest {store.digest[:12]}, in "
+            f"{store.path}"
         )
         for note in store.source.get("notes", []):
             context.say(f"  {note}")
@@ -116,7 +117,7 @@ def _build(context: Context, processor: BaseDataProcessor, key: Mapping[str, Any
             return store
     if not processor.reusable:
         context.say(
-            f"  {type(processor).__name__} does not say what its bars depend on, so that they are read anew each time: "
+            f"  {type(processor).__name__} does not say what its bars depend on, so they are read again each time: "
             "define fingerprint() to have them reused"
         )
     return processor.run_pipeline(key_of(own))

@@ -266,7 +266,7 @@ def weights_before(kind: Kind, trained: Weights, uri: str | None) -> tuple[Weigh
     """(the weights that these were trained from, "") by their own record, or (None, why they are not known)."""
     from kronos.distributed.device import seed_everything
     from kronos.model import checkpoint
-    from kronos.stages.train_setup import random_model
+    from kronos.model.presets import random_model
 
     start = trained.record.get("started_from")
     if not start:

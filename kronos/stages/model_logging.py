@@ -33,7 +33,8 @@ def log_served_model(
         "top_p": forecast.inference_top_p, "top_k": forecast.inference_top_k, "seed": config.training.seed,
         "sample_count": forecast.inference_sample_count, "quantiles": list(forecast.predict_quantiles),
         "max_context": data.max_context, "clip": data.clip, "fine_rotary": forecast.inference_fine_rotary,
-        "precision": forecast.inference_precision, "calendar": store.calendar, "freq": store.freq, "label": store.label,
+        "precision": forecast.inference_precision, "calendar": store.calendar, "freq": store.freq,
+        "label": store.label,
     }  # fmt: skip
     example = example_bars(store, data.lookback_window)
     return log_model(run, config.tracking.tracking_uri, tokenizer, predictor, settings, example, step)

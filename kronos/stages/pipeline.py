@@ -41,7 +41,7 @@ class PipelineStage(Stage):
         return Path(config.output.save_path).parent
 
     def inputs(self, config: Config) -> Inputs:
-        """Nothing is read here, but what skipped stages should have left must be there; all that is missing at once."""
+        """Check that what skipped stages should have left is there; everything that is missing is said at once."""
         missing = []
         for stage in ORDER[:3]:
             if not _skip_flags(config)[stage.name] or _is_frozen(config, stage.name):
@@ -150,8 +150,8 @@ class TrainingPipeline:
     def fit(self, kind: str, objective: ObjectiveFactory | None = None) -> Result:
         """Train `kind` ("tokenizer" or "predictor"), by the public objective or your own.
 
-        `objective(config, tokenizer)` returns what is trained and measured (`kronos.training.objectives.Objective`; the
-        tokenizer is None when it is trained itself). Its name and source are part of the reuse key. To train with several
+        `objective(config, tokenizer)` returns what is trained and measured, a `kronos.training.objectives.Objective`;
+        the tokenizer is None when it is trained itself. Its name and source are part of the reuse key. To train with several
         processes, define it at the top of a module that they can import.
         """
         if kind not in ("tokenizer", "predictor"):

@@ -24,7 +24,7 @@ from kronos.stages.inputs import (
 )
 from kronos.stages.model_logging import log_inputs, log_served_model
 from kronos.stages.run_folder import working_folder
-from kronos.stages.train_setup import freeze, make_objective, random_model, share_tokenizer, windows
+from kronos.stages.train_setup import freeze, make_objective, share_tokenizer, windows
 from kronos.utils.errors import UserError
 from kronos.utils.progress import Progress
 
@@ -203,6 +203,7 @@ def importable(function: Any) -> str:
 def _starting_model(kind: Kind, context: Context, pretrained: Weights | None) -> tuple[Any, dict[str, Any]]:
     """The model that training starts from, and a note of it for the record of the trained weights."""
     from kronos.model import checkpoint
+    from kronos.model.presets import random_model
 
     config = context.config
     address, preset = pretrained_address(kind, config), config.model.model_preset

@@ -27,23 +27,6 @@ def windows(config: Config, store: BarStore, splits: Ranges) -> tuple[Any, Any]:
     return train, validation
 
 
-def empty_model(kind: Kind, shape: dict[str, Any]) -> Any:
-    """Build a model of a shape with random weights; other ranks receive rank 0's weights."""
-    from kronos.model import Kronos, KronosTokenizer
-
-    return KronosTokenizer(**shape) if kind == "tokenizer" else Kronos(**shape)
-
-
-def random_model(kind: Kind, preset: str) -> Any:
-    """Build a model of a preset with random weights, drawn from torch's global generator."""
-    from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS, tokenizer_preset_for
-
-    shape = (
-        TOKENIZER_PRESETS[tokenizer_preset_for(preset)] if kind == "tokenizer" else PREDICTOR_PRESETS[preset]
-    )
-    return empty_model(kind, shape)
-
-
 def freeze(model: Any, config: Config) -> Any:
     """Freeze the predictor's first `freeze_blocks` blocks and its embeddings; returns the model."""
     blocks = getattr(model, "transformer", None)

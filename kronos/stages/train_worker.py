@@ -24,8 +24,9 @@ def work(description: dict[str, Any], place: Place) -> None:
 
     from kronos.config.schema import Config
     from kronos.distributed.device import choose
+    from kronos.model.presets import build_model
     from kronos.stages.inputs import splits_from_json, stored_bars
-    from kronos.stages.train_setup import empty_model, freeze, make_objective, share_tokenizer, windows
+    from kronos.stages.train_setup import freeze, make_objective, share_tokenizer, windows
     from kronos.training.settings import FitSettings
     from kronos.training.trainer import fit
 
@@ -40,8 +41,8 @@ def work(description: dict[str, Any], place: Place) -> None:
         store = stored_bars(config)
         _same_bars(store, description["bars"])
         runtime = choose(config.launch.device, config.launch.cpu, config.training.precision, place)
-        model = freeze(empty_model(kind, description["model"]), config)
-        tokenizer = empty_model("tokenizer", description["tokenizer"]) if description["tokenizer"] else None
+        model = freeze(build_model(kind, description["model"]), config)
+        tokenizer = build_model("tokenizer", description["tokenizer"]) if description["tokenizer"] else None
         objective = make_objective(kind, config, tokenizer, description["objective"])
         train, validation = windows(config, store, splits_from_json(description["splits"]))
         join_group(description["store"], description["number"], place, runtime.device.type == "cuda")
@@ -51,7 +52,8 @@ def work(description: dict[str, Any], place: Place) -> None:
             settings_key=description["settings_key"],
         )  # fmt: skip
         fit(
-            model, objective, train, validation, settings=settings, runtime=runtime, folder=Path(), report=lambda step, values: None, resume=description["resume"],
+            model, objective, train, validation, settings=settings, runtime=runtime,
+            folder=Path(), report=lambda step, values: None, resume=description["resume"],
             stop_requested=lambda: stop[0],
         )  # fmt: skip
     finally:

@@ -92,7 +92,7 @@ def _needs_tokenizer(config: Config) -> bool:
 
 
 def _with_bars(config: Config) -> Config:
-    """The configuration with the place of its bars: the store that is there, where it is current, else the search's."""
+    """The configuration with the place of its bars: the store that is there if it is current, else the search's."""
     stage = DataStage()
     if config.launch.skip_data_process:
         return config

@@ -1,6 +1,7 @@
-"""One trial of a search: the training stages with a recorder in the place of MLflow, then what it is judged by.
+"""One trial of a search: the training stages with a recorder instead of an MLflow run, then its metrics.
 
-Runs in the process of the search or in one of its own (`kronos.stages.search.trial_worker`); imports neither MLflow nor Optuna.
+Runs in the process of the search or in one of its own (`kronos.stages.search.trial_worker`); imports neither MLflow
+nor Optuna.
 """
 
 import contextlib
