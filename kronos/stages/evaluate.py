@@ -30,6 +30,7 @@ from kronos.stages.base import Context, Inputs
 from kronos.stages.inputs import weights_before
 from kronos.stages.provenance import seen_before
 from kronos.utils.errors import UserError
+from kronos.utils.random_keys import GOLDEN
 
 EXAMPLES = 4
 

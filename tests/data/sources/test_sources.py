@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kronos.data.sources.base import BaseDataProcessor, DataProcessorFactory
+from kronos.data.sources.base import BaseDataProcessor
+from kronos.data.sources.factory import DataProcessorFactory
 from kronos.data.store import BarStore, open_store
 from kronos.utils.errors import UserError
 
