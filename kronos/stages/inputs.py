@@ -114,7 +114,7 @@ def splits_from_json(stored: Mapping[str, Any]) -> Ranges:
         name: (date.fromisoformat(first), date.fromisoformat(last))
         for name, (first, last) in stored["days"].items()
     }
-    return Ranges(**days, notes=tuple(stored["notes"]))  # type: ignore[arg-type]
+    return Ranges(**days, notes=tuple(stored["notes"]))
 
 
 def load_weights(kind: Kind, address: str, uri: str | None) -> Weights:
