@@ -1,6 +1,6 @@
 """From bars to report: a planted pattern is found and beats every ranking baseline; without it nothing is found.
 
-The pattern alone can also be run by hand: `python tests/evaluation/planted.py FOLDER`, then the pipeline there
+The pattern alone can also be run by hand: `python tests/stages/planted.py FOLDER`, then the pipeline there
 (experiments/README.md).
 """
 

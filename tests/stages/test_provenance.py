@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from kronos.config.schema import Config
+from kronos.data.splits import Ranges
 from kronos.evaluation.benchmark import benchmark, fingerprint
-from kronos.stages.provenance import seen_before
+from kronos.stages import provenance
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
 
@@ -23,6 +24,15 @@ class Store:
 
 def config(**changes) -> Config:
     return Config(**{"data_source": "sample", **changes})
+
+
+def seen_before(given: Config) -> list[str]:
+    """Of a configuration whose ranges are used as they are given."""
+    data = given.data
+    ranges = Ranges(
+        data.train_time_range, data.val_time_range, data.test_time_range, data.backtest_time_range
+    )
+    return provenance.seen_before(given, ranges)
 
 
 def test_a_clean_split_from_random_weights_has_no_warning():

@@ -38,7 +38,7 @@ class SearchStage(Stage):
     def folder(self, config: Config) -> Path:
         return Path(config.search.search_path)
 
-    def inputs(self, config: Config) -> Inputs:
+    def check(self, config: Config) -> None:
         if (place := launched()) is not None and place.world > 1:
             raise UserError(
                 "search starts the processes of its trials itself: leave out torchrun, give --nproc-per-node"
@@ -47,6 +47,9 @@ class SearchStage(Stage):
             raise UserError(
                 "registered_model_name: a search of the tokenizer alone has no predictor to register"
             )
+        space_of(config)
+
+    def inputs(self, config: Config) -> Inputs:
         return Inputs(more=space_of(config))
 
     def run_to_continue(self, config: Config, inputs: Inputs, tracking: Tracking) -> str | None:
