@@ -1,5 +1,6 @@
 """The report says what it must, the same for the same inputs, and gives its key figures as plain numbers."""
 
+import html
 import json
 import math
 import re
@@ -244,6 +245,43 @@ def test_the_page_needs_nothing_else_and_says_what_the_text_says(tmp_path, input
         "Distribution of the sample paths",
     ):
         assert sentence in plain
+
+
+def table_cells(markdown: str) -> list[str]:
+    rows = [line for line in markdown.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
+    cells = [cell.strip() for row in rows for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+    return [cell.replace("**", "").replace("`", "").replace("\\|", "|") for cell in cells]
+
+
+def test_markdown_and_page_have_the_same_cells_in_the_same_order(tmp_path, inputs):
+    inputs = replace(inputs, excluded={"a|b": 1, "c < d": 2})
+    write_report(tmp_path, inputs)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    cells = [
+        html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<t[dh]>(.*?)</t[dh]>", page)
+    ]
+    assert cells == table_cells((tmp_path / "report.md").read_text(encoding="utf-8"))
+    assert len(cells) > 300 and "left out: a|b" in cells and "left out: c < d" in cells
+
+
+def test_whatever_an_instrument_is_called_it_is_text_in_the_page(tmp_path, inputs):
+    portfolio = replace(inputs.portfolio, stranded=("<b>", "<script>alert(1)</script>"))
+    inputs = replace(
+        inputs, portfolios={**inputs.portfolios, "mean": portfolio}, universe="<i>all</i>", warnings=["<u>"],
+        model_digests={"<s>": "<em>"}, source_notes=["a & b"],
+    )  # fmt: skip
+    write_report(tmp_path, inputs)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search("<(b|script|i|u|s|em)>", page)
+    for text in (
+        "&lt;b&gt;, &lt;script&gt;",
+        "&lt;i&gt;all",
+        "&lt;u&gt;",
+        "<code>&lt;em&gt;</code>",
+        "a &amp; b",
+    ):
+        assert text in page
+    assert "<b>, <script>" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_equal_inputs_give_equal_files_without_paths(tmp_path):
