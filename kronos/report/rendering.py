@@ -11,17 +11,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kronos.evaluation.statistics import Estimate
 
-VERBS = {1: "beats", 0: "cannot be told from", -1: "is beaten by"}  # by the sign of a difference's interval
+VERBS = {
+    1: "beats",
+    0: "is indistinguishable from",
+    -1: "underperforms",
+}  # by the sign of a difference's interval
 
 
 def write_pages(folder: Path, template: str, **content: Any) -> None:
-    """Write report.md and report.html of one template's content; figures are read from `folder`."""
+    """Write report.md and report.html from one template and its content; figures are read from `folder`."""
     for name, blocks in (("report.md", "markdown.j2"), ("report.html", "html.j2")):
         (folder / name).write_text(render(template, blocks, folder, **content), encoding="utf-8")
 
 
 def render(template: str, blocks: str, folder: Path | None = None, **content: Any) -> str:
-    """The text of a template whose headings, paragraphs and tables are the macros of `blocks`.
+    """Return the text of a template whose headings, paragraphs and tables are the macros of the file `blocks`.
 
     In HTML every value is escaped, so that it is text whatever it holds, and figures are embedded from `folder`.
     """
@@ -43,7 +47,7 @@ def render(template: str, blocks: str, folder: Path | None = None, **content: An
 
 
 def number_text(value: float, style: str) -> str:
-    """A number for people: a blank before the per cent sign, n/a for NaN."""
+    """Format a number for a reader: a space before the per cent sign, n/a for NaN."""
     return style.format(value).replace("%", " %") if np.isfinite(value) else "n/a"
 
 
