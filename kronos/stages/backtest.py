@@ -33,7 +33,7 @@ def made_from(config: Config) -> dict[str, Any]:
         "bars": store.digest,
         "tokenizer": checkpoint.digest(trained_tokenizer(config, store)),
         "predictor": checkpoint.digest(trained_predictor(config, store)),
-        "benchmark": benchmark.fingerprint(config),
+        "benchmark": benchmark.fingerprint(config, store),
     }
     return origin("backtest", config, FIELDS, inputs)
 

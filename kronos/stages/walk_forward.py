@@ -25,7 +25,8 @@ FIELDS = tuple(dict.fromkeys(
 
 
 def made_from(config: Config) -> dict[str, Any]:
-    inputs = {"bars": stored_bars(config).digest, "benchmark": backtest.benchmark.fingerprint(config)}
+    store = stored_bars(config)
+    inputs = {"bars": store.digest, "benchmark": backtest.benchmark.fingerprint(config, store)}
     if not config.walk_forward_refit:
         inputs |= {name: backtest.made_from(config)["inputs"][name] for name in ("tokenizer", "predictor")}
     return origin("walk_forward", config, FIELDS, inputs)
