@@ -54,7 +54,7 @@ class BacktestStage(Stage):
             "tokenizer": tokenizer.digest,
             "predictor": predictor.digest,
             "before": digest_bytes("/".join(before).encode())[:16],
-            "benchmark": benchmark.fingerprint(config),
+            "benchmark": benchmark.fingerprint(config, store),
             "seen": digest_bytes("\n".join(seen_before(config, splits)).encode())[:16],
         }
         return Inputs(digests, store, splits, tokenizer, predictor, notes=notes)

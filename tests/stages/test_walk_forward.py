@@ -103,7 +103,7 @@ def test_pooled_means_are_those_of_all_days_and_their_intervals_are_narrower(tmp
 
     metrics = write_pooled(tmp_path, folds, signal="mean", horizon=5, refit=True, warnings=["seen."])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "**Over all folds the ranking is worth something:**" in text and "**Warning:** seen." in text
+    assert "**Over all folds the ranking has predictive value:**" in text and "**Warning:** seen." in text
     assert metrics["rank_ic_mean"] == pytest.approx(ic.mean()) and metrics["folds"] == 2
     short = [replace(fold, daily=fold.daily.iloc[:30]) for fold in folds]
     write_pooled(tmp_path, short, signal="mean", horizon=5, refit=True)
