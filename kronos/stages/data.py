@@ -11,7 +11,8 @@ import pandas as pd
 from kronos.config.schema import Config
 from kronos.data.bars import Flag
 from kronos.data.forecast_points import ForecastPoints, forecast_points
-from kronos.data.sources.base import BaseDataProcessor, DataProcessorFactory
+from kronos.data.sources.base import BaseDataProcessor
+from kronos.data.sources.factory import DataProcessorFactory
 from kronos.data.splits import Ranges, Split, make_split, settle_ranges
 from kronos.data.store import BarStore, open_store
 from kronos.stages.base import (
@@ -24,7 +25,7 @@ from kronos.stages.base import (
     write_record,
 )
 from kronos.utils.errors import UserError
-from kronos.utils.files import digest_bytes, write_json, write_text
+from kronos.utils.files import write_json, write_text
 
 STORE_FILES = (
     "index.json",
@@ -47,7 +48,7 @@ def _processor(config: Config) -> BaseDataProcessor:
 
 
 def _inputs(processor: BaseDataProcessor) -> dict[str, str]:
-    return {"source": digest_bytes(repr(sorted(processor.fingerprint().items())).encode())[:16]}
+    return {"source": processor.input_digest()[:16]}
 
 
 def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:

