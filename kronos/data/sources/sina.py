@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data import calendars
-from kronos.data.bars import MAX_ITEMS, Finding, Flag
+from kronos.data.bars import FEATURES, MAX_ITEMS, Finding, Flag
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.data.sources.qlib import Spans, membership, read_universe
 from kronos.data.sources.sina_client import Bar, SinaClient
@@ -155,7 +155,8 @@ class SinaDataProcessor(BaseDataProcessor):
             members = {name: spans for name, spans in members.items() if name in wanted}
         if not members:
             raise UserError(
-                f"sina_symbols {given if given is not None else file} has no symbol: a list like sh600519,sz000001 was expected"
+                f"sina_symbols {file if given is None else given} has no symbol: a list like sh600519,sz000001 was "
+                "expected"
             )
         return dict(sorted(members.items()))
 
@@ -212,7 +213,7 @@ class SinaDataProcessor(BaseDataProcessor):
             item = (symbol.upper(), "*", f"{cached['revised']} bars")
             kind = "bar that the service has changed since it was cached"
             self.findings.append(Finding(kind, "the first reading kept", cached["revised"], [item]))
-        columns = ("datetime", "open", "high", "low", "close", "volume", "amount")
+        columns = ("datetime", *FEATURES)
         frame = pd.DataFrame(cached["bars"], columns=columns)
         frame.insert(0, "instrument", symbol.upper())
         frame["datetime"] = _times(frame["datetime"], symbol)

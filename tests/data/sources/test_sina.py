@@ -225,6 +225,20 @@ def test_waiting_doubles_heeds_retry_after_and_requests_keep_their_distance(serv
     assert waited[1::2] == [0.001, 7.0]
 
 
+def test_waits_double_up_to_the_longest_one(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sina_client, "TRIES", 6)
+    monkeypatch.setattr(sina_client, "FIRST_WAIT", 2.0)
+    monkeypatch.setattr(sina_client, "LONGEST_WAIT", 10.0)
+    waited: list[float] = []
+    service.faults = [_status(500), _status(429, {"Retry-After": "99"}), *4 * [_status(500)]]
+    with (
+        SinaClient(service.url, None, sleep=waited.append) as client,
+        pytest.raises(UserError, match="gave no bars in 6 tries, the last time: status 500"),
+    ):
+        client.bars("sh600519", 240, 10)
+    assert waited[1::2] == [2.0, 10.0, 8.0, 10.0, 10.0] and not service.faults
+
+
 def test_an_address_that_is_none_is_refused_at_once(service: Service) -> None:
     for url, message in (
         (service.url + "/nothing", "answers with status 418: check --sina-url"),
