@@ -19,10 +19,26 @@ from kronos.utils.errors import UserError
 
 PRICES = ("open", "high", "low", "close")
 FEATURES = (*PRICES, "volume", "amount")
-ALIASES = {"vol": "volume", "amt": "amount", "symbol": "instrument", "date": "datetime"}
 EXTRA = ("factor", "flag")  # columns of a raw frame that are kept beside the features
-MAX_ITEMS = 1000  # (instrument, day, text) kept a finding: beyond, the count alone tells
+ALIASES = {  # names that a DataFrame may use instead
+    "vol": "volume", "amt": "amount", "symbol": "instrument", "date": "datetime", "timestamps": "datetime",
+}  # fmt: skip
+SPELLINGS = {  # names that the columns of files are found under, in lower case, the preferred one first
+    "instrument": ("instrument", "symbol", "code", "ticker", "ts_code", "stock_code", "sec_code", "stock", "sid",
+                   "股票代码", "证券代码", "代码"),
+    "datetime": ("datetime", "timestamps", "timestamp", "date", "time", "day", "trade_date", "tradedate", "dt",
+                 "日期", "交易日期", "时间"),
+    "open": ("open", "o", "open_price", "开盘", "开盘价"),
+    "high": ("high", "h", "high_price", "最高", "最高价"),
+    "low": ("low", "l", "low_price", "最低", "最低价"),
+    "close": ("close", "c", "close_price", "收盘", "收盘价"),
+    "volume": ("volume", "vol", "v", "成交量"),
+    "amount": ("amount", "amt", "turnover", "money", "value", "成交额"),
+    "adj_close": ("adj_close", "adj close", "adjclose", "adjusted_close"),
+    "factor": ("factor", "adj_factor", "adjfactor"),
+}  # fmt: skip
 
+MAX_ITEMS = 1000  # (instrument, day, text) kept per finding: beyond, only the count is exact
 MAX_FILL = 3  # sessions of a hole that are filled flat: a longer absence is news, not a missing print
 
 
@@ -88,16 +104,25 @@ def day_text(times: Any) -> list[str]:
     return list(index.strftime(pattern))
 
 
+def rename_aliases(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give columns their own names: `vol` becomes `volume` where there is no column of that name, and so on."""
+    chosen: dict[str, str] = {}
+    for alias, name in ALIASES.items():
+        if alias in frame.columns and name not in frame.columns and name not in chosen.values():
+            chosen[alias] = name
+    return frame.rename(columns=chosen)
+
+
 def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.DataFrame:
     """Give a user's table the columns, types and order of a bar frame; repeats and bad values stay in.
 
-    `vol`, `amt`, `symbol` and `date` are taken as names; a missing `volume` is 0; `factor` and `flag` are kept,
-    other columns left out. Rows that were not in order of time are counted in `findings`.
+    The names of ALIASES are understood; a missing `volume` is 0; `factor` and `flag` are kept, other columns left
+    out. Rows that were not in order of time are counted in `findings`.
     Raises UserError for a missing column, text where numbers belong, or a time without a day.
     """
     if not isinstance(raw, pd.DataFrame):
         raise UserError(f"bars must come as a pandas DataFrame, got {type(raw).__name__}")
-    frame = raw.rename(columns={old: new for old, new in ALIASES.items() if new not in raw.columns})
+    frame = rename_aliases(raw)
     twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
     if twice:
         raise UserError(f"bars have column {', '.join(twice)} twice: rename or remove one of them")
@@ -105,7 +130,7 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
     if missing:
         raise UserError(
             f"bars lack {', '.join(missing)}: the columns are {', '.join(map(str, raw.columns))}, expected "
-            "instrument, datetime, open, high, low, close, volume, amount"
+            f"instrument, datetime, {', '.join(FEATURES)}"
         )
     nameless = (
         frame["instrument"].isna().to_numpy() | (frame["instrument"].astype(str).str.strip() == "").to_numpy()

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kronos.data.bars import FEATURES
+from kronos.data.normalization import normalise
 from kronos.model import Kronos, KronosTokenizer
 from kronos.model.inference.engine import Engine, engine_for
 from kronos.model.inference.sampling import keyed_uniforms
 from kronos.utils.errors import UserError
 
-FEATURES = ("open", "high", "low", "close", "volume", "amount")
-EPSILON = 1e-5  # the public normalisation: (x - mean) / (std + 1e-5)
 MEMORY = 2**30  # bytes that one batch may take where the device does not say what is free
 OPEN, HIGH, LOW, CLOSE, VOLUME = range(5)
 
@@ -60,10 +60,12 @@ def forecast_arrays(
     )
 
     def run(part: slice) -> np.ndarray:
-        x, mean, scale = normalise(bars_NLF[part])
+        # A copy, since `normalise` overwrites it; float64 bars keep the small moves of a large price.
+        bars = np.array(bars_NLF[part], np.float32 if bars_NLF.dtype == np.float32 else np.float64)
+        x, mean, scale = normalise(torch.from_numpy(bars), bars.shape[1])
         uniform = keyed_uniforms(seed, keys_N[part], sample_count, horizon)
         paths = engine(
-            torch.from_numpy(x),
+            x,
             torch.from_numpy(stamps_NL5[part].astype(np.int64)),
             torch.from_numpy(future_stamps_NH5[part].astype(np.int64)),
             uniform_NSH2=torch.from_numpy(uniform),
@@ -91,18 +93,8 @@ def number_format(precision: str) -> torch.dtype:
     return formats[precision]
 
 
-def normalise(bars_NLF: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(x float32 [N, L, F], mean, scale float64 [N, 1, F]); x is not clipped.
-
-    In float64: float32 would lose the small moves of a large price.
-    """
-    wide = bars_NLF.astype(np.float64)
-    mean = wide.mean(axis=1, keepdims=True)
-    scale = wide.std(axis=1, keepdims=True) + EPSILON
-    return ((wide - mean) / scale).astype(np.float32), mean, scale
-
-
 def _denormalise(paths_NSHF: Tensor, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Undo `normalise`, in float64; float32 paths in prices and volumes."""
     values = paths_NSHF.cpu().numpy() * scale[:, None] + mean[:, None]
     return values.astype(np.float32)
 

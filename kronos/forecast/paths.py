@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kronos.forecast.arrays import FEATURES, repair
+from kronos.data.bars import FEATURES
+from kronos.forecast.arrays import repair
 from kronos.utils.errors import UserError
 
 

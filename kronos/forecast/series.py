@@ -6,11 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.forecast.arrays import FEATURES
+from kronos.data.bars import FEATURES, PRICES, rename_aliases
 from kronos.utils.errors import UserError
-
-PRICES = FEATURES[:4]
-ALIASES = {"vol": "volume", "amt": "amount"}
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,7 @@ def _bars(frame: Any, name: str) -> np.ndarray:
     """Columns in the order of FEATURES, volume and amount filled in as the public code does."""
     if not isinstance(frame, pd.DataFrame):
         raise UserError(f"{name} is a {type(frame).__name__}, expected a DataFrame of bars")
-    for short, whole in ALIASES.items():
-        if short in frame and whole not in frame:
-            frame = frame.rename(columns={short: whole})
+    frame = rename_aliases(frame)
     if missing := [column for column in PRICES if column not in frame]:
         raise UserError(
             f"{name} has no column {', '.join(missing)}: expected {' '.join(PRICES)}, and volume and amount "

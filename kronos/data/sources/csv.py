@@ -14,25 +14,11 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from kronos.data import calendars
-from kronos.data.bars import PRICES
-from kronos.data.sources.base import BaseDataProcessor
+from kronos.data.bars import FEATURES, PRICES, SPELLINGS
+from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.utils.errors import UserError
 
 SUFFIXES = (".csv", ".csv.gz", ".txt", ".parquet", ".pq")
-NAMES = {  # spellings of columns met in the wild, in lower case
-    "instrument": ("instrument", "symbol", "code", "ticker", "ts_code", "stock_code", "sec_code", "stock", "sid",
-                   "股票代码", "证券代码", "代码"),
-    "datetime": ("datetime", "timestamps", "timestamp", "date", "time", "day", "trade_date", "tradedate", "dt",
-                 "日期", "交易日期", "时间"),
-    "open": ("open", "o", "open_price", "开盘", "开盘价"),
-    "high": ("high", "h", "high_price", "最高", "最高价"),
-    "low": ("low", "l", "low_price", "最低", "最低价"),
-    "close": ("close", "c", "close_price", "收盘", "收盘价"),
-    "volume": ("volume", "vol", "v", "成交量"),
-    "amount": ("amount", "amt", "turnover", "money", "value", "成交额"),
-    "adj_close": ("adj_close", "adj close", "adjclose", "adjusted_close"),
-    "factor": ("factor", "adj_factor", "adjfactor"),
-}  # fmt: skip
 PART = 400_000  # rows handed on at a time: enough to be quick, few enough to keep memory small
 EPOCHS: Any = (  # numbers as times, by their size: since 1970, in UTC
     (1e8, 1e11, "s"), (1e11, 1e14, "ms"), (1e14, 1e17, "us"), (1e17, 1e19, "ns"),
@@ -41,7 +27,7 @@ SLASHED = re.compile(r"^\s*(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})")
 
 
 class CsvDataProcessor(BaseDataProcessor):
-    """Bars from `data_path`; see NAMES for the columns it knows. Prices are taken for unadjusted ones."""
+    """Bars from `data_path`; its columns are found by `bars.SPELLINGS`. Prices are taken for unadjusted ones."""
 
     unadjusted = True
     source = {  # noqa: RUF012
@@ -82,8 +68,10 @@ class CsvDataProcessor(BaseDataProcessor):
             yield from self._long(whole)
 
     def fingerprint(self) -> dict[str, Any]:
-        stats = [(path.name, path.stat()) for path in self._paths()]
-        return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
+        """Size and time of change of every file that is read, by its path within `data_path`."""
+        paths = self._paths()
+        root = Path(self.config.data_path).expanduser()
+        return {"files": file_stats(root.parent if root.is_file() else root, paths)}
 
     def _paths(self) -> list[Path]:
         given = self.config.data_path
@@ -236,7 +224,7 @@ def _columns(given: list[str], path: Path) -> dict[str, str]:
     """{our name: the file's name} of the columns that are known. Raises UserError for missing and doubled ones."""
     clean = [name.strip().lower().lstrip("\ufeff") for name in given]
     found: dict[str, str] = {}
-    for ours, spellings in NAMES.items():
+    for ours, spellings in SPELLINGS.items():
         places = [place for place, name in enumerate(clean) if name in spellings]
         places.sort(key=lambda place: spellings.index(clean[place]))
         if places and clean.count(clean[places[0]]) > 1:
@@ -246,9 +234,8 @@ def _columns(given: list[str], path: Path) -> dict[str, str]:
     missing = [name for name in ("datetime", *PRICES) if name not in found]
     if missing:
         raise UserError(
-            f"{path} has no column for {', '.join(missing)}: its columns are "
-            f"{', '.join(given) or 'none'}; rename them to "
-            "datetime, open, high, low, close, volume, amount (and instrument)"
+            f"{path} has no column for {', '.join(missing)}: its columns are {', '.join(given) or 'none'}; rename "
+            f"them to datetime, {', '.join(FEATURES)} (and instrument)"
         )
     return found
 

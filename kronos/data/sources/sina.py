@@ -1,5 +1,6 @@
 """A-share bars from Sina's public service, through a cache that only grows: what was fetched is never asked again."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data import calendars
-from kronos.data.bars import MAX_ITEMS, Finding, Flag
+from kronos.data.bars import FEATURES, MAX_ITEMS, Finding, Flag
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.data.sources.qlib import Spans, membership, read_universe
 from kronos.data.sources.sina_client import Bar, SinaClient
@@ -44,9 +45,8 @@ class SinaDataProcessor(BaseDataProcessor):
     unadjusted = True  # where the service has no factors
     source = {  # noqa: RUF012
         "survivorship": (
-            "The symbols were chosen by name: those that left the market before are missing unless they "
-            "were named, so "
-            "that survivorship remains, and returns measured on these bars are too good."
+            "The symbols were chosen by name: those that left the market before are missing unless they were named, "
+            "so that survivorship bias remains, and returns measured on these bars are too good."
         )
     }
 
@@ -70,9 +70,8 @@ class SinaDataProcessor(BaseDataProcessor):
                     self._top_up(client, symbol, due)
                 except UserError as error:
                     raise UserError(
-                        f"{error}; {place} of {len(self.members)} symbols are in {self._cache()} and are "
-                        "not asked for "
-                        "again: start again later, or leave this one out"
+                        f"{error}; {place} of {len(self.members)} symbols are in {self._cache()} and are not asked "
+                        "for again: start again later, or leave this one out"
                     ) from None
                 progress(place + 1, len(self.members))
 
@@ -98,9 +97,8 @@ class SinaDataProcessor(BaseDataProcessor):
             )
             if len(unknown) == len(self.members):
                 raise UserError(
-                    f"{self.config.sina_url} knows none of the {len(unknown)} symbols ({unknown[0][0]}, "
-                    "...): symbols are "
-                    "sh, sz or bj and six digits"
+                    f"{self.config.sina_url} knows none of the {len(unknown)} symbols ({unknown[0][0]}, ...): "
+                    "symbols are sh, sz or bj and six digits"
                 )
 
     def due(self) -> pd.Timestamp:
@@ -108,7 +106,8 @@ class SinaDataProcessor(BaseDataProcessor):
         return min(self._closed(), pd.Timestamp(self.config.dataset_end_time))
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"until": f"{self.due():%Y-%m-%d}", "symbols": sorted(self._members())}
+        """The last session that is asked for, and the symbols with their stretches of membership."""
+        return {"until": f"{self.due():%Y-%m-%d}", "members": self._members()}
 
     def _closed(self) -> pd.Timestamp:
         moment = now()
@@ -124,41 +123,40 @@ class SinaDataProcessor(BaseDataProcessor):
         return self.config.sina_factor_url if wanted else None
 
     def _members(self) -> dict[str, Spans | None]:
-        """Symbols as the service spells them, with their stretches of membership where a universe file has them."""
-        config, given = self.config, self.config.sina_symbols
-        if given is not None and not isinstance(given, str):  # a list, or the name of one file
-            given = ",".join(given)
-        universe = (
-            Path(config.qlib_data_path).expanduser() / "instruments" / f"{config.instrument.lower()}.txt"
-        )
-        if given is None and not universe.is_file():
-            raise UserError(
-                "data_source=sina needs --sina-symbols: a list like sh600519,sz000001, a file with one per line, or a "
-                f"universe file of a Qlib store ({universe} is not there)"
-            )
-        members: dict[str, Spans | None] = {}
-        file = universe if given is None else Path(given).expanduser()
-        if file.is_file():
-            lines = [line.split("#")[0].strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-            if any("\t" in line for line in lines):
-                members = {sina_symbol(name): spans for name, spans in read_universe(file).items()}
-            else:
-                members = {
-                    sina_symbol(part): None for line in lines for part in re.split(r"[,\s]+", line) if part
-                }
-        elif given is not None and (file.suffix or "/" in given):
-            raise UserError(
-                f"sina_symbols {given} is no file: give one that is there, or a list like sh600519,sz000001"
-            )
+        """Symbols as the service spells them, with their stretches of membership where a universe file has them.
+
+        `sina_symbols` is a list, or a text that is one; a single element may name a file.
+        """
+        given, config = self.config.sina_symbols, self.config
+        if given is None:
+            universe = f"instruments/{config.instrument.lower()}.txt"
+            file = Path(config.qlib_data_path).expanduser() / universe
+            if not file.is_file():
+                raise UserError(
+                    "data_source=sina needs --sina-symbols: a list like sh600519,sz000001, a file with one symbol "
+                    f"per line, or a universe file of a Qlib store ({file} is not there)"
+                )
+            members = _read_symbols(file)
         else:
-            members = {sina_symbol(part): None for part in re.split(r"[,\s]+", str(given)) if part}
+            texts = [given] if isinstance(given, str) else list(given)
+            parts = [part for text in texts for part in re.split(r"[,\s]+", text) if part]
+            path = os.path.expanduser(texts[0]) if len(texts) == 1 else ""
+            if os.path.isfile(path):  # unlike Path.is_file, False for a list that is too long for a file name
+                members = _read_symbols(Path(path))
+            elif len(parts) == 1 and not SYMBOL.match(parts[0]) and ("/" in path or Path(path).suffix):
+                raise UserError(
+                    f"sina_symbols {path} is no file: give one that is there, or a list like sh600519,sz000001"
+                )
+            else:
+                members = {sina_symbol(part): None for part in parts}
         symbols = getattr(config, "symbols", None)
         if symbols is not None:
             wanted = {sina_symbol(name) for name in symbols}
             members = {name: spans for name, spans in members.items() if name in wanted}
         if not members:
             raise UserError(
-                f"sina_symbols {given or file} has no symbol: a list like sh600519,sz000001 was expected"
+                f"sina_symbols {file if given is None else given} has no symbol: a list like sh600519,sz000001 was "
+                "expected"
             )
         return dict(sorted(members.items()))
 
@@ -215,7 +213,7 @@ class SinaDataProcessor(BaseDataProcessor):
             item = (symbol.upper(), "*", f"{cached['revised']} bars")
             kind = "bar that the service has changed since it was cached"
             self.findings.append(Finding(kind, "the first reading kept", cached["revised"], [item]))
-        columns = ("datetime", "open", "high", "low", "close", "volume", "amount")
+        columns = ("datetime", *FEATURES)
         frame = pd.DataFrame(cached["bars"], columns=columns)
         frame.insert(0, "instrument", symbol.upper())
         frame["datetime"] = _times(frame["datetime"], symbol)
@@ -231,6 +229,14 @@ class SinaDataProcessor(BaseDataProcessor):
             if factors:
                 frame["factor"] = _factor_at(pd.DatetimeIndex(frame["datetime"]), factors)
         return frame
+
+
+def _read_symbols(file: Path) -> dict[str, Spans | None]:
+    """Read a universe file of Qlib, or a file of symbols alone; `#` begins a comment."""
+    lines = [line.split("#")[0].strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    if any("\t" in line for line in lines):
+        return {sina_symbol(name): spans for name, spans in read_universe(file).items()}
+    return {sina_symbol(part): None for line in lines for part in re.split(r"[,\s]+", line) if part}
 
 
 def sina_symbol(name: str) -> str:
