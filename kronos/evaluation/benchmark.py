@@ -1,4 +1,4 @@
-"""What a portfolio is compared with: an index, a file of closes, or the equal weight of the universe."""
+"""The benchmark of a portfolio: an index, a file of closes, or the equal weight of the universe."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Forecasts into signals and what they are worth: scores, targets, daily IC, the equal-weight benchmark.
+"""Signals from forecasts and their information coefficients: scores, targets, daily IC, the equal-weight benchmark.
 
-Pure functions of frames. A wide frame has one row a session (the calendar's sessions in order, also those on
-which nobody traded), one column an instrument, and NaN where there is no value. Returns are simple and in
+Pure functions of frames. A wide frame has one row per session (the calendar's sessions in order, also those on
+which nobody traded), one column per instrument, and NaN where there is no value. Returns are simple and in
 price units: 0.01 is one per cent.
 """
 
@@ -19,7 +19,7 @@ from kronos.utils.errors import UserError
 
 Reduction = Callable[[np.ndarray], np.ndarray]
 WINDOW_VALUES = 2**22  # realised closes that are gathered at once, to bound the memory of long histories
-MIN_NAMES = 5  # a cross-section of fewer names gives no correlation worth averaging
+MIN_NAMES = 5  # a correlation over fewer instruments is too noisy to average
 
 
 # What a signal makes of the closes over the horizon: [..., H] to [...], predicted and realised ones alike.
@@ -124,11 +124,11 @@ def targets(close: pd.DataFrame, horizon: int) -> dict[str, pd.DataFrame]:
 
 
 def tradable_returns(opening: pd.DataFrame, close: pd.DataFrame, horizon: int) -> pd.DataFrame:
-    """What a day's signal can earn: bought at the next session's open, sold `horizon` sessions later at the open.
+    """Return what a signal can earn: bought at the next session's open, sold `horizon` sessions later at the open.
 
     Both frames are wide. NaN where the next session has no bar (it cannot be bought) and where the sale runs past
-    the last session. A name without a bar on the day of the sale is valued at its last close, as a holder's account
-    values it. Nothing after t + 1 + horizon is read.
+    the last session. An instrument without a bar on the day of the sale is valued at its last close, as a
+    holder's account values it. Nothing after t + 1 + horizon is read.
     """
     bought = opening.shift(-1)
     held = close.ffill().shift(-horizon)  # of the session before the sale
@@ -138,12 +138,12 @@ def tradable_returns(opening: pd.DataFrame, close: pd.DataFrame, horizon: int) -
 
 
 def wide(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One column of a frame indexed by (day, instrument) as a wide frame, days and instruments sorted."""
+    """Return one column of a frame indexed by (day, instrument) as a wide frame, days and instruments sorted."""
     return frame[column].unstack().sort_index(axis=0).sort_index(axis=1)
 
 
 def _row_correlation(left: np.ndarray, right: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each row over its valid entries; NaN where either side does not vary."""
+    """Return the Pearson correlation of each row over its valid entries; NaN where either side does not vary."""
     count = valid.sum(axis=1, keepdims=True).clip(min=1)
     centred = []
     flat = np.zeros(len(left), dtype=bool)
@@ -159,12 +159,12 @@ def _row_correlation(left: np.ndarray, right: np.ndarray, valid: np.ndarray) -> 
 
 
 def daily_ic(score: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
-    """Cross-sectional correlation of score and target, day by day.
+    """Return the cross-sectional correlation of score and target, day by day.
 
     Both are wide; the days and instruments are those of `score`, `target` is aligned to them. Returns a frame
-    indexed by day with `ic` (Pearson), `rank_ic` (Spearman; ties share their average rank) and `n` (names
-    with both values). Pairs with a NaN or an infinity are left out; a day with fewer than 5 names or without
-    variation is NaN.
+    indexed by day with `ic` (Pearson), `rank_ic` (Spearman; ties share their average rank) and `n` (instruments
+    with both values). Pairs with a NaN or an infinity are left out; a day with fewer than 5 instruments or
+    without variation is NaN.
     """
     aligned = target.reindex(index=score.index, columns=score.columns)
     left = score.to_numpy(dtype=np.float64)
@@ -185,7 +185,7 @@ def daily_ic(score: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(ic: pd.DataFrame, horizon: int) -> dict[str, float]:
-    """What a frame of `daily_ic` amounts to, as plain floats; NaN where there are too few days.
+    """Summarise a frame of `daily_ic` as plain floats; NaN where there are too few days.
 
     For each of `ic` and `rank_ic`: the mean over days, the sample standard deviation, their ratio (`icir`,
     per day, not annualised) and the Newey-West t-value with lag horizon - 1, since neighbouring targets share
@@ -207,7 +207,7 @@ def summary(ic: pd.DataFrame, horizon: int) -> dict[str, float]:
 
 
 def _equal_weight(close: pd.DataFrame, member: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Names held over each session [D, I]; their returns [D, I] since the last session with members."""
+    """Return the instruments held over each session and their returns since the session before, [D, I] each."""
     if not close.index.equals(member.index) or not close.columns.equals(member.columns):
         raise ValueError("close and member must have the same days and instruments")
     price = close.ffill().to_numpy(dtype=np.float64)
@@ -226,9 +226,9 @@ def _equal_weight(close: pd.DataFrame, member: pd.DataFrame) -> tuple[np.ndarray
 
 
 def equal_weight_returns(close_wide: pd.DataFrame, member_wide: pd.DataFrame) -> pd.Series:
-    """Daily return of holding every member in equal weight, rebalanced at each close, before costs.
+    """Return the daily return of holding every member in equal weight, rebalanced at each close, before costs.
 
-    The mean over the names that are members on the day and on the session before it (where a session has no
+    The mean over the instruments that are members on the day and on the session before it (where a session has no
     member at all, it returns 0 and the next one is measured from the last session that had some, so that no
     move is lost). A member without a bar is valued at its last close, as the portfolio values it. Both frames
     are wide, of the same shape; `member_wide` is boolean and says who was in the universe, not who traded.
@@ -246,12 +246,12 @@ def equal_weight_returns(close_wide: pd.DataFrame, member_wide: pd.DataFrame) ->
 def equal_weight_costs(
     close_wide: pd.DataFrame, member_wide: pd.DataFrame, open_cost: float, close_cost: float
 ) -> pd.Series:
-    """Daily cost of that equal-weight portfolio's own rebalancing, as a fraction of its value (subtract it).
+    """Return the daily cost of rebalancing that equal-weight portfolio, as a fraction of its value (subtract it).
 
     Charged on the day whose return it makes possible: at the close before day t the drifted weights of the
-    names held until then are traded back to equal weights of the names held over t; what is bought costs
+    instruments held until then are traded back to equal weights of those held over t; what is bought costs
     `open_cost`, what is sold `close_cost`, each of its value. The first day pays for buying everything. There
-    is no minimum fee (it has no account size) and every name is taken to be tradable at its close. NaN as in
+    is no minimum fee (it has no account size) and every instrument is taken to be tradable at its close. NaN as in
     `equal_weight_returns`.
     """
     held, moves = _equal_weight(close_wide, member_wide)
@@ -270,7 +270,7 @@ def equal_weight_costs(
 
 
 def prediction_frames(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The scores as the guide's readers expect them: signal -> frame of days x instruments."""
+    """Return the scores as the guide's readers expect them: signal -> frame of days x instruments."""
     result = {}
     for name in SIGNALS:
         table = wide(frame, name)

@@ -1,4 +1,4 @@
-"""Several test periods as one: daily series of folds in a row, pooled with intervals, and the report on them."""
+"""Pool the daily series of a walk-forward's folds, with intervals, and write the report on them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from kronos.utils import files
 
 @dataclass(frozen=True)
 class Fold:
-    """One test period: its days, its ledger, and daily Rank ICs of the model and of each baseline."""
+    """One test period: its ledger, and the daily Rank ICs of the model and of each baseline."""
 
     name: str
     trained: str  # a clause: the days that its models were trained on
@@ -30,16 +30,16 @@ class Fold:
 
 @dataclass(frozen=True)
 class Pooled:
-    """What the folds amount to together."""
+    """Estimates over the days of all folds."""
 
     rank_ic: Estimate
     gains: dict[str, Estimate]  # over each baseline
-    excess: Estimate  # a day, after costs
-    periods: int  # a year
+    excess: Estimate  # per day, after costs
+    periods: int  # per year
 
 
 def read_fold(folder: Path, name: str, trained: str, signal: str) -> Fold:
-    """A fold from the files of its backtest."""
+    """Read a fold from the files of its backtest."""
     daily = pd.read_csv(folder / "daily.csv", index_col="datetime", parse_dates=True)
     ic = pd.read_csv(folder / "daily_ic.csv", parse_dates=["datetime"])
     own = ic[(ic["target"] == "tradable") & (ic["signal"] == signal)].set_index("datetime")["rank_ic"]
@@ -52,7 +52,7 @@ def read_fold(folder: Path, name: str, trained: str, signal: str) -> Fold:
 
 
 def pool(folds: Sequence[Fold], horizon: int, before_spacing: int | None = None) -> Pooled:
-    """Means over the days of all folds, one after the other, with intervals by blocks of days.
+    """Return means over the concatenated days of all folds, with block-bootstrap intervals.
 
     `before_spacing`: days from one forecast of the model before training to the next; None: the horizon.
     """

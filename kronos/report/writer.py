@@ -1,7 +1,6 @@
-"""A backtest as a folder to read: report.md, report.html, figures, ledgers, metrics.json, and key figures as a dict.
+"""Write a backtest's report: report.md, report.html, figures, ledger, tables and metrics.json.
 
-The text depends on the inputs alone: no clock times, paths or run ids, so that two equal runs give equal
-reports.
+The text depends on the inputs alone: no clock times, paths or run ids, so that equal runs give equal reports.
 """
 
 from pathlib import Path
@@ -33,12 +32,12 @@ def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
     """Write report.md, report.html, metrics.json, ledger, daily IC, accuracy tables and figures/ into `folder`.
 
     Returns the key figures by metric name, without those that are NaN. The files are written one after the
-    other: give a folder that takes its name when it is whole. Raises UserError when the configured signal has
+    other: give a temporary folder that is renamed on success. Raises UserError when the configured signal has
     no portfolio or the ledger is empty.
     """
     if inputs.signal not in inputs.portfolios:
         known = ", ".join(inputs.portfolios)
-        raise UserError(f"backtest_signal is {inputs.signal!r}, one of {known} was expected")
+        raise UserError(f"backtest_signal is {inputs.signal!r}, expected one of {known}")
     if inputs.daily.empty:
         raise UserError("the backtest has no day to report: give a longer backtest_time_range")
     place = Path(folder)
@@ -53,8 +52,8 @@ def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
     pd.concat(frames, names=["target", "signal", "datetime"]).to_csv(
         place / "daily_ic.csv", float_format="%.10g"
     )
-    beside = {other.key: other.daily for other in inputs.ranking.comparisons}
-    pd.concat(beside, names=["baseline_key", "datetime"]).to_csv(
+    baselines = {other.key: other.daily for other in inputs.ranking.comparisons}
+    pd.concat(baselines, names=["baseline_key", "datetime"]).to_csv(
         place / "ranking_baselines.csv", float_format="%.10g"
     )
     inputs.accuracy.steps.to_csv(place / "accuracy_by_step.csv", index=False, float_format="%.10g")
@@ -83,12 +82,12 @@ def _figures(inputs: ReportInputs, place: Path) -> None:
 
 
 def report_text(inputs: ReportInputs) -> str:
-    """The Markdown of report.md."""
+    """Return the Markdown of report.md."""
     return render("report.j2", "markdown.j2", **_content(inputs))
 
 
 def _content(inputs: ReportInputs) -> dict[str, Any]:
-    """What the templates of a backtest's report read."""
+    """Return the variables of the report's templates."""
     steps, decay = (frame.to_dict("records") for frame in (inputs.ranking.steps, inputs.ranking.decay))
     return {
         "inputs": inputs, "steps": list(zip(steps, decay, strict=True)), "fewest": MIN_NAMES,

@@ -1,4 +1,4 @@
-"""The report says what it must, the same for the same inputs, and gives its key figures as plain numbers."""
+"""The report has the required content, is the same for the same inputs, and returns its key figures as numbers."""
 
 import html
 import json
@@ -233,7 +233,7 @@ def test_the_folder_holds_report_figures_and_ledger(tmp_path, inputs):
     np.testing.assert_allclose(read, inputs.daily, rtol=1e-9)
 
 
-def test_the_page_needs_nothing_else_and_says_what_the_text_says(tmp_path, inputs):
+def test_the_html_page_is_self_contained_and_has_the_text_of_the_markdown(tmp_path, inputs):
     write_report(tmp_path, inputs)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/png;base64,') == len(FIGURES) == page.count("<img ")
@@ -284,6 +284,22 @@ def test_whatever_an_instrument_is_called_it_is_text_in_the_page(tmp_path, input
     assert "<b>, <script>" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
+def test_a_registered_signal_is_in_tables_metrics_and_files_beside_the_built_in_ones(tmp_path):
+    signals.register_signal("median", lambda closes: np.median(closes, axis=-1))
+    try:
+        inputs = replace(make_inputs(days=120), signal="median")
+        found = write_report(tmp_path, inputs)
+    finally:
+        signals.SIGNALS.remove("median")
+        del signals.REDUCTIONS["median"]
+    assert {f"signal_{name}_rank_ic_mean" for name in ("last", "mean", "max", "min", "median")} <= set(found)
+    assert found["rank_ic_mean"] == found["signal_median_rank_ic_mean"]
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# Backtest of the median signal, 5 days ahead"
+    assert sum(line.startswith("| **median** |") for line in lines) == 3
+    assert "median" in set(pd.read_csv(tmp_path / "daily_ic.csv")["signal"])
+
+
 def test_equal_inputs_give_equal_files_without_paths(tmp_path):
     for place in ("first", "second"):
         write_report(tmp_path / place, make_inputs())
@@ -304,7 +320,7 @@ def test_numbers_that_do_not_exist_are_left_out_of_metrics_and_said_in_the_text(
 
 
 def test_a_report_of_nothing_is_refused(tmp_path, inputs):
-    with pytest.raises(UserError, match="backtest_signal is 'median', one of last, mean, max, min"):
+    with pytest.raises(UserError, match="backtest_signal is 'median', expected one of last, mean, max, min"):
         write_report(tmp_path, replace(inputs, signal="median"))
     empty = replace(inputs.portfolio, daily=inputs.daily.iloc[:0])
     with pytest.raises(UserError, match="no day to report"):
@@ -330,7 +346,7 @@ def test_an_annual_figure_of_bars_within_a_day_lies_in_its_own_interval():
     assert low < value < high
 
 
-def test_a_day_of_too_few_names_ranks_nothing_and_is_said_to():
+def test_days_of_too_few_instruments_are_reported_as_not_evaluable():
     inputs = make_inputs(days=120)
     worths = inputs.ranking.worths
     nothing = replace(worths[TRADABLE]["mean"], rank_ic=estimate(pd.Series([np.nan] * 120), HORIZON))
@@ -341,6 +357,6 @@ def test_a_day_of_too_few_names_ranks_nothing_and_is_said_to():
     )
 
 
-def test_the_days_and_names_of_the_ic_are_those_of_the_tradable_return(inputs):
+def test_the_days_and_instruments_of_the_ic_are_those_of_the_tradable_return(inputs):
     primary, found = inputs.ranking.worths[TRADABLE]["mean"], metrics(inputs)
     assert (found["ic_days"], found["ic_names_mean"]) == (primary.rank_ic.days, primary.names)
