@@ -64,7 +64,7 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
     artifacts = {item.path for item in MlflowClient(address()).list_artifacts(parent.info.run_id)}
     assert {"best.json", "best_trial.json", "trials.csv", "top_trials.csv", "figures"} <= artifacts
 
-    (folder,) = Path("outputs/search").iterdir()
+    (folder,) = Path("outputs/search").glob("predictor-*")
     best = read_json(folder / "best_trial.json")
     assert best["run_id"] in {run.info.run_id for run in children}
     config, _ = load_config(str(folder / "best.json"))
@@ -130,7 +130,7 @@ def test_every_end_of_a_trial_is_on_record_and_the_best_are_repeated(
         for name in ("history", "importance", "slice", "contour", "parallel_coordinates", "timeline",
                      "intermediate_values")
     }  # fmt: skip
-    (folder,) = Path("outputs/search").iterdir()
+    (folder,) = Path("outputs/search").glob("predictor-*")
     table = pd.read_csv(folder / "trials.csv")
     assert sorted(table["state"].unique()) == ["COMPLETE", "FAIL", "PRUNED"]
     top = pd.read_csv(folder / "top_trials.csv")
@@ -149,7 +149,7 @@ def test_two_objectives_in_processes_side_by_side_with_repeats(store: Path) -> N
     flags = ["--search-metric", "rank_ic,crps", "--search-stage", "both", "--n-trials", "2", "--n-jobs", "2"]
     assert run_stage("search", *SEARCH, *flags, "--search-repeats", "2", "--search-top", "1") == 0
     assert [run.info.status for run in runs("trial")] == ["FINISHED"] * 3
-    (folder,) = Path("outputs/search").iterdir()
+    (folder,) = Path("outputs/search").glob("predictor-*")
     top = pd.read_csv(folder / "top_trials.csv")
     assert top["rank_ic_seeds"][0] == 2 and top["rank_ic_low"][0] < top["rank_ic_high"][0]
 
