@@ -17,7 +17,7 @@ _HOMES = {
     "KronosPredictor": "kronos.forecast",
     "TrainingPipeline": "kronos.stages.pipeline",
     "BaseDataProcessor": "kronos.data.sources.base",
-    "DataProcessorFactory": "kronos.data.sources.base",
+    "DataProcessorFactory": "kronos.data.sources.factory",
     "compare": "kronos.tracking.reader",
     "latest": "kronos.tracking.reader",
     "newest": "kronos.tracking.reader",

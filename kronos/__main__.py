@@ -104,7 +104,7 @@ def _main(arguments: list[str]) -> int:
         hint = f": did you mean {close}?" if close else ""
         raise UserError(f"unknown stage {name!r}{hint} (stages: {', '.join(STAGES)})")
     stage = STAGES[name]
-    parser = help_parser(f"python -m kronos {name}", stage.help, stage.fields)
+    parser = help_parser(f"python -m kronos {name}", stage.help, stage.params)
     config_path, flags, problems = parse_flags(parser, rest)
     config, notes = load_config(config_path, flags, problems)
     for note in notes:

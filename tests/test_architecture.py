@@ -21,6 +21,28 @@ ROWS = [
     {"cli"},
     {"__main__"},
 ]
+# Rows of the modules of kronos/stages, bottom up: a module imports from lower rows only.
+STAGE_ROWS = [
+    {"base"},
+    {"cache"},
+    {"inputs", "run_folder"},
+    {"provenance", "model_logging", "train_setup"},
+    {"runner", "evaluate", "train_worker"},
+    {"data", "train", "promote"},
+    {"backtest", "predict"},
+    {"walk_forward", "pipeline", "search"},
+    {"__init__"},
+]
+SEARCH_ROWS = [
+    {"__init__"},
+    {"space"},
+    {"study"},
+    {"trial"},
+    {"trial_pool", "trial_worker"},
+    {"session"},
+    {"results"},
+    {"stage"},
+]
 # Outside systems, and the only modules that import them.
 DOORS = {
     "mlflow": ("kronos.tracking",),
@@ -40,7 +62,7 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 def imports(path: Path) -> list[tuple[str, int]]:
-    """Every module that a file imports, wherever in the file, with the line; `from package import module` included."""
+    """Every module that a file imports, wherever in the file, with the line."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -88,6 +110,31 @@ def test_imports_go_down_the_rows(module: str) -> None:
             f"{module}:{line} imports {there}, which is no lower than {here}: "
             "pass a function or a plain value in, or move what both need to a lower row"
         )
+
+
+def rows_inside(package: str, rows: list[set[str]]) -> list[str]:
+    """Imports within a package that do not go down its rows."""
+    found = []
+    depth = len(package.split("."))
+    for module, path in MODULES.items():
+        if not module.startswith(package):
+            continue
+        here = module.split(".")[depth] if module != package else "__init__"
+        assert row(here, rows) >= 0, f"{module} is new: give it a row, under everything that uses it"
+        for there, line in imports(path):
+            if there.startswith(f"{package}."):
+                name = there.split(".")[depth]
+                if name != here and row(name, rows) >= row(here, rows):
+                    found.append(f"{module}:{line} imports {there}")
+    return found
+
+
+def test_imports_inside_stages_go_down_its_rows() -> None:
+    assert rows_inside("kronos.stages", STAGE_ROWS) == []
+
+
+def test_imports_inside_search_go_down_its_rows() -> None:
+    assert rows_inside("kronos.stages.search", SEARCH_ROWS) == []
 
 
 def test_no_import_circle() -> None:

@@ -26,7 +26,7 @@ def mlproject_text() -> str:
     for name, stage in (("main", STAGES["pipeline"]), *STAGES.items()):
         parts.append(f"  # {stage.help}\n")
         if name != "main":
-            parts += [f"  #   {field}={to_text(FIELDS[field].default)}\n" for field in stage.fields]
+            parts += [f"  #   {field}={to_text(FIELDS[field].default)}\n" for field in stage.params]
         parts.append(
             f"  {name}:\n    parameters:\n      config_path: {{type: string, default: none}}\n"
             f'    command: "python -m kronos {stage.name} --config-path {{config_path}}"\n'

@@ -76,8 +76,8 @@ def rerun(original: TrackedRun, folder: Path, uri: str | None, say: Callable[[st
     there = original.files("inputs") if "inputs" in original.files() else []
     weights = {f"{name}_path": str(original.file(f"inputs/{name}")) for name in ("tokenizer", "predictor")
                if f"inputs/{name}" in there}  # fmt: skip
-    outcomes = execute(original.stage, config.model_copy(update=weights), say)
-    made = load_run(next(iter(outcomes.values())).run_id, uri)
+    results = execute(original.stage, config.replace(**weights), say)
+    made = load_run(next(iter(results.values())).run_id, uri)
     return load_run(made.parent, uri) if original.stage == "pipeline" and made.parent else made
 
 
@@ -89,7 +89,7 @@ def _elsewhere(config: Config, folder: Path, uri: str | None) -> Config:
         "predict_result_path": str(folder / "predictions"), "tracking_uri": uri, "reuse": False,
         "registered_model_name": None, "promote": "auto",
     }  # fmt: skip
-    return config.model_copy(update=places)
+    return config.replace(**places)
 
 
 def unequal(original: TrackedRun, repeated: TrackedRun) -> list[str]:

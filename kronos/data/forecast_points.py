@@ -3,7 +3,7 @@
 Shapes: n forecasts, L bars of context, H bars of horizon.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
@@ -30,6 +30,12 @@ class ForecastPoints:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def subset(self, chosen: np.ndarray) -> "ForecastPoints":
+        """The points of a mask or of places; `excluded` stays as it is."""
+        return replace(
+            self, row=self.row[chosen], instrument=self.instrument[chosen], session=self.session[chosen]
+        )
 
 
 def forecast_points(

@@ -3,7 +3,6 @@
 Shapes: B windows of a batch, T bars of a window (the first L are the lookback), F = 6 features.
 """
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from kronos.data.forecast_points import gather
 from kronos.data.splits import Split
 from kronos.data.store import BarStore
+from kronos.utils.random_keys import GOLDEN, keyed_hash, mix, to_uniform
 
 EPSILON = 1e-5  # the public normalisation: (x - mean) / (std + 1e-5)
 SMALL = 2**16  # values: numpy adds fewer with less ado, torch has several cores for more
@@ -103,46 +103,13 @@ def epoch_order(n_windows: int, budget: int | None, seed: int, epoch: int | None
     """
     if budget is None:
         return np.arange(n_windows, dtype=np.int64)
-    draws = _hash(seed, epoch, np.arange(n_windows, dtype=np.uint64), salt=1)
+    draws = keyed_hash(np.arange(n_windows, dtype=np.uint64), 1, seed, FIXED if epoch is None else epoch)
     order = np.argsort(draws, kind="stable")[:budget].astype(np.int64)
     return np.sort(order) if epoch is None else order
 
 
 def uniform_draws(seed: int, epoch: int | None, window: np.ndarray, length: int) -> np.ndarray:
     """Draws in [0, 1), float32 [B, length], each a function of (seed, epoch, window, position) alone."""
-    keys = _hash(seed, epoch, window.astype(np.uint64), salt=2)
-    counters = np.arange(1, length + 1, dtype=np.uint64) * _GOLDEN
-    bits = _mix(keys[:, None] + counters)
-    bits >>= np.uint64(40)  # 24 bits: each value is exact in float32 and below 1
-    draws = bits.astype(np.float32)
-    draws *= np.float32(2.0**-24)
-    return draws
-
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # constants of the generator splitmix64
-
-
-def _mix(bits: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64, in place: flips of any input bit spread over all 64."""
-    scratch = bits >> np.uint64(30)
-    bits ^= scratch
-    bits *= np.uint64(0xBF58476D1CE4E5B9)
-    np.right_shift(bits, np.uint64(27), out=scratch)
-    bits ^= scratch
-    bits *= np.uint64(0x94D049BB133111EB)
-    np.right_shift(bits, np.uint64(31), out=scratch)
-    bits ^= scratch
-    return bits
-
-
-def _hash(seed: int, epoch: int | None, counters: np.ndarray, salt: int) -> np.ndarray:
-    """64 bits for each counter, keyed by (salt, seed, epoch)."""
-    return _mix((counters + np.uint64(1)) * _GOLDEN + _key(salt, seed, FIXED if epoch is None else epoch))
-
-
-@lru_cache(maxsize=64)
-def _key(*parts: int) -> np.uint64:
-    state = np.zeros(1, np.uint64)
-    for part in parts:
-        state = _mix(state * _GOLDEN + np.uint64(part) + _GOLDEN)
-    return state[0]
+    keys = keyed_hash(window.astype(np.uint64), 2, seed, FIXED if epoch is None else epoch)
+    counters = np.arange(1, length + 1, dtype=np.uint64) * GOLDEN
+    return to_uniform(mix(keys[:, None] + counters))

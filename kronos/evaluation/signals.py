@@ -6,16 +6,64 @@ price units: 0.01 is one per cent.
 """
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
 
+from kronos.config.registries import SIGNALS
 from kronos.evaluation.statistics import newey_west_t
+from kronos.utils.errors import UserError
 
-SIGNALS = ("last", "mean", "max", "min")
+Reduction = Callable[[np.ndarray], np.ndarray]
+WINDOW_VALUES = 2**22  # realised closes that are gathered at once, to bound the memory of long histories
 MIN_NAMES = 5  # a cross-section of fewer names gives no correlation worth averaging
+
+
+# What a signal makes of the closes over the horizon: [..., H] to [...], predicted and realised ones alike.
+REDUCTIONS: dict[str, Reduction] = {
+    "last": lambda closes: closes[..., -1],
+    "mean": lambda closes: closes.mean(axis=-1),
+    "max": lambda closes: closes.max(axis=-1),
+    "min": lambda closes: closes.min(axis=-1),
+}
+BUILT_IN = tuple(REDUCTIONS)
+
+
+def register_signal(name: str, reduction: Reduction) -> None:
+    """Add a signal that is scored, reported and traded beside last, mean, max and min.
+
+    `reduction` maps closes over the horizon, an array [..., H] in prices without NaN (H steps, t + 1 to t + H on the
+    last axis, read-only), to one price level each, [...]. The score is that level over the close of t, less 1.
+    Predicted and realised closes go through the same function. Registering a name again replaces its function;
+    raises UserError for a built-in name and for one that is no Python identifier or begins with random_.
+    """
+    if name in BUILT_IN:
+        raise UserError(f"signal {name!r} is built in: register yours under another name")
+    if not name.isidentifier() or name.startswith("random_"):
+        raise UserError(
+            f"signal name {name!r} is not usable: expected a Python identifier that does not begin with random_"
+        )
+    REDUCTIONS[name] = reduction
+    if name not in SIGNALS:
+        SIGNALS.append(name)
+
+
+def _reduced(closes: np.ndarray) -> dict[str, np.ndarray]:
+    """Every signal's level of closes [N, H]: name -> [N]."""
+    closes.flags.writeable = False  # a reduction that sorts in place would change what the next one sees
+    levels = {}
+    for name in SIGNALS:
+        level = np.asarray(REDUCTIONS[name](closes))
+        if level.shape != closes.shape[:-1]:
+            raise UserError(
+                f"signal {name!r} reduced closes of shape {closes.shape} to {level.shape}, expected "
+                f"{closes.shape[:-1]}: reduce the last axis only"
+            )
+        levels[name] = level
+    return levels
 
 
 def scores(forecast: pd.DataFrame, last_close: pd.Series) -> pd.DataFrame:
@@ -23,28 +71,34 @@ def scores(forecast: pd.DataFrame, last_close: pd.Series) -> pd.DataFrame:
 
     `forecast` is long with columns instrument, as_of, step, close (others are ignored); `last_close` holds
     the close of the bar at `as_of`, indexed by (as_of, instrument). Returns a frame indexed by (as_of,
-    instrument), sorted, with the columns last, mean, max and min; NaN where the forecast is NaN or the last
-    close is not positive. Raises ValueError when a forecast has no last close or a step occurs twice.
+    instrument), sorted, with one column per signal; NaN where the forecast has a NaN or the last close is not
+    positive. Raises ValueError when a forecast has no last close, a step occurs twice, or lengths differ.
     """
     keys = ["as_of", "instrument"]
     steps = forecast[[*keys, "step", "close"]].sort_values([*keys, "step"], kind="stable")
     if steps.duplicated([*keys, "step"]).any():
         raise ValueError("the forecast holds a step twice for one (as_of, instrument)")
-    grouped = steps.groupby(keys, sort=True)["close"]
-    reduced = pd.DataFrame({name: grouped.agg(name) for name in SIGNALS})
-    # pandas' reductions skip a NaN; a path with a hole has no score
-    reduced = reduced.where(grouped.count() == grouped.size())
-
-    missing = reduced.index.difference(last_close.index)
+    sizes = steps.groupby(keys, sort=True).size()
+    if sizes.nunique() > 1:
+        raise ValueError(
+            f"forecasts have {sizes.min()} to {sizes.max()} steps, expected the same number in all"
+        )
+    missing = sizes.index.difference(last_close.index)
     if len(missing):
         as_of, instrument = missing[0]
         raise ValueError(f"{len(missing)} forecasts have no last close, the first is {instrument} at {as_of}")
+    # in float64, where sums of the single-precision prices of a model or a store are exact
+    closes = (
+        steps["close"].to_numpy(dtype=np.float64).reshape(len(sizes), int(sizes.max()) if len(sizes) else 1)
+    )
+    whole = ~np.isnan(closes).any(axis=1)
+    reduced = pd.DataFrame(_reduced(closes[whole]), sizes.index[whole]).reindex(sizes.index)
     base = last_close.reindex(reduced.index)
     return reduced.div(base.where(base > 0), axis=0) - 1
 
 
 def targets(close: pd.DataFrame, horizon: int) -> dict[str, pd.DataFrame]:
-    """What the scores try to predict: closes of t+1..t+horizon, reduced as they are, over the close of t.
+    """Return what the scores try to predict: closes of t+1..t+horizon, reduced as they are, over the close of t.
 
     `close` is wide. A session without a bar inside the horizon is valued at the last close, as a holder's
     account values it; where the horizon has no bar at all, runs past the last session, or t itself has no
@@ -53,21 +107,17 @@ def targets(close: pd.DataFrame, horizon: int) -> dict[str, pd.DataFrame]:
     if horizon < 1:
         raise ValueError(f"horizon is {horizon}, at least 1 was expected")
     values = close.to_numpy(dtype=np.float64)
-    held = close.ffill().to_numpy(dtype=np.float64)
-    days = len(values)
     ahead = {name: np.full_like(values, np.nan) for name in SIGNALS}
-    known = days - horizon
+    known = len(values) - horizon
     if known > 0:
-        span = [held[step : step + known] for step in range(1, horizon + 1)]
-        observed = np.zeros((known, values.shape[1]), dtype=bool)
-        total, high, low = np.zeros_like(span[0]), span[0], span[0]
-        for step, future in enumerate(span, start=1):
-            total = total + future
-            high, low = np.maximum(high, future), np.minimum(low, future)
-            observed |= np.isfinite(values[step : step + known])
-        base = np.where(observed & (values[:known] > 0), values[:known], np.nan)
-        for name, level in zip(SIGNALS, (span[-1], total / horizon, high, low), strict=True):
-            ahead[name][:known] = level / base - 1
+        held = sliding_window_view(close.ffill().to_numpy(dtype=np.float64)[1:], horizon, axis=0)
+        observed = sliding_window_view(np.isfinite(values[1:]), horizon, axis=0)
+        block = max(1, WINDOW_VALUES // max(1, horizon * values.shape[1]))
+        for begin in range(0, known, block):
+            days = slice(begin, min(begin + block, known))
+            valued = observed[days].any(axis=-1) & (values[days] > 0)
+            for name, level in _reduced(held[days][valued]).items():
+                ahead[name][days][valued] = level / values[days][valued] - 1
     return {
         name: pd.DataFrame(frame, index=close.index, columns=close.columns) for name, frame in ahead.items()
     }
@@ -232,9 +282,8 @@ def prediction_frames(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def predictions_pickle(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write the guide's `predictions.pkl`: a dict last/mean/max/min -> DataFrame days x instruments.
+    """Write the guide's `predictions.pkl`: a dict of signal -> DataFrame days x instruments.
 
     `frame` is what `scores` returns. For the guide's readers only: this project never reads a pickle.
     """
-    frames: Mapping[str, pd.DataFrame] = prediction_frames(frame)
-    Path(path).write_bytes(pickle.dumps(dict(frames), protocol=4))
+    Path(path).write_bytes(pickle.dumps(prediction_frames(frame), protocol=4))

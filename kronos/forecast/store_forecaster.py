@@ -1,4 +1,4 @@
-"""Forecasts of stored bars: contexts in, sample paths and their mean out, by the model trained here or by another."""
+"""Forecasts of stored bars by a pair of models: sample paths and their mean for (day, instrument) pairs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,9 +12,8 @@ from kronos.config.schema import Config
 from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import ForecastPoints, contexts, future_stamps
 from kronos.data.store import BarStore
+from kronos.distributed.device import choose
 from kronos.model import checkpoint
-from kronos.stages.base import Work
-from kronos.stages.train import trained_predictor, trained_tokenizer
 from kronos.utils.progress import Progress
 
 CHUNK_BATCHES = 8  # batches whose contexts are in memory together
@@ -36,18 +35,18 @@ class Forecaster:
         """Sample paths [n, S, H, 6] of some points at a time, made possible, and how many bars that took."""
         from kronos.forecast import forecast_arrays, number_format, repair
 
-        config, keys = self.config, draw_keys(self.store, points)
-        horizon, size = config.predict_window, config.backtest_batch_size
+        data, rule, keys = self.config.data, self.config.forecast, draw_keys(self.store, points)
+        horizon, size = data.predict_window, rule.backtest_batch_size
         with Progress(label) as progress:
             for start in range(0, len(points), CHUNK_BATCHES * size):
                 part = slice(start, start + CHUNK_BATCHES * size)
-                bars, stamps = contexts(self.store, points.row[part], config.lookback_window)
+                bars, stamps = contexts(self.store, points.row[part], data.lookback_window)
                 future, _ = future_stamps(self.store, points.session[part], horizon)
                 paths = forecast_arrays(
                     self.tokenizer, self.predictor, bars, stamps, future, horizon=horizon,
-                    max_context=config.max_context, clip=config.clip, seed=config.seed, batch_size=size,
-                    keys_N=keys[part], fine_rotary=config.inference_fine_rotary,
-                    dtype=number_format(config.inference_precision), compiled=config.inference_compile,
+                    max_context=data.max_context, clip=data.clip, seed=self.config.training.seed, batch_size=size,
+                    keys_N=keys[part], fine_rotary=rule.inference_fine_rotary,
+                    dtype=number_format(rule.inference_precision), compiled=rule.inference_compile,
                     progress=partial(_advance, progress, start, len(points)), **rules,
                 )  # fmt: skip
                 yield part, *repair(paths)
@@ -56,7 +55,7 @@ class Forecaster:
         self, points: ForecastPoints, rules: Mapping[str, Any], label: str = "forecast"
     ) -> tuple[np.ndarray, int]:
         """Mean of each point's sample paths, [N, H, 6], and the number of bars repaired."""
-        means = np.empty((len(points), self.config.predict_window, len(FEATURES)), np.float32)
+        means = np.empty((len(points), self.config.data.predict_window, len(FEATURES)), np.float32)
         repaired = 0
         for part, paths, count in self.chunks(points, rules, label):
             means[part] = paths.mean(axis=1)
@@ -69,72 +68,27 @@ class Forecaster:
         return np.concatenate(found).astype(np.float64)
 
 
-def forecaster(config: Config, store: BarStore, tokenizer: Any = None, predictor: Any = None) -> Forecaster:
-    """The pair that the configuration names, or a given one, checked and put on the device."""
-    from kronos.distributed.device import choose
-
-    runtime = choose(config.device, config.cpu, config.precision)
-    tokenizer = (tokenizer or trained_tokenizer(config, store)).to(runtime.device).eval()
-    predictor = (predictor or trained_predictor(config, store)).to(runtime.device).eval()
+def forecaster(config: Config, store: BarStore, tokenizer: Any, predictor: Any) -> Forecaster:
+    """A pair of models, checked and moved to the configured device; training's number format has no part in it."""
+    runtime = choose(config.launch.device, config.launch.cpu)
     checkpoint.check_pair(tokenizer, predictor)
-    return Forecaster(config, store, tokenizer, predictor)
-
-
-def starting_pair(config: Config) -> tuple[Any, Any]:
-    """The models that training starts from: pretrained weights, or the random ones of the same seed."""
-    from kronos.distributed.device import seed_everything
-    from kronos.model import Kronos, KronosTokenizer, load_predictor, load_tokenizer
-    from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS, tokenizer_preset_for
-
-    preset = config.model_preset
-    seed_everything(config.seed)
-    if config.pretrained_tokenizer_path is not None:
-        tokenizer = load_tokenizer(config.pretrained_tokenizer_path)
-    else:
-        tokenizer = KronosTokenizer(**TOKENIZER_PRESETS[tokenizer_preset_for(preset)])
-    seed_everything(config.seed)
-    if config.pretrained_predictor_path is not None:
-        predictor = load_predictor(config.pretrained_predictor_path)
-    else:
-        predictor = Kronos(**PREDICTOR_PRESETS[preset])
-    return tokenizer, predictor
+    return Forecaster(config, store, tokenizer.to(runtime.device).eval(), predictor.to(runtime.device).eval())
 
 
 def trading_rules(config: Config) -> dict[str, Any]:
-    """How sample paths are drawn for the scores."""
+    """How the sample paths that are traded are drawn."""
+    rule = config.forecast
     return {
-        "temperature": config.inference_T, "top_k": config.inference_top_k, "top_p": config.inference_top_p,
-        "sample_count": config.inference_sample_count,
+        "temperature": rule.inference_T, "top_k": rule.inference_top_k, "top_p": rule.inference_top_p,
+        "sample_count": rule.inference_sample_count,
     }  # fmt: skip
 
 
-def forecast_all(work: Work, model: Forecaster, points: ForecastPoints) -> tuple[pd.DataFrame, int]:
-    """Forecast each (day, instrument): the mean of its sample paths, and the number of bars repaired."""
-    config = work.config
-    means, repaired = model.means(points, trading_rules(config))
-    _say_repaired(work, len(points), repaired)
-    return forecast_frame(model.store, points, means), repaired
-
-
-def forecast_paths(
-    work: Work, store: BarStore, points: ForecastPoints
-) -> Iterator[tuple[slice, np.ndarray, int]]:
-    """Yield (places in `points`, sample paths [n, S, H, 6] made possible, bars repaired), chunk by chunk."""
-    config = work.config
-    repaired = 0
-    for part, paths, count in forecaster(config, store).chunks(points, trading_rules(config), "forecast"):
-        repaired += count
-        yield part, paths, count
-    _say_repaired(work, len(points), repaired)
-
-
-def _say_repaired(work: Work, series: int, repaired: int) -> None:
-    config = work.config
-    bars = series * config.predict_window * config.inference_sample_count
-    work.say(
-        f"forecast: {series:,} series x {config.inference_sample_count} paths; "
-        f"{repaired:,} of {bars:,} bars repaired"
-    )
+def repaired_text(config: Config, series: int, repaired: int) -> str:
+    """The line that says what was forecast and how many bars had to be made possible."""
+    paths = config.forecast.inference_sample_count
+    bars = series * config.data.predict_window * paths
+    return f"forecast: {series:,} series x {paths} paths; {repaired:,} of {bars:,} bars repaired"
 
 
 def _advance(progress: Progress, before: int, whole: int, done: int, total: int) -> None:
@@ -142,7 +96,7 @@ def _advance(progress: Progress, before: int, whole: int, done: int, total: int)
 
 
 def draw_keys(store: BarStore, points: ForecastPoints) -> np.ndarray:
-    """One number a (day, instrument) for its draws: the same whichever others are forecast beside it."""
+    """One random key per (day, instrument): its draws are the same whichever others are forecast in the same run."""
     from kronos.forecast import series_keys
 
     names = np.array(store.instruments)[points.instrument]

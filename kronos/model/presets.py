@@ -1,6 +1,6 @@
 """The shapes of the public checkpoints, and `nano`: ours, for laptops, tests and the default run."""
 
-from typing import Any
+from typing import Any, Literal
 
 from kronos.utils.errors import UserError
 
@@ -65,3 +65,19 @@ def tokenizer_preset_for(model_preset: str) -> str:
     if model_preset not in PREDICTOR_PRESETS:
         raise UserError(f"model_preset is {model_preset!r}, expected one of {', '.join(PREDICTOR_PRESETS)}")
     return "nano" if model_preset == "nano" else "base"
+
+
+def build_model(kind: Literal["tokenizer", "predictor"], shape: dict[str, Any]) -> Any:
+    """Build a tokenizer or a predictor of a shape, with random weights from torch's global generator."""
+    from kronos.model.predictor import Kronos
+    from kronos.model.tokenizer import KronosTokenizer
+
+    return KronosTokenizer(**shape) if kind == "tokenizer" else Kronos(**shape)
+
+
+def random_model(kind: Literal["tokenizer", "predictor"], preset: str) -> Any:
+    """Build the tokenizer or the predictor of a preset with random weights."""
+    shape = (
+        TOKENIZER_PRESETS[tokenizer_preset_for(preset)] if kind == "tokenizer" else PREDICTOR_PRESETS[preset]
+    )
+    return build_model(kind, shape)

@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 
 from kronos.evaluation.signals import summary
-from kronos.report.document import number_text
+from kronos.report.rendering import number_text
 
 INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, LIGHT_BLUE, GREEN, RED = "#1f5fa8", "#7fb2e5", "#2a9d74", "#c8553d"
@@ -265,26 +265,29 @@ def save_png(figure: Figure, path: Path) -> None:
 def save_plots(plots: Mapping[str, Callable[[], Any]], folder: Path) -> list[str]:
     """Save what functions draw with pyplot as NAME.png; returns why some were left out.
 
-    For figures of other packages, which know no other way; pyplot's backend is put back as it was.
+    For figures of other packages that only draw with pyplot. The user's open figures, the current figure, the
+    backend and the style are the same afterwards.
     """
     import matplotlib
     import matplotlib.pyplot as pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
-    before, left_out = matplotlib.get_backend(), []
-    pyplot.switch_backend("Agg")
+    backend, left_out = matplotlib.get_backend(), []
+    opened = set(pyplot.get_fignums())
+    pyplot.switch_backend("Agg")  # no window opens and no notebook shows the figure
     try:
         for name, plot in plots.items():
             try:
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), matplotlib.rc_context():
                     warnings.simplefilter("ignore")  # empty legends, axes with one value
                     axes = plot()
-                figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
-                figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+                    figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
+                    figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
             except (ValueError, RuntimeError, ImportError, IndexError) as error:
                 left_out.append(f"{name}: {(str(error) or repr(error)).splitlines()[0]}")
             finally:
-                pyplot.close("all")
+                for number in set(pyplot.get_fignums()) - opened:
+                    pyplot.close(number)
     finally:
-        pyplot.switch_backend(before)
+        pyplot.switch_backend(backend)
     return left_out

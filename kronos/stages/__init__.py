@@ -1,15 +1,67 @@
-"""The stages, once each; the command line, MLproject, notebooks and the pipeline all go through `execute`."""
+"""The stages by name; the command line, MLproject and notebooks run them through `execute`."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from kronos.config.schema import Config, fields_of
-from kronos.stages.base import Body, Outcome, Stage
+if TYPE_CHECKING:
+    from kronos.config.schema import Config
+    from kronos.stages.base import Result, Say, Stage
 
-__all__ = ["STAGES", "Outcome", "Stage", "execute"]
+__all__ = ["STAGES", "execute", "register_stage"]
 
 
-def execute(name: str, config: Config, say: Callable[[str], None] | None = None) -> dict[str, Outcome]:
+class _Stages(Mapping[str, "Stage"]):
+    """Stages by name, in the order of help and MLproject; a stage's module is imported when it is asked for."""
+
+    def __init__(self, places: dict[str, str]) -> None:
+        self._places = places
+        self._stages: dict[str, Stage] = {}
+
+    def __getitem__(self, name: str) -> "Stage":
+        if name not in self._stages:
+            module, _, attribute = self._places[name].partition(":")
+            self._stages[name] = getattr(import_module(module), attribute)()
+        return self._stages[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def add(self, stage: "Stage") -> None:
+        """Add a stage that is defined elsewhere, or replace one."""
+        self._places[stage.name] = f"{type(stage).__module__}:{type(stage).__qualname__}"
+        self._stages[stage.name] = stage
+
+
+STAGES = _Stages(
+    {
+        "data": "kronos.stages.data:DataStage",
+        "tokenizer": "kronos.stages.train:TokenizerStage",
+        "predictor": "kronos.stages.train:PredictorStage",
+        "backtest": "kronos.stages.backtest:BacktestStage",
+        "walk_forward": "kronos.stages.walk_forward:WalkForwardStage",
+        "predict": "kronos.stages.predict:PredictStage",
+        "pipeline": "kronos.stages.pipeline:PipelineStage",
+        "search": "kronos.stages.search.stage:SearchStage",
+    }
+)
+
+
+def register_stage(stage: "Stage") -> None:
+    """Add a stage defined outside the package: command line, help, tracking and reuse follow.
+
+    Its module's code is part of the stage's cache key.
+    """
+    from kronos.stages.cache import know_module
+
+    know_module(type(stage).__module__)
+    STAGES.add(stage)
+
+
+def execute(name: str, config: "Config", say: "Say | None" = None) -> dict[str, "Result"]:
     """Run a stage, or the pipeline of stages, as tracked runs.
 
     Args:
@@ -25,7 +77,7 @@ def execute(name: str, config: Config, say: Callable[[str], None] | None = None)
         UserError: when a field, an input or an outside system is not as it must be; the run ends FAILED.
     """
     from kronos.distributed.launcher import launched
-    from kronos.stages import runner
+    from kronos.stages.runner import print_line, run_stage
 
     place = launched()
     if place is not None and place.rank > 0:
@@ -33,108 +85,5 @@ def execute(name: str, config: Config, say: Callable[[str], None] | None = None)
 
         train_worker.under_torchrun()
         return {}
-    speak = say or runner.print_line
-    if name == "pipeline":
-        return runner.pipeline(config, speak)
-    if name == "search":
-        from kronos.stages.search import stage
-
-        return stage.run(config, speak)
-    return runner.single(STAGES[name], config, speak)
-
-
-def _data() -> Body:
-    from kronos.stages import data
-
-    return Body(data.made_from, data.run)
-
-
-def _tokenizer() -> Body:
-    from kronos.stages import train
-
-    return Body(train.tokenizer_made_from, train.run_tokenizer)
-
-
-def _predictor() -> Body:
-    from kronos.stages import train
-
-    return Body(train.predictor_made_from, train.run_predictor)
-
-
-def _backtest() -> Body:
-    from kronos.stages import backtest
-
-    return Body(backtest.made_from, backtest.run)
-
-
-def _predict() -> Body:
-    from kronos.stages import predict
-
-    return Body(predict.made_from, predict.run)
-
-
-def _walk_forward() -> Body:
-    from kronos.stages import walk_forward
-
-    return Body(walk_forward.made_from, walk_forward.run)
-
-
-def _pipeline() -> Body:
-    raise AssertionError("the pipeline and a search have no body of their own: they run other stages")
-
-
-_TRAINING = tuple(
-    name
-    for name in fields_of("data", "model", "training", "launch", "output", "tracking")
-    if not name.startswith(("skip_", "backtest_", "predict_result", "predict_save"))
-)
-_PIPELINE = tuple(name for name in Config.model_fields if name not in fields_of("search"))
-
-
-def _walk_forward_folder(config: Config) -> Path:
-    return Path(config.backtest_result_path) / f"{config.backtest_save_folder_name}_walk_forward"
-
-
-STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            "data", "read bars from a source, check them, and write the bar store",
-            fields_of("data", "tracking"), lambda config: Path(config.dataset_path), _data,
-        ),
-        Stage(
-            "tokenizer", "train the tokenizer on the stored bars",
-            tuple(name for name in _TRAINING if not name.startswith(("predictor_", "pretrained_predictor"))),
-            lambda config: config.tokenizer_folder, _tokenizer,
-        ),
-        Stage(
-            "predictor", "train the predictor on the stored bars, as the stored tokenizer sees them",
-            tuple(name for name in _TRAINING if name != "tokenizer_learning_rate"),
-            lambda config: config.predictor_folder, _predictor,
-        ),
-        Stage(
-            "backtest", "forecast every test day and instrument, and trade the forecasts in Qlib",
-            fields_of("data", "output", "forecast", "backtest", "tracking", "registry"),
-            lambda config: config.backtest_folder, _backtest,
-        ),
-        Stage(
-            "walk_forward", "train and backtest on several parts of the backtest's days, pooled",
-            tuple(name for name in _PIPELINE if name not in fields_of("registry")),
-            _walk_forward_folder, _walk_forward,
-        ),
-        Stage(
-            "predict", "forecast the next bars of every instrument from its latest ones",
-            fields_of("data", "output", "forecast", "tracking"), lambda config: config.predict_folder, _predict,
-        ),
-        Stage(
-            "pipeline", "data, tokenizer, predictor and backtest, as one run with a child each",
-            _PIPELINE, lambda config: Path(config.save_path).parent, _pipeline,
-        ),
-        Stage(
-            "search", "try values of learning rate, batch size and more, and write the best as a configuration",
-            (*_TRAINING, *fields_of("forecast", "search"), "backtest_signal", "skip_data_process", "skip_tokenizer",
-             "registered_model_name"),
-            lambda config: Path(config.search_path), _pipeline,
-        ),
-    )
-}  # fmt: skip
+    result = run_stage(STAGES[name], config, say=say or print_line)
+    return dict(result.children) or {name: result}

@@ -1,64 +1,96 @@
 """The backtest stage: forecast every test day and instrument, score the forecasts, trade them in Qlib, report."""
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from kronos.config.schema import Config, fields_of
 from kronos.evaluation import benchmark
-from kronos.forecast.store_forecaster import forecast_all, forecaster
-from kronos.model import checkpoint
-from kronos.stages.base import Work, origin, write_record
-from kronos.stages.data import backtest_points, log_dataset, settled, stored_bars
+from kronos.forecast.store_forecaster import forecast_frame, forecaster, repaired_text, trading_rules
+from kronos.stages.base import Context, Inputs, Result, Stage
+from kronos.stages.cache import write_record
 from kronos.stages.evaluate import evaluate
+from kronos.stages.inputs import (
+    BY_CONTENT,
+    backtest_points,
+    log_dataset,
+    resolve_splits,
+    stored_bars,
+    trained_pair,
+)
 from kronos.stages.model_logging import log_inputs
-from kronos.stages.train import trained_predictor, trained_tokenizer
-from kronos.utils.files import atomic_folder
+from kronos.stages.provenance import seen_before
+from kronos.utils.files import atomic_folder, digest_bytes
 
-FIELDS = (
-    *(
-        name
-        for name in fields_of("forecast", "backtest")
-        if name != "backtest_batch_size" and not name.startswith(("predict_", "walk_forward"))
-    ),
-    "backtest_time_range", "train_time_range", "val_time_range", "lookback_window", "predict_window", "max_context",
-    "clip", "seed", "device", "cpu", "model_preset", "pretrained_tokenizer_path", "pretrained_predictor_path",
-    "tokenizer_path", "predictor_path", "windows_across_days",
-)  # fmt: skip
+NOT_READ = ("predict_quantiles", "predict_figures", "predict_result_path", "predict_save_folder_name")
 
 
-def made_from(config: Config) -> dict[str, Any]:
-    store = stored_bars(config)
-    inputs = {
-        "bars": store.digest,
-        "tokenizer": checkpoint.digest(trained_tokenizer(config, store)),
-        "predictor": checkpoint.digest(trained_predictor(config, store)),
-        "benchmark": benchmark.fingerprint(config),
-    }
-    return origin("backtest", config, FIELDS, inputs)
+class BacktestStage(Stage):
+    """Write predictions.parquet, predictions.pkl, report.md and .html, figures and ledgers."""
 
+    name = "backtest"
+    help = "forecast every test day and instrument, and trade the forecasts in Qlib"
+    params = (
+        *(
+            name
+            for name in fields_of("data", "output", "forecast", "backtest", "tracking", "registry")
+            if name not in NOT_READ and not name.startswith("walk_forward")
+        ),
+        "model_preset", "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu",
+    )  # fmt: skip
+    by_content = (*BY_CONTENT, "model_preset")
+    packages = ("torch", "numpy", "pandas", "scipy", "pyqlib", "exchange_calendars")
 
-def run(work: Work, made: dict[str, Any]) -> dict[str, Any]:
-    """Write predictions.parquet, predictions.pkl, report.md and .html, figures and ledgers, whole or not at all."""
-    store = stored_bars(work.config)
-    # looked up by the ranges that were given, as they were trained
-    pair = trained_tokenizer(work.config, store), trained_predictor(work.config, store)
-    config = settled(work.config, store)
-    work = replace(work, config=config)
-    log_dataset(work, store, "testing")
-    work.run.tags({f"{name}_digest": made["inputs"][name] for name in ("tokenizer", "predictor")})
-    log_inputs(work, tokenizer=pair[0], predictor=pair[1])
-    points = backtest_points(config, store)
-    model = forecaster(config, store, *pair)
-    forecast, repaired = forecast_all(work, model, points)
-    with atomic_folder(config.backtest_folder) as folder:
-        forecast.to_parquet(folder / "predictions.parquet", index=False)
-        metrics = evaluate(work, model, points, forecast, repaired, made, folder)
-        record = write_record(folder, made, work.run.id, _outputs(folder), {"metrics": metrics})
-        work.run.metrics(0, metrics)
-        work.run.artifact(folder)
-    work.say(f"backtest: report in {config.backtest_folder / 'report.md'} (and report.html)")
-    return record
+    def folder(self, config: Config) -> Path:
+        return config.backtest_folder
+
+    def inputs(self, config: Config) -> Inputs:
+        store = stored_bars(config)
+        splits = resolve_splits(config, store)
+        tokenizer, predictor, notes = trained_pair(config, store, splits)
+        before = [one.record.get("started_from", {}).get("digest", "") for one in (tokenizer, predictor)]
+        digests = {
+            "bars": store.digest,
+            "splits": ", ".join(f"{name} {first}..{last}" for name, (first, last) in splits.days().items()),
+            "tokenizer": tokenizer.digest,
+            "predictor": predictor.digest,
+            "before": digest_bytes("/".join(before).encode())[:16],
+            "benchmark": benchmark.fingerprint(config, store),
+            "seen": digest_bytes("\n".join(seen_before(config, splits)).encode())[:16],
+        }
+        return Inputs(digests, store, splits, tokenizer, predictor, notes=notes)
+
+    def run(self, context: Context, inputs: Inputs, key: Mapping[str, object]) -> Result:
+        """Forecast, evaluate and write the folder, which takes its name when it is complete."""
+        config, store, run = context.config, inputs.store, context.run
+        assert store is not None and inputs.splits is not None
+        log_dataset(context, store, "testing")
+        run.tags({f"{name}_digest": inputs.digests[name] for name in ("tokenizer", "predictor")})
+        pair = inputs.tokenizer.model, inputs.predictor.model
+        log_inputs(context, tokenizer=pair[0], predictor=pair[1])
+        points = backtest_points(config, store, inputs.splits)
+        model = forecaster(config, store, *pair)
+        means, repaired = model.means(points, trading_rules(config))
+        context.say(repaired_text(config, len(points), repaired))
+        forecast = forecast_frame(store, points, means)
+        with atomic_folder(config.backtest_folder) as folder:
+            forecast.to_parquet(folder / "predictions.parquet", index=False)
+            metrics = evaluate(context, inputs, model, points, forecast, repaired, folder)
+            record = write_record(folder, key, run.id, _outputs(folder), {"metrics": metrics})
+            run.metrics(0, metrics)
+            run.artifact(folder)
+        context.say(f"backtest: report in {config.backtest_folder / 'report.md'} (and report.html)")
+        return Result(self.name, run.id, config.backtest_folder, record)
+
+    def finish(self, context: Context, result: Result) -> None:
+        """Register what was backtested, reused or not, where a name for it is given."""
+        if context.config.registry.registered_model_name is None:
+            return
+        from kronos.stages.promote import register_backtest
+
+        assert context.tracking is not None
+        context.run.flush()  # its metrics are shown at the model too
+        context.tracking.outbox.wait()  # the registry cannot be written to later
+        register_backtest(context.tracking, context.run, context.config, result, context.say)
 
 
 def _outputs(folder: Path) -> list[str]:

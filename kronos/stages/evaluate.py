@@ -3,9 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +11,7 @@ import pandas as pd
 from kronos.config.schema import Config
 from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts
+from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.evaluation import forecast_evaluation, portfolio, ranking, signals
 from kronos.evaluation.benchmark import Benchmark, benchmark
@@ -24,34 +23,34 @@ from kronos.forecast.store_forecaster import (
     draw_keys,
     forecast_frame,
     forecaster,
-    starting_pair,
     trading_rules,
 )
-from kronos.model import checkpoint
 from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
-from kronos.stages.base import Work
+from kronos.stages.base import Context, Inputs
+from kronos.stages.inputs import weights_before
 from kronos.stages.provenance import seen_before
 from kronos.utils.errors import UserError
+from kronos.utils.random_keys import GOLDEN
 
 EXAMPLES = 4
-MIXER = np.uint64(
-    0x9E3779B97F4A7C15
-)  # spreads keys over 64 bits, so that the least of them are a random choice
 
 
 def evaluate(
-    work: Work,
+    context: Context,
+    inputs: Inputs,
     model: Forecaster,
     points: ForecastPoints,
     forecast: pd.DataFrame,
     repaired: int,
-    made: dict[str, Any],
     folder: Path,
 ) -> dict[str, float]:
     """Everything after the forecasts, written into `folder`; returns the key figures."""
-    config, store = work.config, model.store
+    config, store, splits = context.config, model.store, inputs.splits
+    assert splits is not None
+    rules = config.backtest
+    lookback, horizon = config.data.lookback_window, config.data.predict_window
     first = int(points.session.min())
-    start = max(0, first - config.lookback_window)
+    start = max(0, first - lookback)
     bars = wide_bars(store, start)
     scores = score(bars["close"], forecast)
     signals.predictions_pickle(scores, folder / "predictions.pkl")
@@ -59,47 +58,47 @@ def evaluate(
         close_NH=forecast["close"].to_numpy(dtype=np.float64).reshape(len(points), -1),
         last_N=np.asarray(store.values[points.row, CLOSE], dtype=np.float64),
         day_N=points.session.astype(np.int64) - start, instrument_N=points.instrument.astype(np.int64),
-        opening=bars["open"], close=bars["close"], lookback=config.lookback_window,
+        opening=bars["open"], close=bars["close"], lookback=lookback,
     )  # fmt: skip
-    before = before_training(work, model, points, bars["close"])
+    before = before_training(context, inputs, model, points, bars["close"])
     ranked = forecast_evaluation.rank(
-        forecasts, scores, signal=config.backtest_signal, seeds=config.baseline_seeds, before=before
+        forecasts, scores, signal=rules.backtest_signal, seeds=rules.baseline_seeds, before=before
     )
     samples, examples = sample_paths(model, points, forecasts)
     accurate = forecast_evaluation.measure(forecasts, samples)
     compared = benchmark(config, store, *(bars[name].iloc[first - start :] for name in ("close", "member")))
-    results = simulate(config, store, scores, compared, first)
-    own = results[config.backtest_signal]
-    write_ledgers(folder, results, config.backtest_signal)
-    work.say(f"backtest: {len(own.daily)} days, {len(own.trades):,} fills")
+    results = simulate(config, splits, store, scores, compared, first)
+    own = results[rules.backtest_signal]
+    write_ledgers(folder, results, rules.backtest_signal)
+    context.say(f"backtest: {len(own.daily)} days, {len(own.trades):,} fills")
     by_chance = {name: one.daily["return"] - one.daily["cost"] for name, one in results.items()
                  if name not in signals.SIGNALS}  # fmt: skip
     source = store.source
-    inputs = ReportInputs(
-        universe=str(source.get("universe", f"{len(store.instruments)} instruments of {config.data_source}")),
+    content = ReportInputs(
+        universe=str(source.get("universe", f"{len(store.instruments)} instruments of {config.data.data_source}")),
         source_notes=_source_notes(store),
-        warnings=seen_before(config), benchmark=compared.name, signal=config.backtest_signal,
-        horizon=config.predict_window, lookback=config.lookback_window, seed=config.seed,
-        topk=config.backtest_n_symbol_hold, n_drop=config.backtest_n_symbol_drop,
-        hold_thresh=config.backtest_hold_thresh, account=config.backtest_account,
-        open_cost=config.backtest_open_cost, close_cost=config.backtest_close_cost,
-        min_cost=config.backtest_min_cost, deal_price=config.backtest_deal_price,
-        limit_threshold=config.backtest_limit_threshold,
+        warnings=seen_before(config, splits), benchmark=compared.name, signal=rules.backtest_signal,
+        horizon=horizon, lookback=lookback, seed=config.training.seed,
+        topk=rules.backtest_n_symbol_hold, n_drop=rules.backtest_n_symbol_drop,
+        hold_thresh=rules.backtest_hold_thresh, account=rules.backtest_account,
+        open_cost=rules.backtest_open_cost, close_cost=rules.backtest_close_cost,
+        min_cost=rules.backtest_min_cost, deal_price=rules.backtest_deal_price,
+        limit_threshold=rules.backtest_limit_threshold,
         forecast=(
-            f"{config.inference_sample_count} sample paths at temperature {config.inference_T:g}, "
-            f"top-p {config.inference_top_p:g}, top-k {config.inference_top_k or 'off'}"
+            f"{config.forecast.inference_sample_count} sample paths at temperature {config.forecast.inference_T:g}, "
+            f"top-p {config.forecast.inference_top_p:g}, top-k {config.forecast.inference_top_k or 'off'}"
         ),
         scored=len(points), excluded=Counter(sorted(points.excluded["reason"])), repaired_bars=repaired,
-        model_digests={name: made["inputs"][name] for name in ("tokenizer", "predictor")},
+        model_digests={name: inputs.digests[name] for name in ("tokenizer", "predictor")},
         ranking=ranked, before=before, accuracy=accurate,
         portfolios={
             name: Portfolio(daily=one.daily, risk=one.risk, turnover=one.turnover, stranded=one.stranded)
             for name, one in results.items() if name in signals.SIGNALS
         },
-        excesses=portfolio.excesses(own.daily, compared.others, config.predict_window),
+        excesses=portfolio.excesses(own.daily, compared.others, horizon),
         random_net=pd.DataFrame(by_chance) if by_chance else None, examples=examples,
     )  # fmt: skip
-    return write_report(folder, inputs)
+    return write_report(folder, content)
 
 
 def _source_notes(store: BarStore) -> list[str]:
@@ -139,35 +138,42 @@ def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
     return found
 
 
-def subset(points: ForecastPoints, chosen: np.ndarray) -> ForecastPoints:
-    """The points of a mask or of places."""
-    return replace(
-        points, row=points.row[chosen], instrument=points.instrument[chosen], session=points.session[chosen]
-    )
-
-
-def before_training(work: Work, model: Forecaster, points: ForecastPoints, close: pd.DataFrame) -> Before:
-    """Scores by the model that training started from, on whole days `baseline_day_step` apart."""
-    config, store = work.config, model.store
-    random = config.pretrained_predictor_path is None
-    name = "model before fine-tuning" if not random else "model before training (random weights)"
-    spacing = config.baseline_day_step or config.predict_window
-    known = points.session + config.predict_window + 1 <= store.last_session
-    part = subset(points, known & ((points.session - points.session.min()) % spacing == 0))
+def before_training(
+    context: Context, inputs: Inputs, model: Forecaster, points: ForecastPoints, close: pd.DataFrame
+) -> Before:
+    """Scores by the models that these were trained from, by their records, on days `baseline_day_step` apart."""
+    config, store, uri = context.config, model.store, context.config.tracking.tracking_uri
+    random = inputs.predictor.record.get("started_from", {}).get("address") is None
+    name = "model before training (random weights)" if random else "model before fine-tuning"
+    horizon = config.data.predict_window
+    spacing = config.backtest.baseline_day_step or horizon
+    known = points.session + horizon + 1 <= store.last_session
+    part = points.subset(known & ((points.session - points.session.min()) % spacing == 0))
     if not len(part):
         return Before(name, note="no day of the backtest is followed by a whole horizon")
-    try:
-        pair = starting_pair(config)
-    except UserError as error:
-        return Before(name, note=f"not compared, since it cannot be loaded ({error})")
-    trained = (model.tokenizer, model.predictor)
-    if [checkpoint.digest(one) for one in pair] == [checkpoint.digest(one) for one in trained]:
+    predictor, why_not = weights_before("predictor", inputs.predictor, uri)
+    if predictor is None:
+        return Before("model before fine-tuning", note=f"not compared: {why_not}")
+    tokenizer = inputs.tokenizer
+    if tokenizer.record.get("started_from"):
+        tokenizer, why_not = weights_before("tokenizer", tokenizer, uri)
+        if tokenizer is None:
+            return Before(name, note=f"not compared: {why_not}")
+    if [one.digest for one in (tokenizer, predictor)] == [
+        one.digest for one in (inputs.tokenizer, inputs.predictor)
+    ]:
         return Before(name, note="the same as the model that was evaluated, which was not fine-tuned")
-    means, _ = forecaster(config, store, *pair).means(part, trading_rules(config), "before training")
-    table = signals.wide(score(close, forecast_frame(store, part, means)), config.backtest_signal)
+    try:
+        earlier = forecaster(config, store, tokenizer.model, predictor.model)
+    except UserError as error:
+        return Before(
+            name, note=f"not compared: the two models before training do not fit each other ({error})"
+        )
+    means, _ = earlier.means(part, trading_rules(config), "before training")
+    table = signals.wide(score(close, forecast_frame(store, part, means)), config.backtest.backtest_signal)
     days = part.session.max() - part.session.min()
     note = f"forecast on every {spacing}th day" if spacing > 1 else "forecast on every day"
-    work.say(f"forecast: {len(part):,} series by the {name}, {days // spacing + 1} days")
+    context.say(f"forecast: {len(part):,} series by the {name}, {days // spacing + 1} days")
     return Before(name, table.rename_axis(index="datetime"), spacing, note)
 
 
@@ -176,21 +182,26 @@ def sample_paths(
 ) -> tuple[list[Samples], list[Example]]:
     """Paths of a fixed random subset of the points whose horizon is known: as the model says, and as traded."""
     config, store = model.config, model.store
-    whole = np.flatnonzero(points.session + config.predict_window <= store.last_session)
-    order = draw_keys(store, points)[whole].astype(np.uint64) * MIXER
-    rows = whole[np.argsort(order, kind="stable")[: config.evaluation_series]]
+    whole = np.flatnonzero(points.session + config.data.predict_window <= store.last_session)
+    order = draw_keys(store, points)[whole].astype(np.uint64) * GOLDEN
+    rows = whole[np.argsort(order, kind="stable")[: config.forecast.evaluation_series]]
     if not len(rows):
         return [], []
-    part = subset(points, rows)
-    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "sample_count": config.evaluation_sample_count}
-    trading = {**trading_rules(config), "sample_count": config.evaluation_sample_count}
+    part = points.subset(rows)
+    plain = {
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "sample_count": config.forecast.evaluation_sample_count,
+    }
+    trading = {**trading_rules(config), "sample_count": config.forecast.evaluation_sample_count}
     found: list[Samples] = []
     for name, rules in (("temperature 1, top-p 1", plain), ("trading settings", trading)):
         if found and rules == plain:
             continue
         closes = model.closes(part, rules, "calibration")
         found.append(Samples(name, closes / forecasts.last_N[rows][:, None, None], rows))
-    seen, _ = contexts(store, part.row[:EXAMPLES], config.lookback_window)
+    seen, _ = contexts(store, part.row[:EXAMPLES], config.data.lookback_window)
     last, realised = forecasts.last_N[rows], forecasts.realised()[rows]
     examples = [
         Example(
@@ -203,25 +214,33 @@ def sample_paths(
 
 
 def simulate(
-    config: Config, store: BarStore, scores: pd.DataFrame, compared: Benchmark, first_session: int
+    config: Config,
+    splits: Ranges,
+    store: BarStore,
+    scores: pd.DataFrame,
+    compared: Benchmark,
+    first_session: int,
 ) -> dict[str, BacktestResult]:
     """Trade every signal, and rankings by chance (named random_N), in Qlib from the store's bars."""
+    rules = config.backtest
     frame = store.frame((*FEATURES, "flag"))
     frame = frame[frame["datetime"] >= pd.Timestamp(store.sessions[first_session])]
     traded: dict[str, pd.Series] = {name: scores[name] for name in signals.SIGNALS}
-    own = signals.wide(scores, config.backtest_signal)
-    for seed, random in enumerate(ranking.random_rankings(own, config.baseline_seeds)):
+    own = signals.wide(scores, rules.backtest_signal)
+    for seed, random in enumerate(ranking.random_rankings(own, rules.baseline_seeds)):
         traded[f"random_{seed}"] = pd.Series(random.stack())
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
-        path = write_qlib_store(frame, Path(scratch) / "bars", store.sessions[first_session:], config.freq)
+        path = write_qlib_store(
+            frame, Path(scratch) / "bars", store.sessions[first_session:], config.data.freq
+        )
         return run_backtests(
-            path, traded, *(pd.Timestamp(day) for day in config.backtest_time_range),
-            topk=config.backtest_n_symbol_hold, n_drop=config.backtest_n_symbol_drop,
-            hold_thresh=config.backtest_hold_thresh, account=config.backtest_account,
-            open_cost=config.backtest_open_cost, close_cost=config.backtest_close_cost,
-            min_cost=config.backtest_min_cost, deal_price=config.backtest_deal_price,
-            limit_threshold=config.backtest_limit_threshold, benchmark=compared.returns,
-            benchmark_cost=compared.cost, freq=config.freq,
+            path, traded, *(pd.Timestamp(day) for day in splits.backtest),
+            topk=rules.backtest_n_symbol_hold, n_drop=rules.backtest_n_symbol_drop,
+            hold_thresh=rules.backtest_hold_thresh, account=rules.backtest_account,
+            open_cost=rules.backtest_open_cost, close_cost=rules.backtest_close_cost,
+            min_cost=rules.backtest_min_cost, deal_price=rules.backtest_deal_price,
+            limit_threshold=rules.backtest_limit_threshold, benchmark=compared.returns,
+            benchmark_cost=compared.cost, freq=config.data.freq,
         )  # fmt: skip
 
 

@@ -10,32 +10,34 @@ from kronos.config.schema import Config
 from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import latest_points
 from kronos.data.store import BarStore
-from kronos.stages.base import Work
+from kronos.stages.base import Context
 from kronos.tracking.client import Run
 from kronos.tracking.model_registry import log_model
 
 
-def log_inputs(work: Work, **models: Any) -> None:
+def log_inputs(context: Context, **models: Any) -> None:
     """Keep the weights that a stage started from, as `inputs/NAME`."""
     with tempfile.TemporaryDirectory(prefix="kronos-inputs-") as scratch:
         for name, model in models.items():
             model.save_pretrained(Path(scratch) / name)
-        work.run.artifact(scratch, "inputs")
+        context.run.artifact(scratch, "inputs")
 
 
 def log_served_model(
     run: Run, config: Config, store: BarStore, tokenizer: Any, predictor: Any, step: int = 0
 ) -> str:
     """Log both models as one MLflow model that forecasts as the run's own stages do; returns its address."""
+    data, forecast = config.data, config.forecast
     settings = {
-        "lookback": config.lookback_window, "pred_len": config.predict_window, "T": config.inference_T,
-        "top_p": config.inference_top_p, "top_k": config.inference_top_k, "seed": config.seed,
-        "sample_count": config.inference_sample_count, "quantiles": list(config.predict_quantiles),
-        "max_context": config.max_context, "clip": config.clip, "fine_rotary": config.inference_fine_rotary,
-        "precision": config.inference_precision, "calendar": store.calendar, "freq": store.freq, "label": store.label,
+        "lookback": data.lookback_window, "pred_len": data.predict_window, "T": forecast.inference_T,
+        "top_p": forecast.inference_top_p, "top_k": forecast.inference_top_k, "seed": config.training.seed,
+        "sample_count": forecast.inference_sample_count, "quantiles": list(forecast.predict_quantiles),
+        "max_context": data.max_context, "clip": data.clip, "fine_rotary": forecast.inference_fine_rotary,
+        "precision": forecast.inference_precision, "calendar": store.calendar, "freq": store.freq,
+        "label": store.label,
     }  # fmt: skip
-    example = example_bars(store, config.lookback_window)
-    return log_model(run, config.tracking_uri, tokenizer, predictor, settings, example, step)
+    example = example_bars(store, data.lookback_window)
+    return log_model(run, config.tracking.tracking_uri, tokenizer, predictor, settings, example, step)
 
 
 def example_bars(store: BarStore, lookback: int) -> pd.DataFrame:

@@ -19,17 +19,17 @@ import pandas as pd
 
 from kronos.config.schema import Config
 from kronos.data.forecast_points import ForecastPoints, forecast_points
+from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.evaluation import ranking, signals
 from kronos.evaluation.statistics import independent_periods, verdict
 from kronos.forecast.store_forecaster import forecast_frame, forecaster, trading_rules
 from kronos.model import checkpoint, load_predictor, load_tokenizer
-from kronos.stages.base import Outcome
-from kronos.stages.data import backtest_points, settled, stored_bars
-from kronos.stages.evaluate import score, subset, wide_bars
+from kronos.stages.base import Result
+from kronos.stages.evaluate import score, wide_bars
+from kronos.stages.inputs import backtest_points, resolve_splits, stored_bars, trained_pair
 from kronos.stages.model_logging import log_served_model
 from kronos.stages.provenance import SEEN_TAG, Seen, seen_by_tag, seen_until
-from kronos.stages.train import trained_predictor, trained_tokenizer
 from kronos.tracking.client import TAG, Run, Tracking
 from kronos.tracking.model_registry import (
     CHAMPION,
@@ -83,10 +83,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is registered: the models that a stage used, its bars, and the configuration with the ranges used."""
+    """What is registered: the models that a stage used, its configuration, bars and splits."""
 
     config: Config
     store: BarStore
+    splits: Ranges
     tokenizer: Any
     predictor: Any
     seen: Seen
@@ -111,7 +112,7 @@ class Candidate:
 
     @property
     def days(self) -> tuple[date, date]:
-        return self.config.backtest_time_range
+        return self.splits.backtest
 
     def windows(self) -> str:
         """A name of what the backtest forecasts: bars, days and horizon."""
@@ -129,12 +130,12 @@ class Candidate:
 def candidate(config: Config) -> Candidate:
     """The models that a configuration names, and what they have seen."""
     store = stored_bars(config)
-    pair = trained_tokenizer(config, store), trained_predictor(config, store)  # looked up by the ranges given
-    used = settled(config, store)
-    return Candidate(used, store, *pair, seen_until(used))
+    splits = resolve_splits(config, store)
+    tokenizer, predictor, _ = trained_pair(config, store, splits)
+    return Candidate(config, store, splits, tokenizer.model, predictor.model, seen_until(config, splits))
 
 
-def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Outcome, say: Say) -> Version:
+def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Result, say: Say) -> Version:
     """Register what a backtest evaluated under `registered_model_name`, and decide whether it is the champion.
 
     A backtest has one version under a name: reused, it is neither registered nor decided on twice, unless
@@ -213,7 +214,7 @@ def _is_asked(config: Config, mine: Version, present: Version | None) -> bool:
 
 
 def decide(
-    new: Candidate, outcome: Outcome, present: Version | None, before: list[Version], say: Say
+    new: Candidate, outcome: Result, present: Version | None, before: list[Version], say: Say
 ) -> Decision:
     """Compare a candidate with the champion, `before` being all earlier versions."""
     asked = new.config.promote
@@ -281,7 +282,7 @@ def _difference(numbers: dict[str, Any]) -> str:
     )
 
 
-def compare(new: Candidate, outcome: Outcome, present: Version, say: Say) -> dict[str, Any]:
+def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict[str, Any]:
     """The paired difference of the daily Rank ICs, its 95 % interval, and what it was taken from.
 
     Raises NotComparable where the champion forecasts something else, or cannot forecast these days.
@@ -296,7 +297,7 @@ def compare(new: Candidate, outcome: Outcome, present: Version, say: Say) -> dic
         )
     if present.tag("signal") not in signals.SIGNALS:
         raise NotComparable(f"version {present.number} does not say what it ranks by")
-    points = backtest_points(config, store)
+    points = backtest_points(config, store, new.splits)
     theirs, sessions = forecast_of(present, new, points, say), pd.DatetimeIndex(store.sessions)
     # A champion of a shorter context may forecast earlier days than the candidate.
     first = min(int(points.session.min()), int(sessions.searchsorted(theirs["as_of"].min())))
@@ -332,12 +333,12 @@ def forecast_of(present: Version, new: Candidate, points: ForecastPoints, say: S
         folder = download(present, config.tracking_uri, Path(scratch))
         served = read_json(folder / "serving.json")
         pair = load_tokenizer(folder / "tokenizer"), load_predictor(folder / "predictor")
-    theirs = config.model_copy(update={field: served[name] for name, field in SERVED.items()})
+    theirs = config.replace(**{field: served[name] for name, field in SERVED.items()})
     able = forecast_points(store, *new.days, theirs.lookback_window, theirs.predict_window)
     keys, wanted = (
         one.session.astype(np.int64) * len(store.instruments) + one.instrument for one in (able, points)
     )
-    able = subset(able, np.isin(keys, wanted))
+    able = able.subset(np.isin(keys, wanted))
     if not len(able):
         raise NotComparable(
             f"version {present.number} needs more bars of context than any instrument has on these days"

@@ -1,23 +1,24 @@
 """The last day that a pair of models has seen: trained on, chosen by, or pretrained on."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kronos.config.schema import Config
-from kronos.stages.base import RECORD, read_record
+from kronos.data.splits import Ranges
+from kronos.stages.cache import RECORD, read_record
+from kronos.stages.inputs import KINDS, Kind, given_address, pretrained_address, record_of_weights
 from kronos.tracking.client import TAG
 from kronos.tracking.model_registry import ADDRESSES, source_run
-from kronos.utils.errors import UserError
 
 PUBLIC_SEEN_UNTIL = date(2024, 6, 30)  # the public weights were trained on bars up to this day
 PUBLIC = "NeoQuasar/"  # owner of the public weights on the Hub
 SEEN_TAG = "seen_until"
 UNKNOWN = "unknown"
-STAGE_INPUTS = {
+STAGE_INPUTS: dict[str, tuple[Literal["data", "tokenizer", "predictor"], ...]] = {
     "tokenizer": ("data",),
     "predictor": ("data", "tokenizer"),
     "backtest": ("data", "tokenizer", "predictor"),
@@ -37,12 +38,12 @@ class Seen:
         return UNKNOWN if self.until is None else self.until.isoformat()
 
 
-def seen_until(config: Config) -> Seen:
-    """What the models that a configuration uses have seen; its ranges must be those that were used (`settled`)."""
-    return _latest(part for kind in ("tokenizer", "predictor") for part in _of_kind(kind, config, set()))
+def seen_until(config: Config, splits: Ranges) -> Seen:
+    """The last day that the models which a configuration uses have seen."""
+    return _latest(part for kind in KINDS for part in _of_kind(kind, config, set(), splits))
 
 
-def weights_seen(kind: str, name: str, config: Config) -> Seen:
+def weights_seen(kind: Kind, name: str, config: Config) -> Seen:
     """What the weights of a folder, a Hub name, `runs:/...` or `models:/...` have seen."""
     return _latest(_of_weights(kind, name, config, set()))
 
@@ -66,19 +67,20 @@ def seen_by_tag(tags: dict[str, str], what: str) -> Seen:
         return Seen(None, f"the days that {what} has seen are written {text!r}, expected YYYY-MM-DD")
 
 
-def _of_kind(kind: str, config: Config, met: set[str]) -> Iterator[date | str]:
-    """Yield a day for each training, or a sentence where the days are not known."""
-    given = getattr(config, f"{kind}_path")
+def _of_kind(kind: Kind, config: Config, met: set[str], splits: Ranges | None = None) -> Iterator[date | str]:
+    """Yield a day for each training, or a sentence where the days are not known; without splits only pretraining."""
+    given = given_address(kind, config)
     if given is not None:
         yield from _of_weights(kind, given, config, met)
         return
-    yield from (config.train_time_range[1], config.val_time_range[1])
-    pretrained = getattr(config, f"pretrained_{kind}_path")
+    if splits is not None:
+        yield from (splits.train[1], splits.val[1])
+    pretrained = pretrained_address(kind, config)
     if pretrained is not None:
         yield from _of_weights(kind, pretrained, config, met)
 
 
-def _of_weights(kind: str, name: str, config: Config, met: set[str]) -> Iterator[date | str]:
+def _of_weights(kind: Kind, name: str, config: Config, met: set[str]) -> Iterator[date | str]:
     if name in met:  # fine-tuned from its own folder
         return
     met.add(name)
@@ -92,78 +94,57 @@ def _of_weights(kind: str, name: str, config: Config, met: set[str]) -> Iterator
         yield f"which days the {kind} {name} has seen is not known"
 
 
-def _of_folder(kind: str, name: str, config: Config, met: set[str]) -> Iterator[date | str]:
-    made: dict[str, Any] = record_of(name)
-    fields, splits = made.get("fields", {}), made.get("inputs", {}).get("splits", "")
-    days = last_days(splits) or [
-        date.fromisoformat(str(fields[field]).split(",")[1])
-        for field in ("train_time_range", "val_time_range")
-        if field in fields
-    ]
-    if not days:
+def _of_folder(kind: Kind, name: str, config: Config, met: set[str]) -> Iterator[date | str]:
+    record = record_of_weights(name)
+    ranges = _ranges_of(record)
+    if not ranges:
         yield f"which days the {kind} in the folder {Path(name).name} has seen is not known: it has no record"
         return
-    yield from days
-    parent = str(fields.get(f"pretrained_{kind}_path", "none"))
-    if parent != "none":
+    yield from (last for _, last in ranges.values())
+    parent = _parent_of(kind, record)
+    if parent is not None:
         yield from _of_weights(kind, parent, config, met)
 
 
-def _of_run(kind: str, address: str, config: Config, met: set[str]) -> Iterator[date | str]:
-    run = source_run(address, f"{kind}_path", config.tracking_uri)
+def _of_run(kind: Kind, address: str, config: Config, met: set[str]) -> Iterator[date | str]:
+    run = source_run(address, f"{kind}_path", config.tracking.tracking_uri)
     if TAG + SEEN_TAG in run.tags:
         seen = seen_by_tag(run.tags, f"the {kind} {address}")
         yield seen.until or seen.why
         return
-    yield from last_days(run.tags.get(TAG + "input_splits", ""))
-    own = run.config.model_copy(update={"tracking_uri": config.tracking_uri})
-    for part in ("tokenizer", "predictor"):
+    own = run.config.replace(tracking_uri=config.tracking.tracking_uri)
+    days = [last for _, last in days_of(run.tags.get(TAG + "input_splits", "")).values()]
+    yield from days or (own.data.train_time_range[1], own.data.val_time_range[1])
+    for part in KINDS:
         yield from _of_kind(part, own, met)
 
 
-def record_of(name: str) -> dict[str, Any]:
-    """What the weights in a folder were made from, by the record of the stage that made them."""
-    made: dict[str, Any] = record_of_weights(name).get("made_from", {})
-    return made
+def days_of(splits: str) -> dict[str, tuple[date, date]]:
+    """First and last day of training and validation, from the text of `Ranges.text`."""
+    found = re.findall(r"(train|val) (\d{4}-\d\d-\d\d)\.\.(\d{4}-\d\d-\d\d)", splits)
+    return {name: (date.fromisoformat(first), date.fromisoformat(last)) for name, first, last in found}
 
 
-def record_of_weights(name: str) -> dict[str, Any]:
-    """The record of the stage that made the weights in a folder; empty where there is none that can be read."""
-    folder = Path(name).expanduser()
-    for place in (folder, *folder.absolute().parents[:2]):
-        if (place / RECORD).is_file():
-            try:
-                return read_record(place)
-            except UserError:
-                return {}
-    return {}
-
-
-def last_days(splits: str) -> list[date]:
-    """Last days of the ranges that a training's record names, as `Ranges.text` writes them."""
-    return [date.fromisoformat(day) for day in re.findall(r"\.\.(\d{4}-\d\d-\d\d)", splits)]
-
-
-def seen_before(config: Config) -> list[str]:
+def seen_before(config: Config, splits: Ranges) -> list[str]:
     """Sentences on days of the backtest that training, validation or pretraining may have seen; [] is clean."""
-    begin, end = config.backtest_time_range
+    begin, end = splits.backtest
     found: list[str] = []
-    for kind in ("tokenizer", "predictor"):
-        given, pretrained = getattr(config, f"{kind}_path"), getattr(config, f"pretrained_{kind}_path")
+    for kind in KINDS:
+        given, pretrained = given_address(kind, config), pretrained_address(kind, config)
         if given is None:
-            ranges = {"trained": config.train_time_range, "chosen by validation": config.val_time_range}
+            ranges = {"trained": splits.train, "chosen by validation": splits.val}
             found += _overlaps(kind, ranges, begin, end)
             found += _pretrained(kind, pretrained, begin, config) if pretrained is not None else ()
         else:
             found += (
-                _tracked(kind, config, begin)
+                _tracked(kind, given, config, begin)
                 if given.startswith(ADDRESSES)
                 else _given(kind, given, begin, end, config)
             )
     return list(dict.fromkeys(found))
 
 
-def _overlaps(kind: str, ranges: dict[str, tuple[date, date]], begin: date, end: date) -> Iterator[str]:
+def _overlaps(kind: Kind, ranges: dict[str, tuple[date, date]], begin: date, end: date) -> Iterator[str]:
     for word, (first, last) in ranges.items():
         if last < begin:
             continue
@@ -176,7 +157,7 @@ def _overlaps(kind: str, ranges: dict[str, tuple[date, date]], begin: date, end:
             )
 
 
-def _pretrained(kind: str, name: str, begin: date, config: Config) -> Iterator[str]:
+def _pretrained(kind: Kind, name: str, begin: date, config: Config) -> Iterator[str]:
     """Weights of a folder or of the Hub: the last day that they, or what they were fine-tuned from, have seen."""
     seen = weights_seen(kind, name, config)
     if seen.until is None:
@@ -188,9 +169,8 @@ def _pretrained(kind: str, name: str, begin: date, config: Config) -> Iterator[s
         )
 
 
-def _tracked(kind: str, config: Config, begin: date) -> Iterator[str]:
+def _tracked(kind: Kind, address: str, config: Config, begin: date) -> Iterator[str]:
     """Weights of a tracked run or of the registry: what their run says."""
-    address = getattr(config, f"{kind}_path")
     seen = weights_seen(kind, address, config)
     if seen.until is None:
         yield f"the {kind} is from {address}: the days that it was trained on are not known."
@@ -198,21 +178,39 @@ def _tracked(kind: str, config: Config, begin: date) -> Iterator[str]:
         yield f"the {kind} from {address} was trained or chosen on days up to {seen.until}."
 
 
-def _given(kind: str, name: str, begin: date, end: date, config: Config) -> Iterator[str]:
+def _given(kind: Kind, name: str, begin: date, end: date, config: Config) -> Iterator[str]:
     """Weights from elsewhere: what their own record says, where they have one."""
-    fields = record_of(name).get("fields", {})
-    ranges = {}
-    for word, field in (("trained", "train_time_range"), ("chosen by validation", "val_time_range")):
-        if field in fields:
-            first, last = (date.fromisoformat(day) for day in str(fields[field]).split(","))
-            ranges[word] = (first, last)
+    record = record_of_weights(name)
+    ranges = _ranges_of(record)
     if not ranges:
         yield from _pretrained(kind, name, begin, config)
         return
     yield from _overlaps(kind, ranges, begin, end)
-    parent = str(fields.get(f"pretrained_{kind}_path", "none"))
-    if parent != "none":
+    parent = _parent_of(kind, record)
+    if parent is not None:
         yield from _pretrained(kind, parent, begin, config)
+
+
+def _ranges_of(record: Mapping[str, Any]) -> dict[str, tuple[date, date]]:
+    """The days that weights were trained and chosen on, by their record; empty where it does not say."""
+    made_from = record.get("made_from", {})
+    found = days_of(made_from.get("inputs", {}).get("splits", ""))
+    words = {"train": "trained", "val": "chosen by validation"}
+    for name in words.keys() - found.keys():  # records written before the splits were an input
+        text = made_from.get("fields", {}).get(f"{name}_time_range")
+        if text is not None:
+            first, last = (date.fromisoformat(day) for day in str(text).split(","))
+            found[name] = (first, last)
+    return {words[name]: found[name] for name in words if name in found}
+
+
+def _parent_of(kind: Kind, record: Mapping[str, Any]) -> str | None:
+    """The pretrained weights that weights were trained from; None for random ones."""
+    if "started_from" in record:
+        address = record["started_from"]["address"]
+        return None if address is None else str(address)
+    given = str(record.get("made_from", {}).get("fields", {}).get(f"pretrained_{kind}_path", "none"))
+    return None if given == "none" else given  # records written before `started_from`
 
 
 def _short(name: str) -> str:
@@ -220,21 +218,17 @@ def _short(name: str) -> str:
     return name if not Path(name).expanduser().exists() else Path(name).name
 
 
-def parents(stage: str, config: Config) -> dict[str, str]:
-    """`KIND_run`, the run id of whoever made an input of a stage, as far as its record or its address says."""
+def parent_runs(stage: str, config: Config) -> dict[str, str]:
+    """`KIND_run` tags: the runs that made the inputs of a stage, as far as their records or addresses say."""
     found = {f"{kind}_run": _run_of(kind, config) for kind in STAGE_INPUTS.get(stage, ())}
     return {name: run for name, run in found.items() if run}
 
 
-def _run_of(kind: str, config: Config) -> str:
+def _run_of(kind: Literal["data", "tokenizer", "predictor"], config: Config) -> str:
     if kind == "data":
-        folder = Path(config.dataset_path)
+        folder = Path(config.data.dataset_path)
         return str(read_record(folder).get("run_id", "")) if (folder / RECORD).is_file() else ""
-    given = getattr(config, f"{kind}_path")
-    if given is None and kind == "tokenizer" and config.freeze_tokenizer:
-        given = config.pretrained_tokenizer_path
-    if given is None:
-        given = str(getattr(config, f"{kind}_folder"))
-    elif given.startswith(ADDRESSES):
-        return source_run(given, f"{kind}_path", config.tracking_uri).id
-    return str(record_of_weights(given).get("run_id", ""))
+    address = given_address(kind, config) or str(config.model_folder(kind))
+    if address.startswith(ADDRESSES):
+        return source_run(address, f"{kind}_path", config.tracking.tracking_uri).id
+    return str(record_of_weights(address).get("run_id", ""))

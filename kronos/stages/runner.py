@@ -1,251 +1,212 @@
-"""Running stages: one tracked run each, a finished one with the same key reused, the pipeline as their parent."""
+"""Running a stage as a tracked run: its inputs opened, a finished output of the same key reused, an interrupted one
+resumed. `run_stage` is the one way to run a stage, alone or as a child of another."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.distributed.launcher import Crew, python_module, world_size
-from kronos.stages.base import Body, Outcome, Stage, Work, finished, key_of, unfinished_run
-from kronos.stages.provenance import parents
-from kronos.stages.run_folder import check_resumable
-from kronos.tracking.client import Run, Tracking, source_tags, uncommitted_changes, versions
+from kronos.stages.base import Context, Inputs, ObjectiveFactory, Result, Say, Stage
+from kronos.stages.cache import finished, key_of, key_parts
+from kronos.stages.provenance import parent_runs
+from kronos.stages.run_folder import check_resumable, stage_lock, unfinished_run
+from kronos.tracking.client import Tracking, source_tags, uncommitted_changes, versions
+from kronos.tracking.run import Run
 from kronos.utils.errors import UserError
-from kronos.utils.files import clone, digest_bytes, write_json
+from kronos.utils.files import clone
 
-ORDER = ("data", "tokenizer", "predictor", "backtest")
-SKIPS = {
-    "data": "skip_data_process", "tokenizer": "skip_tokenizer", "predictor": "skip_predictor",
-    "backtest": "skip_backtest",
-}  # fmt: skip
-CONFIG_FILE = "pipeline_config.json"
 UNSENT = "unsent"  # what a tracking server has not received
-ObjectiveFactory = Callable[[Config, Any], Any]
 
 
 def print_line(text: str) -> None:
     print(text, flush=True)
 
 
-def single(
-    stage: Stage, config: Config, say: Callable[[str], None], objective: ObjectiveFactory | None = None
-) -> dict[str, Outcome]:
-    """Run one stage as a run of its own."""
-    with _crew(config) as crew:
-        tracking = tracking_of(config, say)
-        made = _origin(stage.load(), config, objective)
-        run_id = None if isinstance(made, UserError) else _resumable(stage, config, made, tracking)
-        with tracking.run(config.run_name or stage.name, tags_of(stage.name, config), run_id=run_id) as run:
-            log_config(run, config)
-            if isinstance(made, UserError):  # raised here, so that the failure is on record
-                raise made
-            outcome = _reuse(stage, config, made, say)
-            if outcome is None:
-                outcome = _do(stage, made, Work(config, run, tracking, say, crew, objective))
-            else:
-                run.tags({"reused_run": outcome.run_id})
-            if stage.name == "backtest":
-                _register(Work(config, run, tracking, say, crew), outcome)
-    return {stage.name: outcome}
-
-
-@dataclass(frozen=True)
-class PipelineRun:
-    """An open pipeline run, in which stages run as children."""
-
-    config: Config
-    tracking: Tracking
-    run: Run
-    say: Callable[[str], None]
-    crew: Crew
-
-    def stage(self, stage: Stage, objective: ObjectiveFactory | None = None) -> Outcome:
-        """Run a stage, or take its finished output where nothing changed."""
-        config, say = self.config, self.say
-        made = _origin(stage.load(), config, objective)
-        if isinstance(made, UserError):
-            raise made
-        outcome = _reuse(stage, config, made, say)
-        if outcome is not None:
-            return outcome
-        run_id = _resumable(stage, config, made, self.tracking)
-        tags = tags_of(stage.name, config)
-        with self.tracking.run(stage.name, tags, parent=self.run, run_id=run_id) as run:
-            log_config(run, config)
-            return _do(stage, made, Work(config, run, self.tracking, say, self.crew, objective))
-
-
-def pipeline(
+def run_stage(
+    stage: Stage,
     config: Config,
-    say: Callable[[str], None],
-    steps: Callable[[PipelineRun], Mapping[str, Callable[[], Outcome | None]]] | None = None,
-) -> dict[str, Outcome]:
-    """Run the stages in order as children of one run; skipped ones must have left their output before.
+    parent: Context | None = None,
+    *,
+    say: Say = print_line,
+    objective: ObjectiveFactory | None = None,
+    tags: Mapping[str, str] | None = None,
+    nested: bool = True,
+) -> Result:
+    """Run a stage, or take its finished output where nothing that it depends on has changed.
 
-    `steps` gives functions to call instead of stages, by stage name.
+    Args:
+        stage: what to run.
+        config: the settings.
+        parent: the open stage that this one is part of: its tracking, worker processes and printing are used. None
+            for a run of its own.
+        say: takes the lines for the user; only without a parent.
+        objective: what is trained and measured, instead of the public objective.
+        tags: further tags of the run.
+        nested: whether the run is a child of the parent's in MLflow.
+
+    Raises:
+        UserError: where a field, an input or an outside system is not as it must be; the run ends FAILED.
     """
-    from kronos.stages import STAGES
-
-    outcomes: dict[str, Outcome] = {}
-    with _crew(config) as crew:
-        tracking = tracking_of(config, say)
-        with tracking.run(config.run_name or "pipeline", tags_of("pipeline", config)) as run:
-            log_config(run, config)
-            _check_skipped(config)
-            write_json(Path(config.save_path).parent / CONFIG_FILE, config.model_dump(mode="json"))
-            current = PipelineRun(config, tracking, run, say, crew)
-            own = steps(current) if steps else {}
-            for name in ORDER:
-                if _skips(config, name):
-                    say(f"{name}: skipped, {_used_instead(config, name)} is used")
-                    run.tags({f"{name}_skipped": "true"})
-                    continue
-                outcome = own[name]() if name in own else current.stage(STAGES[name])
-                if outcome is None:  # a step of the user's that is no stage
-                    continue
-                outcomes[name] = outcome
-                run.tags({f"{name}_run": outcome.run_id, f"{name}_reused": to_text(outcome.reused)})
-                run.metrics(0, {f"{name}_{key}": value for key, value in outcome.record["metrics"].items()})
-            if "backtest" in outcomes:
-                _register(Work(config, run, tracking, say, crew), outcomes["backtest"])
-            say(f"pipeline: done, run {run.id}; look at it with  mlflow ui")
-    return outcomes
+    stage.check(config)
+    if parent is not None:
+        context = Context(config, parent.run, parent.tracking, parent.say, parent.workers, objective)
+        return _run(
+            stage, context, parent.run if nested else None, None, tags or {}, reusable_without_run=True
+        )
+    with _workers(config) as workers:
+        tracking = _tracking(config, say)
+        context = Context(config, None, tracking, say, workers, objective)  # type: ignore[arg-type]
+        return _run(stage, context, None, config.tracking.run_name, tags or {}, reusable_without_run=False)
 
 
-def beside(stage: Stage, config: Config, tracking: Tracking, say: Callable[[str], None]) -> Outcome:
-    """Run a stage as a run of its own while another is open, or take its finished output."""
-    with _crew(config) as crew:
-        made = _origin(stage.load(), config, None)
-        if isinstance(made, UserError):
-            raise made
-        outcome = _reuse(stage, config, made, say)
-        if outcome is not None:
-            return outcome
-        run_id = _resumable(stage, config, made, tracking)
-        with tracking.run(stage.name, tags_of(stage.name, config), run_id=run_id) as run:
-            log_config(run, config)
-            return _do(stage, made, Work(config, run, tracking, say, crew))
+def _run(
+    stage: Stage,
+    context: Context,
+    parent: Run | None,
+    name: str | None,
+    tags: Mapping[str, str],
+    reusable_without_run: bool,
+) -> Result:
+    config, tracking, say = context.config, context.tracking, context.say
+    try:
+        inputs: Inputs | UserError = stage.inputs(config)
+    except UserError as error:
+        if reusable_without_run:
+            raise
+        inputs = error  # raised within the run, so that the failure is on record
+    key: dict[str, Any] = {}
+    if isinstance(inputs, Inputs) and stage.cached:
+        key = key_parts(stage, config, inputs, context.objective)
+    with _Lock(stage, config, key, say) as lock:
+        if reusable_without_run and key and (found := _reuse(stage, context, key)):
+            return found
+        run_id = None
+        if isinstance(inputs, Inputs) and lock.problem is None:
+            run_id = _run_to_continue(stage, context, inputs, key)
+        with _open(context, stage, parent, name, tags, run_id) as run:
+            own = Context(config, run, tracking, say, context.workers, context.objective)
+            if tracking is not None:
+                log_config(run, config)
+            for problem in (inputs, lock.problem):
+                if isinstance(problem, UserError):
+                    raise problem
+            assert isinstance(inputs, Inputs)
+            result = None if reusable_without_run or not key else _reuse(stage, own, key)
+            if result is not None:
+                run.tags({"reused_run": result.run_id})
+            else:
+                result = _execute(stage, own, inputs, key)
+            if not reusable_without_run:
+                stage.finish(own, result)
+            return result
+
+
+class _Lock:
+    """The lock of a cached stage; where a training holds it, `problem` is set and the block runs without it."""
+
+    def __init__(self, stage: Stage, config: Config, key: Mapping[str, Any], say: Say) -> None:
+        self.problem: UserError | None = None
+        self._lock = stage_lock(stage.folder(config), key, not stage.resumable, say) if key else nullcontext()
+
+    def __enter__(self) -> "_Lock":
+        try:
+            self._lock.__enter__()
+        except UserError as error:
+            self.problem, self._lock = error, nullcontext()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._lock.__exit__(*error)
+
+
+def _execute(stage: Stage, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
+    run, say = context.run, context.say
+    if key:
+        run.tags({"key": key_of(key), **{f"input_{name}": value for name, value in key["inputs"].items()}})
+        if context.tracking is not None:
+            run.tags(parent_runs(stage.name, context.config))
+        say(f"{stage.name}: run {run.id}")
+    for note in inputs.notes:
+        say(f"  {note}")
+    return stage.run(context, inputs, key)
 
 
 @contextmanager
-def _crew(config: Config) -> Iterator[Crew]:
-    """The processes that train together, sent home at the end."""
-    crew = Crew(world_size(config.nproc_per_node), python_module("kronos.stages.train_worker"))
-    try:
-        yield crew
-    finally:
-        crew.close()
+def _open(
+    context: Context,
+    stage: Stage,
+    parent: Run | None,
+    name: str | None,
+    tags: Mapping[str, str],
+    run_id: str | None,
+) -> Iterator[Run]:
+    """The stage's run in MLflow; in a trial of a search the run is the recorder of the trial."""
+    if context.tracking is None:
+        yield context.run
+        return
+    given = {**tags_of(stage.name, context.config), **tags}
+    with context.tracking.run(name or stage.name, given, parent=parent, run_id=run_id) as run:
+        yield run
 
 
-def _skips(config: Config, name: str) -> bool:
-    return bool(getattr(config, SKIPS[name])) or (name == "tokenizer" and config.freeze_tokenizer)
-
-
-def _used_instead(config: Config, name: str) -> str:
-    if name == "tokenizer" and config.freeze_tokenizer:
-        return str(config.tokenizer_path or config.pretrained_tokenizer_path)
-    return "the stored output"
-
-
-def _do(stage: Stage, made: dict[str, Any], work: Work) -> Outcome:
-    work.run.tags({"key": key_of(made), **{f"input_{name}": value for name, value in made["inputs"].items()}})
-    work.run.tags(parents(stage.name, work.config))
-    work.say(f"{stage.name}: run {work.run.id}")
-    record = stage.load().run(work, made)
-    return Outcome(stage.name, work.run.id, stage.folder(work.config), record)
-
-
-def _register(work: Work, backtest: Outcome) -> None:
-    """Register what was backtested, reused or not, where a name for it is given."""
-    if work.config.registered_model_name is not None:
-        from kronos.stages.promote import register_backtest
-
-        work.run.flush()  # its metrics are shown at the model too
-        work.tracking.outbox.wait()  # the registry cannot be written to later
-        register_backtest(work.tracking, work.run, work.config, backtest, work.say)
-
-
-def _origin(body: Body, config: Config, objective: ObjectiveFactory | None) -> dict[str, Any] | UserError:
-    try:
-        made = body.made_from(config)
-    except UserError as error:
-        return error
-    if objective is not None:
-        made["inputs"]["objective"] = _digest_of(objective)
-    return made
-
-
-def _digest_of(objective: ObjectiveFactory) -> str:
-    """Name and source of a user's objective: another text is another training."""
-    try:
-        source = inspect.getsource(inspect.getmodule(objective) or objective)
-    except (OSError, TypeError):  # typed at a prompt
-        source = objective.__code__.co_code.hex() if inspect.isfunction(objective) else ""
-    return f"{objective.__qualname__} {digest_bytes(source.encode())[:16]}"
-
-
-def _reuse(stage: Stage, config: Config, made: dict[str, Any], say: Callable[[str], None]) -> Outcome | None:
-    """The finished output of this very origin, where there is one and reuse is on; says why it is not used."""
-    folder = stage.folder(config)
-    record, why_not = finished(folder, made)
+def _reuse(stage: Stage, context: Context, key: Mapping[str, Any]) -> Result | None:
+    """The finished output of this very key, where there is one and reuse is on; says why it is not used."""
+    config, say, folder = context.config, context.say, stage.folder(context.config)
+    record, why_not = finished(folder, key)
     if record is None:
         say(f"{stage.name}: runs, since {why_not}")
         return None
-    if not config.reuse:
+    if not config.tracking.reuse:
         say(f"{stage.name}: runs again, reuse=false")
         return None
     say(f"{stage.name}: reused, nothing it follows from has changed (run {record['run_id']}, {folder})")
-    return Outcome(stage.name, str(record["run_id"]), folder, record, reused=True)
+    return Result(stage.name, str(record["run_id"]), folder, record, reused=True)
 
 
-def _resumable(stage: Stage, config: Config, made: dict[str, Any], tracking: Tracking) -> str | None:
+def _run_to_continue(stage: Stage, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> str | None:
+    """The MLflow run to go on in: that of an interrupted training, or of a search left by another process."""
+    config, tracking = context.config, context.tracking
+    if tracking is None:
+        return None
+    if not stage.resumable:
+        return stage.run_to_continue(config, inputs, tracking)
     folder = stage.folder(config)
-    trains = stage.name in ("tokenizer", "predictor")
-    if config.resume == "must" and trains and not (config.reuse and finished(folder, made)[0]):
-        check_resumable(folder, made)
-    run_id = unfinished_run(folder, key_of(made)) if config.resume != "never" else None
+    if config.training.resume == "must" and not (config.tracking.reuse and finished(folder, key)[0]):
+        check_resumable(folder, key)
+    run_id = unfinished_run(folder, key) if config.training.resume != "never" else None
     return run_id if run_id and tracking.exists(run_id) else None
 
 
-def _check_skipped(config: Config) -> None:
-    """A skipped stage must have left what later ones read; all that is missing is said at once."""
-    from kronos.stages import STAGES
-
-    missing = []
-    for name in ("data", "tokenizer", "predictor"):
-        if not getattr(config, SKIPS[name]) or (name == "tokenizer" and config.freeze_tokenizer):
-            continue
-        given = getattr(config, f"{name}_path", None)
-        folder = STAGES[name].folder(config)
-        needed = folder / ("index.json" if name == "data" else "checkpoints/best_model")
-        if given is None and not needed.exists():
-            flag = SKIPS[name].replace("_", "-")
-            missing.append(
-                f"--{flag}: no {name} at {folder}: run  python -m kronos {name}  or leave the flag out"
-            )
-    if missing:
-        raise UserError("; ".join(missing))
+@contextmanager
+def _workers(config: Config) -> Iterator[Crew]:
+    """The worker processes of a run, ended with it."""
+    workers = Crew(world_size(config.launch.nproc_per_node), python_module("kronos.stages.train_worker"))
+    try:
+        yield workers
+    finally:
+        workers.close()
 
 
-def tracking_of(config: Config, say: Callable[[str], None]) -> Tracking:
+def _tracking(config: Config, say: Callable[[str], None]) -> Tracking:
     """The connection to MLflow that a configuration asks for."""
+    tracking = config.tracking
     return Tracking(
-        config.tracking_uri, config.experiment_name, unsent=Path(config.save_path).parent / UNSENT,
-        wait=config.tracking_wait, say=say,
+        tracking.tracking_uri, tracking.experiment_name, unsent=Path(config.output.save_path).parent / UNSENT,
+        wait=tracking.tracking_wait, say=say,
     )  # fmt: skip
 
 
 def tags_of(stage: str, config: Config) -> dict[str, str]:
-    return {"stage": stage, "seed": str(config.seed), **source_tags(clone())}
+    """Tags of every run of a stage."""
+    return {"stage": stage, "seed": str(config.training.seed), **source_tags(clone())}
 
 
 def log_config(run: Run, config: Config) -> None:
-    """Every resolved parameter, the configuration as a file that can be used again, and all versions."""
-    run.parameters({name: to_text(getattr(config, name)) for name in Config.model_fields})
+    """Log every resolved parameter, the configuration as a file that can be used again, and all versions."""
+    run.parameters({name: to_text(value) for name, value in config.values().items()})
     run.json(config.model_dump(mode="json"), "config.json")
     run.json(versions(), "versions.json")
     changes = uncommitted_changes(clone())

@@ -1,42 +1,42 @@
-"""What a training is made of, built alike on every rank: model, objective, windows."""
+"""What a training consists of, built in the same way on every rank: model, objective, windows."""
 
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 from kronos.config.schema import Config
+from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
-from kronos.stages.data import training_splits
+from kronos.stages.inputs import Kind, training_splits
 from kronos.utils.errors import UserError
 
-Kind = Literal["tokenizer", "predictor"]
 
-
-def windows(config: Config, store: BarStore) -> tuple[Any, Any]:
-    """Training and validation windows."""
+def windows(config: Config, store: BarStore, splits: Ranges) -> tuple[Any, Any]:
+    """Return the training windows and the validation windows."""
     from kronos.data.windows import Windows
 
     train, validation = (
-        Windows(store, split, lookback=config.lookback_window, clip=config.clip, seed=config.seed)
-        for split in training_splits(config, store)
+        Windows(
+            store,
+            split,
+            lookback=config.data.lookback_window,
+            clip=config.data.clip,
+            seed=config.training.seed,
+        )
+        for split in training_splits(config, store, splits)
     )
     return train, validation
 
 
-def empty_model(kind: Kind, shape: dict[str, Any]) -> Any:
-    """A model whose weights come from elsewhere; on rank 0, one with random weights."""
-    from kronos.model import Kronos, KronosTokenizer
-
-    return KronosTokenizer(**shape) if kind == "tokenizer" else Kronos(**shape)
-
-
 def freeze(model: Any, config: Config) -> Any:
-    """Leave the predictor's first blocks, and the embeddings under them, as they are."""
+    """Freeze the predictor's first `freeze_blocks` blocks and its embeddings; returns the model."""
     blocks = getattr(model, "transformer", None)
-    if blocks is None or not config.freeze_blocks:
+    if blocks is None or not config.training.freeze_blocks:
         return model
-    if config.freeze_blocks > len(blocks):
-        raise UserError(f"freeze_blocks is {config.freeze_blocks}, the predictor has {len(blocks)} blocks")
-    for part in (model.embedding, model.time_emb, *blocks[: config.freeze_blocks]):
+    if config.training.freeze_blocks > len(blocks):
+        raise UserError(
+            f"freeze_blocks is {config.training.freeze_blocks}, the predictor has {len(blocks)} blocks"
+        )
+    for part in (model.embedding, model.time_emb, *blocks[: config.training.freeze_blocks]):
         part.requires_grad_(False)
     return model
 
@@ -51,10 +51,10 @@ def make_objective(kind: Kind, config: Config, tokenizer: Any, custom: str | Non
         for part in name.split("."):
             found = getattr(found, part)
         return found(config, tokenizer)
-    lookback, horizon = config.lookback_window, config.predict_window
+    lookback, horizon = config.data.lookback_window, config.data.predict_window
     if kind == "tokenizer":
         return TokenizerObjective(lookback, horizon)
-    return PredictorObjective(tokenizer, lookback, horizon, loss_bars=config.loss_bars)
+    return PredictorObjective(tokenizer, lookback, horizon, loss_bars=config.training.loss_bars)
 
 
 def share_tokenizer(objective: Any, runtime: Any) -> None:

@@ -1,7 +1,7 @@
-"""The other ranks of a training stage: they are told everything by rank 0, and report to it alone.
+"""The worker processes of a training stage: the ranks above 0, which receive everything from rank 0.
 
-`python -m kronos.stages.train_worker HOST PORT RANK WORLD` is how rank 0 starts one. Neither MLflow nor Qlib is
-loaded here.
+Rank 0 starts one with `python -m kronos.stages.train_worker HOST PORT RANK WORLD`. Neither MLflow nor Qlib is loaded
+here.
 """
 
 import signal
@@ -13,43 +13,48 @@ from kronos.distributed.launcher import Place, follow, follow_torchrun, join_gro
 
 
 def under_torchrun() -> None:
-    """Follow until rank 0 is over; SystemExit where the work failed."""
+    """Work for rank 0 until it ends; raises SystemExit where the work failed."""
     if status := follow_torchrun(work):
         raise SystemExit(status)
 
 
 def work(description: dict[str, Any], place: Place) -> None:
-    """Take part in one training."""
+    """Take part in one training run."""
     import torch.distributed as dist
 
     from kronos.config.schema import Config
     from kronos.distributed.device import choose
-    from kronos.stages.data import stored_bars
-    from kronos.stages.train_setup import empty_model, freeze, make_objective, share_tokenizer, windows
+    from kronos.model.presets import build_model
+    from kronos.stages.inputs import splits_from_json, stored_bars
+    from kronos.stages.train_setup import freeze, make_objective, share_tokenizer, windows
     from kronos.training.settings import FitSettings
     from kronos.training.trainer import fit
 
-    asked = [False]
+    stop = [False]
 
-    def ask(signum: int, frame: object) -> None:
-        asked[0] = True
+    def request_stop(signum: int, frame: object) -> None:
+        stop[0] = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         kind, config = description["kind"], Config.model_validate(description["config"])
         store = stored_bars(config)
         _same_bars(store, description["bars"])
-        runtime = choose(config.device, config.cpu, config.precision, place)
-        model = freeze(empty_model(kind, description["model"]), config)
-        tokenizer = empty_model("tokenizer", description["tokenizer"]) if description["tokenizer"] else None
+        runtime = choose(config.launch.device, config.launch.cpu, config.training.precision, place)
+        model = freeze(build_model(kind, description["model"]), config)
+        tokenizer = build_model("tokenizer", description["tokenizer"]) if description["tokenizer"] else None
         objective = make_objective(kind, config, tokenizer, description["objective"])
-        train, validation = windows(config, store)
+        train, validation = windows(config, store, splits_from_json(description["splits"]))
         join_group(description["store"], description["number"], place, runtime.device.type == "cuda")
         share_tokenizer(objective, runtime)
+        settings = FitSettings(
+            config.training, description["learning_rate"], description["clip_norm"],
+            settings_key=description["settings_key"],
+        )  # fmt: skip
         fit(
-            model, objective, train, validation, settings=FitSettings(**description["settings"]),
-            runtime=runtime, folder=Path(), report=lambda step, values: None, resume=description["resume"],
-            stop_requested=lambda: asked[0],
+            model, objective, train, validation, settings=settings, runtime=runtime,
+            folder=Path(), report=lambda step, values: None, resume=description["resume"],
+            stop_requested=lambda: stop[0],
         )  # fmt: skip
     finally:
         if dist.is_initialized():
@@ -69,11 +74,11 @@ def _same_bars(store: Any, digest: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """A follower that rank 0 started on its own machine."""
+    """Run a worker process that rank 0 started on its own machine."""
     from torch.distributed import TCPStore
 
     host, port, rank, world = arguments[0], *map(int, arguments[1:])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 hears of Ctrl-C and tells
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 receives Ctrl-C and passes it on
     place = Place(rank, world, rank, world)
     return follow(place, TCPStore(host, port, None, False), work)
 

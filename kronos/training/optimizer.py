@@ -17,7 +17,7 @@ def adamw(model: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
     if not parameters:
         raise UserError("nothing is left to train: every parameter is frozen")
     groups: list[dict[str, Any]] = [{"params": parameters}]
-    if not settings.decay_norms_biases:
+    if not settings.training.decay_norms_biases:
         groups = [
             {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
             {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
@@ -25,15 +25,15 @@ def adamw(model: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        weight_decay=settings.weight_decay,
+        betas=(settings.training.adam_beta1, settings.training.adam_beta2),
+        weight_decay=settings.training.adam_weight_decay,
         fused=True,
     )
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, settings: FitSettings, total_steps: int) -> OneCycleLR:
     """The public schedule, one update a step."""
-    warm_up = settings.pct_start
+    warm_up = settings.training.warmup_fraction
     while warm_up * total_steps == 1:  # torch then divides by zero: the warm-up is exactly one step
         warm_up = math.nextafter(warm_up, 0.0)
     return OneCycleLR(

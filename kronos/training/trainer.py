@@ -135,10 +135,10 @@ class _Run:
         self.stopping = False
         self.stepper = Stepper(model, objective, settings, self.plan.total_steps, runtime, self.ranks)
         self.feed = Feed(train, settings, self.plan, runtime)
-        scored = min(settings.val_windows, len(val))
-        self.val_windows = epoch_order(len(val), scored, settings.seed, None)
+        scored = min(settings.training.n_val_iter, len(val))
+        self.val_windows = epoch_order(len(val), scored, settings.training.seed, None)
         self.train_eval_windows = epoch_order(
-            len(train), min(settings.train_eval_windows, scored, len(train)), settings.seed, None
+            len(train), min(settings.train_eval_windows, scored, len(train)), settings.training.seed, None
         )
 
     def start(self, resume: bool) -> int | None:
@@ -149,7 +149,9 @@ class _Run:
         if not go_on:
             self.ranks.share(self.model.state_dict().values())
             if not self.leads:  # dropout of its own; rank 0's generator is the caller's
-                torch.manual_seed(generator(self.settings.seed, f"rank {self.ranks.rank}").initial_seed())
+                torch.manual_seed(
+                    generator(self.settings.training.seed, f"rank {self.ranks.rank}").initial_seed()
+                )
             return None
         optimizer, scheduler = self.stepper.optimizer, self.stepper.scheduler
         random_states: list[dict[str, torch.Tensor]] = []
@@ -178,7 +180,7 @@ class _Run:
     def go(self) -> bool:
         """Run to the end; True when it was asked to stop before."""
         state, settings = self.state, self.settings
-        save_steps = math.ceil(settings.save_windows / self.plan.effective_batch)
+        save_steps = math.ceil(settings.training.save_windows / self.plan.effective_batch)
         before, began = state.seconds["total"], time.perf_counter()
         self.model.train()
         while True:
@@ -193,7 +195,10 @@ class _Run:
             if self._complete() or self._out_of_patience() or stop:
                 break
             self._step()
-            if state.step % settings.log_interval == 0 or state.step % self.plan.steps_per_epoch == 0:
+            if (
+                state.step % settings.training.log_interval == 0
+                or state.step % self.plan.steps_per_epoch == 0
+            ):
                 self._report_interval()
             elif self.progress:
                 self.progress(state.step, self.plan.total_steps, {})
@@ -229,7 +234,7 @@ class _Run:
         return self.state.step == self.plan.total_steps == self.state.evaluated_step
 
     def _out_of_patience(self) -> bool:
-        patience = self.settings.early_stopping_patience
+        patience = self.settings.training.early_stopping_patience
         return bool(patience) and self.state.evaluations_since_best >= patience
 
     def _evaluate(self) -> None:
@@ -263,7 +268,9 @@ class _Run:
 
     def _score(self, what: str, source: WindowSource, windows: np.ndarray) -> dict[str, float] | None:
         """Means over the windows, or None when asked to stop on the way."""
-        size = self.settings.eval_batch_size or 2 * self.settings.batch_size  # fits: it keeps no gradients
+        size = (
+            self.settings.eval_batch_size or 2 * self.settings.training.batch_size
+        )  # fits: it keeps no gradients
         alone = self.ranks.world == 1
         metrics, wrong = score(
             self.model, self.objective, source, windows, size, runtime=self.runtime, ranks=self.ranks,

@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from fit_settings import fit_settings
 
 from kronos.data.splits import Split
 from kronos.data.windows import Windows
@@ -30,7 +31,6 @@ from kronos.model.cpu_kernels.linear import linear
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
 from kronos.training.optimizer import adamw
-from kronos.training.settings import FitSettings
 from kronos.training.train_step import Stepper
 from kronos.training.trainer import fit
 
@@ -162,8 +162,8 @@ def our_step(
     from kronos.training.checkpoint import LoopState
     from kronos.training.dataloader import Part
 
-    settings = FitSettings(
-        epochs=1, batch_size=BATCH, learning_rate=rate, div_factor=1.0, beta2=beta2, clip_norm=clip
+    settings = fit_settings(
+        epochs=1, batch_size=BATCH, learning_rate=rate, div_factor=1.0, adam_beta2=beta2, clip_norm=clip
     )
     runtime = Runtime(torch.device(DEVICE), dtype)
     stepper = Stepper(model.train(), objective, settings, 10_000, runtime, Collectives())
@@ -179,7 +179,7 @@ def our_step(
 
 def public_predictor_step(sides: SimpleNamespace, batch: Any) -> Callable[[], float]:
     tokenizer, model = sides.public
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-5, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-5, betas=(0.9, 0.95), adam_weight_decay=0.1)
     model.train(), tokenizer.eval()
 
     def step() -> float:
@@ -198,7 +198,7 @@ def public_predictor_step(sides: SimpleNamespace, batch: Any) -> Callable[[], fl
 
 def public_tokenizer_step(sides: SimpleNamespace, batch: Any) -> Callable[[], float]:
     model, _ = sides.public
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, adam_weight_decay=0.1)
     model.train()
 
     def step() -> float:
@@ -283,7 +283,7 @@ def test_tokenizer_step() -> None:
     sides = models("mini")
     objective = TokenizerObjective(LOOKBACK, HORIZON)
     # The public script leaves this optimiser's second beta at PyTorch's 0.999.
-    ours = our_step(sides.tokenizer, objective, batch, 2e-4, torch.float32, beta2=0.999, clip=2.0)
+    ours = our_step(sides.tokenizer, objective, batch, 2e-4, torch.float32, adam_beta2=0.999, clip=2.0)
     theirs = public_tokenizer_step(sides, batch)
     assert ours() == pytest.approx(theirs(), rel=1e-5)
     compare("tokenizer step, float32", ours, theirs, "windows/s", BATCH)
@@ -318,8 +318,8 @@ def test_time_outside_the_step(tmp_path: Path) -> None:
     sides = models("mini")
     objective = PredictorObjective(sides.tokenizer, LOOKBACK, HORIZON)
     steps = 10 if DEVICE == "cpu" else 200
-    settings = FitSettings(
-        epochs=1, batch_size=BATCH, learning_rate=4e-5, train_windows=BATCH * steps, val_windows=BATCH,
+    settings = fit_settings(
+        epochs=1, batch_size=BATCH, learning_rate=4e-5, n_train_iter=BATCH * steps, n_val_iter=BATCH,
         train_eval_windows=BATCH, log_interval=1,
     )  # fmt: skip
     with Tracking(f"sqlite:///{tmp_path}/mlflow.db", "bench").run("predictor", {}) as run:
@@ -344,12 +344,12 @@ def test_bf16_follows_float32(tmp_path: Path) -> None:
         objective = PredictorObjective(KronosTokenizer(**TOKENIZER_PRESETS["base"]), LOOKBACK, HORIZON)
         model = Kronos(**PREDICTOR_PRESETS["mini"])
         torch.manual_seed(seed)
-        settings = FitSettings(
+        settings = fit_settings(
             epochs=1,
             batch_size=8,
             learning_rate=4e-5,
-            train_windows=2400,
-            val_windows=64,
+            n_train_iter=2400,
+            n_val_iter=64,
             train_eval_windows=8,
         )
         result = fit(
@@ -367,6 +367,6 @@ def test_bf16_follows_float32(tmp_path: Path) -> None:
 
 
 def test_adamw_is_fused() -> None:
-    assert adamw(torch.nn.Linear(2, 2), FitSettings(epochs=1, batch_size=1, learning_rate=1.0)).defaults[
+    assert adamw(torch.nn.Linear(2, 2), fit_settings(epochs=1, batch_size=1, learning_rate=1.0)).defaults[
         "fused"
     ]

@@ -14,7 +14,7 @@ from kronos.data.bars import align
 from kronos.data.calendars import sessions
 from kronos.data.cleaning import clean
 from kronos.data.sources import sample
-from kronos.data.sources.base import DataProcessorFactory
+from kronos.data.sources.factory import DataProcessorFactory
 from kronos.data.store import BarStore, store_sessions, write_store
 
 

@@ -12,7 +12,7 @@ import pytest
 from kronos.data.bars import Finding
 from kronos.data.forecast_points import contexts, forecast_points, future_stamps
 from kronos.data.sources import base as sources
-from kronos.data.sources.base import SampleDataProcessor
+from kronos.data.sources.sample import SampleDataProcessor
 from kronos.data.splits import make_split
 from kronos.data.store import BarStore
 from kronos.data.windows import Windows

@@ -12,6 +12,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it has no conftest
+
+from fit_settings import fit_settings
+
 from kronos.data.splits import Split
 from kronos.data.windows import Windows
 from kronos.distributed.device import Runtime, seed_everything
@@ -19,7 +23,6 @@ from kronos.distributed.launcher import Place, follow, join_group
 from kronos.model import Kronos, KronosTokenizer
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
-from kronos.training.settings import FitSettings
 from kronos.training.trainer import FitResult, fit
 
 LOOKBACK, HORIZON, LENGTH = 24, 8, 33
@@ -74,7 +77,7 @@ def train(
     model, objective = build(job["kind"], job["preset"], job["dropout"])
     runtime = Runtime(torch.device("cpu"), rank=place.rank, world=place.world)
     result = fit(
-        model, objective, make_windows(1), make_windows(2), settings=FitSettings(**job["settings"]),
+        model, objective, make_windows(1), make_windows(2), settings=fit_settings(**job["settings"]),
         runtime=runtime, folder=folder, report=report, resume=job.get("resume", False), **options,
     )  # fmt: skip
     return model, result

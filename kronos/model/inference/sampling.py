@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from kronos.utils.random_keys import step, to_uniform
 
 
 def filter_and_sample(
@@ -57,16 +57,7 @@ def keyed_uniforms(seed: int, keys_N: np.ndarray, samples: int, horizon: int) ->
 
     So a series draws the same numbers whichever other series, and however many samples and bars, are asked for.
     """
-    row = _mix(_mix(np.asarray(seed % 2**64, dtype=np.uint64)) ^ keys_N.astype(np.int64).view(np.uint64))
+    row = step(step(np.asarray(seed % 2**64, dtype=np.uint64)) ^ keys_N.astype(np.int64).view(np.uint64))
     for count in (samples, horizon, 2):
-        row = _mix(row[..., None] ^ _mix(np.arange(count, dtype=np.uint64)))
-    return ((row >> np.uint64(40)).astype(np.float32)) * np.float32(2.0**-24)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64's step and finaliser on uint64; sums and products wrap on purpose."""
-    with np.errstate(over="ignore"):
-        mixed = np.asarray(x + _GOLDEN)
-        mixed = np.asarray((mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9))
-        mixed = np.asarray((mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB))
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+        row = step(row[..., None] ^ step(np.arange(count, dtype=np.uint64)))
+    return to_uniform(row)

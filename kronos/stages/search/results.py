@@ -5,20 +5,17 @@ import math
 import shutil
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kronos.config.schema import Config, group_of
-from kronos.stages.search.space import configuration
+from kronos.config.schema import SECTION_OF, Config
+from kronos.stages.search.session import Search
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
-
-if TYPE_CHECKING:
-    from kronos.stages.search.stage import _Search
 
 INTERVAL = 0.95
 
 
-def write_answer(search: "_Search") -> dict[str, Any]:
+def write_results(search: Search, asked: Config) -> dict[str, Any]:
     """Write everything that the study says by now; the last process to leave says it all.
 
     Raises UserError when no trial has finished.
@@ -39,8 +36,8 @@ def write_answer(search: "_Search") -> dict[str, Any]:
         raise UserError(f"no trial finished: {why or 'give more --n-trials or --search-timeout'}")
     first = top[0]
     best = next(trial for trial in study.best(10**6) if trial.number == first["trial"])
-    found = configuration(config, {**search.budget, **best.params, **search._shared_tokenizer()})
-    write_json(folder / "best.json", answer_fields(found))
+    found = config.replace(**{**search.budget, **best.params, **search.shared_tokenizer()})
+    write_json(folder / "best.json", answer_fields(found, asked))
     record = {
         "run_id": best.user_attrs.get("mlflow_run"), "trial": best.number, "study": study.name,
         "storage": config.storage.split("@")[-1], "metric": list(study.metrics), "values": list(best.values),
@@ -71,22 +68,21 @@ def write_answer(search: "_Search") -> dict[str, Any]:
     return {"metrics": {f"best_{name}": value for name, value in values.items()}, **record}
 
 
-def answer_fields(found: Config) -> dict[str, Any]:
-    """The fields of a configuration that `pipeline --config-path` takes: those that differ from the defaults."""
+def answer_fields(found: Config, asked: Config) -> dict[str, Any]:
+    """The fields for `pipeline --config-path`: those that differ from the defaults, writing where `asked` writes."""
+    found = found.replace(dataset_path=asked.data.dataset_path, save_path=asked.output.save_path)
     values, defaults = found.model_dump(mode="json"), Config().model_dump(mode="json")
     kept = {
         name: value
         for name, value in values.items()
-        if group_of(Config.model_fields[name]) not in ("search", "tracking", "registry")
-        and value != defaults[name]
+        if SECTION_OF[name] not in ("search", "tracking", "registry") and value != defaults[name]
     }
     if found.search_stage == "predictor" and found.tokenizer_path:
         kept["skip_tokenizer"] = True  # the loss was reached with this tokenizer and no other
-    kept.pop("fast_mode", None)  # its cuts are in the values already
     return {"data_source": values["data_source"], **kept}
 
 
-def table_of(search: "_Search") -> list[dict[str, Any]]:
+def table_of(search: Search) -> list[dict[str, Any]]:
     """The top trials with their parameters; mean and interval over seeds where trials were repeated.
 
     With repeats the order is that of the means.
@@ -135,7 +131,7 @@ def _row_text(row: dict[str, Any]) -> str:
     return "; ".join(shown)
 
 
-def _keep_weights(search: "_Search", number: int) -> None:
+def _keep_weights(search: Search, number: int) -> None:
     """Keep the best trial's folder, where it was trained on this machine, as `best`."""
     trials = search.folder / "trials"
     source = trials / f"trial-{number}"
@@ -149,7 +145,7 @@ def _keep_weights(search: "_Search", number: int) -> None:
         trials.rmdir()
 
 
-def _register(search: "_Search", found: Config, record: dict[str, Any]) -> None:
+def _register(search: Search, found: Config, record: dict[str, Any]) -> None:
     """Register the best trial's weights."""
     from kronos.stages.promote import register_search
 
@@ -159,7 +155,7 @@ def _register(search: "_Search", found: Config, record: dict[str, Any]) -> None:
     try:
         version = register_search(
             search.tracking,
-            found.model_copy(update={**best, **given}),
+            found.replace(**best, **given),
             str(record["run_id"]),
             values,
             search.say,
@@ -170,6 +166,6 @@ def _register(search: "_Search", found: Config, record: dict[str, Any]) -> None:
         search.parent.tags({"registered_version": f"{version.name}/{version.number}"})
 
 
-def _is_over(search: "_Search", folder: Path) -> bool:
+def _is_over(search: Search, folder: Path) -> bool:
     number = int(folder.name.split("-")[1])
     return search.study.state(number) not in ("RUNNING", "WAITING")

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kronos.config.loading import nearest, to_text
-from kronos.config.schema import Config, group_of
+from kronos.config.schema import FIELDS, SECTION_OF, Config
 from kronos.utils.errors import UserError
 from kronos.utils.files import or_shipped, read_json
 
@@ -92,7 +92,7 @@ class Space:
 
 def configuration(config: Config, values: Mapping[str, Any]) -> Config:
     """`config` with some fields changed, checked as a whole."""
-    return Config.model_validate({**config.model_dump(), **values})
+    return config.replace(**values)
 
 
 def space_of(config: Config) -> Space:
@@ -143,11 +143,10 @@ def _entries(path: str | None, problems: list[str]) -> dict[str, Any]:
 
 def _refused(name: str, stage: str) -> str:
     """Why a field cannot be searched, or empty text."""
-    field = Config.model_fields.get(name)
-    if field is None:
-        close = nearest(name, Config.model_fields)
+    if name not in FIELDS:
+        close = nearest(name, FIELDS)
         return "there is no such field" + (f": did you mean {close}?" if close else "")
-    if group_of(field) not in ("training", "model") or name in FIXED:
+    if SECTION_OF[name] not in ("training", "model") or name in FIXED:
         return "it is the same for every trial: a search varies fields of training and model only"
     other = {"tokenizer": "predictor", "predictor": "tokenizer"}.get(stage, "-")
     if name.startswith(other) or name.startswith(f"pretrained_{other}") or name == f"freeze_{other}":

@@ -1,6 +1,7 @@
-"""One trial of a search: the training stages with a recorder in the place of MLflow, then what it is judged by.
+"""One trial of a search: the training stages with a recorder instead of an MLflow run, then its metrics.
 
-Runs in the process of the search or in one of its own (`kronos.stages.search.trial_worker`); imports neither MLflow nor Optuna.
+Runs in the process of the search or in one of its own (`kronos.stages.search.trial_worker`); imports neither MLflow
+nor Optuna.
 """
 
 import contextlib
@@ -13,10 +14,16 @@ from typing import Any
 
 from kronos.config.schema import Config
 from kronos.distributed.launcher import Crew, python_module, world_size
-from kronos.stages.base import Work
+from kronos.stages.base import Context, Say
+from kronos.stages.runner import run_stage
+from kronos.stages.train import PredictorStage, TokenizerStage
 from kronos.utils.errors import UserError
 
 Record = Callable[[int, dict[str, float]], None]
+STAGES_BY_KIND: dict[str, TokenizerStage | PredictorStage] = {
+    "tokenizer": TokenizerStage(),
+    "predictor": PredictorStage(),
+}
 KINDS = {"tokenizer": ("tokenizer",), "predictor": ("predictor",), "both": ("tokenizer", "predictor")}
 
 
@@ -35,38 +42,30 @@ class Recorder:
     def artifact(self, path: str | Path, folder: str | None = None) -> None: ...
 
 
-def train(config: Config, record: Record, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Train what the search is about and judge it.
+def train(config: Config, record: Record, say: Say = lambda text: None) -> dict[str, Any]:
+    """Train what the search is about and measure what its trials are compared by.
 
     `record(step, metrics)` is called with all that training reports; an exception that it raises ends the trial.
-    Returns `values`, one a metric of config.search_metric, and `metrics` of the training.
+    Returns `values`, one per metric of config.search_metric, and `metrics` of the training.
     """
-    from kronos.stages import train as train_stage
-
-    bodies: dict[str, Any] = {
-        "tokenizer": (train_stage.tokenizer_made_from, train_stage.run_tokenizer),
-        "predictor": (train_stage.predictor_made_from, train_stage.run_predictor),
-    }
-    kinds = KINDS[config.search_stage]
-    result: dict[str, Any] = {}
-    crew = Crew(world_size(config.nproc_per_node), python_module("kronos.stages.train_worker"))
+    kinds, wanted = KINDS[config.search.search_stage], config.search.search_metric
+    workers = Crew(world_size(config.launch.nproc_per_node), python_module("kronos.stages.train_worker"))
     try:
-        crew.call()
+        workers.call()
         for kind in kinds:
-            made_from, run = bodies[kind]
             prefix = f"{kind}_" if kind != kinds[-1] else ""
             recorder: Any = Recorder(partial(_pass_on, record, prefix))
-            work = Work(config, recorder, tracking=None, say=say, crew=crew)  # type: ignore[arg-type]
-            result = run(work, made_from(config))
+            context = Context(config, recorder, tracking=None, say=say, workers=workers)
+            result = run_stage(STAGES_BY_KIND[kind], config, context).record
     finally:
-        crew.close()
+        workers.close()
     measured = {"val_loss": result["metrics"]["best_val_loss"]}
-    if set(config.search_metric) - {"val_loss"}:
-        measured |= forecast_metrics(work)
-    values = [float(measured[name]) for name in config.search_metric]
-    for name, value in zip(config.search_metric, values, strict=True):
+    if set(wanted) - {"val_loss"}:
+        measured |= forecast_metrics(config)
+    values = [float(measured[name]) for name in wanted]
+    for name, value in zip(wanted, values, strict=True):
         if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}: there is nothing to judge the trial by")
+            raise ValueError(f"{name} is {value}: trials cannot be compared by it")
     return {"values": values, "metrics": {**result["metrics"], **measured}, "digest": result["digest"]}
 
 
@@ -80,7 +79,7 @@ def quietly(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return function()
 
 
-def forecast_metrics(work: Work) -> dict[str, float]:
+def forecast_metrics(config: Config) -> dict[str, float]:
     """Rank IC and CRPS of forecasts of the validation range, made as the backtest makes them.
 
     `rank_ic` is the mean over days for `backtest_signal`, `crps` the fair score of the predicted closes as
@@ -94,28 +93,25 @@ def forecast_metrics(work: Work) -> dict[str, float]:
     from kronos.data.forecast_points import forecast_points
     from kronos.evaluation import accuracy, signals
     from kronos.forecast.store_forecaster import forecaster, trading_rules
-    from kronos.stages.data import settled, stored_bars
-    from kronos.stages.evaluate import score, subset, wide_bars
+    from kronos.stages.evaluate import score, wide_bars
+    from kronos.stages.inputs import resolve_splits, stored_bars, trained_pair
 
-    store = stored_bars(work.config)
-    model = forecaster(work.config, store)  # looked up by the ranges that were given, as it was trained
-    config = settled(work.config, store)
-    lookback, horizon = config.lookback_window, config.predict_window
-    points = forecast_points(store, *config.val_time_range, lookback, horizon)
+    store = stored_bars(config)
+    splits = resolve_splits(config, store)
+    tokenizer, predictor, _ = trained_pair(config, store, splits)
+    model = forecaster(config, store, tokenizer.model, predictor.model)
+    lookback, horizon = config.data.lookback_window, config.data.predict_window
+    points = forecast_points(store, *splits.val, lookback, horizon)
     sessions = np.unique(points.session)
-    first = int(np.searchsorted(store.sessions, pd.Timestamp(config.val_time_range[0]).value)) + lookback - 1
-    last = (
-        int(np.searchsorted(store.sessions, pd.Timestamp(config.val_time_range[1]).value, "right"))
-        - 1
-        - horizon
-    )
+    first = int(np.searchsorted(store.sessions, pd.Timestamp(splits.val[0]).value)) + lookback - 1
+    last = int(np.searchsorted(store.sessions, pd.Timestamp(splits.val[1]).value, "right")) - 1 - horizon
     days = sessions[(sessions >= first) & (sessions <= min(last, store.last_session - horizon))]
     if not len(days):
         raise UserError(
             "val_time_range is too short: no forecast begins at its start + lookback and ends within it"
         )
     whole = int(np.isin(points.session, days).sum())
-    points = subset(points, np.isin(points.session, days[:: math.ceil(whole / config.n_val_iter)]))
+    points = points.subset(np.isin(points.session, days[:: math.ceil(whole / config.training.n_val_iter)]))
     closes_NSH = model.closes(points, trading_rules(config), "forecast")
     close = wide_bars(store, int(points.session.min()))["close"]
     mean_NH, count = closes_NSH.mean(axis=1), len(points)
@@ -124,10 +120,10 @@ def forecast_metrics(work: Work) -> dict[str, float]:
         "as_of": np.repeat(store.sessions[points.session], horizon).astype("datetime64[ns]"),
         "step": np.tile(np.arange(1, horizon + 1, dtype=np.int32), count), "close": mean_NH.reshape(-1),
     })  # fmt: skip
-    predicted = signals.wide(score(close, forecast), config.backtest_signal)
-    realised = signals.targets(close, horizon)[config.backtest_signal]
+    predicted = signals.wide(score(close, forecast), config.backtest.backtest_signal)
+    realised = signals.targets(close, horizon)[config.backtest.backtest_signal]
     found = {"rank_ic": float(signals.daily_ic(predicted, realised)["rank_ic"].mean())}
-    if "crps" in config.search_metric:
+    if "crps" in config.search.search_metric:
         seen = store.values[points.row, FEATURES.index("close")].astype(np.float64)
         place = (
             points.session.astype(np.int64)[:, None] - int(points.session.min()) + np.arange(1, horizon + 1)

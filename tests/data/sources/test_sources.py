@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kronos.data.sources.base import BaseDataProcessor, DataProcessorFactory
+from kronos.data.sources.base import BaseDataProcessor
+from kronos.data.sources.factory import DataProcessorFactory
 from kronos.data.store import BarStore, open_store
 from kronos.utils.errors import UserError
 
@@ -78,8 +79,16 @@ def test_key_tells_whether_a_store_is_of_this_configuration(
 ) -> None:
     processor = custom(config)
     store = processor.run_pipeline()
-    assert store.key == processor.key() == custom(replace(config, dataset_path="elsewhere")).key()
-    assert store.key != custom(replace(config, dataset_end_time=date(2020, 2, 1))).key()
+    assert not processor.reusable and processor.key() != processor.key() != store.key
+
+    class Known(custom):  # type: ignore[misc, valid-type]
+        def fingerprint(self) -> Any:
+            return {"version": 1}
+
+    processor = Known(config)
+    store = processor.run_pipeline()
+    assert store.key == processor.key() == Known(replace(config, dataset_path="elsewhere")).key()
+    assert store.key != Known(replace(config, dataset_end_time=date(2020, 2, 1))).key()
     assert store.key != DataProcessorFactory.create_processor("sample", config).key()
     assert custom(config).run_pipeline(key="the stage's own").key == "the stage's own"
 
@@ -99,7 +108,7 @@ def test_a_source_that_is_none_is_refused(config: Any, name: str, message: str) 
 
 
 def test_a_class_named_by_its_module_builds_its_store(settings: Any, tmp_path: Path) -> None:
-    name = "kronos.data.sources.base:SampleDataProcessor"
+    name = "kronos.data.sources.sample:SampleDataProcessor"
     processor = DataProcessorFactory.create_processor(name, settings(str(tmp_path / "data"), name))
     assert len(processor.run_pipeline().instruments) == 524
 

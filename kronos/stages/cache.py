@@ -1,0 +1,217 @@
+"""What decides whether a finished stage is reused: its cache key, and the record in the folder that it wrote.
+
+The key of a stage is the digest of its name, the values of the fields that can change its numbers, the digests of
+its inputs, the code that it uses, and the versions of the packages that can change its numbers. Comments, docstrings
+and modules that only show, track or launch are not part of it.
+"""
+
+import ast
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kronos.config.loading import to_text
+from kronos.config.schema import Config
+from kronos.stages.base import Inputs, Stage
+from kronos.tracking.client import versions
+from kronos.utils.errors import UserError
+from kronos.utils.files import PACKAGE, digest_bytes, read_json, write_json
+
+RECORD = "summary.json"
+# Packages and modules whose code cannot change a stage's numbers.
+NO_NUMBERS = (
+    "kronos.__main__", "kronos.cli", "kronos.config", "kronos.distributed.launcher",
+    "kronos.distributed.child_process",
+    "kronos.report", "kronos.tracking", "kronos.utils", "kronos.stages.base", "kronos.stages.cache",
+    "kronos.stages.model_logging", "kronos.stages.provenance", "kronos.stages.run_folder", "kronos.stages.runner",
+    "kronos.stages.train_worker", "kronos.stages.search",
+)  # fmt: skip
+NUMBERS = ("kronos.utils.random_keys", "kronos.report.content")  # modules of these packages that can
+SAME_MODEL = (
+    "model_preset",
+    "lookback_window",
+    "predict_window",
+    "clip",
+)  # a model made with others does not fit
+
+
+def key_parts(stage: Stage, config: Config, inputs: Inputs, objective: Any = None) -> dict[str, Any]:
+    """Everything that a stage's output depends on; equal parts give equal output."""
+    digests = dict(inputs.digests)
+    if objective is not None:
+        digests["objective"] = source_digest(objective)
+    return {
+        "stage": stage.name,
+        "fields": {name: to_text(getattr(config, name)) for name in stage.key_fields(config)},
+        "inputs": digests,
+        "code": code_digest(type(stage).__module__, *stage.code(config)),
+        "versions": {name: text for name, text in versions(stage.packages).items() if name != "python"},
+    }
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """The cache key: a short digest of `key_parts`."""
+    return digest_bytes(json.dumps(parts, sort_keys=True).encode())[:16]
+
+
+@cache
+def code_digest(*modules: str) -> str:
+    """Digest of the code of some modules and of all project modules that they import, without comments."""
+    files = _imported_from(modules)
+    return digest_bytes(
+        *(part for name in sorted(files) for part in (name.encode(), _code(files[name]).encode()))
+    )
+
+
+def _imported_from(modules: Iterable[str]) -> dict[str, Path]:
+    """{module: file} of the modules and of what they import, directly or not; those without numbers are left out."""
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        file = _file_of(name)
+        if file is None or name in found or not has_numbers(name):
+            continue
+        found[name] = file
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+    return found
+
+
+def has_numbers(module: str) -> bool:
+    """Whether the code of a project module can change a stage's numbers."""
+    if module in NUMBERS:
+        return True
+    return not any(module == name or module.startswith(f"{name}.") for name in NO_NUMBERS)
+
+
+def _file_of(module: str) -> Path | None:
+    """The file of a module of this project, or of a stage defined elsewhere; None for anything else."""
+    parts = module.split(".")
+    if parts[0] != "kronos":
+        loaded = getattr(sys.modules.get(module), "__file__", None)
+        return Path(loaded) if loaded and module in _stage_modules else None
+    path = PACKAGE.joinpath(*parts[1:])
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
+_stage_modules: set[str] = set()  # modules outside the package whose stages were added to STAGES
+
+
+def know_module(name: str) -> None:
+    """Count the code of a module outside the package as code of its stages."""
+    _stage_modules.add(name)
+
+
+@cache
+def _code(file: Path) -> str:
+    """A file's syntax tree as text, without docstrings: comments and layout are no part of it."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def source_digest(function: Callable[..., Any]) -> str:
+    """Name and source of a user's function: the whole module that it is defined in."""
+    try:
+        source = inspect.getsource(inspect.getmodule(function) or function)
+    except (OSError, TypeError):  # typed at a prompt
+        source = function.__code__.co_code.hex() if inspect.isfunction(function) else ""
+    return f"{function.__qualname__} {digest_bytes(source.encode())[:16]}"
+
+
+def write_record(
+    folder: Path, parts: Mapping[str, Any], run_id: str, outputs: Iterable[str], more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write `summary.json`, the last file of a stage: its cache key and parts, its run, and digests of its files."""
+    record = {
+        **more,
+        "key": key_of(parts),
+        "run_id": run_id,
+        "outputs": file_digests(folder, outputs),
+        "made_from": dict(parts),
+    }
+    write_json(folder / RECORD, record)
+    return record
+
+
+def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the named files of a folder."""
+    return {name: digest_bytes((folder / name).read_bytes()) for name in names}
+
+
+def finished(folder: Path, parts: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The record of an output with this very key whose files are whole, else None and why not."""
+    if not (folder / RECORD).is_file():
+        return None, "there is no finished one"
+    record = read_record(folder)
+    if record.get("key") != key_of(parts):
+        return None, "; ".join(differences(record.get("made_from", {}), parts)) or "it was made otherwise"
+    try:
+        whole = file_digests(folder, record["outputs"]) == record["outputs"]
+    except OSError:
+        whole = False
+    return (record, "") if whole else (None, "its files changed")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a stage's output; a damaged one is a `UserError`."""
+    record = read_json(folder / RECORD)
+    if not isinstance(record, dict):
+        raise UserError(
+            f"{folder / RECORD} is not a record of a stage: delete {folder} and run the stage again"
+        )
+    return record
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Where the parts of two keys differ, in words; versions and code come last."""
+    found = []
+    for part in ("fields", "inputs", "versions"):
+        before, after = old.get(part, {}), new.get(part, {})
+        found += [
+            f"{name} was {before.get(name, 'unknown')}, is {after[name]}"
+            for name in after
+            if before.get(name) != after[name]
+        ]
+    if old.get("code") != new.get("code"):
+        found.append("the code changed")
+    return found
+
+
+def refuse_other_configuration(
+    folder: Path, what: str, remedy: str, fields: Mapping[str, str], inputs: Mapping[str, str]
+) -> None:
+    """Refuse a stored output made with other values of `fields` or from other `inputs`.
+
+    Only what the output's record knows is compared. A folder without a record (weights from elsewhere, a store built
+    in a notebook) is taken as it is.
+    """
+    if not (folder / RECORD).is_file():
+        return
+    before = read_record(folder).get("made_from", {})
+    now = {
+        part: {name: text for name, text in given.items() if name in before.get(part, {})}
+        for part, given in (("fields", fields), ("inputs", inputs))
+    }
+    found = differences({**before, "code": None, "versions": {}}, {**now, "code": None})
+    if found:
+        raise UserError(f"{what} at {folder} is from another configuration: {'; '.join(found)}: {remedy}")
