@@ -96,7 +96,7 @@ class BacktestStage(Stage):
 
 def signals_digest() -> str:
     """Digest of the source of signals that a user has registered; `none` without any."""
-    own = [name for name in signals.SIGNALS if not signals.REDUCTIONS[name].__module__.startswith("kronos.")]
+    own = [name for name in signals.SIGNALS if name not in signals.BUILT_IN]
     return " ".join(f"{name} {source_digest(signals.REDUCTIONS[name])}" for name in own) or "none"
 
 

@@ -123,8 +123,3 @@ def out_of_memory(settings: FitSettings, world: int, device: str) -> UserError:
         f"{said}: use batch_size={smaller} with accumulation_steps={steps}, which keeps the effective batch of "
         f"{effective}, or a smaller model_preset (accumulation_steps alone does not save memory)"
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the machine, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -13,7 +13,7 @@ from torch import nn
 
 from kronos.data.windows import epoch_order
 from kronos.distributed.collectives import Collectives
-from kronos.distributed.device import Runtime, generator
+from kronos.distributed.device import Runtime, generator, is_out_of_memory
 from kronos.training.checkpoint import (
     LoopState,
     clear_leftovers,
@@ -25,7 +25,7 @@ from kronos.training.checkpoint import (
 from kronos.training.dataloader import Feed, WindowSource
 from kronos.training.objectives import Objective
 from kronos.training.settings import FitSettings, plan
-from kronos.training.train_step import MOST_OVERFLOWS, Stepper, is_out_of_memory, out_of_memory
+from kronos.training.train_step import MOST_OVERFLOWS, Stepper, out_of_memory
 from kronos.training.validation import score
 from kronos.utils.errors import UserError
 
