@@ -13,13 +13,13 @@ from typing import Any
 
 from kronos.config.loading import to_text
 from kronos.config.schema import Config
-from kronos.distributed.device import choose
+from kronos.distributed.device import choose, is_out_of_memory
 from kronos.stages.base import Context
 from kronos.stages.cache import RECORD
 from kronos.stages.inputs import given_address, resolve_splits, stored_bars
 from kronos.stages.search.space import Space
 from kronos.stages.search.study import DIRECTIONS, Study
-from kronos.stages.search.trial import KINDS, STAGES_BY_KIND, is_out_of_memory, quietly, train
+from kronos.stages.search.trial import KINDS, STAGES_BY_KIND, quietly, train
 from kronos.stages.search.trial_pool import TrialProcesses
 from kronos.stages.train import closing
 from kronos.stages.train_setup import windows
@@ -92,8 +92,8 @@ class Search:
         self.say(f"search: study {study.name} in {config.search.storage.split('@')[-1]}{going}")
         each = self.budget["n_train_iter"]
         self.say(
-            f"  {config.search.n_trials} trials of {self.budget['epochs'] * each:,} windows, whatever the batch size, "
-            f"a report every {each:,}; sampler {config.search.search_sampler}, pruner "
+            f"  {config.search.n_trials} trials of {self.budget['epochs'] * each:,} windows, at any batch size, a "
+            f"report every {each:,}; sampler {config.search.search_sampler}, pruner "
             + (config.search.search_pruner if study.prunes else "none")
         )
         if not study.prunes and config.search.search_pruner != "none":
