@@ -1,14 +1,12 @@
 """What a researcher should know about a store: its holes, and the report in words."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kronos.data.bars import MAX_FILL, MAX_ITEMS, Finding, Flag, day_text
-
-if TYPE_CHECKING:
-    from kronos.data.store import BarStore
+from kronos.data.store import BarStore
 
 LISTED = 12  # entries shown in the report for each finding; findings.json has them all
 
@@ -69,7 +67,7 @@ def empty_sessions(has_bar: np.ndarray, sessions: pd.DatetimeIndex) -> list[Find
     return [Finding("session without any bar", action, len(places), items)]
 
 
-def report_markdown(store: "BarStore") -> str:
+def report_markdown(store: BarStore) -> str:
     """The data report: universe, period, counts, what was found and done, and what the bars cannot prove."""
     times = pd.DatetimeIndex(store.sessions)
     first, last = times[int(store.session.min())], times[store.last_session]

@@ -12,7 +12,8 @@ import pytest
 
 from kronos.data.bars import Flag
 from kronos.data.cleaning import clean
-from kronos.data.store import FORMAT, BarStore, open_store, write_store
+from kronos.data.store import FORMAT, BarStore, open_store
+from kronos.data.store_writer import write_store
 from kronos.utils.errors import UserError
 
 MakeBars = Callable[..., pd.DataFrame]
@@ -68,7 +69,7 @@ def test_an_unfinished_write_leaves_the_old_store(
     make_bars: MakeBars, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = make_store(make_bars())
-    monkeypatch.setattr("kronos.data.quality_report.report_markdown", lambda store: 1 / 0)
+    monkeypatch.setattr("kronos.data.store_writer.report_markdown", lambda store: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_store(make_bars(50))
     assert open_store(old.path, verify=True).digest == old.digest
