@@ -46,10 +46,9 @@ def fit_calendar(times: pd.DatetimeIndex, freq: str, calendar: str = "auto") -> 
     if not allowed:
         _, share, name, _ = max(found, key=lambda one: one[1])
         raise UserError(
-            f"the bars ({day_text(times[:1])[0]}..{day_text(times[-1:])[0]}, {freq}) fit no calendar: the nearest, "
-            f"{name}, has {100 * share:.0f} % of their times among its sessions; give --calendar "
-            "and --freq, and times on "
-            "the exchange's own clock"
+            f"the bars ({day_text(times[:1])[0]}..{day_text(times[-1:])[0]}, {freq}) fit no calendar: the "
+            f"nearest, {name}, has {100 * share:.0f} % of their times among its sessions; give --calendar and "
+            "--freq, and times on the exchange's own clock"
         )
     fit, share, name, label = max(allowed, key=lambda one: one[0])
     how = "chosen by fit" if calendar == "auto" else "as asked for"

@@ -256,9 +256,8 @@ def check_spacing(frame: pd.DataFrame, freq: str) -> None:
         what = "days" if freq == "day" else "minutes"
         raise UserError(
             f"freq={freq}, but the bars of {names[judged[place]]} are {middle[place]:g} {what} apart "
-            f"({int(wrong.sum())} of {len(names)} instruments here): give bars of one frequency, "
-            "or leave it out with "
-            "--symbols"
+            f"({int(wrong.sum())} of {len(names)} instruments here): give bars of one frequency, or leave it "
+            "out with --symbols"
         )
 
 

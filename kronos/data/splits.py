@@ -218,8 +218,8 @@ def _by_fractions(store: BarStore, lookback: int) -> Ranges:
     if not train[1] < backtest[0] or cuts[0] >= cuts[1]:
         raise UserError(
             f"no range has a bar of the store, and its {len(starts)} days "
-            f"({date_at(0)}..{date_at(count - 1)}) are too few "
-            "to cut by fractions: give train_time_range, val_time_range, test_time_range and backtest_time_range"
+            f"({date_at(0)}..{date_at(count - 1)}) are too few to cut by fractions: give train_time_range, "
+            "val_time_range, test_time_range and backtest_time_range"
         )
     note = (
         f"the given ranges have too few bars of the store ({date_at(0)}..{date_at(count - 1)}), so its {count:,} "
@@ -243,8 +243,8 @@ def _with_embargo(store: BarStore, ranges: Ranges, lookback: int, embargo: int) 
         if whole < first + lead[earlier]:
             raise UserError(
                 f"embargo {embargo} leaves nothing of {earlier}_time_range "
-                f"{days[earlier][0]}..{days[earlier][1]} before "
-                f"{later}_time_range scores its first bar: shorten the embargo or move the ranges apart"
+                f"{days[earlier][0]}..{days[earlier][1]} before {later}_time_range scores its first bar: "
+                "shorten the embargo or move the ranges apart"
             )
         until = pd.Timestamp(int(store.day[whole]) * 24 * 3600 * 10**9).date()
         notes.append(

@@ -32,9 +32,9 @@ class CsvDataProcessor(BaseDataProcessor):
     unadjusted = True
     source = {  # noqa: RUF012
         "survivorship": (
-            "These are the files that were given: nothing says whether instruments that left the "
-            "market are among them. "
-            "If they are not, survivorship remains, and returns measured on these bars are too good."
+            "These are the files that were given: nothing says whether instruments that left the market are "
+            "among them. If they are not, survivorship remains, and returns measured on these bars are too "
+            "good."
         )
     }
 
@@ -52,8 +52,7 @@ class CsvDataProcessor(BaseDataProcessor):
             if name in files:
                 raise UserError(
                     f"{name} comes from two files, {files[name].name} and {path.name}: remove one, or name "
-                    "the instrument "
-                    "in a column"
+                    "the instrument in a column"
                 )
             files[name] = path
             frame = self._frame(table, path)
@@ -116,8 +115,7 @@ class CsvDataProcessor(BaseDataProcessor):
             if sorted(table.column_names) != sorted(names):
                 raise UserError(
                     f"{path.name} has columns {', '.join(names)}, {other.name} has "
-                    f"{', '.join(table.column_names)}: long "
-                    "tables that belong together need the same ones"
+                    f"{', '.join(table.column_names)}: long tables that belong together need the same ones"
                 )
         table = pa.concat_tables([one.select(names) for _, one in tables], promote_options="permissive")
         tables.clear()
@@ -170,9 +168,8 @@ class CsvDataProcessor(BaseDataProcessor):
         elif "factor" in frame and getattr(self.config, "adjust", "auto") != "factor":
             del frame["factor"]
             note = (
-                "Column factor is not used, since nothing says whether prices hold it already: "
-                "with adjust=factor they "
-                "are multiplied by it."
+                "Column factor is not used, since nothing says whether prices hold it already: with "
+                "adjust=factor they are multiplied by it."
             )
             if note not in self.notes:
                 self.notes.append(note)
@@ -199,9 +196,8 @@ class CsvDataProcessor(BaseDataProcessor):
         name = getattr(self.config, "calendar", "auto")
         if name == "auto":
             raise UserError(
-                f"{path}: the times have a time zone, and calendar=auto does not tell the "
-                "exchange's: give --calendar, one "
-                f"of {', '.join(calendars.NAMES)}"
+                f"{path}: the times have a time zone, and calendar=auto does not tell the exchange's: give "
+                f"--calendar, one of {', '.join(calendars.NAMES)}"
             )
         return calendars.timezone(name)
 
@@ -304,9 +300,8 @@ def _from_numbers(series: pd.Series, path: Path) -> pd.Series:
         if ((values >= least) & (values < most)).all():
             return pd.to_datetime(series, unit=unit, utc=True)
     raise UserError(
-        f"{path}: the time is the number {values[0]:g}: days like 20240618, seconds or "
-        "milliseconds since 1970, or text "
-        "like 2024-06-18 09:35 were expected"
+        f"{path}: the time is the number {values[0]:g}: days like 20240618, seconds or milliseconds since "
+        "1970, or text like 2024-06-18 09:35 were expected"
     )
 
 
@@ -325,9 +320,8 @@ def _from_text(series: pd.Series, path: Path) -> pd.Series:
         first, second = (int(parts[column].max()) if parts[column].notna().any() else 0 for column in (0, 1))
         if first <= 12 and second <= 12:
             raise UserError(
-                f"{path}: the date {text.iloc[0]} can be read two ways (day or month first) and no "
-                "row tells: write dates "
-                "as 2024-06-18"
+                f"{path}: the date {text.iloc[0]} can be read two ways (day or month first) and no row tells: "
+                "write dates as 2024-06-18"
             )
         kind = {"dayfirst": first > 12}
     else:
