@@ -1,4 +1,4 @@
-"""The bar store: plain memory-mapped arrays and an index that explains and checks them.
+"""The bar store: plain memory-mapped arrays and an index that describes and checks them.
 
 A store is a folder: `values.npy` float32 [N, 6], `session.npy` int32 [N], `flags.npy` uint8 [N], `offsets.npy`
 int64 [I + 1], `sessions.npy` int64 [S], perhaps `benchmark.npy` float64 [S], `findings.json`, `data_report.md`, and
@@ -24,7 +24,7 @@ from kronos.utils import files
 from kronos.utils.errors import UserError
 
 FORMAT = 2
-SESSIONS_AFTER = 64  # forecasts at the last bar need stamps beyond it; longer horizons ask the calendar
+SESSIONS_AFTER = 64  # forecasts at the last bar need stamps beyond it; longer horizons use the calendar
 ARRAYS: dict[str, tuple[str, tuple[int | str, ...]]] = {  # name: (type, shape) in the letters above
     "values": ("<f4", ("N", len(FEATURES))),
     "session": ("<i4", ("N",)),
@@ -51,8 +51,8 @@ class BarStore:
     offsets: np.ndarray  # int64 [I + 1]
     digest: str  # of the content: the same for equal bars on any machine
     source: dict[str, Any]
-    key: str  # given by the writer: what the store was made from
-    label: str = "end"  # which end of its interval names a bar within a day
+    key: str  # cache key, given by the writer: what the store was made from
+    label: str = "end"  # which end of its interval labels a bar within a day
     benchmark_name: str | None = None  # the universe's index, where the source has it
     across_days: bool = True  # whether windows and contexts may span several days; a reader's choice
 
@@ -61,13 +61,13 @@ class BarStore:
 
     @cached_property
     def findings(self) -> list[dict[str, Any]]:
-        """What cleaning met, as written by `Finding.as_dict`; read when first asked for."""
+        """What cleaning found, as written by `Finding.as_dict`; read on first use."""
         found: list[dict[str, Any]] = files.read_json(self.path / "findings.json")
         return found
 
     @cached_property
     def benchmark(self) -> pd.Series | None:
-        """Closes of the universe's index by session (NaN where it has none), or None where there is no index."""
+        """Closes of the universe's index by session (NaN where it has none); None where there is no index."""
         if self.benchmark_name is None:
             return None
         closes = _map(self.path, "benchmark", {"S": len(self.sessions)}, BENCHMARK)
@@ -77,7 +77,7 @@ class BarStore:
     @cached_property
     def day(self) -> np.ndarray:
         """Number of the day that each session belongs to, int64 [S]."""
-        # with bars named by their end, the last one of a day without a close ends at the next midnight
+        # bars labelled by their end: the last one of a round-the-clock day ends at the next midnight
         shift = 1 if self.label == "end" and self.freq != "day" else 0
         return (self.sessions - shift) // (24 * 3600 * 10**9)
 
@@ -98,7 +98,7 @@ class BarStore:
 
     @cached_property
     def history(self) -> np.ndarray:
-        """Rows in a row, without a hole, up to and with each row, int32 [N]: the longest context that ends there.
+        """Number of consecutive rows up to and including each row, int32 [N]: the longest context that ends there.
 
         With `across_days=False` a row counts from the first one of its day.
         """
@@ -111,11 +111,11 @@ class BarStore:
         return (row - np.maximum.accumulate(np.where(breaks, row, 0)) + 1).astype(np.int32)
 
     def symbol_rows(self, instrument: int) -> slice:
-        """The rows of one instrument."""
+        """Return the rows of one instrument."""
         return slice(int(self.offsets[instrument]), int(self.offsets[instrument + 1]))
 
     def frame(self, columns: Sequence[str] = FEATURES) -> pd.DataFrame:
-        """A long frame: instrument, datetime and the columns asked for (features, `flag`, `session`)."""
+        """Return a long frame: instrument, datetime and the columns given (features, `flag`, `session`)."""
         known = (*FEATURES, "flag", "session")
         unknown = [name for name in columns if name not in known]
         if unknown:
@@ -184,7 +184,7 @@ def canonical(value: dict[str, Any]) -> bytes:
 
 
 def _damaged(folder: Path, what: str) -> UserError:
-    return UserError(f"the store at {folder} is damaged: {what}; make it anew with  python -m kronos data")
+    return UserError(f"the store at {folder} is damaged: {what}; build it again with  python -m kronos data")
 
 
 def _check_index(folder: Path, index: Any) -> None:
@@ -193,7 +193,7 @@ def _check_index(folder: Path, index: Any) -> None:
     if index["format"] > FORMAT:
         raise UserError(
             f"the store at {folder} has format {index['format']}, this version reads up to {FORMAT}: update kronos "
-            "or make the store anew with  python -m kronos data"
+            "or build the store again with  python -m kronos data"
         )
     if index["format"] != FORMAT:
         raise _damaged(folder, f"index.json has format {index['format']}, expected {FORMAT}")

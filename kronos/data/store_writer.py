@@ -20,7 +20,7 @@ from kronos.utils.errors import UserError
 def store_sessions(
     calendar: str, first: Any, last: Any, freq: str = "day", label: str = "end"
 ) -> pd.DatetimeIndex:
-    """The exchange's sessions from `first` to SESSIONS_AFTER sessions after `last`."""
+    """Return the exchange's sessions from `first` to SESSIONS_AFTER sessions after `last`."""
     within = calendar_sessions(calendar, first, last, freq, label)
     within = within[(within >= pd.Timestamp(first)) & (within <= pd.Timestamp(last))]
     return pd.DatetimeIndex(within.append(next_sessions(calendar, last, SESSIONS_AFTER, freq, label)))
@@ -28,7 +28,7 @@ def store_sessions(
 
 @dataclass
 class StoreParts:
-    """Aligned bars (see `bars.align`) gathered part by part as the store will hold them; no name in two parts."""
+    """Aligned bars (see `bars.align`) collected part by part; each instrument is in one part only."""
 
     names: list[str] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
@@ -37,7 +37,7 @@ class StoreParts:
     )
 
     def add(self, frame: pd.DataFrame) -> None:
-        """Take the bars of some instruments. Raises UserError where they are not sorted and unique."""
+        """Add the bars of some instruments. Raises UserError where they are not sorted and unique."""
         session = frame["session"].to_numpy().astype("<i4")
         code, names = pd.factorize(frame["instrument"])
         step = np.diff(code)
@@ -62,9 +62,11 @@ class StoreParts:
             self.arrays[name].append(array)
 
     def merged(self) -> dict[str, np.ndarray]:
-        """The arrays of the whole store, in order of the names; the parts are given up."""
+        """Concatenate the arrays of all parts, sorted by instrument; the parts are emptied."""
         if not self.names:
-            raise UserError("there is no bar to store: check the source and the range of days asked for")
+            raise UserError(
+                "there is no bar to store: check the source, dataset_begin_time and dataset_end_time"
+            )
         if len(set(self.names)) < len(self.names):
             raise UserError("bars of one instrument came in two parts: they belong in one")
         order = sorted(range(len(self.names)), key=self.names.__getitem__)
@@ -142,7 +144,7 @@ def write_store(
 
 
 def refuse_foreign_folder(path: str | Path) -> None:
-    """A store replaces what is at its path: never a folder that holds a user's other files."""
+    """Raise UserError where `path` holds anything but a store: writing a store replaces what is there."""
     target = Path(path)
     if target.is_file() or (
         target.is_dir() and not (target / "index.json").is_file() and next(target.iterdir(), None)

@@ -154,12 +154,12 @@ def _set_format(path: Path, number: int) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_truncate, "is damaged: values.npy has 1000 bytes, expected 3008; make it anew with"),
+        (_truncate, "is damaged: values.npy has 1000 bytes, expected 3008; build it again with"),
         (_truncate_header, "is damaged: session.npy has 20 bytes"),
         (_remove, "is damaged: flags.npy is missing"),
         (_edit_index, r"is damaged: index.json was edited \(its digest differs\)"),
         (_edit_key, "is damaged: index.json was edited"),
-        (_break_json, r"is damaged: .*index\.json is not valid JSON: line .*; make it anew"),
+        (_break_json, r"is damaged: .*index\.json is not valid JSON: line .*; build it again"),
         (_other_json, "is damaged: index.json has no format number"),
         (_empty_json, "is damaged: index.json has no format number"),
         (

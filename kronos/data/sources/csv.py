@@ -1,4 +1,4 @@
-"""Bars from files of one's own: a CSV or parquet file, or a folder of them, one instrument a file or long tables."""
+"""Bars from CSV or parquet files: one file or a folder of them, one instrument per file or long tables."""
 
 import itertools
 import re
@@ -19,7 +19,7 @@ from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.utils.errors import UserError
 
 SUFFIXES = (".csv", ".csv.gz", ".txt", ".parquet", ".pq")
-PART = 400_000  # rows handed on at a time: enough to be quick, few enough to keep memory small
+PART = 400_000  # rows yielded at a time: enough to be fast, few enough to keep memory small
 EPOCHS: Any = (  # numbers as times, by their size: since 1970, in UTC
     (1e8, 1e11, "s"), (1e11, 1e14, "ms"), (1e14, 1e17, "us"), (1e17, 1e19, "ns"),
 )  # fmt: skip
@@ -27,13 +27,13 @@ SLASHED = re.compile(r"^\s*(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})")
 
 
 class CsvDataProcessor(BaseDataProcessor):
-    """Bars from `data_path`; its columns are found by `bars.SPELLINGS`. Prices are taken for unadjusted ones."""
+    """Bars from `data_path`; its columns are found by `bars.SPELLINGS`. Prices are taken to be unadjusted."""
 
     unadjusted = True
     source = {  # noqa: RUF012
         "survivorship": (
             "These are the files that were given: nothing says whether instruments that left the market are "
-            "among them. If they are not, survivorship remains, and returns measured on these bars are too "
+            "among them. If they are not, survivorship bias remains, and returns measured on these bars are too "
             "good."
         )
     }
@@ -108,7 +108,7 @@ class CsvDataProcessor(BaseDataProcessor):
         return table.select(list(names.values())).rename_columns(list(names))
 
     def _long(self, tables: list[tuple[Path, pa.Table]]) -> Iterator[pd.DataFrame]:
-        """Long tables as frames of some instruments each."""
+        """Yield long tables as frames of some instruments each."""
         path = tables[0][0]
         names = tables[0][1].column_names
         for other, table in tables:
@@ -156,7 +156,7 @@ class CsvDataProcessor(BaseDataProcessor):
             yield frame
 
     def _frame(self, table: pa.Table, path: Path) -> pd.DataFrame:
-        """Columns as numbers and times; adjusted closes become a factor."""
+        """Convert columns to numbers and times; adjusted closes become a factor."""
         columns: dict[str, Any] = {"datetime": self._times(table["datetime"], path)}
         for name in table.column_names:
             if name not in ("datetime", "instrument"):
@@ -176,7 +176,7 @@ class CsvDataProcessor(BaseDataProcessor):
         return frame
 
     def _times(self, column: pa.ChunkedArray, path: Path) -> pd.Series:
-        """Times on the exchange's own clock; those with a zone, and epoch numbers (UTC), are converted to it."""
+        """Convert times to the exchange's own clock, from their time zone or from epoch numbers (UTC)."""
         if pa.types.is_null(column.type):
             raise UserError(f"{path}: column of times is empty")
         series = column.to_pandas()
@@ -203,7 +203,7 @@ class CsvDataProcessor(BaseDataProcessor):
 
 
 def _in_threads(read: Any, paths: list[Path]) -> Iterator[Any]:
-    """`map` in a few threads, never far ahead of its reader, so that thousands of files are not in memory at once."""
+    """Map in a few threads, at most 16 files ahead, so that thousands of files are not in memory at once."""
     if len(paths) == 1:
         yield read(paths[0])
         return
@@ -217,7 +217,7 @@ def _in_threads(read: Any, paths: list[Path]) -> Iterator[Any]:
 
 
 def _columns(given: list[str], path: Path) -> dict[str, str]:
-    """{our name: the file's name} of the columns that are known. Raises UserError for missing and doubled ones."""
+    """Map our column names to the file's, for known columns. Raises UserError for missing and repeated ones."""
     clean = [name.strip().lower().lstrip("\ufeff") for name in given]
     found: dict[str, str] = {}
     for ours, spellings in SPELLINGS.items():
@@ -237,8 +237,8 @@ def _columns(given: list[str], path: Path) -> dict[str, str]:
 
 
 def _read_csv(path: Path) -> tuple[pa.Table, dict[str, str]]:
-    """A CSV file as it is: codes and times stay text, so that no leading zero is lost and no date guessed."""
-    with pa.input_stream(str(path)) as stream:  # uncompresses by suffix
+    """Read a CSV file; codes and times stay text, so that no leading zero is lost and no date is guessed."""
+    with pa.input_stream(str(path)) as stream:  # decompresses by suffix
         data = stream.read()
     if not data.strip():
         raise UserError(f"{path} is empty: remove the file or fill it")
@@ -290,7 +290,7 @@ def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
 
 
 def _from_numbers(series: pd.Series, path: Path) -> pd.Series:
-    """Days as 20240618, or seconds to nanoseconds since 1970 by their size."""
+    """Convert numbers to times: days like 20240618, or seconds to nanoseconds since 1970, told by their size."""
     values = series.to_numpy(dtype=np.float64)
     if np.isnan(values).any():
         raise UserError(f"{path}: the time is empty in {int(np.isnan(values).sum())} of {len(values)} rows")
@@ -306,7 +306,7 @@ def _from_numbers(series: pd.Series, path: Path) -> pd.Series:
 
 
 def _from_text(series: pd.Series, path: Path) -> pd.Series:
-    """Times written the same way throughout; a date that can be read two ways is refused."""
+    """Parse times of one format; a date that can be read two ways is refused."""
     text = series.fillna("").str.strip()
     empty = (text == "").to_numpy()
     if empty.any():
