@@ -1,4 +1,4 @@
-"""Bars to forecasts, in prices and volumes: arrays for the stages, frames for people."""
+"""Forecasts in prices and volumes, from arrays (`forecast_arrays`) or DataFrames (`KronosPredictor`)."""
 
 from kronos.data.bars import FEATURES
 from kronos.forecast.arrays import forecast_arrays, number_format, repair

@@ -18,7 +18,8 @@ from kronos.data.calendar_detection import Fit, fit_calendar
 from kronos.data.calendars import known_end
 from kronos.data.cleaning import OFF_CALENDAR, check_spacing, clean, drop_off_calendar, settle_days
 from kronos.data.quality_report import empty_sessions, hole_findings
-from kronos.data.store import FORMAT, BarStore, StoreParts, refuse_foreign_folder, store_sessions, write_store
+from kronos.data.store import FORMAT, BarStore
+from kronos.data.store_writer import StoreParts, refuse_foreign_folder, store_sessions, write_store
 from kronos.utils.errors import UserError
 from kronos.utils.files import digest_bytes
 

@@ -1,7 +1,7 @@
 """Bars from a Qlib data folder, read without Qlib: calendars, universes and features are plain files.
 
 `calendars/FREQ.txt` lists the sessions; `instruments/NAME.txt` has a line (symbol, first day, last day) for each
-stretch of membership; `features/SYMBOL/FIELD.FREQ.bin` is little-endian float32: the place of the first value in the
+span of membership; `features/SYMBOL/FIELD.FREQ.bin` is little-endian float32: the place of the first value in the
 calendar, then one value per session, NaN for none.
 """
 
@@ -18,11 +18,7 @@ from kronos.data.bars import PRICES, Finding, Flag
 from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.utils.errors import UserError
 
-INDICES = {
-    "csi300": "SH000300",
-    "csi800": "SH000906",
-    "csi1000": "SH000852",
-}  # of the universes that have one
+INDICES = {"csi300": "SH000300", "csi800": "SH000906", "csi1000": "SH000852"}  # by universe
 FIELDS = (*PRICES, "volume", "amount", "vwap")
 RESERVED = {
     "con",
@@ -31,12 +27,12 @@ RESERVED = {
     "nul",
     *(f"{port}{number}" for port in ("com", "lpt") for number in range(10)),
 }
-PART = 400_000  # rows handed on at a time
+PART = 400_000  # rows yielded at a time
 Spans = list[tuple[pd.Timestamp, pd.Timestamp]]
 
 
 class QlibDataProcessor(BaseDataProcessor):
-    """Every instrument that was ever a member of the universe in the configured days, with its full history.
+    """Bars of every instrument that was a member of the universe in the configured days, with its full history.
 
     Prices are adjusted already, as Qlib holds them. Days outside an instrument's membership are marked NONMEMBER:
     they may be context, but are not forecast, scored or traded.
@@ -79,7 +75,7 @@ class QlibDataProcessor(BaseDataProcessor):
             )
 
     def _members(self, store: "QlibStore") -> dict[str, Spans]:
-        """The members of the universe in the configured days, and their stretches of membership."""
+        """Return the members of the universe in the configured days, with their membership spans."""
         config = self.config
         begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
         wanted = {
@@ -101,7 +97,7 @@ class QlibDataProcessor(BaseDataProcessor):
         return INDICES.get(self.config.instrument.lower())
 
     def benchmark(self) -> pd.Series | None:
-        """Closes of the universe's own index, where there is one and the store has it."""
+        """Return the closes of the universe's own index, where there is one and the store has it."""
         index = self._index()
         return None if index is None else closes(self.config.qlib_data_path, index, self.config.freq)
 
@@ -116,7 +112,7 @@ class QlibDataProcessor(BaseDataProcessor):
 
 
 class QlibStore:
-    """A Qlib data folder. Raises UserError where it is none, or lacks the frequency."""
+    """A Qlib data folder. Raises UserError where the folder is not one, or lacks the frequency."""
 
     def __init__(self, path: str | Path, freq: str) -> None:
         self.root, self.freq = Path(path).expanduser(), freq
@@ -139,7 +135,7 @@ class QlibStore:
             )
 
     def universe_file(self, name: str) -> Path:
-        """The file of a universe. Raises UserError that names those there are."""
+        """Return the file of a universe. Raises UserError with the existing ones where there is none."""
         file = self.root / "instruments" / f"{name.lower()}.txt"
         if not file.is_file():
             has = sorted(one.stem for one in file.parent.glob("*.txt"))
@@ -149,7 +145,7 @@ class QlibStore:
         return file
 
     def universe(self, name: str) -> dict[str, Spans]:
-        """{symbol: its (first, last) days of membership}, last day included, sorted by symbol."""
+        """Return {symbol: its (first, last) days of membership}, last day included, sorted by symbol."""
         return read_universe(self.universe_file(name))
 
     def field_file(self, instrument: str, field: str) -> Path:
@@ -178,7 +174,7 @@ class QlibStore:
         return values
 
     def frame(self, instrument: str) -> pd.DataFrame | None:
-        """Bars of an instrument where it has any value (float64); None without price files."""
+        """Return the bars of an instrument that have any price (float64); None without price files."""
         fields = {name: values for name in FIELDS if (values := self.field(instrument, name)) is not None}
         if not any(name in fields for name in PRICES):
             return None
@@ -193,7 +189,7 @@ class QlibStore:
 
 
 def closes(path: str | Path, instrument: str, freq: str = "day") -> pd.Series | None:
-    """Closes of an instrument (an index, say) of a Qlib store by time, named by it; None where it has none."""
+    """Return the closes of an instrument, such as an index, by time and named by it; None where it has none."""
     store = QlibStore(path, freq)
     values = store.field(instrument, "close")
     if values is None:
@@ -203,12 +199,12 @@ def closes(path: str | Path, instrument: str, freq: str = "day") -> pd.Series | 
 
 
 def folder_name(instrument: str) -> str:
-    """The folder of a symbol: lower case, names that some systems reserve with a prefix, as Qlib writes it."""
+    """Return the folder of a symbol as Qlib names it: lower case, with a prefix where systems reserve the name."""
     return f"_qlib_{instrument}".lower() if instrument.lower() in RESERVED else instrument.lower()
 
 
 def read_universe(file: Path) -> dict[str, Spans]:
-    """Lines of symbol, first day, last day; a symbol may have several."""
+    """Read lines of symbol, first day, last day; a symbol may have several."""
     found: dict[str, Spans] = {}
     for number, line in enumerate(_lines(file), 1):
         parts = line.split("\t") if "\t" in line else line.replace(",", " ").split()
@@ -221,7 +217,7 @@ def read_universe(file: Path) -> dict[str, Spans]:
 
 
 def membership(times: pd.DatetimeIndex, spans: Spans) -> np.ndarray:
-    """Whether each time lies in a stretch of membership; a last day without a time of day is whole."""
+    """Return whether each time lies in a membership span; a last day without a time of day is included."""
     inside = np.zeros(len(times), bool)
     for first, last in spans:
         until = last + pd.Timedelta(days=1) if last == last.normalize() else last + pd.Timedelta(1, "ns")

@@ -16,7 +16,7 @@ SHARES = 100  # the file counts volume in hundreds of shares
 SATURATED = 2147483647 // SHARES  # a 32-bit counter of shares ended here
 SURVIVORSHIP = (
     "The universe is the shares that were S&P 500 members at some time of that year, not the members of each day: "
-    "survivorship remains, and returns measured on it prove nothing about a strategy."
+    "survivorship bias remains, and returns measured on it prove nothing about a strategy."
 )
 SOURCE: dict[str, Any] = {
     "name": "sample",
@@ -38,7 +38,7 @@ SOURCE: dict[str, Any] = {
 
 
 def read() -> tuple[pd.DataFrame, list[Finding]]:
-    """The file's 122,574 bars with volume in shares, and what is odd about them before cleaning.
+    """Return the file's 122,574 bars with volume in shares, and findings about them before cleaning.
 
     Raises UserError when the package is not installed.
     """

@@ -1,4 +1,4 @@
-"""A-share bars from Sina's public service, through a cache that only grows: what was fetched is never asked again."""
+"""A-share bars from Sina's public service, through a cache: bars that were fetched are not requested again."""
 
 import os
 import re
@@ -22,23 +22,23 @@ from kronos.utils.progress import Progress
 CALENDAR = "XSHG"
 SCALES = {"day": 240, "5min": 5, "15min": 15, "30min": 30, "60min": 60}
 SETTLED = pd.Timedelta(hours=15, minutes=30)  # of a day: the exchange closes at 15:00, the service follows
-OVERLAP = 5  # bars asked for again when topping up: they must be the ones in the cache
-PART = 400_000  # rows handed on at a time
+OVERLAP = 5  # bars requested again with the new ones, to compare with the cache
+PART = 400_000  # rows yielded at a time
 SYMBOL = re.compile(r"(?i)^(?:(sh|sz|bj)[._]?(\d{6})|(\d{6})(?:[._](sh|sz|bj|ss|xshg|xshe))?)$")
 SUFFIXES = {"ss": "sh", "xshg": "sh", "xshe": "sz"}
 BOARDS = {"6": "sh", "9": "sh", "5": "sh", "0": "sz", "1": "sz", "2": "sz", "3": "sz", "4": "bj", "8": "bj"}
 
 
 def now() -> pd.Timestamp:
-    """The time on the exchange's clock."""
+    """Return the time on the exchange's clock."""
     return pd.Timestamp.now(tz=calendars.timezone(CALENDAR)).tz_localize(None)
 
 
 class SinaDataProcessor(BaseDataProcessor):
-    """Bars of the symbols asked for, as many as the service gives, adjusted forward by its backward factors.
+    """Bars of the configured symbols, as many as the service has, adjusted forward by its backward factors.
 
-    Each finished request is a file in `cache_path`; a run that was interrupted goes on after the last of them, and a
-    later run asks only for the sessions since. Days that are not over are left out.
+    Each finished request is a file in `cache_path`: an interrupted run continues after the last of them, and a later
+    run requests only the sessions since. Days that are not over are left out.
     """
 
     calendar = CALENDAR
@@ -102,11 +102,11 @@ class SinaDataProcessor(BaseDataProcessor):
                 )
 
     def due(self) -> pd.Timestamp:
-        """The last session that is over, or the last day asked for where that is earlier."""
+        """Return the last session that is over, or dataset_end_time where that is earlier."""
         return min(self._closed(), pd.Timestamp(self.config.dataset_end_time))
 
     def fingerprint(self) -> dict[str, Any]:
-        """The last session that is asked for, and the symbols with their stretches of membership."""
+        """The last session that is requested, and the symbols with their membership spans."""
         return {"until": f"{self.due():%Y-%m-%d}", "members": self._members()}
 
     def _closed(self) -> pd.Timestamp:
@@ -123,9 +123,9 @@ class SinaDataProcessor(BaseDataProcessor):
         return self.config.sina_factor_url if wanted else None
 
     def _members(self) -> dict[str, Spans | None]:
-        """Symbols as the service spells them, with their stretches of membership where a universe file has them.
+        """Return symbols as the service spells them, with their membership spans where a universe file has them.
 
-        `sina_symbols` is a list, or a text that is one; a single element may name a file.
+        `sina_symbols` is a list, or text with commas or spaces; a single element may be the name of a file.
         """
         given, config = self.config.sina_symbols, self.config
         if given is None:
@@ -145,7 +145,7 @@ class SinaDataProcessor(BaseDataProcessor):
                 members = _read_symbols(Path(path))
             elif len(parts) == 1 and not SYMBOL.match(parts[0]) and ("/" in path or Path(path).suffix):
                 raise UserError(
-                    f"sina_symbols {path} is no file: give one that is there, or a list like sh600519,sz000001"
+                    f"sina_symbols {path} does not exist: give an existing file, or a list like sh600519,sz000001"
                 )
             else:
                 members = {sina_symbol(part): None for part in parts}
@@ -165,7 +165,7 @@ class SinaDataProcessor(BaseDataProcessor):
         return Path(self.config.cache_path).expanduser() / "sina" / re.sub(r"[^\w.-]", "_", host)
 
     def _top_up(self, client: SinaClient, symbol: str, due: pd.Timestamp) -> None:
-        """Ask for what the cache lacks of a symbol, and write it down."""
+        """Request what the cache lacks of a symbol, and add it to the cache."""
         closed, scale = self._closed(), SCALES[self.config.freq]
         file = self._cache() / str(scale) / f"{symbol}.json"
         cached = self._read(file)
@@ -190,7 +190,7 @@ class SinaDataProcessor(BaseDataProcessor):
                 files.write_json(file, content)
 
     def _read(self, file: Path) -> dict[str, Any] | None:
-        """A file of the cache; one that is damaged is fetched anew, and counted."""
+        """Read a file of the cache; a damaged one is fetched again, and counted."""
         if not file.is_file():
             return None
         try:
@@ -200,19 +200,19 @@ class SinaDataProcessor(BaseDataProcessor):
                 raise KeyError("bars")
         except (UserError, KeyError, TypeError, ValueError):
             item = (file.stem.upper(), "*", str(file))
-            self.findings.append(Finding("damaged file of the cache", "fetched anew", 1, [item]))
+            self.findings.append(Finding("damaged file of the cache", "fetched again", 1, [item]))
             return None
         return dict(content)
 
     def _frame(self, symbol: str, spans: Spans | None) -> pd.DataFrame | None:
-        """The cached bars of a symbol, with its factor where there is one; None without any bar."""
+        """Return the cached bars of a symbol, with its factor where there is one; None without any bar."""
         cached = self._read(self._cache() / str(SCALES[self.config.freq]) / f"{symbol}.json")
         if cached is None or not cached["bars"]:
             return None
         if cached["revised"]:
             item = (symbol.upper(), "*", f"{cached['revised']} bars")
             kind = "bar that the service has changed since it was cached"
-            self.findings.append(Finding(kind, "the first reading kept", cached["revised"], [item]))
+            self.findings.append(Finding(kind, "the first value kept", cached["revised"], [item]))
         columns = ("datetime", *FEATURES)
         frame = pd.DataFrame(cached["bars"], columns=columns)
         frame.insert(0, "instrument", symbol.upper())
@@ -240,11 +240,11 @@ def _read_symbols(file: Path) -> dict[str, Spans | None]:
 
 
 def sina_symbol(name: str) -> str:
-    """`sh600519` from SH600519, 600519.SH, 600519.XSHG or 600519 (its board by the first digit)."""
+    """Return `sh600519` for SH600519, 600519.SH, 600519.XSHG or 600519 (exchange by the first digit)."""
     found = SYMBOL.match(name.strip())
     if found is None:
         raise UserError(
-            f"sina_symbols: {name!r} is no symbol: sh, sz or bj and six digits, like sh600519, was expected"
+            f"sina_symbols: {name!r} is not a symbol: sh, sz or bj and six digits, like sh600519, was expected"
         )
     board, digits, bare, suffix = found.groups()
     if board is None:
@@ -264,7 +264,7 @@ def _times(days: pd.Series, symbol: str) -> pd.Series:
 
 
 def _merge(cached: list[Bar], fetched: list[Bar]) -> tuple[list[Bar], int]:
-    """Old bars as they are and new ones after them, by day; how many old ones came back otherwise."""
+    """Append new bars to the cached ones; also count the cached ones that the service has changed since."""
     have = {bar[0]: bar for bar in cached}
     revised = sum(1 for bar in fetched if bar[0] in have and not _same(have[bar[0]], bar))
     new = [bar for bar in fetched if bar[0] not in have]
@@ -276,7 +276,7 @@ def _same(one: Bar, other: Bar) -> bool:
 
 
 def _factor_at(times: pd.DatetimeIndex, factors: list[list[str]]) -> np.ndarray:
-    """The factor that is valid at each time: that of the last day on or before it, the first before all."""
+    """Return the factor at each time: that of the last day on or before it, or the first one."""
     days = pd.DatetimeIndex([day for day, _ in factors])
     place = np.maximum(days.searchsorted(times.normalize(), side="right") - 1, 0)
     return np.array([float(factor) for _, factor in factors])[place]
