@@ -70,7 +70,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that a device or the host had no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error).lower()  # MPS, the CPU allocator and a worker's relayed message raise plain RuntimeErrors
+    text = str(
+        error
+    ).lower()  # MPS, the CPU allocator and a worker's relayed message raise plain RuntimeErrors
     return any(
         words in text for words in ("out of memory", "can't allocate memory", "cannot allocate memory")
     )
