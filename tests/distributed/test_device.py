@@ -154,7 +154,9 @@ def test_the_allocator_of_the_cpu_raises_what_is_recognised() -> None:
     assert runtime.is_out_of_memory(caught.value)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("loss is nan"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shape mismatch"), ValueError("loss is nan"), KeyboardInterrupt()]
+)
 def test_other_errors_are_not_out_of_memory(error: BaseException) -> None:
     assert not runtime.is_out_of_memory(error)
 
