@@ -47,7 +47,7 @@ class Stepper:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = adamw(model, settings)
         self.scheduler = one_cycle(self.optimizer, settings, total_steps)
-        self.loss = torch.compile(objective.loss) if settings.compile else objective.loss
+        self.loss = torch.compile(objective.loss) if settings.training.compile else objective.loss
         self.scaled = runtime.dtype == torch.float16
 
     def step(self, batches: Iterator[tuple[Part, Any]], state: LoopState, clock: Clock, stop: bool) -> Step:
@@ -110,12 +110,13 @@ class Stepper:
 
 def out_of_memory(settings: FitSettings, world: int, device: str) -> UserError:
     """What to change when a step does not fit, keeping the effective batch."""
-    batch, effective = settings.batch_size, settings.batch_size * settings.accumulation_steps * world
+    batch, accumulated = settings.training.batch_size, settings.training.accumulation_steps
+    effective = batch * accumulated * world
     said = f"{'CUDA' if device == 'cuda' else device} out of memory at batch_size {batch}"
     smaller = max((size for size in range(1, batch // 2 + 1) if batch % size == 0), default=0)
     if not smaller:
         return UserError(f"{said}: use a smaller model_preset or a shorter lookback_window")
-    steps = settings.accumulation_steps * (batch // smaller)
+    steps = accumulated * (batch // smaller)
     return UserError(
         f"{said}: use batch_size={smaller} with accumulation_steps={steps}, which keeps the effective batch of "
         f"{effective}, or a smaller model_preset (accumulation_steps alone does not save memory)"

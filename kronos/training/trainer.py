@@ -135,11 +135,10 @@ class _Run:
         self.stopping = False
         self.stepper = Stepper(model, objective, settings, self.plan.total_steps, runtime, self.ranks)
         self.feed = Feed(train, settings, self.plan, runtime)
-        scored = min(settings.val_windows, len(val))
-        self.val_windows = epoch_order(len(val), scored, settings.seed, None)
-        self.train_eval_windows = epoch_order(
-            len(train), min(settings.train_eval_windows, scored, len(train)), settings.seed, None
-        )
+        seed, scored = settings.training.seed, min(settings.training.n_val_iter, len(val))
+        self.val_windows = epoch_order(len(val), scored, seed, None)
+        scored = min(settings.train_eval_windows, scored, len(train))
+        self.train_eval_windows = epoch_order(len(train), scored, seed, None)
 
     def start(self, resume: bool) -> int | None:
         """Begin with rank 0's weights, or go on from its `last`; returns the step that was resumed."""
@@ -149,7 +148,8 @@ class _Run:
         if not go_on:
             self.ranks.share(self.model.state_dict().values())
             if not self.leads:  # dropout of its own; rank 0's generator is the caller's
-                torch.manual_seed(generator(self.settings.seed, f"rank {self.ranks.rank}").initial_seed())
+                seed = self.settings.training.seed
+                torch.manual_seed(generator(seed, f"rank {self.ranks.rank}").initial_seed())
             return None
         optimizer, scheduler = self.stepper.optimizer, self.stepper.scheduler
         random_states: list[dict[str, torch.Tensor]] = []
@@ -177,8 +177,8 @@ class _Run:
 
     def go(self) -> bool:
         """Run to the end; True when it was asked to stop before."""
-        state, settings = self.state, self.settings
-        save_steps = math.ceil(settings.save_windows / self.plan.effective_batch)
+        state, training = self.state, self.settings.training
+        save_steps = math.ceil(training.save_windows / self.plan.effective_batch)
         before, began = state.seconds["total"], time.perf_counter()
         self.model.train()
         while True:
@@ -193,7 +193,7 @@ class _Run:
             if self._complete() or self._out_of_patience() or stop:
                 break
             self._step()
-            if state.step % settings.log_interval == 0 or state.step % self.plan.steps_per_epoch == 0:
+            if state.step % training.log_interval == 0 or state.step % self.plan.steps_per_epoch == 0:
                 self._report_interval()
             elif self.progress:
                 self.progress(state.step, self.plan.total_steps, {})
@@ -229,7 +229,7 @@ class _Run:
         return self.state.step == self.plan.total_steps == self.state.evaluated_step
 
     def _out_of_patience(self) -> bool:
-        patience = self.settings.early_stopping_patience
+        patience = self.settings.training.early_stopping_patience
         return bool(patience) and self.state.evaluations_since_best >= patience
 
     def _evaluate(self) -> None:
@@ -263,7 +263,8 @@ class _Run:
 
     def _score(self, what: str, source: WindowSource, windows: np.ndarray) -> dict[str, float] | None:
         """Means over the windows, or None when asked to stop on the way."""
-        size = self.settings.eval_batch_size or 2 * self.settings.batch_size  # fits: it keeps no gradients
+        # Twice the training batch fits in memory, because no gradients are kept.
+        size = self.settings.eval_batch_size or 2 * self.settings.training.batch_size
         alone = self.ranks.world == 1
         metrics, wrong = score(
             self.model, self.objective, source, windows, size, runtime=self.runtime, ranks=self.ranks,

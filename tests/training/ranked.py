@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from fit_settings import fit_settings
 
 from kronos.data.splits import Split
 from kronos.data.windows import Windows
@@ -19,7 +20,6 @@ from kronos.distributed.launcher import Place, follow, join_group
 from kronos.model import Kronos, KronosTokenizer
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
-from kronos.training.settings import FitSettings
 from kronos.training.trainer import FitResult, fit
 
 LOOKBACK, HORIZON, LENGTH = 24, 8, 33
@@ -74,7 +74,7 @@ def train(
     model, objective = build(job["kind"], job["preset"], job["dropout"])
     runtime = Runtime(torch.device("cpu"), rank=place.rank, world=place.world)
     result = fit(
-        model, objective, make_windows(1), make_windows(2), settings=FitSettings(**job["settings"]),
+        model, objective, make_windows(1), make_windows(2), settings=fit_settings(**job["settings"]),
         runtime=runtime, folder=folder, report=report, resume=job.get("resume", False), **options,
     )  # fmt: skip
     return model, result

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import ranked
 import torch
+from fit_settings import as_keywords, changed, fit_settings
 
 from kronos.distributed.launcher import Crew
 from kronos.training.dataloader import parts_of_step
@@ -20,8 +20,8 @@ from kronos.training.settings import FitSettings
 from kronos.utils.errors import UserError
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("ranked.py"))]
-SETTINGS = FitSettings(
-    epochs=3, batch_size=8, learning_rate=4e-5, train_windows=80, val_windows=24, log_interval=1, seed=7,
+SETTINGS = fit_settings(
+    epochs=3, batch_size=8, learning_rate=4e-5, n_train_iter=80, n_val_iter=24, log_interval=1, seed=7,
     train_eval_windows=16, settings_key="a",
 )  # fmt: skip  # 30 steps
 
@@ -37,7 +37,7 @@ def crew(world: int) -> Iterator[Crew]:
 
 def run(crew: Crew, folder: Path, settings: FitSettings = SETTINGS, **job: Any) -> SimpleNamespace:
     options = {name: job.pop(name) for name in ("progress", "stop_requested") if name in job}
-    job = {"kind": "predictor", "preset": "nano", "dropout": 0.0, **job, "settings": asdict(settings)}
+    job = {"kind": "predictor", "preset": "nano", "dropout": 0.0, **job, "settings": as_keywords(settings)}
     rows: list[tuple[int, str, float]] = []
 
     def report(step: int, values: dict[str, float]) -> None:
@@ -60,10 +60,10 @@ def assert_equal(one: SimpleNamespace, other: SimpleNamespace) -> None:
 @pytest.mark.parametrize("kind", ["predictor", "tokenizer"])
 def test_two_processes_equal_one_at_the_same_effective_batch(kind: str, tmp_path: Path) -> None:
     """30 steps of the mini shape, among them the last, smaller step of each epoch."""
-    settings = replace(SETTINGS, train_windows=156, batch_size=16, val_windows=8)
+    settings = changed(SETTINGS, n_train_iter=156, batch_size=16, n_val_iter=8)
     with crew(1) as alone, crew(2) as pair:
         one = run(alone, tmp_path / "one", settings, kind=kind, preset="mini")
-        half = replace(settings, batch_size=8, eval_batch_size=32)
+        half = changed(settings, batch_size=8, eval_batch_size=32)
         two = run(pair, tmp_path / "two", half, kind=kind, preset="mini")
     assert one.result.steps == 30
     assert_equal(one, two)
@@ -73,10 +73,10 @@ def test_two_processes_equal_one_at_the_same_effective_batch(kind: str, tmp_path
 def test_three_processes_with_accumulation_equal_one(tmp_path: Path) -> None:
     """Even where a step leaves a rank without a window: 79 windows in steps of 12 are 6 and a last one of 7."""
     for kind in ("predictor", "tokenizer"):
-        settings = replace(SETTINGS, train_windows=73, batch_size=6, accumulation_steps=2, learning_rate=1e-4)
+        settings = changed(SETTINGS, n_train_iter=73, batch_size=6, accumulation_steps=2, learning_rate=1e-4)
         with crew(1) as alone, crew(3) as three:
             one = run(alone, tmp_path / kind / "one", settings, kind=kind)
-            third = replace(settings, batch_size=2, eval_batch_size=12)
+            third = changed(settings, batch_size=2, eval_batch_size=12)
             other = run(three, tmp_path / kind / "three", third, kind=kind)
         assert_equal(one, other)
 
@@ -84,7 +84,7 @@ def test_three_processes_with_accumulation_equal_one(tmp_path: Path) -> None:
 def test_predictor_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:
     with crew(1) as alone:
         one = run(alone, tmp_path / "one")
-        half = replace(SETTINGS, batch_size=4, accumulation_steps=2, eval_batch_size=16)
+        half = changed(SETTINGS, batch_size=4, accumulation_steps=2, eval_batch_size=16)
         two = run(alone, tmp_path / "two", half)
     assert_equal(one, two)
 

@@ -1,7 +1,6 @@
 """Number formats, threads that gather ahead, frozen parts, weight decay, and devices that are full."""
 
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 import ranked
 import torch
 from compiling import needs_compiler
+from fit_settings import changed, fit_settings
 
 from kronos.config.schema import Config
 from kronos.distributed.device import Runtime
@@ -20,8 +20,8 @@ from kronos.training.train_step import out_of_memory
 from kronos.training.trainer import TrainingStopped, fit
 from kronos.utils.errors import UserError
 
-SETTINGS = FitSettings(
-    epochs=2, batch_size=8, learning_rate=1e-3, train_windows=80, val_windows=16, log_interval=1, seed=7
+SETTINGS = fit_settings(
+    epochs=2, batch_size=8, learning_rate=1e-3, n_train_iter=80, n_val_iter=16, log_interval=1, seed=7
 )
 
 
@@ -53,7 +53,7 @@ def test_half_precision_follows_the_float32_curve_with_float32_weights(
 
 def test_threads_that_gather_ahead_change_nothing(tmp_path: Path) -> None:
     plain, ahead = (
-        train(tmp_path / str(threads), replace(SETTINGS, prefetch=threads))[1] for threads in (0, 3)
+        train(tmp_path / str(threads), changed(SETTINGS, num_workers=threads))[1] for threads in (0, 3)
     )
     assert plain.curve == ahead.curve
 
@@ -82,7 +82,7 @@ def test_float16_overflows_skip_the_step_are_counted_and_stop_in_the_end(tmp_pat
     assert rows[-1][1]["val_loss"] < rows[0][1]["val_loss"]
     assert [values["overflows"] for _, values in rows if "overflows" in values][-1] == 4
     assert result.steps == 20
-    longer = replace(SETTINGS, epochs=3)
+    longer = changed(SETTINGS, epochs=3)
     with pytest.raises(TrainingStopped, match="for 20 float16 steps in a row"):
         train(tmp_path / "many", longer, dtype=torch.float16, objective=Overflows(range(3, 100)))
 
@@ -102,7 +102,7 @@ def test_weight_decay_can_leave_norms_and_biases_out() -> None:
     model, _ = ranked.build("predictor", "nano", 0.0)
     public = adamw(model, SETTINGS).param_groups
     assert [group["weight_decay"] for group in public] == [0.1]
-    matrices, vectors = adamw(model, replace(SETTINGS, decay_norms_biases=False)).param_groups
+    matrices, vectors = adamw(model, changed(SETTINGS, decay_norms_biases=False)).param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
     assert all(parameter.ndim > 1 for parameter in matrices["params"])
     assert len(matrices["params"]) + len(vectors["params"]) == len(public[0]["params"])
@@ -119,11 +119,11 @@ class Full(Overflows):
 def test_a_full_device_says_which_batch_keeps_the_effective_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="batch_size=4 with accumulation_steps=2, which keeps the effective"):
         train(tmp_path, objective=Full(range(0)))
-    settings = replace(SETTINGS, batch_size=50, accumulation_steps=3)
+    settings = changed(SETTINGS, batch_size=50, accumulation_steps=3)
     said = str(out_of_memory(settings, 2, "cuda"))
     assert said.startswith("CUDA out of memory at batch_size 50: use batch_size=25 with accumulation_steps=6")
     assert "effective batch of 300" in said
-    assert "smaller model_preset" in str(out_of_memory(replace(SETTINGS, batch_size=1), 1, "cuda"))
+    assert "smaller model_preset" in str(out_of_memory(changed(SETTINGS, batch_size=1), 1, "cuda"))
 
 
 def test_failures_between_processes_are_explained() -> None:
@@ -134,8 +134,8 @@ def test_failures_between_processes_are_explained() -> None:
 @pytest.mark.slow
 @needs_compiler
 def test_a_compiled_step_gives_the_same_losses(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, epochs=1)
+    settings = changed(SETTINGS, epochs=1)
     plain, compiled = (
-        losses(train(tmp_path / str(on), replace(settings, compile=on))[0]) for on in (False, True)
+        losses(train(tmp_path / str(on), changed(settings, compile=on))[0]) for on in (False, True)
     )
     assert compiled == pytest.approx(plain, rel=1e-4)

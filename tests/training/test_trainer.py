@@ -2,7 +2,6 @@ import json
 import math
 import os
 import signal
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fit_settings import changed, fit_settings
 from safetensors.torch import load_file
 
 from kronos.data.splits import Split
@@ -19,7 +19,7 @@ from kronos.model.predictor import Kronos
 from kronos.model.tokenizer import KronosTokenizer
 from kronos.training import checkpoint as training_state
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
-from kronos.training.settings import FitSettings, plan
+from kronos.training.settings import plan
 from kronos.training.trainer import TrainingStopped, fit
 from kronos.utils.errors import UserError
 
@@ -27,12 +27,12 @@ LOOKBACK, HORIZON, LENGTH = 8, 3, 12
 CPU = Runtime(torch.device("cpu"))
 BITS = {"s1_bits": 4, "s2_bits": 4}
 SHAPE = {"d_model": 16, "n_heads": 4, "ff_dim": 24, "ffn_dropout_p": 0.0, "attn_dropout_p": 0.0}
-SETTINGS = FitSettings(
+SETTINGS = fit_settings(
     epochs=3,
     batch_size=8,
     learning_rate=3e-3,
-    train_windows=30,  # 4 steps an epoch, the last of 6 windows
-    val_windows=20,
+    n_train_iter=30,  # 4 steps an epoch, the last of 6 windows
+    n_val_iter=20,
     log_interval=3,
     seed=7,
     settings_key="a",
@@ -191,7 +191,7 @@ class Numbers:
 
 
 def count(folder, objective=None, n=10, **changes):
-    settings = FitSettings(
+    settings = fit_settings(
         **{"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "log_interval": 1, **changes}
     )
     objective = objective or Recorder([1.0])
@@ -210,14 +210,14 @@ def test_an_epoch_takes_each_window_once_and_keeps_the_last_partial_batch(tmp_pa
 
 
 def test_budgets_count_windows_and_the_plan_says_the_arithmetic(tmp_path):
-    found, objective = count(tmp_path, n=100, train_windows=11, accumulation_steps=2)
+    found, objective = count(tmp_path, n=100, n_train_iter=11, accumulation_steps=2)
     assert [len(windows) for windows in objective.windows] == [4, 4, 3] * 2
     assert found.result.steps == 4  # 8 and 3 windows, twice
-    settings = FitSettings(epochs=2, batch_size=4, learning_rate=1.0, train_windows=11, accumulation_steps=2)
+    settings = fit_settings(epochs=2, batch_size=4, learning_rate=1.0, n_train_iter=11, accumulation_steps=2)
     arithmetic = plan(settings, 100)
     assert (arithmetic.effective_batch, arithmetic.steps_per_epoch, arithmetic.total_steps) == (8, 2, 4)
     assert (
-        "effective batch 8" in arithmetic.text and "11 of 100 windows an epoch = 2 steps" in arithmetic.text
+        "effective batch 8" in arithmetic.text and "11 of 100 windows per epoch = 2 steps" in arithmetic.text
     )
 
 
@@ -232,7 +232,7 @@ def test_every_window_weighs_the_same_in_a_step_of_unequal_parts(tmp_path):
 
 def test_accumulating_equals_the_larger_batch(tmp_path):
     one = run(tmp_path / "one", model=make_predictor(dropout=0.0))
-    parts = replace(SETTINGS, batch_size=4, accumulation_steps=2)
+    parts = changed(SETTINGS, batch_size=4, accumulation_steps=2)
     two = run(tmp_path / "two", parts, model=make_predictor(dropout=0.0))
     for (step, name, value), (other_step, other_name, other) in zip(
         one.reports.rows(), two.reports.rows(), strict=True
@@ -259,14 +259,14 @@ def test_learning_rates_are_those_of_the_public_schedule(tmp_path, cycle):
 
 
 def test_a_warm_up_of_exactly_one_step_does_not_divide_by_zero(tmp_path):
-    found, _ = count(tmp_path, n=40, epochs=2, pct_start=0.05)  # 20 steps x 0.05
+    found, _ = count(tmp_path, n=40, epochs=2, warmup_fraction=0.05)  # 20 steps x 0.05
     assert found.result.steps == 20
     assert found.result.learning_rates[0][1] == pytest.approx(1e-2, rel=0.02)
 
 
 def test_training_lowers_the_validation_loss_of_tokenizer_and_predictor(tmp_path):
     seed_everything(5)
-    settings = replace(SETTINGS, epochs=6, learning_rate=1e-2, train_windows=100)
+    settings = changed(SETTINGS, epochs=6, learning_rate=1e-2, n_train_iter=100)
     tokenizer = run(
         tmp_path / "t", settings, model=make_tokenizer(), objective=TokenizerObjective(LOOKBACK, HORIZON)
     )
@@ -314,7 +314,7 @@ def test_the_best_model_scores_the_lowest_val_loss_again(straight):
     lowest = min(straight.result.curve, key=lambda entry: entry["val_loss"])
     assert (straight.result.best_value, straight.result.best_step) == (lowest["val_loss"], lowest["step"])
     best = Kronos.from_pretrained(straight.folder / "checkpoints" / "best_model")
-    chosen = epoch_order(len(VAL), 20, SETTINGS.seed, None)
+    chosen = epoch_order(len(VAL), 20, SETTINGS.training.seed, None)
     with torch.inference_mode():
         total, number = predictor_objective().score(best, VAL.batch(chosen, None))["val_loss"]
     assert number == 20 * HORIZON
@@ -332,7 +332,7 @@ def test_the_same_seed_gives_identical_losses(tmp_path, straight):
     again = run(tmp_path)
     assert again.reports.rows() == straight.reports.rows()
     assert_same_run(again.folder, straight.folder)
-    other = run(tmp_path / "other", replace(SETTINGS, seed=8))
+    other = run(tmp_path / "other", changed(SETTINGS, seed=8))
     assert other.reports.rows() != straight.reports.rows()
 
 
@@ -374,7 +374,7 @@ def test_a_run_that_dies_between_saves_goes_on_from_the_last_one(tmp_path, strai
         if step == 7:
             raise Crash
 
-    settings = replace(SETTINGS, save_windows=10)  # 2 steps of 8 windows
+    settings = changed(SETTINGS, save_windows=10)  # 2 steps of 8 windows
     with pytest.raises(Crash):
         run(tmp_path, settings, progress=crash)
     assert json.loads((tmp_path / "checkpoints/last/training.json").read_text())["loop"]["step"] == 6
@@ -453,7 +453,7 @@ def test_a_stop_during_evaluation_saves_and_the_evaluation_is_made_on_resume(tmp
             polled.append(True)
         return len(polled) == 2  # asked once, in the middle of the evaluation
 
-    settings = replace(SETTINGS, eval_batch_size=20)
+    settings = changed(SETTINGS, eval_batch_size=20)
     first = run(tmp_path, settings, progress=lambda step, *_: reached.append(step), stop_requested=stop)
     assert first.result.interrupted and first.result.steps == 8
     assert [entry["step"] for entry in first.result.curve] == [0, 4]
@@ -469,7 +469,7 @@ def test_early_stopping_counts_evaluations_without_improvement(tmp_path):
     assert (found.result.best_value, found.result.best_step) == (3.0, 3)
     again = run(
         tmp_path,
-        FitSettings(epochs=4, batch_size=4, learning_rate=1e-2, log_interval=1, early_stopping_patience=2),
+        fit_settings(epochs=4, batch_size=4, learning_rate=1e-2, log_interval=1, early_stopping_patience=2),
         model=Line(),
         objective=Recorder([0.0]),
         train=Numbers(10),
@@ -505,7 +505,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_optimiser(tmp_pa
     with pytest.raises(TrainingStopped) as stopped:
         run(tmp_path, model=model, objective=FailsAt(6, gradient_only))
     error = stopped.value
-    windows = epoch_order(len(TRAIN), 30, SETTINGS.seed, 1)[8:16].tolist()
+    windows = epoch_order(len(TRAIN), 30, SETTINGS.training.seed, 1)[8:16].tolist()
     assert (error.step, error.windows) == (6, windows)
     assert error.learning_rate == pytest.approx(error.learning_rate) and error.learning_rate > 0
     message = str(error)
@@ -529,26 +529,26 @@ def test_a_validation_loss_that_is_not_finite_names_its_windows(tmp_path):
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
-    run(tmp_path, replace(SETTINGS, epochs=1))
+    run(tmp_path, changed(SETTINGS, epochs=1))
     with pytest.raises(UserError, match=r"trained with other settings \(key a, now b\)"):
-        run(tmp_path, replace(SETTINGS, epochs=1, settings_key="b"), resume=True)
+        run(tmp_path, changed(SETTINGS, epochs=1, settings_key="b"), resume=True)
     with pytest.raises(UserError, match="damaged or of another model"):
         seed_everything(1)
-        run(tmp_path, replace(SETTINGS, epochs=1), model=make_tokenizer(), resume=True)
+        run(tmp_path, changed(SETTINGS, epochs=1), model=make_tokenizer(), resume=True)
     last = tmp_path / "checkpoints" / "last"
     whole = (last / "training.safetensors").read_bytes()
     (last / "training.safetensors").write_bytes(whole[:100])
     with pytest.raises(UserError, match="damaged or of another model"):
-        run(tmp_path, replace(SETTINGS, epochs=1), resume=True)
+        run(tmp_path, changed(SETTINGS, epochs=1), resume=True)
     (last / "training.safetensors").unlink()
     with pytest.raises(UserError, match="damaged or of another model"):
-        run(tmp_path, replace(SETTINGS, epochs=1), resume=True)
+        run(tmp_path, changed(SETTINGS, epochs=1), resume=True)
     (last / "training.safetensors").write_bytes(whole)
     (tmp_path / "checkpoints" / "best_model" / "config.json").unlink()
     (tmp_path / "checkpoints" / "best_model" / "model.safetensors").unlink()
     (tmp_path / "checkpoints" / "best_model").rmdir()
     with pytest.raises(UserError, match="best_model is gone"):
-        run(tmp_path, replace(SETTINGS, epochs=1), resume=True)
+        run(tmp_path, changed(SETTINGS, epochs=1), resume=True)
 
 
 def test_empty_windows_are_refused(tmp_path):
