@@ -49,22 +49,25 @@ def run(crew: Crew, folder: Path, settings: FitSettings = SETTINGS, **job: Any) 
 
 
 def assert_equal(one: SimpleNamespace, other: SimpleNamespace) -> None:
+    """Both runs were made in float64: AdamW divides small gradients by themselves, which in float32 magnifies the
+    rounding of sums taken in another order by an amount that depends on the machine.
+    """
     assert [row[:2] for row in one.rows] == [row[:2] for row in other.rows]
     for (step, name, value), (_, _, twin) in zip(one.rows, other.rows, strict=True):
         if "loss" in name:
             assert twin == pytest.approx(value, rel=1e-6), (step, name)
     for name, weight in one.weights.items():
-        assert (other.weights[name] - weight).abs().max() <= 2e-6, name
+        assert (other.weights[name] - weight).abs().max() <= 1e-12, name
 
 
 @pytest.mark.parametrize("kind", ["predictor", "tokenizer"])
 def test_two_processes_equal_one_at_the_same_effective_batch(kind: str, tmp_path: Path) -> None:
-    """30 steps of the mini shape, among them the last, smaller step of each epoch."""
+    """30 steps, including the last, smaller step of each epoch."""
     settings = changed(SETTINGS, n_train_iter=156, batch_size=16, n_val_iter=8)
     with crew(1) as alone, crew(2) as pair:
-        one = run(alone, tmp_path / "one", settings, kind=kind, preset="mini")
+        one = run(alone, tmp_path / "one", settings, kind=kind, float64=True)
         half = changed(settings, batch_size=8, eval_batch_size=32)
-        two = run(pair, tmp_path / "two", half, kind=kind, preset="mini")
+        two = run(pair, tmp_path / "two", half, kind=kind, float64=True)
     assert one.result.steps == 30
     assert_equal(one, two)
 
@@ -75,17 +78,17 @@ def test_three_processes_with_accumulation_equal_one(tmp_path: Path) -> None:
     for kind in ("predictor", "tokenizer"):
         settings = changed(SETTINGS, n_train_iter=73, batch_size=6, accumulation_steps=2, learning_rate=1e-4)
         with crew(1) as alone, crew(3) as three:
-            one = run(alone, tmp_path / kind / "one", settings, kind=kind)
+            one = run(alone, tmp_path / kind / "one", settings, kind=kind, float64=True)
             third = changed(settings, batch_size=2, eval_batch_size=12)
-            other = run(three, tmp_path / kind / "three", third, kind=kind)
+            other = run(three, tmp_path / kind / "three", third, kind=kind, float64=True)
         assert_equal(one, other)
 
 
 def test_predictor_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:
     with crew(1) as alone:
-        one = run(alone, tmp_path / "one")
+        one = run(alone, tmp_path / "one", float64=True)
         half = changed(SETTINGS, batch_size=4, accumulation_steps=2, eval_batch_size=16)
-        two = run(alone, tmp_path / "two", half)
+        two = run(alone, tmp_path / "two", half, float64=True)
     assert_equal(one, two)
 
 
