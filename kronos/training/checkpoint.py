@@ -22,7 +22,7 @@ from kronos.model.checkpoint import WEIGHTS, save_model
 from kronos.utils import files
 from kronos.utils.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 TENSORS, STATE = "training.safetensors", "training.json"
 
 
@@ -44,9 +44,7 @@ class LoopState:
     epoch_loss: float = 0.0  # sum over the windows of the epoch so far
     epoch_windows: int = 0
     windows: int = 0  # trained since the start
-    scale: float = 2.0**16  # of float16's gradients
-    steps_since_overflow: int = 0
-    overflows: int = 0  # float16 steps that were skipped
+    overflows: int = 0  # skipped float16 steps
     overflows_in_a_row: int = 0
     seconds: dict[str, float] = field(default_factory=dict)  # by part of the loop, over all sessions
 
@@ -57,6 +55,7 @@ def save_last(
     model: Any,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
+    scaler: torch.amp.GradScaler,
     state: LoopState,
     settings_key: str,
     before_rename: Callable[[], None],
@@ -84,6 +83,7 @@ def save_last(
         "settings_key": settings_key,
         "loop": asdict(state),
         "scheduler": scheduler.state_dict(),
+        "scaler": scaler.state_dict(),
         "optimizer": groups,
         "torch": torch.__version__,
         "ranks": ranks.world,
@@ -108,6 +108,7 @@ def load_last(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
+    scaler: torch.amp.GradScaler,
     settings_key: str,
 ) -> tuple[LoopState, list[dict[str, torch.Tensor]]]:
     """Fill model, optimiser and scheduler; returns the loop's state and each rank's random states.
@@ -117,7 +118,10 @@ def load_last(
     document = files.read_json(folder / STATE)
     try:
         if document["format"] != FORMAT:
-            raise UserError(f"{folder} has format {document['format']}, this version reads {FORMAT}")
+            raise UserError(
+                f"{folder} has format {document['format']}, this version reads {FORMAT}: "
+                "train anew with resume=never"
+            )
         if document["settings_key"] != settings_key:
             raise UserError(
                 f"{folder} was trained with other settings (key {document['settings_key']}, now {settings_key}): "
@@ -140,6 +144,8 @@ def load_last(
         entries = {index: entry for index, entry in enumerate(stored) if entry}
         optimizer.load_state_dict({"state": entries, "param_groups": groups})
         scheduler.load_state_dict(document["scheduler"])
+        if document["scaler"]:  # empty where the run was not in float16
+            scaler.load_state_dict(document["scaler"])
         state = LoopState(**document["loop"])
         random_states: list[dict[str, torch.Tensor]] = [{} for _ in range(document["ranks"])]
         for label, tensor in tensors.items():
@@ -160,6 +166,7 @@ def share_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
+    scaler: torch.amp.GradScaler,
     state: LoopState,
     random_states: list[dict[str, torch.Tensor]],
 ) -> LoopState:
@@ -170,10 +177,10 @@ def share_state(
         for index, entry in own["state"].items()
         for key, value in entry.items()
     ]
-    told = ranks.from_leader(
-        (asdict(state), scheduler.state_dict(), own["param_groups"], layout, random_states)
+    schedules = scheduler.state_dict(), scaler.state_dict()
+    document, schedules, groups, layout, random_states = ranks.from_leader(
+        (asdict(state), schedules, own["param_groups"], layout, random_states)
     )
-    document, schedule, groups, layout, random_states = told
     if len(random_states) != ranks.world:
         raise UserError(
             f"the unfinished run was made by {len(random_states)} process(es), now there are {ranks.world}: "
@@ -187,7 +194,8 @@ def share_state(
             where = device if kind == device.type else torch.device(kind)
             entries.setdefault(index, {})[key] = torch.empty(shape, dtype=dtype, device=where)
         optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        scheduler.load_state_dict(schedule)
+        scheduler.load_state_dict(schedules[0])
+        scaler.load_state_dict(schedules[1])
     # Not state_dict()'s tensors of other ranks: load_state_dict may have copied them.
     ranks.share(value for entry in optimizer.state_dict()["state"].values() for value in entry.values())
     mine = random_states[ranks.rank]

@@ -151,7 +151,7 @@ class _Run:
                 seed = self.settings.training.seed
                 torch.manual_seed(generator(seed, f"rank {self.ranks.rank}").initial_seed())
             return None
-        optimizer, scheduler = self.stepper.optimizer, self.stepper.scheduler
+        optimizer, scheduler, scaler = self.stepper.optimizer, self.stepper.scheduler, self.stepper.scaler
         random_states: list[dict[str, torch.Tensor]] = []
         if self.leads:
             self.state, random_states = load_last(
@@ -159,6 +159,7 @@ class _Run:
                 model=self.model,
                 optimizer=optimizer,
                 scheduler=scheduler,
+                scaler=scaler,
                 settings_key=self.settings.settings_key,
             )
             best = self.checkpoints / "best_model"
@@ -169,6 +170,7 @@ class _Run:
             model=self.model,
             optimizer=optimizer,
             scheduler=scheduler,
+            scaler=scaler,
             state=self.state,
             random_states=random_states,
         )
@@ -282,6 +284,7 @@ class _Run:
                 model=self.model,
                 optimizer=self.stepper.optimizer,
                 scheduler=self.stepper.scheduler,
+                scaler=self.stepper.scaler,
                 state=self.state,
                 settings_key=self.settings.settings_key,
                 before_rename=self.before_save,
@@ -300,7 +303,7 @@ class _Run:
         if many or not (step.finite or step.skipped):
             what = f"train_loss is {step.values['train_loss']}, gradient norm {step.values['grad_norm']}"
             if many:
-                what += f" for {MOST_OVERFLOWS} float16 steps in a row (scale {state.scale:g})"
+                what += f" for {MOST_OVERFLOWS} float16 steps in a row (scale {self.stepper.scaler.get_scale():g})"
             raise self._stopped(what, self.train, windows)
         self.stopping = self.stopping or step.stop
         count = len(windows)

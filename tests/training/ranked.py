@@ -61,6 +61,19 @@ class Float64Windows:
         return batch._replace(x=batch.x.double())
 
 
+class PartlyUsed:
+    """The predictor's objective with a term in `model.one_rank` on rank 0 only; no loss has `model.unused`."""
+
+    name = "partly used"
+
+    def __init__(self, inner: Any, rank: int) -> None:
+        self.inner, self.rank, self.score = inner, rank, inner.score
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        loss, parts = self.inner.loss(model, batch)
+        return (loss + model.one_rank.square().sum() if self.rank == 0 else loss), parts
+
+
 def shape(preset: dict[str, Any], dropout: float) -> dict[str, Any]:
     """The preset at one rate of dropout everywhere."""
     return {name: dropout if name.endswith("_dropout_p") else value for name, value in preset.items()}
@@ -86,6 +99,9 @@ def train(
 ) -> tuple[Any, FitResult]:
     torch.set_num_threads(1)
     model, objective = build(job["kind"], job["preset"], job["dropout"])
+    if job.get("unused_parameters"):
+        model.one_rank, model.unused = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+        objective = PartlyUsed(objective, place.rank)
     windows: list[Any] = [make_windows(1), make_windows(2)]
     if job.get("float64"):
         model.double()

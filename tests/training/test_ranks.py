@@ -84,6 +84,14 @@ def test_three_processes_with_accumulation_equal_one(tmp_path: Path) -> None:
         assert_equal(one, other)
 
 
+def test_a_parameter_without_a_gradient_on_any_rank_does_not_decay(tmp_path: Path) -> None:
+    for world in (1, 2):
+        with crew(world) as ranks:
+            weights = run(ranks, tmp_path / str(world), unused_parameters=True).weights
+        assert torch.equal(weights["unused"], torch.ones(3))
+        assert (weights["one_rank"] < 1).all()
+
+
 def test_predictor_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:
     with crew(1) as alone:
         one = run(alone, tmp_path / "one", float64=True)
