@@ -3,7 +3,9 @@
 Axes: N series, S samples, L bars of context, H bars of the horizon, F features, D width, V ids.
 """
 
+import functools
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -207,25 +209,47 @@ def _draw(logits_NSV: Tensor, uniform_NS: Tensor, rules: dict) -> Tensor:
     return ids.view(uniform_NS.shape)
 
 
-_KEPT: WeakKeyDictionary[Kronos, tuple[tuple, Engine]] = WeakKeyDictionary()
+_LAST_ENGINES: WeakKeyDictionary[Kronos, tuple[tuple, Engine]] = WeakKeyDictionary()
 
 
 def engine_for(tokenizer: KronosTokenizer, model: Kronos, **options: Any) -> Engine:
-    """The pair's Engine with these options of its; that of the last call where neither they nor a weight changed."""
+    """Return an Engine of the pair; the one of the last call where neither an option nor a weight has changed."""
     state = id(tokenizer), options, _fingerprint(tokenizer), _fingerprint(model)
-    before, engine = _KEPT.get(model, (None, None))
+    before, engine = _LAST_ENGINES.get(model, (None, None))
     if engine is None or before != state:
         engine = Engine(tokenizer, model, **options)
-        _KEPT[model] = state, engine
+        _LAST_ENGINES[model] = state, engine
     return engine
 
 
 @torch.no_grad()
 def _fingerprint(module: torch.nn.Module) -> tuple:
-    """Where each weight lies, and its norm: changes through `.data` move no version counter."""
-    weights = [weight.detach() for weight in module.parameters()]
-    norms = torch.stack(torch._foreach_norm(weights)).tolist()
-    return tuple((weight.data_ptr(), weight.dtype, norm) for weight, norm in zip(weights, norms, strict=True))
+    """Return a value that changes with every change of a weight, in place or not, through `.data` or not.
+
+    An in-place operation raises the weight's version counter, except through `.data`: there the checksum changes.
+    """
+    weights = [weight.detach() for weight in chain(module.parameters(), module.buffers())]
+    with torch.autocast(weights[0].device.type, enabled=False):
+        checksums = torch.stack([_checksum(weight) for weight in weights]).tolist()
+    return tuple(
+        (weight.data_ptr(), weight.dtype, 0 if weight.is_inference() else weight._version, checksum)
+        for weight, checksum in zip(weights, checksums, strict=True)
+    )
+
+
+def _checksum(weight: Tensor) -> Tensor:
+    """Return rows^T W columns with random coefficients: sensitive to order and signs, in one pass over memory."""
+    matrix = weight.reshape(-1, weight.shape[-1] if weight.ndim else 1)
+    matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+    rows, columns = (_coefficients(size, matrix.device, matrix.dtype) for size in matrix.shape)
+    return torch.dot(matrix @ columns, rows)
+
+
+@functools.cache
+def _coefficients(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return fixed random numbers in [0.5, 1.5)."""
+    draws = torch.rand(size, generator=torch.Generator().manual_seed(size), device="cpu")
+    return (draws + 0.5).to(device, dtype)
 
 
 def generate(
