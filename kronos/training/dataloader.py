@@ -88,9 +88,8 @@ class Feed:
         if self.ahead and self.ahead[0][:2] != (step, place):
             self.ahead.clear()
         last_step, last_place = self.ahead[-1][:2] if self.ahead else (step, place - 1)
-        epoch = (
-            step // self.plan.steps_per_epoch
-        )  # only batches of this epoch are prefetched: `self.order` is that of one epoch
+        # Only batches of this epoch are prefetched, because `self.order` is that of one epoch.
+        epoch = step // self.plan.steps_per_epoch
         while len(self.ahead) < 2 * self.settings.training.num_workers:
             parts = self.parts(last_step)
             if last_place + 1 < len(parts):

@@ -54,9 +54,7 @@ class _Causal(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
         out = v.new_empty(v.transpose(-2, -3).shape).transpose(-2, -3)
         kept: list[Tensor] = []
-        with torch.autocast(
-            "cpu", enabled=False
-        ):  # without autocast: each operation in the dtype of its inputs
+        with torch.autocast("cpu", enabled=False):  # each operation in the dtype of its inputs
             for first, end, weights in _weights(q, k):
                 used = dropout_mask(weights, dropout).mul_(weights) if dropout else weights
                 out[..., first:end, :] = used @ v[..., :end, :]

@@ -116,7 +116,7 @@ class KeyValues:
         self.used = end
 
     def attend(self, q: Tensor) -> Tensor:
-        """Attend from scaled queries [N, H, S, Q, K] of the newest Q bars to the prefix and, causally, to own bars."""
+        """Attend from scaled queries [N, H, S, Q, K] of Q new bars to the prefix and, causally, to own bars."""
         k, v = self.own[..., : self.used, :]
         queries = q.shape[3]
         if self.samples == 1 and queries == 1:
