@@ -1,4 +1,4 @@
-"""What the loop exchanges between ranks; with one rank every operation is what it is for that rank alone."""
+"""Exchange between the ranks of a training run; with one rank every operation returns that rank's own value."""
 
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -20,8 +20,8 @@ class Collectives:
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum each gradient over the ranks, in place, in flat buckets.
 
-        A rank without a gradient counts as zero. The backward pass is over when this starts: the objective calls
-        the model's parts, so that no wrapper could overlap the two.
+        A rank without a gradient for a parameter takes part with zeros. This starts after the backward pass: the
+        objective calls the parts of the model, so no wrapper can overlap the two.
         """
         if self.world == 1:
             return
@@ -54,7 +54,7 @@ class Collectives:
         return tensor
 
     def gather(self, value: T) -> list[T]:
-        """Each rank's value, in the order of ranks."""
+        """Return each rank's value, in the order of ranks."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -62,7 +62,7 @@ class Collectives:
         return values
 
     def from_leader(self, value: T) -> T:
-        """Rank 0's value."""
+        """Return rank 0's value."""
         if self.world == 1:
             return value
         values = [value]
@@ -70,13 +70,13 @@ class Collectives:
         return values[0]
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite the tensors with rank 0's."""
+        """Overwrite the tensors with those of rank 0."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0)
 
     def sum_of(self, tensor: Tensor) -> Tensor:
-        """Sum over the ranks, through which gradients flow."""
+        """Return the sum over the ranks, differentiable."""
         return tensor if self.world == 1 else _Sum.apply(tensor)
 
 
