@@ -9,8 +9,8 @@ replaces these:
      "warmup_fraction": {"type": "float", "low": 0.01, "high": 0.2, "when": {"loss_bars": ["window"]}},
      "batch_size": null}
 
-`when` samples a field only where an earlier field has one of the listed values. `null` removes a field from the space:
-it keeps the value of the configuration.
+`when` samples a field only where an earlier one has one of the listed values; `null` removes a field from the space,
+which leaves it at the value of the configuration.
 """
 
 from collections.abc import Callable, Mapping
