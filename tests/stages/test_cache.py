@@ -221,8 +221,9 @@ def test_a_changed_file_of_bars_is_read_again_and_an_unchanged_one_is_not(
     in_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     days = pd.bdate_range("2020-01-01", "2022-12-30")
-    frame = pd.DataFrame({"instrument": "A", "datetime": days, "open": 9.0, "high": 9.5, "low": 8.5, "close": 9.0,
-                          "volume": 1e6})  # fmt: skip
+    close = 20 * np.exp(np.cumsum(np.random.default_rng(0).normal(0, 0.01, len(days))))
+    frame = pd.DataFrame({"instrument": "A", "datetime": days, "open": close, "high": close, "low": close,
+                          "close": close, "volume": 1e6})  # fmt: skip
     frame.to_csv("bars.csv", index=False)
     given = ["data", "--data-source", "csv", "--data-path", "bars.csv", "--calendar", "weekdays",
              "--dataset-begin-time", "2020-01-01", "--dataset-end-time", "2022-12-30", *RANGES]  # fmt: skip
