@@ -1,4 +1,4 @@
-"""What the loop exchanges between ranks; with one rank every operation is what it is for that rank alone."""
+"""Collective operations of the training loop; with one rank each returns that rank's own value."""
 
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -20,11 +20,15 @@ class Collectives:
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum each gradient over the ranks, in place, in flat buckets.
 
-        A rank without a gradient counts as zero. The backward pass is over when this starts: the objective calls
-        the model's parts, so that no wrapper could overlap the two.
+        A rank without a gradient counts as zero; a parameter without a gradient on any rank keeps None, so that
+        the optimizer leaves it alone, as with one rank. The backward pass is over when this starts: the objective
+        calls the model's parts, so that no wrapper could overlap the two.
         """
         if self.world == 1:
             return
+        parameters = list(parameters)
+        present = [parameter.grad is not None for parameter in parameters]
+        ranks_with_gradient = parameters[0].new_tensor(present)  # summed with the last bucket
         bucket: list[Tensor] = []
         pending: list[tuple[list[Tensor], Tensor, Any]] = []
         for parameter in parameters:
@@ -34,13 +38,16 @@ class Collectives:
             if sum(part.numel() for part in bucket) >= BUCKET:
                 pending.append(self._start(bucket))
                 bucket = []
-        if bucket:
-            pending.append(self._start(bucket))
+        pending.append(self._start([*bucket, ranks_with_gradient]))
         for parts, flat, handle in pending:
             handle.wait()
             places = flat.split([part.numel() for part in parts])
             for part, place in zip(parts, places, strict=True):
                 part.copy_(place.view_as(part))
+        if not all(present):  # elsewhere nothing is to be undone, and a GPU need not be waited for
+            for parameter, count in zip(parameters, ranks_with_gradient.tolist(), strict=True):
+                if not count:
+                    parameter.grad = None
 
     @staticmethod
     def _start(parts: list[Tensor]) -> tuple[list[Tensor], Tensor, Any]:

@@ -179,7 +179,7 @@ def our_step(
 
 def public_predictor_step(sides: SimpleNamespace, batch: Any) -> Callable[[], float]:
     tokenizer, model = sides.public
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-5, betas=(0.9, 0.95), adam_weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-5, betas=(0.9, 0.95), weight_decay=0.1)
     model.train(), tokenizer.eval()
 
     def step() -> float:
@@ -198,7 +198,7 @@ def public_predictor_step(sides: SimpleNamespace, batch: Any) -> Callable[[], fl
 
 def public_tokenizer_step(sides: SimpleNamespace, batch: Any) -> Callable[[], float]:
     model, _ = sides.public
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, adam_weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.1)
     model.train()
 
     def step() -> float:
@@ -283,7 +283,7 @@ def test_tokenizer_step() -> None:
     sides = models("mini")
     objective = TokenizerObjective(LOOKBACK, HORIZON)
     # The public script leaves this optimiser's second beta at PyTorch's 0.999.
-    ours = our_step(sides.tokenizer, objective, batch, 2e-4, torch.float32, adam_beta2=0.999, clip=2.0)
+    ours = our_step(sides.tokenizer, objective, batch, 2e-4, torch.float32, beta2=0.999, clip=2.0)
     theirs = public_tokenizer_step(sides, batch)
     assert ours() == pytest.approx(theirs(), rel=1e-5)
     compare("tokenizer step, float32", ours, theirs, "windows/s", BATCH)

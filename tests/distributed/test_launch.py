@@ -150,7 +150,8 @@ def test_processes_without_torchrun_train_and_load_neither_mlflow_nor_qlib(
     (run,) = runs()
     assert run.info.status == "FINISHED"
     code = (
-        "import sys; import kronos.stages.train_worker, kronos.stages.train_setup, kronos.training.trainer, kronos.stages.inputs\n"
+        "import sys; import kronos.stages.train_worker, kronos.stages.train_setup\n"
+        "import kronos.training.trainer, kronos.stages.inputs\n"
         "print({'mlflow', 'qlib', 'optuna', 'matplotlib'} & set(sys.modules))"
     )
     assert finish(start("-c", code)).strip() == "set()"

@@ -75,6 +75,8 @@ def train(
 ) -> tuple[Any, FitResult]:
     torch.set_num_threads(1)
     model, objective = build(job["kind"], job["preset"], job["dropout"])
+    if job.get("unused_parameter"):
+        model.register_parameter("unused", torch.nn.Parameter(torch.ones(5)))
     runtime = Runtime(torch.device("cpu"), rank=place.rank, world=place.world)
     result = fit(
         model, objective, make_windows(1), make_windows(2), settings=fit_settings(**job["settings"]),

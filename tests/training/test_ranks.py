@@ -100,6 +100,15 @@ def test_predictor_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:
     assert_equal(one, two)
 
 
+def test_a_parameter_that_no_loss_uses_does_not_decay_on_any_number_of_ranks(tmp_path: Path) -> None:
+    """AdamW decays a weight whose gradient is zero, and leaves alone one that has none."""
+    for world in (1, 2):
+        settings = changed(SETTINGS, epochs=1, batch_size=16 // world)
+        with crew(world) as processes:
+            found = run(processes, tmp_path / str(world), settings, unused_parameter=True)
+        assert found.weights["unused"].tolist() == [1.0] * 5, world
+
+
 @pytest.mark.parametrize(
     ("windows", "size", "world"), [(64, 8, 1), (64, 4, 3), (61, 5, 4), (2, 3, 4), (1, 1, 2)]
 )

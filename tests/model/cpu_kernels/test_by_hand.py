@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kronos.model import linear
 from kronos.model.attention import Attention
+from kronos.model.cpu_kernels import linear
 from kronos.model.cpu_kernels.causal import _Causal, attend_causally
 from kronos.model.cpu_kernels.dropout import Dropout
 from kronos.model.rotary import Rotary, neighbours, rotate, rotate_neighbours

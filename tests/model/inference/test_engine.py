@@ -9,8 +9,8 @@ import torch
 from compiling import needs_compiler
 from toy_series import bars, stamps
 
-from kronos.model import PREDICTOR_PRESETS, Kronos
-from kronos.model.inference.engine import Engine, engine_for, generate
+from kronos.model import PREDICTOR_PRESETS, TOKENIZER_PRESETS, Kronos, KronosTokenizer
+from kronos.model.inference.engine import Engine, _device_checksum, engine_for, generate
 from kronos.model.inference.fine_head import AskedOnce
 from kronos.model.inference.kv_cache import KeyValues, attend_causally
 from kronos.utils.errors import UserError
@@ -168,21 +168,80 @@ def test_impossible_requests_are_refused_in_words(nano):
         generate(*nano, x, stamp, future, horizon=9, fine_rotary="other")
 
 
-def test_an_engine_is_kept_until_a_weight_or_an_option_changes_and_freed_with_its_model(nano):
-    tokenizer, _ = nano
-    predictor = Kronos(**PREDICTOR_PRESETS["nano"])
+def swap_rows(weight):
+    weight[[0, 1]] = weight[[1, 0]]
+
+
+def train_step(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    model.head.proj_s2.weight.grad = torch.ones_like(model.head.proj_s2.weight)
+    optimizer.step()
+
+
+def flip_last_bit(weight):
+    """Make the smallest change of one weight that there is."""
+    weight.view({4: torch.int32, 2: torch.int16}[weight.itemsize])[0, 0] ^= 1
+
+
+CHANGES = {
+    "negated": lambda model: model.head.proj_s2.weight.neg_(),
+    "negated through .data": lambda model: model.head.proj_s2.weight.data.neg_(),
+    "one column negated through .data": lambda model: model.head.proj_s2.weight.data[:, 1].neg_(),
+    "rows swapped": lambda model: swap_rows(model.head.proj_s2.weight),
+    "rows swapped through .data": lambda model: swap_rows(model.head.proj_s2.weight.data),
+    "columns swapped through .data": lambda model: swap_rows(model.head.proj_s2.weight.data.T),
+    "scaled through .data": lambda model: model.norm.weight.data.mul_(1.5),
+    "one bit through .data": lambda model: flip_last_bit(model.transformer[0].ffn.w2.weight.data),
+    "optimizer step": train_step,
+    "loaded": lambda model: model.load_state_dict(Kronos(**PREDICTOR_PRESETS["nano"]).state_dict()),
+    "another tensor": lambda model: setattr(
+        model.norm, "weight", torch.nn.Parameter(model.norm.weight.detach().clone())
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_engine_is_rebuilt_when_a_weight_changes_in_any_way(nano, change, dtype):
+    predictor = Kronos(**PREDICTOR_PRESETS["nano"]).to(dtype)
+    engine = engine_for(nano[0], predictor, dtype=torch.float32)
+    assert engine_for(nano[0], predictor, dtype=torch.float32) is engine
+    with torch.no_grad():
+        CHANGES[change](predictor)
+    assert engine_for(nano[0], predictor, dtype=torch.float32) is not engine
+
+
+@pytest.mark.parametrize("change", [change for change in CHANGES if change != "another tensor"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_checksum_of_a_gpu_changes_with_the_weights(change, dtype):
+    def sums(model):
+        return [
+            _device_checksum(weight.detach().reshape(-1).view(torch.uint8)) for weight in model.parameters()
+        ]
+
+    predictor = Kronos(**PREDICTOR_PRESETS["nano"]).to(dtype)
+    before = sums(predictor)
+    assert sums(predictor) == before
+    with torch.no_grad():
+        CHANGES[change](predictor)
+    assert sums(predictor) != before
+
+
+def test_an_engine_follows_the_tokenizer_and_the_options(nano):
+    _, predictor = nano
+    tokenizer = KronosTokenizer(**TOKENIZER_PRESETS["nano"])
     engine = engine_for(tokenizer, predictor)
-    assert engine_for(tokenizer, predictor) is engine
     assert engine_for(tokenizer, predictor, max_context=9) is not engine
     engine = engine_for(tokenizer, predictor)
-    with torch.no_grad():
-        predictor.head.proj_s2.weight.mul_(1.5)
-    changed = engine_for(tokenizer, predictor)
-    assert changed is not engine
-    predictor.norm.weight.data.mul_(1.5)  # moves no version counter
-    assert engine_for(tokenizer, predictor) is not changed
+    tokenizer.head.weight.data.neg_()
+    assert engine_for(tokenizer, predictor) is not engine
+
+
+def test_an_engine_is_freed_with_its_model(nano):
+    predictor = Kronos(**PREDICTOR_PRESETS["nano"])
+    engine_for(nano[0], predictor)
     weak = weakref.ref(predictor)
-    del predictor, engine, changed
+    del predictor
     gc.collect()
     assert weak() is None
 
