@@ -17,7 +17,7 @@ class Collectives:
     def __init__(self, rank: int = 0, world: int = 1) -> None:
         self.rank, self.world = rank, world
 
-    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum each gradient over the ranks, in place, in flat buckets.
 
         A rank without a gradient counts as zero; a parameter without a gradient on any rank keeps None, so that
@@ -54,41 +54,41 @@ class Collectives:
         flat = torch.cat([part.flatten() for part in parts])
         return parts, flat, dist.all_reduce(flat, async_op=True)
 
-    def add(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum over the ranks, in place."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def gather(self, value: T) -> list[T]:
-        """Each rank's value, in the order of ranks."""
+    def all_gather(self, value: T) -> list[T]:
+        """Return each rank's value, in the order of the ranks."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
 
-    def from_leader(self, value: T) -> T:
-        """Rank 0's value."""
+    def broadcast_object(self, value: T) -> T:
+        """Return rank 0's value."""
         if self.world == 1:
             return value
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def share(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite the tensors with rank 0's."""
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors with those of rank 0."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0)
 
-    def sum_of(self, tensor: Tensor) -> Tensor:
-        """Sum over the ranks, through which gradients flow."""
+    def differentiable_sum(self, tensor: Tensor) -> Tensor:
+        """Sum over the ranks; gradients flow through it."""
         return tensor if self.world == 1 else _Sum.apply(tensor)
 
 
 class _Sum(torch.autograd.Function):
-    """All-reduce; every rank's loss depends on every rank's input, so the gradient is summed too."""
+    """All-reduce whose gradient is summed too: the loss of every rank depends on the input of every rank."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

@@ -66,6 +66,14 @@ def choose(
     return Runtime(where, dtype, threads, place.rank, place.world, reasons)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the host had no memory left."""
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in text for words in ("out of memory", "can't allocate memory", "cannot allocate memory")
+    )
+
+
 def _keep_freed_memory() -> None:
     """Tell glibc not to give freed memory back and fetch it anew, page by page: that took a tenth of a step.
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kronos.distributed.device import is_out_of_memory
 from kronos.model import Kronos, KronosTokenizer
 from kronos.model.inference.engine import Engine, engine_for
 from kronos.model.inference.sampling import keyed_uniforms
@@ -146,7 +147,7 @@ def run_batches(
         try:
             results.append(run(slice(done, min(done + size, count))))
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if size == 1:
                 raise UserError(
@@ -158,10 +159,6 @@ def run_batches(
         if progress is not None:
             progress(done, count)
     return np.concatenate(results)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _check_shapes(

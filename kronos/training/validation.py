@@ -54,7 +54,7 @@ def score(
         if not math.isfinite(loss) and wrong is None:
             wrong = loss, windows[start : start + size]
     on_host = {name: (total.cpu(), count) for name, (total, count) in totals.items()}
-    everybody = ranks.gather((on_host, stopped, wrong))
+    everybody = ranks.all_gather((on_host, stopped, wrong))
     if any(stopped for _, stopped, _ in everybody):
         return None, None
     for _, _, wrong in everybody:

@@ -21,7 +21,7 @@ def _sum_gradients(rank: int, folder: str) -> None:
         first_only.grad = torch.ones(3)
     else:
         second_only.grad = torch.ones(3)
-    Collectives(rank, 2).add_gradients(parameters)
+    Collectives(rank, 2).sum_gradients(parameters)
     torch.save([parameter.grad for parameter in parameters], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

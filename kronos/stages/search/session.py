@@ -13,13 +13,13 @@ from typing import Any
 
 from kronos.config.loading import to_text
 from kronos.config.schema import Config
-from kronos.distributed.device import choose
+from kronos.distributed.device import choose, is_out_of_memory
 from kronos.stages.base import Context
 from kronos.stages.cache import RECORD
 from kronos.stages.inputs import given_address, resolve_splits, stored_bars
 from kronos.stages.search.space import Space
 from kronos.stages.search.study import DIRECTIONS, Study
-from kronos.stages.search.trial import KINDS, STAGES_BY_KIND, is_out_of_memory, quietly, train
+from kronos.stages.search.trial import KINDS, STAGES_BY_KIND, quietly, train
 from kronos.stages.search.trial_pool import TrialProcesses
 from kronos.stages.train import closing
 from kronos.stages.train_setup import windows

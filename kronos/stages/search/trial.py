@@ -132,12 +132,3 @@ def forecast_metrics(config: Config) -> dict[str, float]:
         parts = accuracy.crps((closes_NSH / seen[:, None, None]).transpose(0, 2, 1), ahead_NH)
         found["crps"] = float(np.nanmean(parts))
     return found
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a trial failed for want of memory, on the GPU or in the host."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(
-        words in text
-        for words in ("out of memory", "can't allocate memory", "cannot allocate memory", "oom_kill")
-    )

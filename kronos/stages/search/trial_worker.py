@@ -12,7 +12,8 @@ import sys
 from typing import Any
 
 from kronos.config.schema import Config
-from kronos.stages.search.trial import is_out_of_memory, train
+from kronos.distributed.device import is_out_of_memory
+from kronos.stages.search.trial import train
 
 
 def main() -> int:
