@@ -12,7 +12,8 @@ import torch
 from kronos.__main__ import main
 from kronos.config.loading import load_config
 from kronos.data.forecast_points import forecast_points
-from kronos.data.sources.factory import DataProcessorFactory, SampleDataProcessor
+from kronos.data.sources.factory import DataProcessorFactory
+from kronos.data.sources.sample import SampleDataProcessor
 from kronos.data.splits import make_split
 from kronos.data.store import open_store
 from kronos.data.windows import Windows, epoch_order

@@ -34,14 +34,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_its_recipes_and_nothing_else(wheel: Path) -> None:
     assert wheel.name == f"kronos_pipeline-{__version__}-py3-none-any.whl"
     names = set(zipfile.ZipFile(wheel).namelist())
-    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "kronos").rglob("*.py")}
+    package = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "kronos").rglob("*")
+        if path.suffix in (".py", ".j2")
+    }
     recipes = {
         f"kronos/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "experiments").rglob("*.json")
     }
     info = f"kronos_pipeline-{__version__}.dist-info"
     about = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "top_level.txt", "entry_points.txt",
                                            "licenses/LICENSE")}  # fmt: skip
-    assert names == {*package, *recipes, *about, "kronos/py.typed", "kronos/fields.zh.json"}
+    assert names == {*package, *recipes, *about, "kronos/py.typed", "kronos/config/fields.zh.json"}
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 

@@ -1,5 +1,5 @@
 """Bars, stores and windows.
 
-`sources` builds a store (`bars` cleans and aligns, `adjust` undoes splits, `store` writes); `ranges`, `points` and
-`windows` read it.
+`sources` read bars and build a store: `cleaning`, `adjustment` and `calendars` prepare the bars, `store_writer`
+writes them. `splits`, `forecast_points` and `windows` read the `store`.
 """

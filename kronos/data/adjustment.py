@@ -1,4 +1,4 @@
-"""Splits in unadjusted prices: found from one bar to the next, adjusted forward, so that the past never changes."""
+"""Splits in unadjusted prices, found from one bar to the next and adjusted forward: the past never changes."""
 
 import numpy as np
 import pandas as pd
@@ -6,16 +6,14 @@ import pandas as pd
 from kronos.data.bars import MAX_ITEMS, PRICES, Finding, Flag, day_text, session_places
 
 RATIOS = np.array([1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 10, 2, 3, 4, 5, 10])
-TOLERANCE = (
-    0.06  # log distance to the ratio in one session; an ordinary overnight move, 3 standard deviations
-)
+TOLERANCE = 0.06  # log distance to the ratio in one session: 3 standard deviations of an overnight move
 MAX_SESSIONS = 25  # beyond, TOLERANCE x sqrt(sessions) would reach half way from 2 : 1 to no split at all
 SAME_FACTOR = 1e-5  # relative: smaller steps are the rounding of adj_close, dividends are far larger
-BIG_MOVE = 0.25  # moves above it that are no split are kept and listed
+BIG_MOVE = 0.25  # larger moves that are not splits are kept and listed
 
 
 def adjust_splits(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> tuple[pd.DataFrame, list[Finding]]:
-    """Put the bars after each split on the basis before it; list the splits and the big moves that stay.
+    """Adjust the bars after each split to the prices before it; list the splits and the big moves that are kept.
 
     With r = open / previous close and k the nearest simple ratio (2 to 5 and 10, either way), bar t is a split when
     |log(r / k)| <= 0.06 x sqrt(sessions since the previous bar). From t on prices are divided by k and volumes
@@ -59,7 +57,7 @@ def adjust_splits(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> tuple[pd.D
 
 
 def adjust_by_factor(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
-    """Multiply prices by `factor` / the instrument's first factor and divide volume by it; `factor` is used up.
+    """Multiply prices by `factor` / the instrument's first factor, divide volume by it, and drop the column.
 
     The usual factor is 1 at the last bar and changes in the past whenever a dividend is paid; its quotient with the
     first one only knows the events between them, so that no bar depends on a later event.
@@ -89,7 +87,7 @@ def adjust_by_factor(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
 def big_moves(
     frame: pd.DataFrame, sessions: pd.DatetimeIndex, known: np.ndarray | None = None
 ) -> list[Finding]:
-    """Moves of more than 25 % from bar to bar, `known` ones (splits) left out: listed, kept as they are."""
+    """List the moves of more than 25 % from bar to bar, except `known` ones (splits); the bars are kept."""
     instrument = pd.factorize(frame["instrument"])[0]
     close = frame["close"].to_numpy()
     move = np.append(1.0, close[1:] / close[:-1])[: len(frame)]
@@ -116,5 +114,5 @@ def _finding(kind: str, action: str, frame: pd.DataFrame, rows: np.ndarray, text
 
 
 def ratio_text(ratio: float) -> str:
-    """`2 for 1` for a price ratio of 1/2, `1 for 10` for 10."""
+    """Format a price ratio: `2 for 1` for 1/2, `1 for 10` for 10."""
     return f"{round(1 / ratio)} for 1" if ratio < 1 else f"1 for {round(ratio)}"

@@ -1,4 +1,4 @@
-"""What a bar frame is, and how raw bars become one: names, types, order, sessions (`checks` judges the bars).
+"""The bar frame: column names, types, order and sessions (`cleaning` checks the bars themselves).
 
 A bar frame is long: columns `instrument datetime open high low close volume amount` and perhaps `flag`, sorted by
 instrument and time, without repeats. Every rule here is causal: what becomes of a bar depends on that bar and
@@ -19,15 +19,31 @@ from kronos.utils.errors import UserError
 
 PRICES = ("open", "high", "low", "close")
 FEATURES = (*PRICES, "volume", "amount")
-ALIASES = {"vol": "volume", "amt": "amount", "symbol": "instrument", "date": "datetime"}
 EXTRA = ("factor", "flag")  # columns of a raw frame that are kept beside the features
-MAX_ITEMS = 1000  # (instrument, day, text) kept a finding: beyond, the count alone tells
+ALIASES = {  # names that a DataFrame may use instead
+    "vol": "volume", "amt": "amount", "symbol": "instrument", "date": "datetime", "timestamps": "datetime",
+}  # fmt: skip
+SPELLINGS = {  # names that the columns of files are found under, in lower case, the preferred one first
+    "instrument": ("instrument", "symbol", "code", "ticker", "ts_code", "stock_code", "sec_code", "stock", "sid",
+                   "股票代码", "证券代码", "代码"),
+    "datetime": ("datetime", "timestamps", "timestamp", "date", "time", "day", "trade_date", "tradedate", "dt",
+                 "日期", "交易日期", "时间"),
+    "open": ("open", "o", "open_price", "开盘", "开盘价"),
+    "high": ("high", "h", "high_price", "最高", "最高价"),
+    "low": ("low", "l", "low_price", "最低", "最低价"),
+    "close": ("close", "c", "close_price", "收盘", "收盘价"),
+    "volume": ("volume", "vol", "v", "成交量"),
+    "amount": ("amount", "amt", "turnover", "money", "value", "成交额"),
+    "adj_close": ("adj_close", "adj close", "adjclose", "adjusted_close"),
+    "factor": ("factor", "adj_factor", "adjfactor"),
+}  # fmt: skip
 
-MAX_FILL = 3  # sessions of a hole that are filled flat: a longer absence is news, not a missing print
+MAX_ITEMS = 1000  # (instrument, day, text) kept per finding: beyond, only the count is exact
+MAX_FILL = 3  # sessions of a hole that are filled flat: a longer absence is not a missing print
 
 
 class Flag(IntFlag):
-    """What was done to a bar, stored as one byte a row."""
+    """What was done to a bar, stored as one byte per row."""
 
     FILLED = 1
     REPAIRED = 2
@@ -37,7 +53,7 @@ class Flag(IntFlag):
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of thing that cleaning met: what was done, how many times, and (instrument, day, text) of each.
+    """One kind of problem found in the bars: what was done, how many times, and (instrument, day, text) of each.
 
     At most `MAX_ITEMS` of the items are kept; `count` is always whole. Instrument or day `*` means all of them.
     """
@@ -52,14 +68,14 @@ class Finding:
         return self.items[:5]
 
     def within(self, begin: date, end: date) -> "Finding":
-        """The part of it on the days begin..end; one with more items than are kept stays as it is."""
+        """Return the part of it on the days begin..end; a finding with more items than are kept stays as it is."""
         if self.count > len(self.items):
             return self
         items = [item for item in self.items if item[1] == "*" or str(begin) <= item[1][:10] <= str(end)]
         return Finding(self.kind, self.action, len(items), items)
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as JSON types."""
+        """Return the finding as JSON types."""
         return {
             "kind": self.kind,
             "action": self.action,
@@ -69,7 +85,7 @@ class Finding:
 
 
 def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
-    """One finding for each (kind, action), in the order of their first appearance."""
+    """Merge to one finding per (kind, action), in the order of their first appearance."""
     merged: dict[tuple[str, str], Finding] = {}
     for one in findings:
         before = merged.get((one.kind, one.action))
@@ -82,22 +98,31 @@ def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def day_text(times: Any) -> list[str]:
-    """Times as text: the day alone when no time of day is set, else to the minute."""
+    """Format times: the day alone when no time of day is set, otherwise to the minute."""
     index = pd.DatetimeIndex(times)
     pattern = "%Y-%m-%d" if bool((index == index.normalize()).all()) else "%Y-%m-%d %H:%M"
     return list(index.strftime(pattern))
 
 
-def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.DataFrame:
-    """Give a user's table the columns, types and order of a bar frame; repeats and bad values stay in.
+def rename_aliases(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rename the columns of ALIASES: `vol` becomes `volume` where there is no column of that name, and so on."""
+    chosen: dict[str, str] = {}
+    for alias, name in ALIASES.items():
+        if alias in frame.columns and name not in frame.columns and name not in chosen.values():
+            chosen[alias] = name
+    return frame.rename(columns=chosen)
 
-    `vol`, `amt`, `symbol` and `date` are taken as names; a missing `volume` is 0; `factor` and `flag` are kept,
-    other columns left out. Rows that were not in order of time are counted in `findings`.
+
+def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.DataFrame:
+    """Convert a table to the columns, types and order of a bar frame; repeats and bad values stay in.
+
+    The names of ALIASES are understood; a missing `volume` is 0; `factor` and `flag` are kept, other columns left
+    out. Rows that were out of time order are counted in `findings`.
     Raises UserError for a missing column, text where numbers belong, or a time without a day.
     """
     if not isinstance(raw, pd.DataFrame):
         raise UserError(f"bars must come as a pandas DataFrame, got {type(raw).__name__}")
-    frame = raw.rename(columns={old: new for old, new in ALIASES.items() if new not in raw.columns})
+    frame = rename_aliases(raw)
     twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
     if twice:
         raise UserError(f"bars have column {', '.join(twice)} twice: rename or remove one of them")
@@ -105,7 +130,7 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
     if missing:
         raise UserError(
             f"bars lack {', '.join(missing)}: the columns are {', '.join(map(str, raw.columns))}, expected "
-            "instrument, datetime, open, high, low, close, volume, amount"
+            f"instrument, datetime, {', '.join(FEATURES)}"
         )
     nameless = (
         frame["instrument"].isna().to_numpy() | (frame["instrument"].astype(str).str.strip() == "").to_numpy()
@@ -154,7 +179,7 @@ def _numbers(column: pd.Series, name: str) -> pd.Series:
 
 
 def _sorted(frame: pd.DataFrame, findings: list[Finding] | None) -> pd.DataFrame:
-    """Order by instrument and time, stably; most sources are in order already and cost no sort."""
+    """Sort by instrument and time, stably; a frame in order, as most sources give it, is returned as it is."""
     code = pd.factorize(frame["instrument"], sort=True)[0]
     time = frame["datetime"].to_numpy().astype(np.int64)
     step, later = np.diff(code), np.diff(time)
@@ -174,7 +199,7 @@ def _sorted(frame: pd.DataFrame, findings: list[Finding] | None) -> pd.DataFrame
 
 
 def places_of(times: Any, sessions: pd.DatetimeIndex) -> np.ndarray:
-    """Place of each time in the calendar, int64 [N]; -1 where it is at no session."""
+    """Return the place of each time in the calendar, int64 [N]; -1 where it is at no session."""
     known = sessions.as_unit("ns").asi8
     wanted = pd.DatetimeIndex(times).as_unit("ns").asi8
     place = np.searchsorted(known, wanted)
@@ -183,7 +208,7 @@ def places_of(times: Any, sessions: pd.DatetimeIndex) -> np.ndarray:
 
 
 def session_places(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> np.ndarray:
-    """Place of each bar in the calendar, int64 [N]. Raises UserError for a bar at no session of it."""
+    """Return the place of each bar in the calendar, int64 [N]. Raises UserError for a bar at no session of it."""
     place = places_of(frame["datetime"], sessions)
     if (place < 0).any():
         first = frame[place < 0].iloc[0]
@@ -195,7 +220,7 @@ def session_places(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> np.ndarra
 
 
 def align(frame: pd.DataFrame, sessions: pd.DatetimeIndex, last_session: int | None = None) -> pd.DataFrame:
-    """Give each bar its `session` (place in the calendar) and fill the beginning of every hole flat.
+    """Add each bar's `session` (place in the calendar) and fill the beginning of every hole with flat bars.
 
     The first `MAX_FILL` missing sessions after a bar become bars at its close with volume 0, flagged FILLED,
     whether or not the instrument ever trades again, but never past `last_session`, by default the last one with a
@@ -203,7 +228,9 @@ def align(frame: pd.DataFrame, sessions: pd.DatetimeIndex, last_session: int | N
     Raises UserError for a bar that is not at a session of the calendar.
     """
     if frame.empty:
-        raise UserError("there is no bar left to store: check the source and the range of days asked for")
+        raise UserError(
+            "there is no bar left to store: check the source, dataset_begin_time and dataset_end_time"
+        )
     place = session_places(frame, sessions)
     instrument = frame["instrument"].to_numpy()
     following = np.append(place[1:], 0)

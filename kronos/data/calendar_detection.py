@@ -1,4 +1,4 @@
-"""Which calendar bars were traded on, found by fit and said aloud."""
+"""Find the calendar that bars were traded on, and say why it was chosen."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from kronos.data.calendars import LABELS, NAMES, sessions
 from kronos.utils.errors import UserError
 
 ON_SESSIONS = (
-    0.95  # share of the bars' times that must be sessions: strays are a few, another exchange's are many
+    0.95  # share of the bars' times that must be sessions: on another exchange's calendar it is lower
 )
 POOR = 0.5  # of sessions and bars together: below, many sessions have no bar at all
 
 
 class Fit(NamedTuple):
-    """A calendar, which end of its interval names a bar within a day, and why."""
+    """A calendar, which end of its interval labels a bar within a day, and why they were chosen."""
 
     calendar: str
     label: str
@@ -41,21 +41,20 @@ def fit_calendar(times: pd.DatetimeIndex, freq: str, calendar: str = "auto") -> 
             grid = grid[(grid >= times[0]) & (grid <= times[-1])]
             common = int(times.isin(grid).sum())
             found.append((common / (len(times) + len(grid) - common), common / len(times), name, label))
-    # max keeps the first of equals: exchanges before round-the-clock calendars, bars named by their end
+    # max keeps the first of equals: exchanges before round-the-clock calendars, bars labelled by their end
     allowed = [one for one in found if one[1] >= ON_SESSIONS] or (found if calendar != "auto" else [])
     if not allowed:
         _, share, name, _ = max(found, key=lambda one: one[1])
         raise UserError(
-            f"the bars ({day_text(times[:1])[0]}..{day_text(times[-1:])[0]}, {freq}) fit no calendar: the nearest, "
-            f"{name}, has {100 * share:.0f} % of their times among its sessions; give --calendar "
-            "and --freq, and times on "
-            "the exchange's own clock"
+            f"the bars ({day_text(times[:1])[0]}..{day_text(times[-1:])[0]}, {freq}) fit no calendar: the "
+            f"nearest, {name}, has {100 * share:.0f} % of their times among its sessions; give --calendar and "
+            "--freq, and times on the exchange's own clock"
         )
     fit, share, name, label = max(allowed, key=lambda one: one[0])
-    how = "chosen by fit" if calendar == "auto" else "as asked for"
+    how = "chosen by fit" if calendar == "auto" else "as configured"
     reason = f"calendar {name}, {how}: {100 * share:.1f} % of the bars' times are its sessions"
     if freq != "day":
-        reason += f", each bar named by the {label} of its {freq}"
+        reason += f", each bar labelled by the {label} of its {freq}"
     others = [one for one in found if one[2] != name]
     if others:
         reason += (

@@ -1,4 +1,4 @@
-"""Trading calendars: when an exchange is open, by day or by bar, and the time features that the model sees.
+"""Trading calendars: the sessions of an exchange, by day or by bar, and the time features that the model sees.
 
 Beyond the last day that a calendar has records for, its sessions are weekdays: `known_end` says where that begins.
 """
@@ -15,18 +15,17 @@ from kronos.utils.errors import UserError
 NAMES = ("XNYS", "XSHG", "XHKG", "24/7", "weekdays")
 ROUND_THE_CLOCK = {"24/7": "D", "weekdays": "B"}  # no exchange: each (week)day, from midnight to midnight
 MINUTES = {"1min": 1, "5min": 5, "15min": 15, "30min": 30, "60min": 60}
-LABELS = ("end", "start")  # which end of its interval a bar within a day is named by
+LABELS = ("end", "start")  # which end of its interval a bar within a day is labelled by
 DAY_MINUTES = 24 * 60
-FOREVER = pd.Timestamp(
-    "2200-12-31"
-)  # no bound in the package: its rules hold as long as a time stamp can say
+FOREVER = pd.Timestamp("2200-12-31")  # where the package sets no bound to its rules
 
 
 def sessions(name: str, begin: Any, end: Any, freq: str = "day", label: str = "end") -> pd.DatetimeIndex:
-    """The sessions on the days begin..end, both included, on the exchange's own clock, without time zone.
+    """Return the sessions on the days begin..end, both included, on the exchange's own clock, without time zone.
 
-    With `freq="day"` a session is a day (midnight); else it is a bar, named by the `label` of its interval. Past the
-    calendar's known end they are weekdays. Raises UserError for an unknown calendar and for days before its start.
+    With `freq="day"` a session is a day (midnight); otherwise it is a bar, labelled by the start or end of its
+    interval. Past the calendar's known end sessions are weekdays. Raises UserError for an unknown calendar and for
+    days before its start.
     """
     first, last = pd.Timestamp(begin).normalize(), pd.Timestamp(end).normalize()
     if freq == "day":
@@ -40,27 +39,27 @@ def sessions(name: str, begin: Any, end: Any, freq: str = "day", label: str = "e
 def next_sessions(
     name: str, after: Any, count: int, freq: str = "day", label: str = "end"
 ) -> pd.DatetimeIndex:
-    """The first `count` sessions later than `after`."""
+    """Return the first `count` sessions later than `after`."""
     start = pd.Timestamp(after)
-    bars_a_day = 1 if freq == "day" else max(DAY_MINUTES // MINUTES[freq] // 8, 1)
-    days = 2 * (count // bars_a_day) + 30  # closures beyond this do not happen in a row
+    bars_per_day = 1 if freq == "day" else max(DAY_MINUTES // MINUTES[freq] // 8, 1)
+    days = 2 * (count // bars_per_day) + 30  # no exchange is closed for longer
     begin = start + pd.Timedelta(days=1) if freq == "day" else start
     found = sessions(name, begin, start + pd.Timedelta(days=days), freq, label)
     return found[found > start][:count]
 
 
 def known_end(name: str) -> pd.Timestamp:
-    """The last day that the calendar has rules or records for; later sessions are weekdays."""
+    """Return the last day that the calendar has rules or records for; later sessions are weekdays."""
     return FOREVER if name in ROUND_THE_CLOCK else known_range(name)[1]
 
 
 def timezone(name: str) -> Any:
-    """The time zone of the exchange's clock; UTC for calendars without an exchange."""
+    """Return the time zone of the exchange's clock; UTC for calendars without an exchange."""
     return "UTC" if name in ROUND_THE_CLOCK else _registered(name).tz
 
 
 def time_features(times: Any) -> np.ndarray:
-    """Minute, hour, weekday (Monday 0), day, month of each time: int64 [..., 5] for int64 ns or datetimes [...]."""
+    """Return minute, hour, weekday (Monday 0), day and month: int64 [..., 5] for int64 ns or datetimes [...]."""
     array = np.asarray(times)
     index = pd.DatetimeIndex(array.reshape(-1).astype("datetime64[ns]"))
     stacked = np.stack([index.minute, index.hour, index.day_of_week, index.day, index.month], axis=-1).astype(
@@ -71,7 +70,7 @@ def time_features(times: Any) -> np.ndarray:
 
 @lru_cache
 def known_range(name: str) -> tuple[pd.Timestamp, pd.Timestamp]:
-    """First and last day that the calendar has rules or records for."""
+    """Return the first and last day that the calendar has rules or records for."""
     calendar = _registered(name)
     earliest, latest = calendar.bound_min(), calendar.bound_max()
     return (
@@ -91,8 +90,7 @@ def _days(name: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeInde
         )
     days = pd.DatetimeIndex([]).as_unit("ns")
     if first <= latest:
-        # Whole years, so that nearby requests share one cached calendar.
-        opened = pd.DatetimeIndex(_schedule(name, first.year, min(last, latest).year).index)
+        opened = _exchange(name, first, last).sessions.tz_localize(None).as_unit("ns")
         days = opened[opened.searchsorted(first) : opened.searchsorted(last, side="right")]
     if last > latest:
         after = pd.date_range(max(first, latest + pd.Timedelta(days=1)), last, freq="B").as_unit("ns")
@@ -101,34 +99,56 @@ def _days(name: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeInde
 
 
 def _bars(name: str, days: pd.DatetimeIndex, step: int, label: str) -> pd.DatetimeIndex:
-    """Every bar of `days`: each stretch of trading is cut into steps, the last one ending where it ends."""
+    """Return every bar of `days`; the last one before a break or the close ends there, however short it is."""
     if not len(days):
         return days
-    table = []
-    for opens, closes in _stretches(name, days):
-        places = np.arange(-(-int((closes - opens).max()) // step))
-        starts = opens[:, None] + step * places
-        ends = np.minimum(starts + step, closes[:, None])
-        minutes = np.where(starts < closes[:, None], ends if label == "end" else starts, -1)
-        table.append(minutes)
-    minutes = np.concatenate(table, axis=1)
-    midnight = days.as_unit("ns").asi8[:, None]
-    times = (midnight + minutes.astype(np.int64) * 60 * 10**9)[minutes >= 0]
-    return pd.DatetimeIndex(np.sort(times).astype("datetime64[ns]"))
-
-
-def _stretches(name: str, days: pd.DatetimeIndex) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(opening, closing) minutes since midnight of each stretch of trading: two where there is a lunch break."""
     if name in ROUND_THE_CLOCK:
-        return [(np.zeros(len(days), np.int64), np.full(len(days), DAY_MINUTES, np.int64))]
-    latest = min(days[-1], known_range(name)[1])
-    hours = _schedule(name, min(days[0], latest).year, latest.year)
-    # A day past the known end keeps the hours of the last known one.
-    place = np.minimum(hours.index.searchsorted(days), len(hours) - 1)
-    opens, pause, resume, closes = (hours[column].to_numpy()[place] for column in hours)
-    has_break = pause >= 0
-    first = (opens, np.where(has_break, pause, closes))
-    return [first, (np.where(has_break, resume, closes), closes)] if has_break.any() else [first]
+        return _same_hours(days, np.arange(0, DAY_MINUTES, step) + (step if label == "end" else 0))
+    latest = known_range(name)[1]
+    known, later = days[days <= latest], days[days > latest]
+    usual = known if len(known) else _days(name, latest - pd.Timedelta(days=30), latest)[-1:]
+    bars = _known_bars(name, usual, step, label)
+    if not len(later):
+        return bars
+    after = _same_hours(later, _minutes(bars, usual[-1]))  # the hours of the last known day
+    return pd.DatetimeIndex(bars.append(after)) if len(known) else after
+
+
+def _known_bars(name: str, days: pd.DatetimeIndex, step: int, label: str) -> pd.DatetimeIndex:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        index = _exchange(name, days[0], days[-1]).trading_index(
+            days[0], days[-1], f"{step}min", intervals=False, closed="right" if label == "end" else "left",
+            force_close=True, force_break_close=True,
+        )  # fmt: skip
+    return pd.DatetimeIndex(index.tz_convert(timezone(name)).tz_localize(None)).as_unit("ns")
+
+
+def _minutes(bars: pd.DatetimeIndex, day: pd.Timestamp) -> np.ndarray:
+    """Return the minutes since midnight of the bars of one day."""
+    return ((bars[bars >= day] - day) // pd.Timedelta(minutes=1)).to_numpy()
+
+
+def _same_hours(days: pd.DatetimeIndex, minutes: np.ndarray) -> pd.DatetimeIndex:
+    """Return bars at the same minutes since midnight on each day."""
+    times = days.as_unit("ns").asi8[:, None] + minutes.astype(np.int64) * 60 * 10**9
+    return pd.DatetimeIndex(times.reshape(-1).astype("datetime64[ns]"))
+
+
+def _exchange(name: str, first: pd.Timestamp, last: pd.Timestamp) -> Any:
+    """Return the calendar of an exchange for the whole years of first..last, so that nearby requests share one."""
+    latest = known_range(name)[1]
+    return _exchange_of_years(name, min(first, latest).year, min(last, latest).year)
+
+
+@lru_cache
+def _exchange_of_years(name: str, first_year: int, last_year: int) -> Any:
+    earliest, latest = known_range(name)
+    start = max(pd.Timestamp(first_year, 1, 1), earliest)
+    end = min(pd.Timestamp(last_year, 12, 31), latest)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package uses names that pandas is about to drop
+        return _registered(name)(start=start, end=end)
 
 
 @lru_cache
@@ -144,21 +164,3 @@ def _registered(name: str) -> Any:
         raise UserError(
             f"no calendar {name!r}: choose one of {', '.join(NAMES)}, or another name of exchange_calendars"
         ) from None
-
-
-@lru_cache
-def _schedule(name: str, first_year: int, last_year: int) -> pd.DataFrame:
-    """Minutes since midnight of opening, break and closing (-1: no break) by day."""
-    earliest, latest = known_range(name)
-    start = max(pd.Timestamp(first_year, 1, 1), earliest)
-    end = min(pd.Timestamp(last_year, 12, 31), latest)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package uses names that pandas is about to drop
-        calendar = _registered(name)(start=start, end=end)
-    days = pd.DatetimeIndex(calendar.sessions).tz_localize(None).as_unit("ns")
-    table = {}
-    for column in ("open", "break_start", "break_end", "close"):
-        local = calendar.schedule[column].dt.tz_convert(calendar.tz).dt.tz_localize(None).to_numpy()
-        minutes = (local - days.to_numpy()) / np.timedelta64(1, "m")
-        table[column] = np.where(np.isnan(minutes), -1, minutes).astype(np.int64)
-    return pd.DataFrame(table, index=days)

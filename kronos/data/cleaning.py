@@ -1,7 +1,7 @@
-"""Judging bars: what is wrong with one, and whether it is dropped, repaired, marked or only counted.
+"""Clean bars: find what is wrong with a bar, and drop, repair, mark or only count it.
 
-Every rule looks at the bar and at earlier ones of its instrument, never at what follows: the same bar is judged the
-same whatever comes later. A dropped bar leaves a hole, which `align` fills or cuts; nothing is changed or dropped
+Every rule looks at the bar and at earlier ones of its instrument, never at later ones: the result for a bar is the
+same whatever follows. A dropped bar leaves a hole, which `align` fills or cuts; nothing is changed or dropped
 without a finding that counts it.
 """
 
@@ -22,16 +22,18 @@ from kronos.data.bars import (
 from kronos.data.calendars import MINUTES
 from kronos.utils.errors import UserError
 
-REPAIRABLE = 0.05  # rounding and late prints stay far below 5 %; beyond it nobody knows which price is wrong
+REPAIRABLE = (
+    0.05  # rounding and late prints stay far below 5 %; beyond it, it is unknown which price is wrong
+)
 STALE = 3  # equal bars in a row, volume included: two happen by chance, a third is a feed that repeats itself
 LOCKED = 0.045  # a bar of one price this far from the close before: a limit of 5, 10 or 20 % was reached
-ENOUGH_STEPS = 8  # fewer steps between bars do not tell a frequency
+ENOUGH_STEPS = 8  # fewer steps between bars do not determine a frequency
 SPARSE_DAYS = 4  # a long weekend; weekly bars are 7 days apart
 OFF_CALENDAR = 0.05  # a larger share of bars at no session means another calendar, not stray prints
 
 
 def clean(raw: pd.DataFrame, freq: str = "day") -> tuple[pd.DataFrame, list[Finding]]:
-    """Make a sound bar frame: repeats and impossible bars are dropped, small contradictions repaired.
+    """Clean a raw frame: drop repeats and impossible bars, repair small contradictions.
 
     Returns the frame (with `amount` and `flag`, and `factor` where there is one) and what was found.
     """
@@ -60,7 +62,7 @@ def clean(raw: pd.DataFrame, freq: str = "day") -> tuple[pd.DataFrame, list[Find
 
     if "flag" not in frame.columns:
         frame["flag"] = np.zeros(len(frame), "uint8")
-    frame = _mend_range(frame, findings)
+    frame = _repair_range(frame, findings)
     frame = _drop_repeating_feed(frame, findings)
     frame = _mark_untraded(frame, freq, findings)
     _note_locked(frame, findings)
@@ -79,8 +81,8 @@ def _drop_repeats(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
     return frame[~again].reset_index(drop=True)
 
 
-def _mend_range(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
-    """Widen high and low to contain open and close where they are off by at most 5 %, else drop the bar."""
+def _repair_range(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
+    """Widen high and low to contain open and close where they are off by at most 5 %, otherwise drop the bar."""
     opening, high, low, close = (frame[name].to_numpy() for name in PRICES)
     top, bottom = np.maximum(opening, close), np.minimum(opening, close)
     excess = np.maximum(top / high, low / bottom) - 1
@@ -117,19 +119,19 @@ def _mend_range(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
 
 
 def _follows(frame: pd.DataFrame) -> np.ndarray:
-    """Whether the row before is of the same instrument."""
+    """Return whether the row before is of the same instrument, bool [N]."""
     code = pd.factorize(frame["instrument"])[0]
     return np.append(False, code[1:] == code[:-1])[: len(frame)]
 
 
 def _run_lengths(same: np.ndarray) -> np.ndarray:
-    """How many rows in a row, up to and with each, have `same` set."""
+    """Count the consecutive rows up to and including each that have `same` set."""
     row = np.arange(1, len(same) + 1)
     return row - np.maximum.accumulate(np.where(same, 0, row))
 
 
 def _drop_repeating_feed(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
-    """A bar equal to the two before it in every price and its volume is no news: the feed stood still."""
+    """Drop bars that equal the two before them in every price and the volume: the feed repeated itself."""
     values = frame[[*PRICES, "volume"]].to_numpy()
     equal = np.zeros(len(frame), bool)
     equal[1:] = (values[1:] == values[:-1]).all(1)
@@ -143,9 +145,9 @@ def _drop_repeating_feed(frame: pd.DataFrame, findings: list[Finding]) -> pd.Dat
 
 
 def _mark_untraded(frame: pd.DataFrame, freq: str, findings: list[Finding]) -> pd.DataFrame:
-    """Bars without a trade: a suspended day that the source wrote as a flat bar is a hole like a missing one.
+    """Drop suspended days that the source wrote as flat bars without volume: they are holes like missing bars.
 
-    It is one only where the instrument had volume before, so that series without volume (indices) stay whole.
+    Only instruments that had volume before count, so that series without volume (indices) keep their bars.
     Within a day a bar without trades is ordinary and kept.
     """
     volume = frame["volume"].to_numpy()
@@ -168,7 +170,7 @@ def _mark_untraded(frame: pd.DataFrame, freq: str, findings: list[Finding]) -> p
 
 
 def _note_locked(frame: pd.DataFrame, findings: list[Finding]) -> None:
-    """Bars locked at a limit: one price only, far from the close before. They stay: that is what happened."""
+    """Count bars locked at a price limit: one price only, far from the close before. They are kept."""
     prices = frame[list(PRICES)].to_numpy()
     previous = np.roll(prices[:, 3], 1)
     one_price = (prices == prices[:, 3:]).all(1) & _follows(frame)
@@ -198,7 +200,7 @@ def _complete_amount(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFra
 def drop_off_calendar(
     frame: pd.DataFrame, sessions: pd.DatetimeIndex, calendar: str
 ) -> tuple[pd.DataFrame, list[Finding]]:
-    """Drop bars at no session of the calendar (the caller has seen to it that they are few)."""
+    """Drop bars at no session of the calendar; the caller has checked that they are few."""
     stray = places_of(frame["datetime"], sessions) < 0
     if not stray.any():
         return frame, []
@@ -208,7 +210,7 @@ def drop_off_calendar(
 
 
 def settle_days(frame: pd.DataFrame, freq: str, findings: list[Finding]) -> pd.DataFrame:
-    """Daily bars are at midnight: a time of day is left out and counted.
+    """Move daily bars to midnight, and count those that had a time of day.
 
     Raises UserError where an instrument has several times on one day, or daily bars where minutes were asked for.
     """
@@ -256,9 +258,8 @@ def check_spacing(frame: pd.DataFrame, freq: str) -> None:
         what = "days" if freq == "day" else "minutes"
         raise UserError(
             f"freq={freq}, but the bars of {names[judged[place]]} are {middle[place]:g} {what} apart "
-            f"({int(wrong.sum())} of {len(names)} instruments here): give bars of one frequency, "
-            "or leave it out with "
-            "--symbols"
+            f"({int(wrong.sum())} of {len(names)} instruments here): give bars of one frequency, or leave it "
+            "out with --symbols"
         )
 
 
@@ -281,7 +282,7 @@ def _note(
 def _note_bars(
     frame: pd.DataFrame, which: np.ndarray, kind: str, action: str, findings: list[Finding]
 ) -> None:
-    """Note bars with their values as the text."""
+    """Add a finding with the values of each bar as its text."""
     bars = frame.iloc[np.flatnonzero(which)[:MAX_ITEMS]]
     texts = [
         f"open {row.open:g} high {row.high:g} low {row.low:g} close {row.close:g} volume {row.volume:g}"

@@ -1,4 +1,4 @@
-"""Where a forecast is made, what it sees, and the times it is for.
+"""Forecast points: where a forecast is made, its context, and the times that it is for.
 
 Shapes: n forecasts, L bars of context, H bars of horizon.
 """
@@ -18,9 +18,9 @@ from kronos.utils.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class ForecastPoints:
-    """The (day, instrument) pairs forecast, sorted by session then instrument, and those that are not, with why.
+    """The (day, instrument) pairs to forecast, by session then instrument, and the excluded ones with the reason.
 
-    `excluded` has columns instrument, datetime, session, reason; together they are every pair of the range.
+    `excluded` has columns instrument, datetime, session, reason; together they are all pairs of the range.
     """
 
     row: np.ndarray  # int64 [n]: the store's row of the last bar seen (as_of)
@@ -41,11 +41,10 @@ class ForecastPoints:
 def forecast_points(
     store: BarStore, begin: date, end: date, lookback: int, horizon: int = 0
 ) -> ForecastPoints:
-    """Every real bar of a member in begin..end that has `lookback` bars in a row ending in it.
+    """Return every real bar of a member in begin..end that ends `lookback` consecutive bars.
 
-    Where windows stay within a day (`store.across_days` is False) the `horizon` must end on the bar's day too.
-
-    Nothing after the bar is looked at: an instrument that is delisted the next day is forecast like any other.
+    Where windows stay within a day (`store.across_days` is False) the `horizon` must end on the bar's day too. No
+    later bar is used: an instrument that is delisted the next day is forecast like any other.
     """
     first, last = session_range(store, begin, end)
     days, width = max(last - first + 1, 0), len(store.instruments)
@@ -91,7 +90,7 @@ def forecast_points(
 
 
 def _leaves_the_day(store: BarStore, first: int, count: int, horizon: int) -> np.ndarray:
-    """Whether the horizon of each of `count` sessions from `first` on ends on another day, by the calendar alone."""
+    """Return whether the horizon of each of `count` sessions from `first` on ends on another day."""
     if store.across_days or not horizon:
         return np.zeros(count, bool)
     places = np.minimum(np.arange(first, first + count) + horizon, len(store.sessions) - 1)
@@ -99,10 +98,10 @@ def _leaves_the_day(store: BarStore, first: int, count: int, horizon: int) -> np
 
 
 def latest_points(store: BarStore, lookback: int) -> ForecastPoints:
-    """Every instrument that has `lookback` bars in a row ending in the store's last session."""
+    """Return the last session's point of every instrument whose last `lookback` bars are consecutive."""
     last = pd.Timestamp(int(store.sessions[store.last_session]))
     points = forecast_points(store, last.date(), last.date(), lookback)
-    at_last = points.session == store.last_session  # of a day of minutes, the last bar only
+    at_last = points.session == store.last_session  # within a day, the last bar only
     points = ForecastPoints(
         points.row[at_last], points.instrument[at_last], points.session[at_last],
         points.excluded[points.excluded["session"] == store.last_session],
@@ -113,7 +112,7 @@ def latest_points(store: BarStore, lookback: int) -> ForecastPoints:
 
 
 def contexts(store: BarStore, rows: np.ndarray, lookback: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `lookback` bars that end in each row: raw float32 [n, L, 6] and their time features int64 [n, L, 5].
+    """Return the `lookback` bars that end in each row: raw float32 [n, L, 6] and their time features int64 [n, L, 5].
 
     Raises UserError where a row has fewer bars in a row than that (see `forecast_points`).
     """
@@ -131,7 +130,7 @@ def contexts(store: BarStore, rows: np.ndarray, lookback: int) -> tuple[np.ndarr
 
 
 def gather(table: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """Copy `length` rows from each start: [n, length, columns], one block of memory a window, nothing else read."""
+    """Copy `length` rows from each start: [n, length, columns], one block of memory per window."""
     rows, columns = table.shape
     windows = np.lib.stride_tricks.as_strided(
         table,
@@ -143,7 +142,7 @@ def gather(table: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
 
 
 def future_stamps(store: BarStore, sessions_n: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-    """The next `horizon` sessions after each session: time features int64 [n, H, 5] and times int64 ns [n, H].
+    """Return the next `horizon` sessions after each session: time features int64 [n, H, 5] and times int64 ns [n, H].
 
     They come from the exchange's calendar, never from later bars.
     """

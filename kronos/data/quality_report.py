@@ -1,20 +1,18 @@
-"""What a researcher should know about a store: its holes, and the report in words."""
+"""The data report: the holes of the bars, and the report as Markdown."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kronos.data.bars import MAX_FILL, MAX_ITEMS, Finding, Flag, day_text
-
-if TYPE_CHECKING:
-    from kronos.data.store import BarStore
+from kronos.data.store import BarStore
 
 LISTED = 12  # entries shown in the report for each finding; findings.json has them all
 
 
 def hole_findings(aligned: pd.DataFrame, sessions: pd.DatetimeIndex, last_session: int) -> list[Finding]:
-    """The holes of aligned bars: those filled, those that cut, and those that no bar ends."""
+    """Find the holes of aligned bars: filled ones, longer ones that no window crosses, those after the last bar."""
     session = aligned["session"].to_numpy()
     filled = (aligned["flag"].to_numpy() & Flag.FILLED) > 0
     code, names = pd.factorize(aligned["instrument"])
@@ -59,7 +57,7 @@ def hole_findings(aligned: pd.DataFrame, sessions: pd.DatetimeIndex, last_sessio
 
 
 def empty_sessions(has_bar: np.ndarray, sessions: pd.DatetimeIndex) -> list[Finding]:
-    """Sessions on which no instrument at all has a bar; `has_bar` bool [last session + 1]."""
+    """Find the sessions on which no instrument has a bar; `has_bar` bool [last session + 1]."""
     places = np.flatnonzero(~has_bar)
     if not len(places):
         return []
@@ -69,8 +67,8 @@ def empty_sessions(has_bar: np.ndarray, sessions: pd.DatetimeIndex) -> list[Find
     return [Finding("session without any bar", action, len(places), items)]
 
 
-def report_markdown(store: "BarStore") -> str:
-    """The data report: universe, period, counts, what was found and done, and what the bars cannot prove."""
+def report_markdown(store: BarStore) -> str:
+    """Write the data report: universe, period, counts, what was found and done, and what the bars cannot prove."""
     times = pd.DatetimeIndex(store.sessions)
     first, last = times[int(store.session.min())], times[store.last_session]
     filled = int(np.count_nonzero(store.flags & Flag.FILLED))
@@ -86,7 +84,7 @@ def report_markdown(store: "BarStore") -> str:
         f"- Source: {source.get('name', 'unknown')}",
         f"- Universe: {source.get('universe') or 'every instrument of the source'}",
         f"- Period: {first:%Y-%m-%d} to {last:%Y-%m-%d}, {store.last_session + 1:,} sessions of calendar "
-        f"{store.calendar}, one bar a {store.freq}",
+        f"{store.calendar}, bars of {store.freq}",
         f"- Instruments: {len(store.instruments)}; rows of one instrument: {lengths.min()} to {lengths.max()}, "
         f"median {int(np.median(lengths))}",
         *([f"- Index: {store.benchmark_name}"] if store.benchmark_name else []),
@@ -98,7 +96,7 @@ def report_markdown(store: "BarStore") -> str:
         "",
         source.get("survivorship")
         or "The source does not say whether instruments that left the market are included: unless it holds each "
-        "day's members, survivorship remains and returns measured on it prove nothing.",
+        "day's members, survivorship bias remains and returns measured on it prove nothing.",
         "",
     ]
     if source.get("notes"):

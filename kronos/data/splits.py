@@ -1,6 +1,6 @@
-"""Splits: the days of training, validation, test and backtest, and the windows that lie in them.
+"""Splits: the days of training, validation, test and backtest, and the windows within them.
 
-Ranges are used as given, or by fractions of the sessions where none of them fits the bars. No bar is scored twice.
+Ranges are used as given, or are fractions of the sessions where none of them fits the bars. No bar is scored twice.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Split:
 
 
 def session_range(store: BarStore, begin: date, end: date) -> tuple[int, int]:
-    """First and last place in `store.sessions` of begin..end, not past the last bar; none there: last < first."""
+    """Return the first and last place of begin..end in `store.sessions`, up to the last bar; last < first if none."""
     first = np.searchsorted(store.sessions, pd.Timestamp(begin).as_unit("ns").value, side="left")
     after = pd.Timestamp(end) + pd.Timedelta(days=1)
     last = np.searchsorted(store.sessions, after.as_unit("ns").value, side="left") - 1
@@ -49,12 +49,11 @@ def session_range(store: BarStore, begin: date, end: date) -> tuple[int, int]:
 def make_split(
     store: BarStore, name: str, begin: date, end: date, *, lookback: int, horizon: int, length: int
 ) -> Split:
-    """Every window of `length` bars in a row, of one instrument, wholly inside begin..end.
+    """Return every window of `length` consecutive bars of one instrument that lies within begin..end.
 
-    A window of validation or test counts only where the instrument is a member at its last lookback bar: that
-    is where
-    a forecast would be made. Training takes an instrument's whole history. Raises UserError with the
-    arithmetic when there is none.
+    A window of validation or test counts only where the instrument is a member at its last lookback bar, where the
+    forecast would be made. Training takes an instrument's whole history. Raises UserError with the arithmetic when
+    there is no window.
     """
     first, last = session_range(store, begin, end)
     starts = np.zeros(0, np.int64)
@@ -107,7 +106,7 @@ def _no_window(
 def check_ranges(
     store: BarStore, train: DateRange, val: DateRange, test: DateRange, backtest: DateRange, lookback: int
 ) -> None:
-    """Refuse bars that are scored twice; raises one UserError that names all such days.
+    """Check that no bar is scored twice; raises one UserError that names all such days.
 
     Training scores all of its range; validation and test score from their start + lookback bars on, so that their
     first bars may lie in an earlier range; the backtest is scored from its first day. Test and backtest may share
@@ -147,7 +146,7 @@ FRACTIONS = (0.6, 0.8)  # of the sessions: training ends at the first, validatio
 
 @dataclass(frozen=True)
 class Ranges:
-    """First and last day of each range, and what was changed about the ranges that were given."""
+    """First and last day of each range, and notes on what was changed in the ranges that were given."""
 
     train: DateRange
     val: DateRange
@@ -159,7 +158,7 @@ class Ranges:
         return {"train": self.train, "val": self.val, "test": self.test, "backtest": self.backtest}
 
     def text(self) -> str:
-        """The ranges that a model's training depends on."""
+        """Format the ranges that a model's training depends on."""
         return ", ".join(f"{name} {first}..{last}" for name, (first, last) in list(self.days().items())[:2])
 
 
@@ -174,14 +173,12 @@ def settle_ranges(
     embargo: int = 0,
     defaults: bool = False,
 ) -> Ranges:
-    """The ranges to use. Where none of those given has a bar, the sessions are cut by fractions (60, 20, 20 %).
+    """Return the ranges to use: those given, or fractions of the sessions (60, 20, 20 %).
 
-    So they are where nobody chose the ranges (`defaults`) and that of training has no bar.
-
-    With an embargo, at least that many bars lie between the last one that an earlier range scores and the first one
-    that a later range scores: the earlier range ends sooner. Raises UserError where two ranges score the same
-    bars, or
-    the embargo leaves nothing.
+    Fractions are used where none of the given ranges has a bar, and where the ranges are the defaults (`defaults`)
+    and the training range has no bar. With an embargo, at least that many bars lie between the last one that an
+    earlier range scores and the first one that a later range scores: the earlier range ends sooner. Raises UserError
+    where two ranges score the same bars, or the embargo leaves nothing.
     """
     given = Ranges(train, val, test, backtest)
     places = [session_range(store, *days) for days in given.days().values()]
@@ -208,7 +205,7 @@ def _by_fractions(store: BarStore, lookback: int) -> Ranges:
         return day_of
 
     def lead(session: int) -> date:
-        """The first whole day whose start lies at most `lookback` sessions before: scored from `session` on."""
+        """Return the first day that starts at most `lookback` sessions before: it is scored from `session` on."""
         return date_at(day_start(max(session - lookback, 0)))
 
     train = (date_at(0), date_at(cuts[0] - 1))
@@ -218,8 +215,8 @@ def _by_fractions(store: BarStore, lookback: int) -> Ranges:
     if not train[1] < backtest[0] or cuts[0] >= cuts[1]:
         raise UserError(
             f"no range has a bar of the store, and its {len(starts)} days "
-            f"({date_at(0)}..{date_at(count - 1)}) are too few "
-            "to cut by fractions: give train_time_range, val_time_range, test_time_range and backtest_time_range"
+            f"({date_at(0)}..{date_at(count - 1)}) are too few to cut by fractions: give train_time_range, "
+            "val_time_range, test_time_range and backtest_time_range"
         )
     note = (
         f"the given ranges have too few bars of the store ({date_at(0)}..{date_at(count - 1)}), so its {count:,} "
@@ -238,13 +235,13 @@ def _with_embargo(store: BarStore, ranges: Ranges, lookback: int, embargo: int) 
         allowed = begins - 1 - embargo
         if begins <= first or last <= allowed:
             continue
-        # the last session of a whole day
+        # the last session of the last day that is whole
         whole = np.searchsorted(store.day, store.day[allowed + 1]) - 1 if allowed >= 0 else -1
         if whole < first + lead[earlier]:
             raise UserError(
                 f"embargo {embargo} leaves nothing of {earlier}_time_range "
-                f"{days[earlier][0]}..{days[earlier][1]} before "
-                f"{later}_time_range scores its first bar: shorten the embargo or move the ranges apart"
+                f"{days[earlier][0]}..{days[earlier][1]} before {later}_time_range scores its first bar: "
+                "shorten the embargo or move the ranges apart"
             )
         until = pd.Timestamp(int(store.day[whole]) * 24 * 3600 * 10**9).date()
         notes.append(

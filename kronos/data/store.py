@@ -1,4 +1,4 @@
-"""The bar store: plain memory-mapped arrays and an index that explains and checks them.
+"""The bar store: plain memory-mapped arrays and an index that describes and checks them.
 
 A store is a folder: `values.npy` float32 [N, 6], `session.npy` int32 [N], `flags.npy` uint8 [N], `offsets.npy`
 int64 [I + 1], `sessions.npy` int64 [S], perhaps `benchmark.npy` float64 [S], `findings.json`, `data_report.md`, and
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import FEATURES, Finding
-from kronos.data.calendars import next_sessions, time_features
-from kronos.data.calendars import sessions as calendar_sessions
+from kronos.data.bars import FEATURES
+from kronos.data.calendars import time_features
 from kronos.utils import files
 from kronos.utils.errors import UserError
 
 FORMAT = 2
-SESSIONS_AFTER = 64  # forecasts at the last bar need stamps beyond it; longer horizons ask the calendar
+SESSIONS_AFTER = 64  # forecasts at the last bar need stamps beyond it; longer horizons use the calendar
 ARRAYS: dict[str, tuple[str, tuple[int | str, ...]]] = {  # name: (type, shape) in the letters above
     "values": ("<f4", ("N", len(FEATURES))),
     "session": ("<i4", ("N",)),
@@ -52,8 +51,8 @@ class BarStore:
     offsets: np.ndarray  # int64 [I + 1]
     digest: str  # of the content: the same for equal bars on any machine
     source: dict[str, Any]
-    key: str  # given by the writer: what the store was made from
-    label: str = "end"  # which end of its interval names a bar within a day
+    key: str  # cache key, given by the writer: what the store was made from
+    label: str = "end"  # which end of its interval labels a bar within a day
     benchmark_name: str | None = None  # the universe's index, where the source has it
     across_days: bool = True  # whether windows and contexts may span several days; a reader's choice
 
@@ -62,13 +61,13 @@ class BarStore:
 
     @cached_property
     def findings(self) -> list[dict[str, Any]]:
-        """What cleaning met, as written by `Finding.as_dict`; read when first asked for."""
+        """What cleaning found, as written by `Finding.as_dict`; read on first use."""
         found: list[dict[str, Any]] = files.read_json(self.path / "findings.json")
         return found
 
     @cached_property
     def benchmark(self) -> pd.Series | None:
-        """Closes of the universe's index by session (NaN where it has none), or None where there is no index."""
+        """Closes of the universe's index by session (NaN where it has none); None where there is no index."""
         if self.benchmark_name is None:
             return None
         closes = _map(self.path, "benchmark", {"S": len(self.sessions)}, BENCHMARK)
@@ -78,7 +77,7 @@ class BarStore:
     @cached_property
     def day(self) -> np.ndarray:
         """Number of the day that each session belongs to, int64 [S]."""
-        # with bars named by their end, the last one of a day without a close ends at the next midnight
+        # bars labelled by their end: the last one of a round-the-clock day ends at the next midnight
         shift = 1 if self.label == "end" and self.freq != "day" else 0
         return (self.sessions - shift) // (24 * 3600 * 10**9)
 
@@ -99,7 +98,7 @@ class BarStore:
 
     @cached_property
     def history(self) -> np.ndarray:
-        """Rows in a row, without a hole, up to and with each row, int32 [N]: the longest context that ends there.
+        """Number of consecutive rows up to and including each row, int32 [N]: the longest context that ends there.
 
         With `across_days=False` a row counts from the first one of its day.
         """
@@ -112,11 +111,11 @@ class BarStore:
         return (row - np.maximum.accumulate(np.where(breaks, row, 0)) + 1).astype(np.int32)
 
     def symbol_rows(self, instrument: int) -> slice:
-        """The rows of one instrument."""
+        """Return the rows of one instrument."""
         return slice(int(self.offsets[instrument]), int(self.offsets[instrument + 1]))
 
     def frame(self, columns: Sequence[str] = FEATURES) -> pd.DataFrame:
-        """A long frame: instrument, datetime and the columns asked for (features, `flag`, `session`)."""
+        """Return a long frame: instrument, datetime and the columns given (features, `flag`, `session`)."""
         known = (*FEATURES, "flag", "session")
         unknown = [name for name in columns if name not in known]
         if unknown:
@@ -131,133 +130,8 @@ class BarStore:
         return pd.DataFrame(data)
 
 
-def store_sessions(
-    calendar: str, first: Any, last: Any, freq: str = "day", label: str = "end"
-) -> pd.DatetimeIndex:
-    """The exchange's sessions from `first` to SESSIONS_AFTER sessions after `last`."""
-    within = calendar_sessions(calendar, first, last, freq, label)
-    within = within[(within >= pd.Timestamp(first)) & (within <= pd.Timestamp(last))]
-    return pd.DatetimeIndex(within.append(next_sessions(calendar, last, SESSIONS_AFTER, freq, label)))
-
-
-@dataclass
-class StoreParts:
-    """Aligned bars (see `bars.align`) gathered part by part as the store will hold them; no name in two parts."""
-
-    names: list[str] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    arrays: dict[str, list[np.ndarray]] = field(
-        default_factory=lambda: {"values": [], "session": [], "flags": []}
-    )
-
-    def add(self, frame: pd.DataFrame) -> None:
-        """Take the bars of some instruments. Raises UserError where they are not sorted and unique."""
-        session = frame["session"].to_numpy().astype("<i4")
-        code, names = pd.factorize(frame["instrument"])
-        step = np.diff(code)
-        if not (((step == 1) | ((step == 0) & (np.diff(session) > 0))).all()):
-            raise UserError(
-                "bars are not sorted by instrument and session without repeats: clean and align them first"
-            )
-        values = np.column_stack([frame[name].to_numpy().astype("<f4") for name in FEATURES])
-        if not np.isfinite(values).all():
-            row = frame.iloc[int(np.flatnonzero(~np.isfinite(values).all(1))[0])]
-            raise UserError(
-                f"{row['instrument']} on {row['datetime']:%Y-%m-%d} has a value that is missing or too large for "
-                "float32: clean the bars first"
-            )
-        self.names += [str(name) for name in names]
-        self.lengths += np.bincount(code, minlength=len(names)).tolist()
-        for name, array in (
-            ("values", values),
-            ("session", session),
-            ("flags", frame["flag"].to_numpy("|u1")),
-        ):
-            self.arrays[name].append(array)
-
-    def merged(self) -> dict[str, np.ndarray]:
-        """The arrays of the whole store, in order of the names; the parts are given up."""
-        if not self.names:
-            raise UserError("there is no bar to store: check the source and the range of days asked for")
-        if len(set(self.names)) < len(self.names):
-            raise UserError("bars of one instrument came in two parts: they belong in one")
-        order = sorted(range(len(self.names)), key=self.names.__getitem__)
-        in_order = order == list(range(len(order)))
-        begins = np.append(0, np.cumsum(self.lengths))
-        merged = {}
-        for name in list(self.arrays):
-            whole = np.concatenate(self.arrays.pop(name))
-            if not in_order:
-                whole = np.concatenate([whole[begins[i] : begins[i + 1]] for i in order])
-            merged[name] = whole
-        merged["offsets"] = np.append(0, np.cumsum([self.lengths[i] for i in order])).astype("<i8")
-        self.names = [self.names[i] for i in order]
-        return merged
-
-
-def write_store(
-    path: str | Path,
-    bars: pd.DataFrame | StoreParts,
-    *,
-    sessions: pd.DatetimeIndex,
-    last_session: int,
-    calendar: str,
-    freq: str,
-    source: dict[str, Any],
-    findings: Sequence[Finding],
-    key: str = "",
-    label: str = "end",
-    benchmark: pd.Series | None = None,
-) -> BarStore:
-    """Write aligned bars as a store at `path` and open it; a store already there is replaced.
-
-    `benchmark` holds the closes of the universe's index by time, under its name. Raises UserError when `path`
-    holds something else, or when the bars are not sorted and unique.
-    """
-    from kronos.data.quality_report import report_markdown
-
-    target = Path(path)
-    refuse_foreign_folder(target)
-    if isinstance(bars, pd.DataFrame):
-        parts = StoreParts()
-        if len(bars):
-            parts.add(bars)
-        bars = parts
-    arrays = bars.merged()
-    arrays["sessions"] = sessions.as_unit("ns").asi8.astype("<i8")
-    content: dict[str, Any] = {
-        "freq": freq,
-        "calendar": calendar,
-        "label": label,
-        "last_session": int(last_session),
-        "instruments": bars.names,
-        "benchmark": None if benchmark is None else str(benchmark.name),
-    }
-    if benchmark is not None:
-        arrays["benchmark"] = benchmark.reindex(sessions).to_numpy().astype("<f8")
-    index: dict[str, Any] = {
-        "format": FORMAT,
-        **content,
-        "rows": len(arrays["session"]),
-        "digest": files.digest_bytes(_canonical(content), *(array.data for array in arrays.values())),
-        "source": source,
-        "key": key,
-        "files": {},
-    }
-    with files.atomic_folder(target) as folder:
-        for name in list(arrays):
-            np.save(folder / f"{name}.npy", arrays[name], allow_pickle=False)
-            index["files"][f"{name}.npy"] = _described(folder / f"{name}.npy")
-            del arrays[name]
-        files.write_json(folder / "findings.json", [finding.as_dict() for finding in findings])
-        index["files"]["findings.json"] = _described(folder / "findings.json")
-        index["index_digest"] = files.digest_bytes(_canonical(index))
-        files.write_json(folder / "index.json", index)
-        files.write_text(folder / "data_report.md", report_markdown(open_store(folder)))
-    return open_store(target)
-
-
-def _described(file: Path) -> dict[str, Any]:
+def describe_file(file: Path) -> dict[str, Any]:
+    """Return the size and digest of a file, as the index has them."""
     with open(file, "rb") as stream:
         return {
             "bytes": os.stat(file).st_size,
@@ -304,23 +178,13 @@ def open_store(path: str | Path, verify: bool = False) -> BarStore:
     )
 
 
-def _canonical(value: dict[str, Any]) -> bytes:
+def canonical(value: dict[str, Any]) -> bytes:
+    """Return the one JSON text of a value that digests are taken of."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
 
 
 def _damaged(folder: Path, what: str) -> UserError:
-    return UserError(f"the store at {folder} is damaged: {what}; make it anew with  python -m kronos data")
-
-
-def refuse_foreign_folder(path: str | Path) -> None:
-    """A store replaces what is at its path: never a folder that holds a user's other files."""
-    target = Path(path)
-    if target.is_file() or (
-        target.is_dir() and not (target / "index.json").is_file() and next(target.iterdir(), None)
-    ):
-        raise UserError(
-            f"{target} exists and is no bar store: it would be replaced; give another --dataset-path or move it away"
-        )
+    return UserError(f"the store at {folder} is damaged: {what}; build it again with  python -m kronos data")
 
 
 def _check_index(folder: Path, index: Any) -> None:
@@ -329,12 +193,12 @@ def _check_index(folder: Path, index: Any) -> None:
     if index["format"] > FORMAT:
         raise UserError(
             f"the store at {folder} has format {index['format']}, this version reads up to {FORMAT}: update kronos "
-            "or make the store anew with  python -m kronos data"
+            "or build the store again with  python -m kronos data"
         )
     if index["format"] != FORMAT:
         raise _damaged(folder, f"index.json has format {index['format']}, expected {FORMAT}")
     signed = {name: value for name, value in index.items() if name != "index_digest"}
-    if index.get("index_digest") != files.digest_bytes(_canonical(signed)):
+    if index.get("index_digest") != files.digest_bytes(canonical(signed)):
         raise _damaged(folder, "index.json was edited (its digest differs)")
 
 
@@ -345,7 +209,7 @@ def _check_file(folder: Path, file: str, expected: dict[str, Any], verify: bool)
         raise _damaged(folder, f"{file} is missing") from None
     if size != expected["bytes"]:
         raise _damaged(folder, f"{file} has {size} bytes, expected {expected['bytes']}")
-    if verify and _described(folder / file)["sha256"] != expected["sha256"]:
+    if verify and describe_file(folder / file)["sha256"] != expected["sha256"]:
         raise _damaged(folder, f"{file} was altered (its digest differs)")
 
 

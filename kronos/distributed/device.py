@@ -67,9 +67,13 @@ def choose(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the host had no memory left."""
-    text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+    """Return whether an error says that a device or the host had no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(
+        error
+    ).lower()  # MPS, the CPU allocator and a worker's relayed message raise plain RuntimeErrors
+    return any(
         words in text for words in ("out of memory", "can't allocate memory", "cannot allocate memory")
     )
 

@@ -1,12 +1,19 @@
-"""Processes that train together: rank 0 leads and does everything else too, the others wait for jobs.
+"""The processes that train together: rank 0 does everything else too, the worker processes wait for jobs.
 
-The leader and its followers talk through a key-value store: torchrun's own where torchrun started them, else one
-that the leader opens on loopback for followers that it starts itself. A follower waits for a job as long as it
-takes, without a collective operation that could time out, and ends when the leader ends or fails. The leader
-hears of a follower that died, with its last words.
+Rank 0 and its workers exchange jobs, errors and the end of the run through a key-value store: torchrun's own where
+torchrun started them, else a TCPStore that rank 0 opens on loopback for workers that it starts itself. A worker waits
+for a job as long as it takes, without a collective operation that could time out, and ends when rank 0 ends or fails.
+When a worker fails, its error becomes rank 0's.
+
+PyTorch's elastic launcher does not start the workers. Its agent runs every rank as a child, ends and restarts the
+group as a whole, and counts it as done when all ranks return. Here rank 0 is the user's own process, which talks to
+MLflow and goes on after training; the workers stay alive between jobs; and torchrun may have started all ranks from
+outside already. The store also brings a worker's error to rank 0 from another machine, which torch's error files do
+not.
 """
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -20,16 +27,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from kronos.distributed.child_process import ChildProcess
 from kronos.utils.errors import UserError
 
-GROUP_TIMEOUT = timedelta(hours=1)  # of one collective: a dead process is heard of long before
-JOIN_SECONDS = 300.0  # from a job's announcement until every follower is there
-GRACE_SECONDS = 5.0  # between a death and forced action
+GROUP_TIMEOUT = timedelta(hours=1)  # of one collective operation: a dead process is noticed long before
+JOIN_SECONDS = 300.0  # from a job's announcement until every worker has joined
+GRACE_SECONDS = 5.0  # between a failure and forced action
 
 
 @dataclass(frozen=True)
 class Place:
-    """One process's place: its rank among `world`, and among the `local_world` on this machine."""
+    """One process's rank among `world` processes, and its local rank among the `local_world` on this machine."""
 
     rank: int = 0
     world: int = 1
@@ -38,7 +46,7 @@ class Place:
 
 
 def launched() -> Place | None:
-    """The place that torchrun gave this process; None where it was started otherwise."""
+    """Return the place that torchrun gave this process; None where it was started otherwise."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -47,7 +55,7 @@ def launched() -> Place | None:
 
 
 def world_size(nproc_per_node: int) -> int:
-    """How many processes train together: torchrun's number, else as asked."""
+    """Return how many processes train together: torchrun's number, else `nproc_per_node`."""
     place = launched()
     if place is None:
         return nproc_per_node
@@ -60,25 +68,25 @@ def world_size(nproc_per_node: int) -> int:
 
 
 class Crew:
-    """The processes of a run as the leader sees them; a crew of one needs nothing.
+    """The worker processes of a run, as rank 0 sees them; with `world` 1 there are none.
 
-    `command` starts a follower, to which host, port, rank and world are added; under torchrun it is not used.
-    Followers are started at the first job.
+    `command` starts a worker, with host, port, rank and world as further arguments; under torchrun it is not used.
+    Workers are started at the first job, or by `call`.
     """
 
     def __init__(self, world: int, command: Sequence[str]) -> None:
         self.place = launched() or Place(0, world, 0, world)
         self.command = command
-        self.processes: dict[int, subprocess.Popen] = {}
+        self.processes: dict[int, ChildProcess] = {}
         self.store: Any = None
         self.jobs = 0
-        self.number = _next_crew()
+        self.number = _next_group()
 
     @contextmanager
     def job(self, description: Mapping[str, Any], cuda: bool) -> Iterator[Place]:
-        """Have all followers work on `description` while the block runs; yields the leader's place.
+        """Have all workers take part in the job `description` while the block runs; yields rank 0's place.
 
-        Raises UserError with the followers' own words where one fails or dies.
+        Raises UserError with a worker's error message, or with how its process died.
         """
         if self.place.world == 1:
             yield self.place
@@ -90,35 +98,34 @@ class Crew:
         self.store.set(f"job/{number}", json.dumps(description))
         try:
             self._wait_for_all(number)
-            self._join(number, cuda)
-            with self._watched():
+            join_group(self.store, number, self.place, cuda)
+            with self._abort_when_a_worker_is_lost():
                 yield self.place
         except RuntimeError as error:
-            if why := self._why(error):
-                raise UserError(why) from error
+            if cause := self._cause(error):
+                raise UserError(cause) from error
             raise
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
 
     def call(self) -> None:
-        """Start the followers before their first job, so that they load while the leader prepares it."""
+        """Start the workers before their first job, so that they load while rank 0 prepares it."""
         if self.place.world > 1:
             self._open()
 
     def close(self) -> None:
-        """Send the followers home; those started here are ended if they stay."""
+        """Tell the workers to end; those that were started here and do not are killed."""
         if self.store is None and launched() and self.place.world > 1:
-            self._open()  # torchrun's followers wait already
+            self._open()  # torchrun's workers are already waiting
         if self.store is not None:
-            with contextlib.suppress(RuntimeError):  # the store is gone, and they notice
+            with contextlib.suppress(RuntimeError):  # the store is gone, so that they end
                 self.store.set("end", "1")
         for process in self.processes.values():
             try:
                 process.wait(GRACE_SECONDS)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                process.end()
         self.processes, self.store = {}, None
 
     def _open(self) -> None:
@@ -131,12 +138,9 @@ class Crew:
 
         world = self.place.world
         self.store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         for rank in range(1, world):
             place = ["127.0.0.1", str(self.store.port), str(rank), str(world)]
-            self.processes[rank] = subprocess.Popen(
-                [*self.command, *place], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-            )
+            self.processes[rank] = ChildProcess([*self.command, *place], stdin=subprocess.DEVNULL)
 
     def _wait_for_all(self, number: int) -> None:
         until = time.monotonic() + JOIN_SECONDS
@@ -146,28 +150,28 @@ class Crew:
                 raise UserError(lost)
             if time.monotonic() > until:
                 raise UserError(
-                    f"not all {self.place.world} processes came within {JOIN_SECONDS:.0f} s: is each node's torchrun "
-                    "started, with the same --nnodes, and can they reach the master's address and port?"
+                    f"not all {self.place.world} processes joined within {JOIN_SECONDS:.0f} s: is each node's "
+                    "torchrun started, with the same --nnodes, and can they reach the master's address and port?"
                 )
             time.sleep(0.02)
 
-    def _join(self, number: int, cuda: bool) -> None:
-        join_group(self.store, number, self.place, cuda)
-
     def _lost(self) -> str | None:
-        """The words of a follower that failed, or how one died; a written word comes first, then a signal."""
+        """Return the error of a worker that failed, else how one died: killed ones first. None while all are well."""
         world = self.place.world
         for rank in range(1, world):
             if self.store.check([f"error/{rank}"]):
                 return f"process {rank} of {world}: {self.store.get(f'error/{rank}').decode()}"
         dead = {rank: process.returncode for rank, process in self.processes.items() if process.poll()}
-        for rank, code in sorted(dead.items(), key=lambda item: item[1]):
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-            return f"process {rank} of {world} {how}"
-        return None
+        if not dead:
+            return None
+        rank = min(dead, key=lambda rank: (dead[rank], rank))
+        return f"process {rank} of {world} {self.processes[rank].outcome()}"
 
-    def _why(self, error: BaseException) -> str | None:
-        """What a failed collective came from, None where it was none; a death is known a moment after it."""
+    def _cause(self, error: BaseException) -> str | None:
+        """Return why a collective operation failed; None for an error of rank 0's own.
+
+        A worker's death is known only a moment after the operation failed.
+        """
         until = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < until and lost_peer(error):
             if lost := self._lost():
@@ -176,15 +180,15 @@ class Crew:
         return self._lost() or (explain(error) if lost_peer(error) else None)
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Abort the group when a follower died and the leader still waits for it: NCCL does not notice."""
+    def _abort_when_a_worker_is_lost(self) -> Iterator[None]:
+        """Abort the NCCL group when a worker failed and rank 0 still waits for it: NCCL does not notice."""
         import torch.distributed as dist
 
-        over = threading.Event()
+        finished = threading.Event()
 
         def watch() -> None:
-            while not over.wait(0.5):
-                if self._lost() and not over.wait(GRACE_SECONDS) and "nccl" in str(dist.get_backend()):
+            while not finished.wait(0.5):
+                if self._lost() and not finished.wait(GRACE_SECONDS) and "nccl" in str(dist.get_backend()):
                     dist.distributed_c10d._abort_process_group()
                     return
 
@@ -193,15 +197,15 @@ class Crew:
         try:
             yield
         finally:
-            over.set()
+            finished.set()
             thread.join()
 
 
 def follow(place: Place, store: Any, work: Callable[[dict[str, Any], Place], None]) -> int:
-    """A follower's life: do each job until the leader says it is over; returns the exit status.
+    """Run a worker's loop: take part in each job until rank 0 ends; returns the exit status.
 
-    `work(description, place)` joins the group itself, by `join_group` with description's store and number, once
-    it knows its device.
+    `work(description, place)` calls `join_group` itself, with the description's `store` and `number`, once it knows
+    its device.
     """
     _watch_the_parent(store)
     number = 0
@@ -209,17 +213,17 @@ def follow(place: Place, store: Any, work: Callable[[dict[str, Any], Place], Non
         try:
             if not _wait_for_job(store, number):
                 return 0
-        except RuntimeError:  # the store went with the leader
+        except RuntimeError:  # the store ended with rank 0
             return 0
         description = json.loads(store.get(f"job/{number}"))
         try:
             work({**description, "number": number, "store": store}, place)
         except Exception as error:
-            if _leader_ended(store):
+            if _rank_0_ended(store):
                 return 0
             if not lost_peer(error):
-                words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                store.set(f"error/{place.rank}", words)
+                text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                store.set(f"error/{place.rank}", text)
                 if not isinstance(error, UserError):
                     raise
             return 1
@@ -227,7 +231,7 @@ def follow(place: Place, store: Any, work: Callable[[dict[str, Any], Place], Non
 
 
 def _wait_for_job(store: Any, number: int) -> bool:
-    """False when the leader is over."""
+    """Return True when job `number` is there, False when rank 0 has ended."""
     pause = 0.01
     while not store.check([f"job/{number}"]):
         if store.check(["end"]):
@@ -238,7 +242,7 @@ def _wait_for_job(store: Any, number: int) -> bool:
 
 
 def join_group(store: Any, number: int, place: Place, cuda: bool) -> None:
-    """Meet the other processes of job `number` in torch's default process group."""
+    """Join torch's default process group of job `number`."""
     import torch.distributed as dist
 
     store.set(f"ready/{number}/{place.rank}", "1")
@@ -251,49 +255,53 @@ def join_group(store: Any, number: int, place: Place, cuda: bool) -> None:
     )
 
 
-def torchrun_store(crew: int) -> Any:
-    """The store that torchrun keeps, through which its processes find each other; a part of it for each crew."""
+def torchrun_store(group: int) -> Any:
+    """Return the store that torchrun's processes share, with a key prefix for each group of workers."""
     from torch.distributed import PrefixStore
+
+    return PrefixStore(f"workers/{group}", _rendezvous())
+
+
+@functools.cache
+def _rendezvous() -> Any:
+    """Connect to torchrun's store, once per process."""
     from torch.distributed.rendezvous import rendezvous
 
-    if not _torchrun:
-        try:
-            store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
-        except RuntimeError as error:
-            at = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            raise UserError(
-                f"the processes could not meet at {at}: {str(error).splitlines()[0]}; check the address, and give a "
-                "--master_port that is free, the same on every node"
-            ) from None
-        _torchrun.append(store)
-    return PrefixStore(f"crew/{crew}", _torchrun[0])
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
+    except RuntimeError as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"the processes could not meet at {address}: {str(error).splitlines()[0]}; check the address, and give a "
+            "--master_port that is free, the same on every node"
+        ) from None
+    return store
 
 
 def follow_torchrun(work: Callable[[dict[str, Any], Place], None]) -> int:
-    """The life of a process that torchrun started as a follower, for one crew; returns the exit status."""
+    """Run the worker loop in a process that torchrun started with a rank above 0; returns the exit status."""
     place = launched()
     assert place is not None
-    return follow(place, torchrun_store(_next_crew()), work)
+    return follow(place, torchrun_store(_next_group()), work)
 
 
 def dismiss() -> None:
-    """Send torchrun's followers home when the leader ends before it had a crew."""
+    """Tell torchrun's workers to end when rank 0 ends before it made a `Crew`."""
     place = launched()
-    if place is not None and place.world > 1 and not _crews:
+    if place is not None and place.world > 1 and not _groups:
         Crew(place.world, ()).close()
 
 
-_torchrun: list[Any] = []  # the connection, made once a process
-_crews: list[int] = []  # one for each call of the stages: leader and followers count alike
+_groups: list[int] = []  # one per `Crew` of this process; rank 0 and torchrun's workers count alike
 
 
-def _next_crew() -> int:
-    _crews.append(len(_crews))
-    return _crews[-1]
+def _next_group() -> int:
+    _groups.append(len(_groups))
+    return _groups[-1]
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether an error says that another process of the group is gone."""
+    """Return whether an error says that another process of the group is gone."""
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(
         word in text
@@ -302,7 +310,7 @@ def lost_peer(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> str:
-    """A failure between processes, in the words of someone who has to repair it."""
+    """Return what a failed collective operation means and what the user can check."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     if "nccl" in str(error).lower():
         return (
@@ -313,31 +321,31 @@ def explain(error: BaseException) -> str:
     return f"the connection between the training processes broke: {first}"
 
 
-def _leader_ended(store: Any) -> bool:
-    """Whether the leader is over, which is then why this follower failed."""
+def _rank_0_ended(store: Any) -> bool:
+    """Return whether rank 0 has ended, which is then why this worker failed."""
     until = time.monotonic() + GRACE_SECONDS
     try:
         while time.monotonic() < until:
             if store.check(["end"]):
                 return True
             time.sleep(0.05)
-    except RuntimeError:  # the store went with it
+    except RuntimeError:  # the store ended with it
         return True
     return False
 
 
 def _watch_the_parent(store: Any) -> None:
-    """End this process when who started it is gone, or when the leader is over and this one still works."""
+    """End this process when its parent is gone, or when rank 0 has ended and this one is still working."""
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1.0)
             try:
-                over = store.check(["end"])
+                ended = store.check(["end"])
             except RuntimeError:
                 break
-            if over:
+            if ended:
                 time.sleep(2 * GRACE_SECONDS)
                 break
         os._exit(1)
@@ -346,6 +354,6 @@ def _watch_the_parent(store: Any) -> None:
 
 
 def python_module(name: str) -> list[str]:
-    """The command that runs a module of this package, in this very interpreter."""
+    """Return the command that runs a module of this package with this interpreter."""
     assert importlib.util.find_spec(name), name
     return [sys.executable, "-m", name]

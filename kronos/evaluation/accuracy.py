@@ -1,7 +1,8 @@
-"""How close forecasts come to what happened: errors, direction, distributions, calibration, volatility.
+"""Accuracy of forecasts: errors, direction, distributions, calibration, volatility.
 
 Pure functions of arrays. N forecasts, H steps, S sample paths. Closes are relative: divided by the last known
-close, so that instruments of any price count alike and 0.01 is one per cent of it. NaN where a step has no bar.
+close, so that instruments of any price have the same weight and 0.01 is one per cent of it. NaN where a step has
+no bar.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ BANDS = (0.5, 0.9)
 
 
 def errors(predicted_NH: np.ndarray, realised_NH: np.ndarray) -> dict[str, np.ndarray]:
-    """Absolute, squared and percentage error of each relative close, [N, H]; the last is of the realised close."""
+    """Return absolute, squared and percentage errors (of the realised value) of relative closes, [N, H]."""
     difference = predicted_NH - realised_NH
     return {
         "absolute": np.abs(difference), "squared": difference**2,
@@ -29,11 +30,11 @@ def errors(predicted_NH: np.ndarray, realised_NH: np.ndarray) -> dict[str, np.nd
 def by_step(
     predicted_NH: np.ndarray, realised_NH: np.ndarray, baselines: dict[str, np.ndarray]
 ) -> pd.DataFrame:
-    """MAE, RMSE, MAPE, skill and direction for each step and, as step 0, over all of them.
+    """Return MAE, RMSE, MAPE, skill and direction hit rate per step and, as step 0, over all steps.
 
     `baselines` holds other forecasts [N, H]; `last` must be among them (ones). Skill is 1 - MAE / MAE of the last
-    price, and the like for RMSE. `direction` is the share of moves whose sign is forecast, unchanged closes left
-    out; `rises` is the share of those that rose, what always saying "up" would get.
+    price, and likewise for RMSE. `direction` is the share of moves whose sign is forecast, unchanged closes left
+    out; `rises` is the share of those that rose: the hit rate of always forecasting a rise.
     """
     steps = predicted_NH.shape[1]
     rows = []
@@ -57,7 +58,7 @@ def by_step(
 
 
 def direction(predicted: np.ndarray, realised: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(1 where the sign of the move from the last close was forecast, 1 where it rose); NaN where it did not move."""
+    """Return (1 where the sign of the move from the last close is right, 1 where it rose); NaN for no move."""
     moved = np.isfinite(realised) & (realised != 1) & np.isfinite(predicted)
     hit = np.where(moved, np.sign(predicted - 1) == np.sign(realised - 1), np.nan)
     return hit, np.where(moved, realised > 1, np.nan)
@@ -66,7 +67,7 @@ def direction(predicted: np.ndarray, realised: np.ndarray) -> tuple[np.ndarray, 
 def by_instrument(
     predicted_NH: np.ndarray, realised_NH: np.ndarray, last_N: np.ndarray, instruments: Sequence[str]
 ) -> pd.DataFrame:
-    """The same for each instrument over all steps, with the MAE in units of price too; indexed by instrument."""
+    """Return the same measures per instrument, over all steps, and the MAE in price units."""
     model, still = errors(predicted_NH, realised_NH), errors(np.ones_like(predicted_NH), realised_NH)
     hit, rose = direction(predicted_NH, realised_NH)
     columns = {
@@ -87,10 +88,10 @@ def by_instrument(
 def skill(
     loss: np.ndarray, baseline: np.ndarray, day: np.ndarray, horizon: int
 ) -> tuple[float, float, float, Estimate]:
-    """1 - mean loss / mean baseline with its 95 % interval, and the difference of the daily mean losses.
+    """Return 1 - mean loss / mean baseline with its 95 % interval, and the difference of the daily mean losses.
 
-    `loss` and `baseline` are [N] or [N, H]; both are averaged over each day first, so that every day counts alike;
-    days are resampled in blocks, the two losses together.
+    `loss` and `baseline` are [N] or [N, H]; both are averaged over each day first, so that every day has the same
+    weight; days are resampled in blocks, the two losses together.
     """
     both = np.isfinite(loss) & np.isfinite(baseline)
     if loss.ndim == 2:
@@ -110,10 +111,10 @@ def skill(
 
 
 def crps(samples_NS: np.ndarray, realised_N: np.ndarray) -> np.ndarray:
-    """Continuous ranked probability score of each ensemble, fair: unbiased for the distribution it was drawn from.
+    """Return the fair continuous ranked probability score of each ensemble, unbiased in the number of samples.
 
-    Mean |x - y| less half the mean |x - x'| over pairs of different members; needs at least two; NaN where the
-    realised value is.
+    Mean |x - y| minus half the mean |x - x'| over pairs of different members; needs at least two members; NaN where
+    the realised value is NaN.
     """
     ordered = np.sort(samples_NS, axis=-1)
     size = ordered.shape[-1]
@@ -125,7 +126,7 @@ def crps(samples_NS: np.ndarray, realised_N: np.ndarray) -> np.ndarray:
 
 
 def crps_normal(mean: np.ndarray, deviation: np.ndarray, realised: np.ndarray) -> np.ndarray:
-    """CRPS of a normal distribution, in closed form; a deviation of 0 is a point, whose CRPS is the distance."""
+    """Return the CRPS of a normal distribution in closed form; with a deviation of 0 it is the absolute error."""
     with np.errstate(divide="ignore", invalid="ignore"):
         z = (realised - mean) / deviation
         density = np.exp(-(z**2) / 2) / sqrt(2 * pi)
@@ -134,13 +135,13 @@ def crps_normal(mean: np.ndarray, deviation: np.ndarray, realised: np.ndarray) -
 
 
 def pinball(samples_NS: np.ndarray, realised_N: np.ndarray, level: float) -> np.ndarray:
-    """Pinball loss of the samples' quantile (linear between order statistics) at `level`."""
+    """Return the pinball loss of the samples' quantile (linear between order statistics) at `level`."""
     gap = realised_N - np.quantile(samples_NS, level, axis=-1)
     return np.asarray(np.maximum(level * gap, (level - 1) * gap))
 
 
 def rank_histogram(samples_NS: np.ndarray, realised_N: np.ndarray, seed: int = 0) -> np.ndarray:
-    """How often the realised value has each rank among the samples, counts [S + 1]; equal values draw their place."""
+    """Count how often the realised value has each rank among the samples, [S + 1]; ties are broken at random."""
     known = np.isfinite(realised_N)
     samples, realised = samples_NS[known], realised_N[known][:, None]
     below, equal = (samples < realised).sum(-1), (samples == realised).sum(-1)
@@ -149,7 +150,7 @@ def rank_histogram(samples_NS: np.ndarray, realised_N: np.ndarray, seed: int = 0
 
 
 def band(samples: int, level: float) -> tuple[int, float] | None:
-    """(k, exact level) of the band from the k-th least to the k-th largest of so many samples, nearest to `level`.
+    """Return (k, exact level) of the band from the k-th smallest to the k-th largest sample nearest to `level`.
 
     A draw of the same distribution falls inside with probability 1 - 2k / (S + 1). None where even the widest band
     is narrower than `level`: 90 % needs 19 samples.
@@ -161,21 +162,21 @@ def band(samples: int, level: float) -> tuple[int, float] | None:
 
 
 def coverage(samples_NS: np.ndarray, realised_N: np.ndarray, place: int) -> np.ndarray:
-    """1 where the realised value lies within the band of `band`, 0 outside, NaN where there is none."""
+    """Return 1 where the realised value lies within the band of `band`, 0 outside, NaN where it is NaN."""
     ordered = np.sort(samples_NS, axis=-1)
     inside = (ordered[..., place - 1] <= realised_N) & (realised_N <= ordered[..., -place])
     return np.where(np.isfinite(realised_N), inside, np.nan)
 
 
 def path_volatility(closes: np.ndarray) -> np.ndarray:
-    """Volatility a bar of relative closes [..., H] after 1: root of the mean squared log return; NaN with a hole."""
+    """Return the root mean squared log return of relative closes [..., H] that start at 1; NaN if one is NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(np.concatenate([np.ones_like(closes[..., :1]), closes], axis=-1))
     return np.asarray(np.sqrt(np.mean(np.diff(logs, axis=-1) ** 2, axis=-1)))
 
 
 def volatility_scores(predicted_N: np.ndarray, realised_N: np.ndarray) -> dict[str, float]:
-    """MAE and R2 (1 - squared error over the variance of what happened) of forecast volatilities."""
+    """Return MAE and R2 (1 - squared error / variance of the realised values) of forecast volatilities."""
     known = np.isfinite(predicted_N) & np.isfinite(realised_N)
     predicted, realised = predicted_N[known], realised_N[known]
     if len(realised) < 2:
@@ -192,10 +193,10 @@ def volatility_scores(predicted_N: np.ndarray, realised_N: np.ndarray) -> dict[s
 def distribution_scores(
     samples_NSH: np.ndarray, realised_NH: np.ndarray, volatility_N: np.ndarray, day_N: np.ndarray
 ) -> dict[str, object]:
-    """All that sample paths are judged by, over all steps together; `volatility_N` is the rolling one, a bar.
+    """Return all scores of sample paths, over all steps together; `volatility_N` is the rolling volatility per bar.
 
-    The rolling-volatility baseline is a normal distribution about the last close whose deviation grows with the
-    root of the step.
+    The rolling-volatility baseline is a normal distribution around the last close whose deviation grows with the
+    square root of the step.
     """
     samples = np.moveaxis(samples_NSH, 1, 2)  # [N, H, S]
     horizon, size = samples.shape[1:]

@@ -1,4 +1,4 @@
-"""What a portfolio is compared with: an index, a file of closes, or the equal weight of the universe."""
+"""The benchmark of a portfolio: an index, a file of closes, or the equal weight of the universe."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,18 @@ EQUAL_WEIGHT = "equal_weight"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Daily returns, and those of the equal weight that stands beside every benchmark."""
+    """Daily returns of the benchmark, and of the equal weight that every portfolio is compared with as well."""
 
     name: str  # a clause of the report's first lines
     returns: pd.Series
     cost: pd.Series | None  # of its own rebalancing; None for an index
     others: dict[
         str, tuple[str, pd.Series]
-    ]  # key -> (name, daily returns): what the portfolio is compared with
+    ]  # key -> (name, daily returns) that the portfolio is compared with
 
 
 def benchmark(config: Config, store: BarStore, close: pd.DataFrame, member: pd.DataFrame) -> Benchmark:
-    """The benchmark that `backtest_benchmark` names, over the sessions of the wide closes."""
+    """Return the benchmark that `backtest_benchmark` selects, over the sessions of the wide closes."""
     weight = signals.equal_weight_returns(close, member)
     cost = signals.equal_weight_costs(close, member, config.backtest_open_cost, config.backtest_close_cost)
     others = {
@@ -52,14 +52,21 @@ def benchmark(config: Config, store: BarStore, close: pd.DataFrame, member: pd.D
     return Benchmark(name, returns, None, {**others, "index": (name, returns)})
 
 
-def fingerprint(config: Config) -> str:
-    """A digest of the benchmark's closes, where they come from outside the bar store."""
+def fingerprint(config: Config, store: BarStore) -> str:
+    """Return a digest of the benchmark's content where it is read from outside the bar store, else `none`.
+
+    A CSV file counts with its bytes, closes of a Qlib store with their values and days.
+    """
     wanted = config.backtest_benchmark
     if _is_csv(wanted):
         path = Path(wanted).expanduser()
         return digest_bytes(path.read_bytes())[:16] if path.is_file() else "none"
-    series = None if wanted in ("auto", EQUAL_WEIGHT) else _from_qlib(config, wanted)
-    return "none" if series is None else digest_bytes(series.to_numpy(dtype=np.float64).tobytes())[:16]
+    stored = (EQUAL_WEIGHT, "auto", store.benchmark_name, *store.instruments)
+    series = None if wanted in stored else _from_qlib(config, wanted)
+    if series is None:
+        return "none"
+    days = pd.DatetimeIndex(series.index).to_numpy("datetime64[ns]")
+    return digest_bytes(series.to_numpy(dtype=np.float64).tobytes(), days.tobytes())[:16]
 
 
 def _is_csv(wanted: str) -> bool:
@@ -67,7 +74,7 @@ def _is_csv(wanted: str) -> bool:
 
 
 def _named(config: Config, store: BarStore, close: pd.DataFrame) -> tuple[str, pd.Series | None, str]:
-    """(clause, closes, note): no closes means the equal weight; the note says why where an index was due."""
+    """Return (clause, closes, note); without closes it is the equal weight, and the note says why it is no index."""
     wanted = config.backtest_benchmark
     if wanted == EQUAL_WEIGHT:
         return "", None, ""
@@ -117,5 +124,5 @@ def _csv(path: Path) -> pd.Series:
     except ValueError as error:
         raise UserError(f"backtest_benchmark {path}: {error}") from None
     if not closes.index.is_unique or not (closes > 0).all():
-        raise UserError(f"backtest_benchmark {path}: expected one close above 0 a day")
+        raise UserError(f"backtest_benchmark {path}: expected one positive close per day")
     return closes

@@ -1,6 +1,6 @@
-"""Forecasts beside what happened and beside naive ones: everything that a report says, short of the portfolio.
+"""Compare forecasts with realised bars and with naive baselines: all of a report but the portfolio.
 
-Given forecasts and bars it reads nothing else; each part is a plain value that a figure, a table or a metric takes.
+Reads nothing but the given forecasts and bars; each result is a plain value for a figure, a table or a metric.
 Wide frames are days x instruments: those of bars begin `lookback` sessions before the first forecast.
 """
 
@@ -18,21 +18,21 @@ from kronos.evaluation.statistics import Estimate, estimate
 
 @dataclass(frozen=True)
 class Ranking:
-    """What the ranking of names by the forecasts is worth; the tradable target is the primary one."""
+    """Predictive value of ranking instruments by the forecasts; the tradable target is the primary one."""
 
     worths: dict[str, dict[str, Worth]]  # target -> signal -> worth
-    comparisons: list[Comparison]  # the configured signal beside each baseline, on the tradable target
+    comparisons: list[Comparison]  # the configured signal against each baseline, on the tradable target
     steps: pd.DataFrame  # of `ranking.by_step`
     decay: pd.DataFrame  # of `ranking.decay`
     groups: pd.DataFrame  # daily mean tradable return of each group
     group_means: dict[int, Estimate]
-    spread: Estimate  # highest group less the lowest
+    spread: Estimate  # highest group minus the lowest
     turnover: pd.DataFrame  # of `ranking.ranking_turnover`
 
 
 @dataclass(frozen=True)
 class Before:
-    """Scores by the model before fine-tuning, on some of the days; or why there are none."""
+    """Scores of the model before fine-tuning, on some of the days, or the reason why there are none."""
 
     name: str = "model before fine-tuning"
     score: pd.DataFrame | None = None  # wide, of the configured signal
@@ -42,34 +42,34 @@ class Before:
 
 @dataclass(frozen=True)
 class Samples:
-    """Sample paths of a fixed subset, closes over the last close, and what happened."""
+    """Sample paths of a fixed subset of the forecasts, as closes over the last close."""
 
     name: str  # "temperature 1, top-p 1"
     paths_NSH: np.ndarray
-    rows: np.ndarray  # their places among all forecasts
+    rows: np.ndarray  # their positions among all forecasts
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How close the forecasts came; relative closes, so that 0.01 is one per cent of the last price."""
+    """Errors of the forecasts on relative closes, so that 0.01 is one per cent of the last price."""
 
     steps: pd.DataFrame  # of `accuracy.by_step`
     instruments: pd.DataFrame
     skill: tuple[float, float, float]  # of the MAE over the last price's, and its interval
     skill_mean: tuple[float, float, float]  # over the rolling mean's
-    gap: Estimate  # daily mean absolute error, the model's less the last price's
+    gap: Estimate  # daily mean absolute error, the model's minus the last price's
     direction: Estimate  # daily share of signs forecast
     distributions: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name of the samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecasts:
-    """Forecasts as arrays beside the bars that came; N forecasts, H steps."""
+    """Forecasts as arrays, with the realised bars; N forecasts, H steps."""
 
     close_NH: np.ndarray  # mean predicted close
     last_N: np.ndarray  # close of the last bar seen
-    day_N: np.ndarray  # place of that bar's session in the wide frames
-    instrument_N: np.ndarray  # place in their columns
+    day_N: np.ndarray  # row of that bar's session in the wide frames
+    instrument_N: np.ndarray  # column in the wide frames
     opening: pd.DataFrame  # wide, of real bars only
     close: pd.DataFrame
     lookback: int
@@ -79,19 +79,19 @@ class Forecasts:
         return int(self.close_NH.shape[1])
 
     def realised(self) -> np.ndarray:
-        """Closes that came over the last close, [N, H]; NaN where a session has no bar or is not known yet."""
+        """Return realised closes over the last close, [N, H]; NaN where a session has no bar or is not known yet."""
         table = self.close.to_numpy(dtype=np.float64)
         table = np.vstack([table, np.full((self.horizon, table.shape[1]), np.nan)])
         places = self.day_N[:, None] + np.arange(1, self.horizon + 1)
         return np.asarray(table[places, self.instrument_N[:, None]] / self.last_N[:, None])
 
     def at(self, frame: pd.DataFrame) -> np.ndarray:
-        """Values of a wide frame at each forecast's last bar, [N]."""
+        """Return the values of a wide frame at each forecast's last bar, [N]."""
         return np.asarray(frame.to_numpy(dtype=np.float64)[self.day_N, self.instrument_N])
 
 
 def rank(forecasts: Forecasts, scores: pd.DataFrame, *, signal: str, seeds: int, before: Before) -> Ranking:
-    """IC of every signal against both targets, and the configured one beside every baseline."""
+    """Return the IC of every signal with both targets, and compare the configured signal with every baseline."""
     opening, close, horizon = forecasts.opening, forecasts.close, forecasts.horizon
     wide = {
         name: signals.wide(scores, name).reindex(columns=close.columns).rename_axis(index="datetime")
@@ -146,7 +146,7 @@ def _by_step(
 
 
 def measure(forecasts: Forecasts, samples: list[Samples]) -> Accuracy:
-    """Errors beside the last price and the rolling mean, and the sample paths' distributions."""
+    """Return errors compared with the last price and the rolling mean, and the scores of the sample paths."""
     horizon, lookback = forecasts.horizon, forecasts.lookback
     predicted = forecasts.close_NH / forecasts.last_N[:, None]
     realised = forecasts.realised()

@@ -1,4 +1,4 @@
-"""A simulated portfolio's daily ledger in figures: return, risk, win rate, and what it earned beside others.
+"""Risk figures of a simulated portfolio's daily ledger: return, volatility, drawdown, win rate, excess returns.
 
 Conventions, Qlib's: returns are summed, not compounded; a year has 238 days; drawdown is the largest fall of the
 summed curve (negative or 0).
@@ -17,7 +17,7 @@ ALL_DAYS = 365  # of a market that never closes
 
 
 def periods_a_year(index: pd.Index) -> int:
-    """Bars a year: 238 days, 365 where weekends are traded, times the usual number of bars of a day."""
+    """Return the bars per year: 238 days (365 where weekends are traded) times the median number of bars per day."""
     times = pd.DatetimeIndex(index)
     counts = times.normalize().value_counts()
     days = ALL_DAYS if (times.day_of_week >= 5).any() else DAYS_A_YEAR
@@ -26,22 +26,22 @@ def periods_a_year(index: pd.Index) -> int:
 
 @dataclass(frozen=True)
 class Excess:
-    """What the portfolio, after its costs, earned a day more than another way to hold the same names."""
+    """Daily excess return of the portfolio, after costs, over another way to hold the same instruments."""
 
     key: str  # in metrics: equal_weight, equal_weight_with_cost, index
     name: str
-    annualised: float  # of the other
-    difference: Estimate  # a day
+    annualised: float  # return of the other
+    difference: Estimate  # per day
     information_ratio: float
-    periods: int  # a year
+    periods: int  # per year
 
 
 def figures(returns: pd.Series) -> dict[str, float]:
-    """Risk figures of daily returns as plain floats; NaN where they do not exist. Within a day: of each bar's.
+    """Return the risk figures of daily (or, intraday, per-bar) returns as plain floats; NaN where undefined.
 
     `annualised_return` is the mean x 238, `volatility` the sample standard deviation x sqrt(238),
-    `information_ratio` their quotient (of a portfolio's own returns it is the Sharpe ratio without a risk-free
-    rate), `calmar` the annualised return over the size of the largest fall, `win_rate` the share of days above 0.
+    `information_ratio` their quotient (of a portfolio's own returns it is the Sharpe ratio with a risk-free rate
+    of 0), `calmar` the annualised return over the size of the largest fall, `win_rate` the share of days above 0.
     """
     values = returns.to_numpy(dtype=np.float64)
     count = len(values)
@@ -64,7 +64,7 @@ def figures(returns: pd.Series) -> dict[str, float]:
 
 
 def risk(daily: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """`figures` of each series of a ledger: the portfolio, its excess over the benchmark, and the benchmark.
+    """Return `figures` of each series of a ledger: the portfolio, its excess over the benchmark, and the benchmark.
 
     "Without cost" is the same trades with their costs added back; "with both costs" also charges the benchmark its
     own rebalancing, where the ledger has it.
@@ -83,9 +83,9 @@ def risk(daily: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def excesses(daily: pd.DataFrame, others: Mapping[str, tuple[str, pd.Series]], horizon: int) -> list[Excess]:
-    """The portfolio after costs against other daily returns (key -> name, returns), over the ledger's days.
+    """Compare the portfolio after costs with other daily returns (key -> name, returns), over the ledger's days.
 
-    Blocks of the bootstrap are those of `horizon`-day forecasts. Raises ValueError where another has no value.
+    The bootstrap's blocks are those of `horizon`-day forecasts. Raises ValueError where another has no value.
     """
     net = daily["return"] - daily["cost"]
     found = []

@@ -1,7 +1,7 @@
-"""The one door to Qlib: write a store that it reads, run its top-k backtest, hand back plain frames.
+"""Write a store that Qlib reads, run its top-k backtest, and return plain frames.
 
 Qlib keeps process-wide state (configuration, providers, an exception hook, loggers, an exit handler). All of
-it is put back after each run, nothing is printed, no process is started, and its experiment recorder is never
+it is restored after each run, nothing is printed, no process is started, and its experiment recorder is never
 used.
 """
 
@@ -32,19 +32,19 @@ DEAL_PRICES = ("open", "high", "low", "close")
 class BacktestResult:
     """What a simulated portfolio did. Fractions are of the account at the close before, money is at the close."""
 
-    # one row a session, index `datetime`: return (costs added back), cost, turnover (bought plus sold), bench,
-    # bench_cost where given, account, value (of the shares), cash, holdings (number of names)
+    # one row per session, index `datetime`: return (costs added back), cost, turnover (bought plus sold), bench,
+    # bench_cost where given, account, value (of the shares), cash, holdings (number of instruments)
     daily: pd.DataFrame
-    # one row a fill: datetime, instrument, side (buy, sell), shares, price, value, cost
+    # one row per fill: datetime, instrument, side (buy, sell), shares, price, value, cost
     trades: pd.DataFrame
-    # one row a day and name held: datetime, instrument, shares, price, value, weight, days_held, quoted (False: no
-    # bar that day, so valued at its last close and not tradable)
+    # one row per day and instrument held: datetime, instrument, shares, price, value, weight, days_held, quoted
+    # (False: no bar that day, so valued at its last close and not tradable)
     positions: pd.DataFrame
     # figures of `risk` by series: without_cost, with_cost (in excess of the benchmark), with_both_costs (in excess
     # of the benchmark less its own), portfolio_without_cost, portfolio_with_cost, benchmark
     risk: Mapping[str, Mapping[str, float]]
     turnover: float  # mean of the daily turnover
-    stranded: tuple[str, ...]  # names held at the end that had no bar on the last day
+    stranded: tuple[str, ...]  # instruments held at the end that had no bar on the last day
 
 
 def write_qlib_store(
@@ -52,12 +52,12 @@ def write_qlib_store(
 ) -> Path:
     """Write bars as a Qlib data folder, replacing `path` atomically; returns the path.
 
-    `frame` is a long bar frame (instrument, datetime, open, high, low, close, volume, amount, optionally
-    flag). `sessions` is the whole calendar in order (a DatetimeIndex, or int64 nanoseconds), with sessions
-    after the last bar where they are known: Qlib needs to know when the last day ends. FILLED rows become
-    NaN, that is not tradable. Besides the bars each instrument gets `factor` (1: prices are adjusted
-    already), `previous_close` (of its last bar before) and `change` (close over that, less 1). Raises
-    UserError for names that a folder cannot hold, ValueError for bars outside the sessions or given twice.
+    `frame` is a long bar frame (instrument, datetime, open, high, low, close, volume, amount, optionally flag).
+    `sessions` is the whole calendar in order (a DatetimeIndex, or int64 nanoseconds), with sessions after the
+    last bar where they are known: Qlib needs to know when the last day ends. FILLED rows become NaN, that is not
+    tradable. Besides the bars each instrument gets `factor` (1: prices are adjusted already), `previous_close`
+    (of its last bar before) and `change` (close over that, less 1). Raises UserError for instruments whose name
+    cannot be a folder's, ValueError for bars outside the sessions or given twice.
     """
     calendar = pd.DatetimeIndex(pd.to_datetime(np.asarray(sessions)))
     if not calendar.is_monotonic_increasing or not calendar.is_unique:
@@ -136,7 +136,7 @@ def _folder_name(instrument: str) -> str:
 
 
 def _import(module: str) -> Any:
-    """A module of Qlib, imported without the advertisement that one of its dependencies prints."""
+    """Import a module of Qlib without the advertisement that one of its dependencies prints."""
     with suppress(ImportError):
         import_module("gym_notices.notices").notices.clear()
     with warnings.catch_warnings():
@@ -151,7 +151,7 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 @contextmanager
 def _qlib(path: Path) -> Iterator[None]:
-    """Qlib set up on the store at `path`, silent, and everything that its set-up changes put back afterwards."""
+    """Initialise Qlib silently on the store at `path`; everything that this changes is restored afterwards."""
     logger = logging.getLogger("qlib")
     hook, handlers, propagate = sys.excepthook, logger.handlers, logger.propagate
     # a bare logger would still reach the root's handlers, or standard error when there are none
@@ -199,7 +199,7 @@ def run_backtest(
     end: pd.Timestamp | str,
     **settings: Any,
 ) -> BacktestResult:
-    """`run_backtests` of one signal."""
+    """Run `run_backtests` for one signal."""
     return run_backtests(qlib_path, {"signal": signal}, begin, end, **settings)["signal"]
 
 
@@ -222,16 +222,16 @@ def run_backtests(
     benchmark_cost: pd.Series | None = None,
     freq: str = "day",
 ) -> dict[str, BacktestResult]:
-    """Qlib's TopkDropoutStrategy on its SimulatorExecutor over a store of `write_qlib_store`, bar by bar.
+    """Run Qlib's TopkDropoutStrategy on its SimulatorExecutor over a store of `write_qlib_store`, bar by bar.
 
     With `freq` a length in minutes each bar is a session of its own, wherever a day is spoken of below.
 
     Each signal is traded alone, on the same days, with the same prices and costs. It is indexed (day,
-    instrument), larger is better; NaN is no opinion, and a name held without one is sold. The signal of a day
+    instrument), larger is better; NaN is no score, and an instrument held without one is sold. The signal of a day
     trades in the next session at `deal_price`, so the ledger starts with the first session of begin..end
-    (inclusive) whose predecessor has a signal. Up to `n_drop` of the `topk` names are replaced a day, none
+    (inclusive) whose predecessor has a signal. Up to `n_drop` of the `topk` instruments are replaced per day, none
     before `hold_thresh` sessions; 95 % of the cash is invested. Costs are fractions of the traded value, at
-    least `min_cost` in money an order. Shares are not rounded to lots, since prices are adjusted. A name with
+    least `min_cost` in money per order. Shares are not rounded to lots, since prices are adjusted. An instrument with
     no bar that day is not tradable; nor, with a `limit_threshold`, one whose `deal_price` is that far from its
     previous close (the price of the fill is judged, since at the open the day's close is not known).
     `benchmark` (and its own `benchmark_cost`) are daily fractions, needed for every day of the ledger.
@@ -244,12 +244,12 @@ def run_backtests(
     calendar = pd.DatetimeIndex(
         (store / "calendars" / f"{freq}.txt").read_text(encoding="utf-8").splitlines()
     )
-    opinions = {
+    scored = {
         name: signal.dropna().rename_axis(["datetime", "instrument"]) for name, signal in signals.items()
     }
     ranges = {
-        name: _ledger_range(calendar, opinion, pd.Timestamp(begin), pd.Timestamp(end))
-        for name, opinion in opinions.items()
+        name: _ledger_range(calendar, score, pd.Timestamp(begin), pd.Timestamp(end))
+        for name, score in scored.items()
     }
     if len(set(ranges.values())) != 1:
         raise ValueError(f"the signals do not trade on the same days: {ranges}")
@@ -264,7 +264,7 @@ def run_backtests(
             f"{price}>=$previous_close*{1 + limit_threshold!r}",
             f"{price}<=$previous_close*{1 - limit_threshold!r}",
         )
-    names = sorted(set().union(*(opinion.index.unique("instrument") for opinion in opinions.values())))
+    names = sorted(set().union(*(score.index.unique("instrument") for score in scored.values())))
     results = {}
     with _qlib(store):
         strategy = _import("qlib.contrib.strategy.signal_strategy").TopkDropoutStrategy
@@ -282,11 +282,11 @@ def run_backtests(
             trade_unit=None,
         )
         quoted = exchange.quote_df["$close"].notna()
-        for name, opinion in opinions.items():
+        for name, score in scored.items():
             portfolio, indicators = _import("qlib.backtest").backtest(
                 start_time=first,
                 end_time=last,
-                strategy=strategy(signal=opinion, topk=topk, n_drop=n_drop, hold_thresh=hold_thresh),
+                strategy=strategy(signal=score, topk=topk, n_drop=n_drop, hold_thresh=hold_thresh),
                 executor=executor(time_per_step=freq, generate_portfolio_metrics=True),
                 benchmark=bench,
                 account=float(account),
@@ -337,10 +337,10 @@ def _ordered_position() -> type:
 
 
 def _ledger_range(
-    calendar: pd.DatetimeIndex, opinion: pd.Series, begin: pd.Timestamp, end: pd.Timestamp
+    calendar: pd.DatetimeIndex, score: pd.Series, begin: pd.Timestamp, end: pd.Timestamp
 ) -> tuple[pd.Timestamp, pd.Timestamp]:
-    """The first session of begin..end that follows a day with a signal, and the last session with data."""
-    known = np.isin(calendar.to_numpy(), opinion.index.unique("datetime").to_numpy())
+    """Return the first session of begin..end that follows a day with a signal, and the last session with data."""
+    known = np.isin(calendar.to_numpy(), score.index.unique("datetime").to_numpy())
     follows = np.append(False, known[:-1])
     inside = (calendar >= begin) & (calendar <= end)
     tradable = calendar[inside & follows]
@@ -353,7 +353,7 @@ def _ledger_range(
 
 
 def _cover(series: pd.Series, days: pd.DatetimeIndex, name: str) -> pd.Series:
-    """`series` on exactly `days`; a missing value is an error, since Qlib would take it for a return of 0."""
+    """Return `series` on exactly `days`; a missing value is an error, since Qlib would take it for a return of 0."""
     result = series.reindex(days)
     missing = days[result.isna()]
     if len(missing):

@@ -1,4 +1,4 @@
-"""What a ranking of names is worth: baselines to compare it with, groups, turnover, and how its value decays.
+"""Predictive value of a ranking of instruments: IC, naive baselines, groups, turnover, decay over the horizon.
 
 Pure functions of wide frames (days x instruments, NaN where there is no value), as in `signals`.
 """
@@ -18,52 +18,52 @@ TRADABLE, PREDICTED = "tradable", "predicted"
 
 @dataclass(frozen=True)
 class Worth:
-    """One signal against one target."""
+    """Information coefficients of one signal with one target."""
 
     daily: pd.DataFrame  # of `signals.daily_ic`
     ic: Estimate
     rank_ic: Estimate
     icir: float  # mean over standard deviation of the daily values, not annualised
     rank_icir: float
-    names: float  # a day, on average
+    names: float  # instruments per day, on average
     p_holm: float = float("nan")  # of the Rank IC; NaN for the configured signal
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A ranking baseline and the model's difference to it, over the days that both have."""
+    """A naive ranking and the model's difference to it, over the days that both have."""
 
     key: str  # in metrics: momentum, reversal, random, before
     name: str
     rank_ic: Estimate
-    difference: Estimate  # the model's daily Rank IC less the baseline's
+    difference: Estimate  # the model's daily Rank IC minus the baseline's
     daily: pd.DataFrame  # Rank ICs, day by day: model, baseline
-    low: float = float("nan")  # least and largest mean of the seeds, for the random ranking
+    low: float = float("nan")  # smallest and largest mean of the seeds, for the random ranking
     high: float = float("nan")
     note: str = ""
 
 
 def momentum(close: pd.DataFrame, days: int) -> pd.DataFrame:
-    """Return of the last `days` bars' closes; a hole is bridged by the last close before it."""
+    """Return the return over the last `days` closes; a missing close is replaced by the last one before it."""
     held = close.ffill()
     return held / held.shift(days - 1) - 1
 
 
 def reversal(close: pd.DataFrame, days: int) -> pd.DataFrame:
-    """Short-term reversal: what fell most over the last `days` sessions is ranked highest."""
+    """Return the short-term reversal: what fell most over the last `days` sessions is ranked highest."""
     held = close.ffill()
     return 1 - held / held.shift(days)
 
 
 def random_rankings(like: pd.DataFrame, seeds: int) -> Iterator[pd.DataFrame]:
-    """`seeds` rankings by chance of the names that `like` ranks each day."""
+    """Yield `seeds` random rankings of the instruments that `like` ranks each day."""
     for seed in range(seeds):
         values = np.random.default_rng([seed, 20240701]).random(like.shape)
         yield pd.DataFrame(np.where(like.notna(), values, np.nan), like.index, like.columns)
 
 
 def worth(score: pd.DataFrame, target: pd.DataFrame, horizon: int) -> Worth:
-    """Daily IC and Rank IC of one signal, their means with intervals, and their ratios."""
+    """Return the daily IC and Rank IC of one signal, their means with intervals, and their ratios."""
     daily = daily_ic(score, target)
     figures = {}
     for column in ("ic", "rank_ic"):
@@ -81,7 +81,7 @@ def worth(score: pd.DataFrame, target: pd.DataFrame, horizon: int) -> Worth:
 def worths(
     scores: Mapping[str, pd.DataFrame], targets: Mapping[str, pd.DataFrame], configured: str, horizon: int
 ) -> dict[str, Worth]:
-    """Every signal against its target; all but the configured one carry Holm's p-value among themselves."""
+    """Evaluate every signal with its target; p-values of the exploratory ones are Holm-adjusted."""
     found = {name: worth(score, targets[name], horizon) for name, score in scores.items()}
     adjusted = holm({name: one.rank_ic.p for name, one in found.items() if name != configured})
     return {
@@ -96,7 +96,7 @@ def compare(
     key: str, name: str, model: pd.DataFrame, other: pd.DataFrame, target: pd.DataFrame, horizon: int,
     spacing: int = 1, note: str = "",
 ) -> Comparison:  # fmt: skip
-    """The model's daily Rank IC beside a baseline's, on the names and days that both rank."""
+    """Compare the model's daily Rank IC with a baseline's, on the instruments and days that both rank."""
     both = model.where(other.reindex_like(model).notna())
     mine, theirs = (daily_ic(score, target)["rank_ic"] for score in (both, other.reindex_like(both)))
     theirs = theirs.where(mine.notna())
@@ -111,7 +111,7 @@ def compare(
 
 
 def compare_random(model: pd.DataFrame, target: pd.DataFrame, horizon: int, seeds: int) -> Comparison:
-    """The model beside the mean of `seeds` rankings by chance, and the band of their mean Rank ICs."""
+    """Compare the model with the mean of `seeds` random rankings, and with the band of their mean Rank ICs."""
     mine = daily_ic(model, target)["rank_ic"]
     series = [daily_ic(score, target)["rank_ic"] for score in random_rankings(model, seeds)]
     daily = pd.concat(series, axis=1)
@@ -120,7 +120,7 @@ def compare_random(model: pd.DataFrame, target: pd.DataFrame, horizon: int, seed
     return Comparison(
         "random", f"random, mean of {seeds} seeds", estimate(middle, horizon), paired(mine, middle, horizon),
         _beside(mine, middle), float(means.min()), float(means.max()),
-        "the band is the least and the largest mean of a seed",
+        "the band is the smallest and the largest mean of a seed",
     )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def _beside(model: pd.Series, baseline: pd.Series) -> pd.DataFrame:
 
 
 def decay(score: pd.DataFrame, opening: pd.DataFrame, close: pd.DataFrame, horizon: int) -> pd.DataFrame:
-    """Rank IC of one signal with the tradable return over 1 .. horizon sessions: mean, low, high, t by `sessions`."""
+    """Return the Rank IC of one signal with the tradable return over 1 to `horizon` sessions."""
     rows = []
     for sessions in range(1, horizon + 1):
         rank_ic = daily_ic(score, tradable_returns(opening, close, sessions))["rank_ic"]
@@ -141,7 +141,7 @@ def decay(score: pd.DataFrame, opening: pd.DataFrame, close: pd.DataFrame, horiz
 def by_step(
     predicted: Mapping[int, pd.DataFrame], realised: Mapping[int, pd.DataFrame]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """IC of the close forecast for each step with the close that came, both over the close of t.
+    """Return the IC of the close forecast for each step with the realised close, both over the close of t.
 
     Returns the table by step (ic, rank_ic, low, high of the Rank IC, t, days) and the daily Rank IC, days x steps.
     """
@@ -156,9 +156,9 @@ def by_step(
 
 
 def group_returns(score: pd.DataFrame, target: pd.DataFrame, groups: int = GROUPS) -> pd.DataFrame:
-    """Mean target of each day's groups by rank of the score, 1 the lowest: days x groups.
+    """Return the mean target of each day's groups by rank of the score, 1 the lowest: days x groups.
 
-    Equal scores share their average rank. A day with fewer than 5 names, or fewer than two a group, is NaN.
+    Equal scores share their average rank. A day with fewer than 5 instruments, or fewer than two per group, is NaN.
     """
     aligned = target.reindex_like(score)
     both = score.notna() & aligned.notna()
@@ -173,10 +173,10 @@ def group_returns(score: pd.DataFrame, target: pd.DataFrame, groups: int = GROUP
 
 
 def ranking_turnover(score: pd.DataFrame, groups: int = GROUPS) -> pd.DataFrame:
-    """How much a ranking changes from one day with scores to the next.
+    """Return how much a ranking changes from one day with scores to the next.
 
-    `top` is the share of the highest group that was not in it the day before (of the names ranked on both days),
-    `rank_correlation` that of the two days' scores. The first day is NaN.
+    `top` is the share of the highest group that was not in it the day before (of the instruments ranked on both
+    days), `rank_correlation` that of the two days' scores. The first day is NaN.
     """
     days = score.dropna(how="all")
     before = days.shift(1)

@@ -1,21 +1,69 @@
-"""Forecasts into signals and what they are worth: scores, targets, daily IC, the equal-weight benchmark.
+"""Signals from forecasts and their information coefficients: scores, targets, daily IC, the equal-weight benchmark.
 
-Pure functions of frames. A wide frame has one row a session (the calendar's sessions in order, also those on
-which nobody traded), one column an instrument, and NaN where there is no value. Returns are simple and in
+Pure functions of frames. A wide frame has one row per session (the calendar's sessions in order, also those on
+which nobody traded), one column per instrument, and NaN where there is no value. Returns are simple and in
 price units: 0.01 is one per cent.
 """
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
 
+from kronos.config.registries import SIGNALS
 from kronos.evaluation.statistics import newey_west_t
+from kronos.utils.errors import UserError
 
-SIGNALS = ("last", "mean", "max", "min")
-MIN_NAMES = 5  # a cross-section of fewer names gives no correlation worth averaging
+Reduction = Callable[[np.ndarray], np.ndarray]
+WINDOW_VALUES = 2**22  # realised closes that are gathered at once, to bound the memory of long histories
+MIN_NAMES = 5  # a correlation over fewer instruments is too noisy to average
+
+
+# What a signal makes of the closes over the horizon: [..., H] to [...], predicted and realised ones alike.
+REDUCTIONS: dict[str, Reduction] = {
+    "last": lambda closes: closes[..., -1],
+    "mean": lambda closes: closes.mean(axis=-1),
+    "max": lambda closes: closes.max(axis=-1),
+    "min": lambda closes: closes.min(axis=-1),
+}
+BUILT_IN = tuple(REDUCTIONS)
+
+
+def register_signal(name: str, reduction: Reduction) -> None:
+    """Add a signal that is scored, reported and traded beside last, mean, max and min.
+
+    `reduction` maps closes over the horizon, an array [..., H] in prices without NaN (H steps, t + 1 to t + H on the
+    last axis, read-only), to one price level each, [...]. The score is that level over the close of t, less 1.
+    Predicted and realised closes go through the same function. Registering a name again replaces its function;
+    raises UserError for a built-in name and for one that is no Python identifier or begins with random_.
+    """
+    if name in BUILT_IN:
+        raise UserError(f"signal {name!r} is built in: register yours under another name")
+    if not name.isidentifier() or name.startswith("random_"):
+        raise UserError(
+            f"signal name {name!r} is not usable: expected a Python identifier that does not begin with random_"
+        )
+    REDUCTIONS[name] = reduction
+    if name not in SIGNALS:
+        SIGNALS.append(name)
+
+
+def _reduced(closes: np.ndarray) -> dict[str, np.ndarray]:
+    """Every signal's level of closes [N, H]: name -> [N]."""
+    closes.flags.writeable = False  # a reduction that sorts in place would change what the next one sees
+    levels = {}
+    for name in SIGNALS:
+        level = np.asarray(REDUCTIONS[name](closes))
+        if level.shape != closes.shape[:-1]:
+            raise UserError(
+                f"signal {name!r} reduced closes of shape {closes.shape} to {level.shape}, expected "
+                f"{closes.shape[:-1]}: reduce the last axis only"
+            )
+        levels[name] = level
+    return levels
 
 
 def scores(forecast: pd.DataFrame, last_close: pd.Series) -> pd.DataFrame:
@@ -23,28 +71,34 @@ def scores(forecast: pd.DataFrame, last_close: pd.Series) -> pd.DataFrame:
 
     `forecast` is long with columns instrument, as_of, step, close (others are ignored); `last_close` holds
     the close of the bar at `as_of`, indexed by (as_of, instrument). Returns a frame indexed by (as_of,
-    instrument), sorted, with the columns last, mean, max and min; NaN where the forecast is NaN or the last
-    close is not positive. Raises ValueError when a forecast has no last close or a step occurs twice.
+    instrument), sorted, with one column per signal; NaN where the forecast has a NaN or the last close is not
+    positive. Raises ValueError when a forecast has no last close, a step occurs twice, or lengths differ.
     """
     keys = ["as_of", "instrument"]
     steps = forecast[[*keys, "step", "close"]].sort_values([*keys, "step"], kind="stable")
     if steps.duplicated([*keys, "step"]).any():
         raise ValueError("the forecast holds a step twice for one (as_of, instrument)")
-    grouped = steps.groupby(keys, sort=True)["close"]
-    reduced = pd.DataFrame({name: grouped.agg(name) for name in SIGNALS})
-    # pandas' reductions skip a NaN; a path with a hole has no score
-    reduced = reduced.where(grouped.count() == grouped.size())
-
-    missing = reduced.index.difference(last_close.index)
+    sizes = steps.groupby(keys, sort=True).size()
+    if sizes.nunique() > 1:
+        raise ValueError(
+            f"forecasts have {sizes.min()} to {sizes.max()} steps, expected the same number in all"
+        )
+    missing = sizes.index.difference(last_close.index)
     if len(missing):
         as_of, instrument = missing[0]
         raise ValueError(f"{len(missing)} forecasts have no last close, the first is {instrument} at {as_of}")
+    # in float64, where sums of the single-precision prices of a model or a store are exact
+    closes = (
+        steps["close"].to_numpy(dtype=np.float64).reshape(len(sizes), int(sizes.max()) if len(sizes) else 1)
+    )
+    whole = ~np.isnan(closes).any(axis=1)
+    reduced = pd.DataFrame(_reduced(closes[whole]), sizes.index[whole]).reindex(sizes.index)
     base = last_close.reindex(reduced.index)
     return reduced.div(base.where(base > 0), axis=0) - 1
 
 
 def targets(close: pd.DataFrame, horizon: int) -> dict[str, pd.DataFrame]:
-    """What the scores try to predict: closes of t+1..t+horizon, reduced as they are, over the close of t.
+    """Return what the scores try to predict: closes of t+1..t+horizon, reduced as they are, over the close of t.
 
     `close` is wide. A session without a bar inside the horizon is valued at the last close, as a holder's
     account values it; where the horizon has no bar at all, runs past the last session, or t itself has no
@@ -53,32 +107,28 @@ def targets(close: pd.DataFrame, horizon: int) -> dict[str, pd.DataFrame]:
     if horizon < 1:
         raise ValueError(f"horizon is {horizon}, at least 1 was expected")
     values = close.to_numpy(dtype=np.float64)
-    held = close.ffill().to_numpy(dtype=np.float64)
-    days = len(values)
     ahead = {name: np.full_like(values, np.nan) for name in SIGNALS}
-    known = days - horizon
+    known = len(values) - horizon
     if known > 0:
-        span = [held[step : step + known] for step in range(1, horizon + 1)]
-        observed = np.zeros((known, values.shape[1]), dtype=bool)
-        total, high, low = np.zeros_like(span[0]), span[0], span[0]
-        for step, future in enumerate(span, start=1):
-            total = total + future
-            high, low = np.maximum(high, future), np.minimum(low, future)
-            observed |= np.isfinite(values[step : step + known])
-        base = np.where(observed & (values[:known] > 0), values[:known], np.nan)
-        for name, level in zip(SIGNALS, (span[-1], total / horizon, high, low), strict=True):
-            ahead[name][:known] = level / base - 1
+        held = sliding_window_view(close.ffill().to_numpy(dtype=np.float64)[1:], horizon, axis=0)
+        observed = sliding_window_view(np.isfinite(values[1:]), horizon, axis=0)
+        block = max(1, WINDOW_VALUES // max(1, horizon * values.shape[1]))
+        for begin in range(0, known, block):
+            days = slice(begin, min(begin + block, known))
+            valued = observed[days].any(axis=-1) & (values[days] > 0)
+            for name, level in _reduced(held[days][valued]).items():
+                ahead[name][days][valued] = level / values[days][valued] - 1
     return {
         name: pd.DataFrame(frame, index=close.index, columns=close.columns) for name, frame in ahead.items()
     }
 
 
 def tradable_returns(opening: pd.DataFrame, close: pd.DataFrame, horizon: int) -> pd.DataFrame:
-    """What a day's signal can earn: bought at the next session's open, sold `horizon` sessions later at the open.
+    """Return what a signal can earn: bought at the next session's open, sold `horizon` sessions later at the open.
 
     Both frames are wide. NaN where the next session has no bar (it cannot be bought) and where the sale runs past
-    the last session. A name without a bar on the day of the sale is valued at its last close, as a holder's account
-    values it. Nothing after t + 1 + horizon is read.
+    the last session. An instrument without a bar on the day of the sale is valued at its last close, as a
+    holder's account values it. Nothing after t + 1 + horizon is read.
     """
     bought = opening.shift(-1)
     held = close.ffill().shift(-horizon)  # of the session before the sale
@@ -88,12 +138,12 @@ def tradable_returns(opening: pd.DataFrame, close: pd.DataFrame, horizon: int) -
 
 
 def wide(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One column of a frame indexed by (day, instrument) as a wide frame, days and instruments sorted."""
+    """Return one column of a frame indexed by (day, instrument) as a wide frame, days and instruments sorted."""
     return frame[column].unstack().sort_index(axis=0).sort_index(axis=1)
 
 
 def _row_correlation(left: np.ndarray, right: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each row over its valid entries; NaN where either side does not vary."""
+    """Return the Pearson correlation of each row over its valid entries; NaN where either side does not vary."""
     count = valid.sum(axis=1, keepdims=True).clip(min=1)
     centred = []
     flat = np.zeros(len(left), dtype=bool)
@@ -109,12 +159,12 @@ def _row_correlation(left: np.ndarray, right: np.ndarray, valid: np.ndarray) -> 
 
 
 def daily_ic(score: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
-    """Cross-sectional correlation of score and target, day by day.
+    """Return the cross-sectional correlation of score and target, day by day.
 
     Both are wide; the days and instruments are those of `score`, `target` is aligned to them. Returns a frame
-    indexed by day with `ic` (Pearson), `rank_ic` (Spearman; ties share their average rank) and `n` (names
-    with both values). Pairs with a NaN or an infinity are left out; a day with fewer than 5 names or without
-    variation is NaN.
+    indexed by day with `ic` (Pearson), `rank_ic` (Spearman; ties share their average rank) and `n` (instruments
+    with both values). Pairs with a NaN or an infinity are left out; a day with fewer than 5 instruments or
+    without variation is NaN.
     """
     aligned = target.reindex(index=score.index, columns=score.columns)
     left = score.to_numpy(dtype=np.float64)
@@ -135,7 +185,7 @@ def daily_ic(score: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(ic: pd.DataFrame, horizon: int) -> dict[str, float]:
-    """What a frame of `daily_ic` amounts to, as plain floats; NaN where there are too few days.
+    """Summarise a frame of `daily_ic` as plain floats; NaN where there are too few days.
 
     For each of `ic` and `rank_ic`: the mean over days, the sample standard deviation, their ratio (`icir`,
     per day, not annualised) and the Newey-West t-value with lag horizon - 1, since neighbouring targets share
@@ -157,7 +207,7 @@ def summary(ic: pd.DataFrame, horizon: int) -> dict[str, float]:
 
 
 def _equal_weight(close: pd.DataFrame, member: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Names held over each session [D, I]; their returns [D, I] since the last session with members."""
+    """Return the instruments held over each session and their returns since the session before, [D, I] each."""
     if not close.index.equals(member.index) or not close.columns.equals(member.columns):
         raise ValueError("close and member must have the same days and instruments")
     price = close.ffill().to_numpy(dtype=np.float64)
@@ -176,9 +226,9 @@ def _equal_weight(close: pd.DataFrame, member: pd.DataFrame) -> tuple[np.ndarray
 
 
 def equal_weight_returns(close_wide: pd.DataFrame, member_wide: pd.DataFrame) -> pd.Series:
-    """Daily return of holding every member in equal weight, rebalanced at each close, before costs.
+    """Return the daily return of holding every member in equal weight, rebalanced at each close, before costs.
 
-    The mean over the names that are members on the day and on the session before it (where a session has no
+    The mean over the instruments that are members on the day and on the session before it (where a session has no
     member at all, it returns 0 and the next one is measured from the last session that had some, so that no
     move is lost). A member without a bar is valued at its last close, as the portfolio values it. Both frames
     are wide, of the same shape; `member_wide` is boolean and says who was in the universe, not who traded.
@@ -196,12 +246,12 @@ def equal_weight_returns(close_wide: pd.DataFrame, member_wide: pd.DataFrame) ->
 def equal_weight_costs(
     close_wide: pd.DataFrame, member_wide: pd.DataFrame, open_cost: float, close_cost: float
 ) -> pd.Series:
-    """Daily cost of that equal-weight portfolio's own rebalancing, as a fraction of its value (subtract it).
+    """Return the daily cost of rebalancing that equal-weight portfolio, as a fraction of its value (subtract it).
 
     Charged on the day whose return it makes possible: at the close before day t the drifted weights of the
-    names held until then are traded back to equal weights of the names held over t; what is bought costs
+    instruments held until then are traded back to equal weights of those held over t; what is bought costs
     `open_cost`, what is sold `close_cost`, each of its value. The first day pays for buying everything. There
-    is no minimum fee (it has no account size) and every name is taken to be tradable at its close. NaN as in
+    is no minimum fee (it has no account size) and every instrument is taken to be tradable at its close. NaN as in
     `equal_weight_returns`.
     """
     held, moves = _equal_weight(close_wide, member_wide)
@@ -220,7 +270,7 @@ def equal_weight_costs(
 
 
 def prediction_frames(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The scores as the guide's readers expect them: signal -> frame of days x instruments."""
+    """Return the scores as the guide's readers expect them: signal -> frame of days x instruments."""
     result = {}
     for name in SIGNALS:
         table = wide(frame, name)
@@ -232,9 +282,8 @@ def prediction_frames(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def predictions_pickle(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write the guide's `predictions.pkl`: a dict last/mean/max/min -> DataFrame days x instruments.
+    """Write the guide's `predictions.pkl`: a dict of signal -> DataFrame days x instruments.
 
     `frame` is what `scores` returns. For the guide's readers only: this project never reads a pickle.
     """
-    frames: Mapping[str, pd.DataFrame] = prediction_frames(frame)
-    Path(path).write_bytes(pickle.dumps(dict(frames), protocol=4))
+    Path(path).write_bytes(pickle.dumps(prediction_frames(frame), protocol=4))

@@ -1,7 +1,7 @@
-"""How sure a mean over days is: Newey-West, the block bootstrap, paired differences and Holm's correction.
+"""Intervals and tests for a mean over days: Newey-West, block bootstrap, paired differences, Holm's correction.
 
 Pure functions of daily series. Days whose targets span `horizon` sessions share horizon - 1 of them with their
-neighbours, so that the days are far fewer pieces of evidence than their number says.
+neighbours, so that there are far fewer independent observations than days.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,17 +34,17 @@ class Estimate:
 
     @property
     def sign(self) -> int:
-        """1 where the whole interval is above 0, -1 where it is below, 0 where it holds 0 or does not exist."""
+        """Return 1 if the whole interval is above 0, -1 if it is below, 0 if it contains 0 or does not exist."""
         return int(self.low > 0) - int(self.high < 0)
 
 
 def independent_periods(days: int, horizon: int) -> int:
-    """How many horizons fit into `days` without overlap."""
+    """Return how many horizons fit into `days` without overlap."""
     return days // horizon
 
 
 def verdict(days: int, horizon: int) -> str:
-    """The note that every annualised figure carries when the period is too short, else an empty text."""
+    """Return the note that every annualised figure carries when the period is too short, else an empty string."""
     periods = independent_periods(days, horizon)
     if periods >= MIN_PERIODS:
         return ""
@@ -56,7 +56,7 @@ def verdict(days: int, horizon: int) -> str:
 
 
 def newey_west_t(values: pd.Series | np.ndarray | Sequence[float], lag: int) -> float:
-    """t-value of the mean of a daily series with overlapping neighbours: Newey-West, Bartlett weights.
+    """Return the Newey-West t-value (Bartlett weights) of the mean of a daily series with overlapping neighbours.
 
     Autocovariances up to `lag` are divided by n, without a small-sample factor. NaN days are dropped and
     their neighbours taken as adjacent. NaN when fewer than two days are left or nothing varies.
@@ -73,7 +73,7 @@ def newey_west_t(values: pd.Series | np.ndarray | Sequence[float], lag: int) -> 
 
 
 def block_length(days: int, horizon: int) -> int:
-    """Days a block: twice the horizon and the cube root of the days at least, half of the days at most.
+    """Return the days per block: at least twice the horizon and the cube root of the days, at most half of the days.
 
     A block of one horizon would cut most of the overlaps that it has to keep.
     """
@@ -81,7 +81,7 @@ def block_length(days: int, horizon: int) -> int:
 
 
 def block_means(values: np.ndarray, block: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """Means of `resamples` series as long as `values`, [D] or [D, K], drawn in circular blocks; [R] or [R, K].
+    """Return means of `resamples` series as long as `values`, [D] or [D, K], drawn in circular blocks; [R] or [R, K].
 
     The draws are the same for every series of one length, so that paired series are resampled together.
     """
@@ -91,7 +91,7 @@ def block_means(values: np.ndarray, block: int, resamples: int = RESAMPLES) -> n
 
 @lru_cache(maxsize=8)
 def _drawn_days(days: int, block: int, resamples: int) -> np.ndarray:
-    """How often each resample holds each day, [R, D]."""
+    """Count how often each resample contains each day, [R, D]."""
     random = np.random.default_rng(BOOTSTRAP_SEED)
     starts = random.integers(0, days, (resamples, -(-days // block)))
     places = ((starts[:, :, None] + np.arange(block)) % days).reshape(resamples, -1)[:, :days]
@@ -102,10 +102,10 @@ def _drawn_days(days: int, block: int, resamples: int) -> np.ndarray:
 def interval(
     means: np.ndarray, centre: float | np.ndarray, pieces: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Percentile interval of resampled means, [R] or [R, K], about their centre, and the two-sided p-value.
+    """Return the percentile interval of resampled means, [R] or [R, K], around a centre, and the two-sided p-value.
 
-    Means of blocks drawn from few `pieces` vary too little: they are spread by sqrt(pieces / (pieces - 1)), and by
-    Student's t instead of the normal.
+    Means of blocks drawn from few `pieces` vary too little: the interval is widened by sqrt(pieces / (pieces - 1)),
+    and by Student's t instead of the normal distribution.
     """
     freedom = max(pieces - 1, 1.0)
     spread = sqrt(pieces / freedom)
@@ -117,7 +117,7 @@ def interval(
 
 
 def estimate(values: pd.Series | np.ndarray | Sequence[float], horizon: int, spacing: int = 1) -> Estimate:
-    """Mean of a daily series, its Newey-West t (lag horizon - 1) and its block-bootstrap interval.
+    """Return the mean of a daily series, its Newey-West t (lag horizon - 1) and its block-bootstrap interval.
 
     The days are `spacing` sessions apart, so that the lag and the blocks count in those. NaN days are dropped and
     their neighbours taken as adjacent. The interval is the percentile one, widened for few blocks (`interval`).
@@ -134,13 +134,13 @@ def estimate(values: pd.Series | np.ndarray | Sequence[float], horizon: int, spa
 
 
 def paired(model: pd.Series, other: pd.Series, horizon: int, spacing: int = 1) -> Estimate:
-    """Mean difference of two daily series, over the days on which both have a value."""
+    """Estimate the mean difference of two daily series, over the days on which both have a value."""
     both = pd.concat([model, other], axis=1, join="inner").dropna()
     return estimate(both.iloc[:, 0] - both.iloc[:, 1], horizon, spacing)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values: as many tests as there are finite p-values; NaN stays NaN."""
+    """Return Holm-adjusted p-values, for as many tests as there are finite p-values; NaN stays NaN."""
     known = sorted((value, name) for name, value in p_values.items() if np.isfinite(value))
     result = dict.fromkeys(p_values, float("nan"))
     largest = 0.0

@@ -1,6 +1,7 @@
-"""Bars to forecasts, in prices and volumes: arrays for the stages, frames for people."""
+"""Forecasts in prices and volumes, from arrays (`forecast_arrays`) or DataFrames (`KronosPredictor`)."""
 
-from kronos.forecast.arrays import FEATURES, forecast_arrays, number_format, repair
+from kronos.data.bars import FEATURES
+from kronos.forecast.arrays import forecast_arrays, number_format, repair
 from kronos.forecast.keys import series_keys
 from kronos.forecast.paths import Paths
 from kronos.forecast.predictor import KronosPredictor

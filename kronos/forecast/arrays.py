@@ -1,4 +1,4 @@
-"""Bars to forecasts, in prices and volumes.
+"""Forecast sample paths from arrays of bars, in prices and volumes.
 
 Axes: N series, L bars of context, H bars of the horizon, S samples, F = 6 features
 (open, high, low, close, volume, amount).
@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kronos.data.bars import FEATURES
+from kronos.data.normalization import normalise
 from kronos.distributed.device import is_out_of_memory
 from kronos.model import Kronos, KronosTokenizer
 from kronos.model.inference.engine import Engine, engine_for
 from kronos.model.inference.sampling import keyed_uniforms
 from kronos.utils.errors import UserError
 
-FEATURES = ("open", "high", "low", "close", "volume", "amount")
-EPSILON = 1e-5  # the public normalisation: (x - mean) / (std + 1e-5)
-MEMORY = 2**30  # bytes that one batch may take where the device does not say what is free
+MEMORY = 2**30  # bytes per batch on devices that do not report their free memory
 OPEN, HIGH, LOW, CLOSE, VOLUME = range(5)
 
 
@@ -45,11 +45,11 @@ def forecast_arrays(
     compiled: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Raw sample paths, float32 [N, S, H, 6], in the units of the bars (prices and volumes).
+    """Return raw sample paths, float32 [N, S, H, 6], in the units of the bars (prices and volumes).
 
     Each series is normalised by its own context. Its draws depend on (seed, its key in int64 `keys_N`) and not
-    on its neighbours; without keys, a series' key is its row. `batch_size` is the most series run at a time:
-    fewer are where memory asks for it, and a batch that does not fit is halved. `progress(done, N)` is called
+    on its neighbours; without keys, a series' key is its row. `batch_size` is the largest number of series
+    per batch: it is lowered to fit the memory, and a batch that does not fit is halved. `progress(done, N)` is called
     after each batch. Raises UserError for shapes that do not fit each other and for values that are not finite.
     """
     bars_NLF = np.asarray(bars_NLF)
@@ -61,10 +61,12 @@ def forecast_arrays(
     )
 
     def run(part: slice) -> np.ndarray:
-        x, mean, scale = normalise(bars_NLF[part])
+        # A copy, since `normalise` overwrites it; float64 bars keep the small moves of a large price.
+        bars = np.array(bars_NLF[part], np.float32 if bars_NLF.dtype == np.float32 else np.float64)
+        x, mean, scale = normalise(torch.from_numpy(bars), bars.shape[1])
         uniform = keyed_uniforms(seed, keys_N[part], sample_count, horizon)
         paths = engine(
-            torch.from_numpy(x),
+            x,
             torch.from_numpy(stamps_NL5[part].astype(np.int64)),
             torch.from_numpy(future_stamps_NH5[part].astype(np.int64)),
             uniform_NSH2=torch.from_numpy(uniform),
@@ -80,7 +82,7 @@ def forecast_arrays(
 
 
 def number_format(precision: str) -> torch.dtype:
-    """The `dtype` of a configuration's inference_precision.
+    """Return the `dtype` of a configuration's inference_precision.
 
     bfloat16 against float32, measured on a trained nano model (context 32, horizon 5): teacher-forced coarse
     logits differ by at most 0.9 % of the largest, the likeliest id by 1.5 % of bars, and the mean close of five
@@ -92,24 +94,14 @@ def number_format(precision: str) -> torch.dtype:
     return formats[precision]
 
 
-def normalise(bars_NLF: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(x float32 [N, L, F], mean, scale float64 [N, 1, F]); x is not clipped.
-
-    In float64: float32 would lose the small moves of a large price.
-    """
-    wide = bars_NLF.astype(np.float64)
-    mean = wide.mean(axis=1, keepdims=True)
-    scale = wide.std(axis=1, keepdims=True) + EPSILON
-    return ((wide - mean) / scale).astype(np.float32), mean, scale
-
-
 def _denormalise(paths_NSHF: Tensor, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Undo `normalise`, in float64; float32 paths in prices and volumes."""
     values = paths_NSHF.cpu().numpy() * scale[:, None] + mean[:, None]
     return values.astype(np.float32)
 
 
 def repair(paths: np.ndarray) -> tuple[np.ndarray, int]:
-    """(copy of paths [..., 6] made possible, number of bars changed).
+    """Return (a copy of paths [..., 6] made possible, the number of bars changed).
 
     Volume and amount at least 0, high at least open and close, low at most open and close.
     """
@@ -122,7 +114,7 @@ def repair(paths: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def fitting_batch(engine: Engine, length: int, horizon: int, samples: int) -> int:
-    """How many series fit the memory that one batch may take, from the sizes of caches and activations."""
+    """Return how many series fit in memory per batch, from the sizes of caches and activations."""
     sizes = engine.config
     width, inner, item = sizes["d_model"], sizes["ff_dim"], engine.dtype.itemsize
     window = min(length, engine.max_context)
@@ -140,7 +132,7 @@ def fitting_batch(engine: Engine, length: int, horizon: int, samples: int) -> in
 def run_batches(
     run: Callable[[slice], np.ndarray], count: int, size: int, progress: Callable[[int, int], None] | None
 ) -> np.ndarray:
-    """Run 0 .. count-1 in slices of `size`, halved for good whenever memory runs out; the results joined."""
+    """Run 0 .. count-1 in slices of `size`, halved whenever memory runs out; the results concatenated."""
     results: list[np.ndarray] = []
     done = 0
     while done < count:

@@ -1,4 +1,4 @@
-"""The key of a series' random draws: who it is and when it ends, nothing else."""
+"""The key of a series' random draws: its instrument and the time of its last bar, nothing else."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ MINUTE = 60 * 10**9
 
 
 def series_keys(instruments: Sequence[str], as_of: np.ndarray) -> np.ndarray:
-    """One int64 a series, from its instrument's name and the time of its last bar (int64 ns).
+    """Return one int64 per series, from its instrument and the time of its last bar (int64 ns).
 
-    So a forecast is the same whichever others are made beside it, in a backtest, alone, or served.
+    So a forecast is the same whichever others are made beside it: in a backtest, alone, or by a served model.
     """
     numbers = {name: int(digest_bytes(name.encode())[:8], 16) for name in set(instruments)}
     names = np.array([numbers[name] for name in instruments], np.int64)

@@ -1,4 +1,4 @@
-"""The sample paths of one series and what is read from them."""
+"""The sample paths of one series, and their mean, deviation and quantiles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kronos.forecast.arrays import FEATURES, repair
+from kronos.data.bars import FEATURES
+from kronos.forecast.arrays import repair
 from kronos.utils.errors import UserError
 
 
@@ -18,34 +19,34 @@ class Paths:
     times: pd.DatetimeIndex
 
     def mean(self) -> pd.DataFrame:
-        """Mean over the samples, H rows; the mean of possible bars is possible, its features need not go together."""
+        """Return the mean over the samples, H rows: of each feature by itself."""
         return self._frame(self.values.mean(axis=0))
 
     def std(self) -> pd.DataFrame:
-        """Population standard deviation over the samples; 0 with one sample."""
+        """Return the population standard deviation over the samples; 0 with one sample."""
         return self._frame(self.values.std(axis=0))
 
     def quantile(self, q: float) -> pd.DataFrame:
-        """The q-quantile over the samples of each feature and bar by itself, linear between order statistics."""
+        """Return the q-quantile over the samples of each feature and bar, linear between order statistics."""
         if not 0 <= q <= 1:
-            raise UserError(f"the quantile asked for is {q}, expected 0 to 1")
+            raise UserError(f"the quantile is {q}, expected 0 to 1")
         return self._frame(np.quantile(self.values, q, axis=0).astype(np.float32))
 
     def samples(self) -> pd.DataFrame:
-        """All paths, S x H rows indexed by (sample, datetime)."""
+        """Return all paths, S x H rows indexed by (sample, datetime)."""
         index = pd.MultiIndex.from_product(
             (range(len(self.values)), self.times), names=("sample", "datetime")
         )
         return pd.DataFrame(self.values.reshape(-1, len(FEATURES)), index=index, columns=list(FEATURES))
 
     def table(self, quantiles: Sequence[float] = (0.1, 0.5, 0.9)) -> pd.DataFrame:
-        """H rows: the means under the features' names, then e.g. close_std, close_q10, close_q50, close_q90."""
+        """Return H rows: the means under the features' names, then e.g. close_std, close_q10, close_q90."""
         parts = [self.mean(), self.std().add_suffix("_std")]
         parts += [self.quantile(q).add_suffix(f"_q{100 * q:g}") for q in quantiles]
         return pd.concat(parts, axis=1)
 
     def repaired(self) -> tuple["Paths", int]:
-        """(paths made possible, number of bars changed): see `repair`."""
+        """Return (paths made possible, the number of bars changed): see `repair`."""
         values, count = repair(self.values)
         return Paths(values, self.times), count
 

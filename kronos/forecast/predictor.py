@@ -1,4 +1,4 @@
-"""KronosPredictor: frames of bars in, frames of forecasts out, with the public signatures and more."""
+"""KronosPredictor: forecasts from DataFrames of bars, with the public signatures and more options."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ from kronos.utils.errors import UserError
 
 
 class KronosPredictor:
-    """Forecasts bars from bars with a tokenizer and a predictor that fit each other.
+    """Forecasts bars with a tokenizer and a predictor that were trained together.
 
     Both are moved to `device` (None: they stay where they are). Dropout never applies, whatever their mode,
-    which is not changed. Draws come from `seed` or `generator`, or with neither from fresh entropy; torch's
-    global random state is neither read nor moved. `fine_rotary`, `dtype` and `compiled`: see `Engine`.
+    which is not changed. Draws come from `seed` or `generator`, or without either from the system's entropy;
+    torch's global random state is neither read nor changed. `fine_rotary`, `dtype` and `compiled`: see `Engine`.
 
     Every method takes, for each series: bars as a DataFrame (open high low close; volume and amount where
     known: without volume both are 0, without amount it is volume x mean price), the times of the bars and
@@ -64,7 +64,7 @@ class KronosPredictor:
         generator: torch.Generator | None = None,
         repair: bool = False,
     ) -> pd.DataFrame:
-        """Mean of the sample paths: pred_len rows, six columns, indexed by `y_timestamp`.
+        """Return the mean of the sample paths: pred_len rows, six columns, indexed by `y_timestamp`.
 
         `repair` makes every path possible before the mean (volume, high and low); raw otherwise.
         """
@@ -115,7 +115,7 @@ class KronosPredictor:
         generator: torch.Generator | None = None,
         repair: bool = False,
     ) -> Paths:
-        """The sample paths themselves, with their mean, standard deviation and quantiles."""
+        """Return the sample paths themselves, with their mean, standard deviation and quantiles."""
         series = [check_series(df, x_timestamp, y_timestamp, pred_len, "df")]
         rules = {"temperature": T, "top_k": top_k, "top_p": top_p, "sample_count": sample_count}
         return self._run(series, pred_len, rules, _seed(seed, generator), verbose, repair)[0]
@@ -145,7 +145,7 @@ class KronosPredictor:
         for name, given in lists.items():
             if not isinstance(given, (list, tuple)):
                 raise UserError(
-                    f"{name} is a {type(given).__name__}, expected a list with one entry a series"
+                    f"{name} is a {type(given).__name__}, expected a list with one entry per series"
                 )
         if len({len(given) for given in lists.values()}) > 1:
             lengths = ", ".join(f"{name} {len(given)}" for name, given in lists.items())
@@ -162,7 +162,7 @@ class KronosPredictor:
     def _run(
         self, series: list[Series], horizon: int, rules: dict, seed: int, verbose: bool, repair: bool
     ) -> list[Paths]:
-        """Series of one length at a time; the key of a series' draws is its place."""
+        """Forecast the series of one length at a time; the key of a series' draws is its place in the list."""
         done: dict[int, Paths] = {}
         bar = tqdm(total=len(series), desc="forecast", unit="series") if verbose else nullcontext()
         with bar as shown:

@@ -1,4 +1,4 @@
-"""What a user gives for one series, checked: bars as a frame, and the times of bars seen and bars to come."""
+"""Check the input of one series: bars as a DataFrame, the times of the bars and the times to forecast."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,11 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.forecast.arrays import FEATURES
+from kronos.data.bars import FEATURES, PRICES, rename_aliases
 from kronos.utils.errors import UserError
-
-PRICES = FEATURES[:4]
-ALIASES = {"vol": "volume", "amt": "amount"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ def check_series(frame: Any, x_timestamp: Any, y_timestamp: Any, horizon: int, n
     bars = _bars(frame, name)
     past, future = _times(x_timestamp, f"{name}: x_timestamp"), _times(y_timestamp, f"{name}: y_timestamp")
     if len(past) != len(bars):
-        raise UserError(f"{name}: {len(bars)} bars but {len(past)} times in x_timestamp: give one a bar")
+        raise UserError(f"{name}: {len(bars)} bars but {len(past)} times in x_timestamp: give one per bar")
     if len(future) != horizon:
         raise UserError(
             f"{name}: {len(future)} times in y_timestamp but pred_len is {horizon}: make them equal"
@@ -41,12 +38,10 @@ def check_series(frame: Any, x_timestamp: Any, y_timestamp: Any, horizon: int, n
 
 
 def _bars(frame: Any, name: str) -> np.ndarray:
-    """Columns in the order of FEATURES, volume and amount filled in as the public code does."""
+    """Return the columns in the order of FEATURES, volume and amount filled in as the public code does."""
     if not isinstance(frame, pd.DataFrame):
         raise UserError(f"{name} is a {type(frame).__name__}, expected a DataFrame of bars")
-    for short, whole in ALIASES.items():
-        if short in frame and whole not in frame:
-            frame = frame.rename(columns={short: whole})
+    frame = rename_aliases(frame)
     if missing := [column for column in PRICES if column not in frame]:
         raise UserError(
             f"{name} has no column {', '.join(missing)}: expected {' '.join(PRICES)}, and volume and amount "
@@ -80,7 +75,7 @@ def _numbers(column: pd.Series, name: str) -> np.ndarray:
 
 
 def _times(given: Any, name: str) -> pd.DatetimeIndex:
-    """A rising DatetimeIndex from an index, Series, array or list of times."""
+    """Return an increasing DatetimeIndex from an index, Series, array or list of times."""
     try:
         times = pd.DatetimeIndex(given)
     except (TypeError, ValueError):
@@ -94,11 +89,11 @@ def _times(given: Any, name: str) -> pd.DatetimeIndex:
         before, after = times[falls[0]], times[falls[0] + 1]
         raise UserError(f"{name} does not rise: {before} is followed by {after} ({len(falls)} such places)")
     if not len(times):
-        raise UserError(f"{name} is empty: give one time a bar")
+        raise UserError(f"{name} is empty: give one time per bar")
     return times
 
 
 def _stamps(times: pd.DatetimeIndex) -> np.ndarray:
-    """int64 [T, 5]: minute, hour, weekday, day, month by the clock of the index's own time zone."""
+    """Return int64 [T, 5]: minute, hour, weekday, day, month by the clock of the index's own time zone."""
     parts = (times.minute, times.hour, times.day_of_week, times.day, times.month)
     return np.stack([np.asarray(part, dtype=np.int64) for part in parts], axis=-1)

@@ -1,6 +1,7 @@
 """The Kronos model in single-device torch: tokenizer, predictor, their checkpoints, and generation."""
 
-from kronos.model.checkpoint import check_pair, digest, load_predictor, load_tokenizer, save_model
+from kronos.model.checkpoint import check_pair, digest, save_model
+from kronos.model.loading import load_predictor, load_tokenizer
 from kronos.model.predictor import Kronos
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS, tokenizer_preset_for
 from kronos.model.tokenizer import KronosTokenizer

@@ -1,11 +1,11 @@
-"""Checkpoint folders: config.json and model.safetensors, whole or absent; messages name what differs."""
+"""Checkpoint folders: config.json and model.safetensors, written under a temporary name and renamed."""
 
 import hashlib
 import inspect
 import json
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,11 @@ from kronos.model.hub import download, is_hub_name
 from kronos.utils import files
 from kronos.utils.errors import UserError
 
-if TYPE_CHECKING:
-    from kronos.model.predictor import Kronos
-    from kronos.model.tokenizer import KronosTokenizer
-
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def save_model(model: "Kronos | KronosTokenizer", folder: str | Path) -> None:
+def save_model(model: Any, folder: str | Path) -> None:
     """Write the folder under a temporary name, then rename it; an old folder of that name is replaced."""
     from safetensors.torch import save_file
 
@@ -30,20 +26,6 @@ def save_model(model: "Kronos | KronosTokenizer", folder: str | Path) -> None:
         files.write_json(temporary / CONFIG, model.config)
         save_file(_state(model), temporary / WEIGHTS, metadata={"format": "pt"})
         (temporary / WEIGHTS).chmod(0o644)
-
-
-def load_tokenizer(path_or_name: str | Path, revision: str | None = None) -> "KronosTokenizer":
-    """The tokenizer of a folder or Hub name, in evaluation mode."""
-    from kronos.model.tokenizer import KronosTokenizer
-
-    return load(KronosTokenizer, path_or_name, revision)
-
-
-def load_predictor(path_or_name: str | Path, revision: str | None = None) -> "Kronos":
-    """The predictor of a folder or Hub name, in evaluation mode."""
-    from kronos.model.predictor import Kronos
-
-    return load(Kronos, path_or_name, revision)
 
 
 def load(kind: type[Model], path_or_name: str | Path, revision: str | None = None) -> Model:
@@ -78,7 +60,7 @@ def find_folder(path_or_name: str | Path, revision: str | None = None) -> Path:
     )
 
 
-def check_pair(tokenizer: "KronosTokenizer", predictor: "Kronos") -> None:
+def check_pair(tokenizer: Any, predictor: Any) -> None:
     """Refuse a tokenizer and a predictor whose ids are not the same, with both values."""
     gives = (tokenizer.config["s1_bits"], tokenizer.config["s2_bits"])
     expects = (predictor.config["s1_bits"], predictor.config["s2_bits"])
@@ -89,7 +71,7 @@ def check_pair(tokenizer: "KronosTokenizer", predictor: "Kronos") -> None:
         )
 
 
-def digest(model: "Kronos | KronosTokenizer") -> str:
+def digest(model: Any) -> str:
     """SHA-256 over the configuration and the weights (float32 bytes, by sorted name)."""
     total = hashlib.sha256(json.dumps(model.config, sort_keys=True).encode())
     for name, tensor in sorted(_state(model).items()):

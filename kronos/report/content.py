@@ -1,4 +1,4 @@
-"""Everything that a backtest's report says, as plain values and frames, and the same key figures as metrics."""
+"""The content of a backtest's report as plain values and frames, and its key figures as metrics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -21,7 +21,7 @@ EXCESS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Portfolio:
-    """One signal's simulated portfolio, as the backtest's result has it."""
+    """The simulated portfolio of one signal."""
 
     daily: pd.DataFrame
     risk: Mapping[str, Mapping[str, float]]
@@ -31,7 +31,7 @@ class Portfolio:
 
 @dataclass(frozen=True)
 class Example:
-    """One forecast to draw: closes seen, sample paths and what came, [L], [S, H], [H]; in prices."""
+    """One forecast to draw, in prices: context closes [L], sample paths [S, H] and realised closes [H]."""
 
     instrument: str
     as_of: pd.Timestamp
@@ -42,13 +42,14 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportInputs:
-    """The configured signal's portfolio is `portfolios[signal]`; the others are exploratory."""
+    """Content of a report; `portfolios[signal]` is the configured portfolio, the others are exploratory."""
 
-    universe: (
-        str  # a clause that can start a sentence: "524 members of the S&P 500 at some time of that year"
-    )
+    # a clause that can start a sentence: "524 members of the S&P 500 at some time of that year"
+    universe: str
     source_notes: Sequence[str] = ()  # whole sentences on the data: adjustments, survivorship
-    warnings: Sequence[str] = ()  # whole sentences on what makes the numbers doubtful: days seen before
+    warnings: Sequence[
+        str
+    ] = ()  # whole sentences on what makes the numbers doubtful, such as days seen in training
     benchmark: str  # a clause: "the equal weight of each day's members"
     signal: str  # the configured one
     horizon: int
@@ -73,9 +74,8 @@ class ReportInputs:
     accuracy: Accuracy
     portfolios: Mapping[str, Portfolio]
     excesses: Sequence[Excess]
-    random_net: pd.DataFrame | None = (
-        None  # daily returns after costs of portfolios by chance, a column a seed
-    )
+    # daily returns after costs of portfolios of random rankings, one column per seed
+    random_net: pd.DataFrame | None = None
     examples: Sequence[Example] = ()
 
     @property
@@ -88,14 +88,14 @@ class ReportInputs:
 
     @property
     def note(self) -> str:
-        """Empty, or that the days are too short to tell; goes with every annualised figure."""
+        """Return the note on too few days that goes with every annualised figure, or an empty string."""
         ranked = self.ranking.worths[TRADABLE][self.signal].rank_ic.days
         short = verdict(len(self.daily), self.horizon)
         return short or (verdict(ranked, self.horizon) if ranked else "")
 
 
 def metrics(inputs: ReportInputs) -> dict[str, float]:
-    """The report's key figures under the names that a tracking run gives them; NaN is left out.
+    """Return the report's key figures under the names that a tracking run gives them, without NaN.
 
     Fractions throughout (0.01 is 1 %). IC figures are the configured signal's with the tradable return, unless
     they begin with `predicted_`; `_low` and `_high` are ends of 95 % intervals.
@@ -187,7 +187,7 @@ def _portfolio(inputs: ReportInputs) -> dict[str, float]:
 
 
 def details(inputs: ReportInputs) -> dict[str, Any]:
-    """All figures for machines, for `metrics.json`: metrics, intervals, tables; NaN becomes null."""
+    """Return all figures for `metrics.json`: metrics, intervals, tables; NaN becomes null."""
     ranking, accuracy = inputs.ranking, inputs.accuracy
     targets = {
         target: {
@@ -212,7 +212,7 @@ def details(inputs: ReportInputs) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, frames and arrays as JSON's own types; what is not finite becomes None."""
+    """Convert dataclasses, frames and arrays to JSON types; numbers that are not finite become None."""
     if isinstance(value, pd.DataFrame):
         return [plain(row) for row in value.to_dict(orient="records")]
     if is_dataclass(value) and not isinstance(value, type):

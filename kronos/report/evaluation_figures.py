@@ -27,7 +27,7 @@ PER_CENT = FuncFormatter(lambda value, _: signed(value, "{:.1%}"))
 
 
 def drawdown_figure(daily: pd.DataFrame, signal: str, period: str) -> Figure:
-    """How far the summed curve stands below its highest point: portfolio and benchmark above, excess below."""
+    """Draw the drawdown of the cumulative sums: portfolio and benchmark above, excess below."""
     net = daily["return"] - daily["cost"]
     figure, upper, lower = panels_over_days(f"Drawdown, {signal} signal", period, len(daily))
     for axes, label, series, color in (
@@ -37,10 +37,10 @@ def drawdown_figure(daily: pd.DataFrame, signal: str, period: str) -> Figure:
     ):
         curve = series.cumsum()
         fall = (curve - curve.cummax()).to_numpy()
-        text = f"{label}  {signed(float(fall.min()), '{:.2%}')} at worst"
+        text = f"{label}  {signed(float(fall.min()), '{:.2%}')} at most"
         axes.fill_between(daily.index.to_numpy(), fall, 0, color=color, alpha=0.2, lw=0)
         axes.plot(daily.index.to_numpy(), fall, color=color, lw=1.6, label=text)
-    for axes, label in ((upper, "below its highest"), (lower, "excess, below its highest")):
+    for axes, label in ((upper, "drawdown"), (lower, "drawdown of the excess")):
         axes.set_ylabel(label, color=INK, fontsize=9.5)
         axes.yaxis.set_major_formatter(PER_CENT)
         legend(axes)
@@ -48,7 +48,7 @@ def drawdown_figure(daily: pd.DataFrame, signal: str, period: str) -> Figure:
 
 
 def monthly_ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figure:
-    """Mean Rank IC and IC of each month, a bar a month, with the number of its days."""
+    """Draw the mean Rank IC and IC of each month, one bar per month, with the number of days."""
     title = f"Information coefficient by month, {signal} signal, {horizon} days ahead"
     figure, axes = blank_panels(title, period, 2, 1, sharex=True)
     months = pd.PeriodIndex(ic.index, freq="M")
@@ -59,7 +59,7 @@ def monthly_ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) 
         panel.bar(places, means.fillna(0).to_numpy(), width=0.6, lw=0,
                   color=[BLUE if value > 0 else RED for value in means])  # fmt: skip
         panel.axhline(0, color=GREY, lw=0.9)
-        panel.set_ylabel(f"{label}, mean of the days", color=INK, fontsize=9.5)
+        panel.set_ylabel(f"{label}, mean over days", color=INK, fontsize=9.5)
         labels = [f"{month:%b %Y}\n{count} days" for month, count in zip(means.index, counts, strict=True)]
         step = max(1, len(labels) // 12)
         panel.set_xticks(places[::step], labels[::step])
@@ -69,7 +69,7 @@ def monthly_ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) 
 def group_figure(
     groups: pd.DataFrame, means: Mapping[int, Estimate], signal: str, horizon: int, period: str
 ) -> Figure:
-    """Mean return of each group with its interval on the left; the groups' summed returns on the right."""
+    """Draw the mean return of each group with its interval, left, and the groups' cumulative returns, right."""
     title = f"Returns of five groups, {signal} signal, open to open over {horizon} days"
     figure, axes = blank_panels(title, period, 1, 2)
     places = np.array(list(means))
@@ -81,13 +81,13 @@ def group_figure(
         axes[0].errorbar(places, values, yerr=np.abs(ends), fmt="none", ecolor=INK, capsize=3, lw=1)
     axes[0].axhline(0, color=GREY, lw=0.9)
     axes[0].set_xticks(places, [f"{place}" for place in places])
-    axes[0].set_xlabel("group by the signal, 1 the lowest; 95 % interval", color=INK, fontsize=9.5)
+    axes[0].set_xlabel("group by signal, 1 is the lowest; 95 % interval", color=INK, fontsize=9.5)
     for group, color in zip(groups, colors, strict=True):
-        # a day's return spans the horizon: a share of it a day, so that overlapping ones are not counted twice
+        # a return spans the horizon: 1 / horizon of it counts per day, since neighbouring returns overlap
         curve = (groups[group].dropna() / horizon).cumsum()
         axes[1].plot(curve.index.to_numpy(), curve.to_numpy(), color=color, lw=1.6, label=f"group {group}")
     axes[1].axhline(0, color=GREY, lw=0.9)
-    axes[1].set_xlabel("summed, 1/horizon of each day's return", color=INK, fontsize=9.5)
+    axes[1].set_xlabel("cumulative, 1/horizon of each day's return", color=INK, fontsize=9.5)
     axes[1].tick_params(axis="x", labelrotation=30)
     for panel in axes:
         panel.yaxis.set_major_formatter(PER_CENT)
@@ -96,8 +96,8 @@ def group_figure(
 
 
 def calibration_figure(distributions: Mapping[str, Mapping[str, Any]], period: str) -> Figure:
-    """Rank histograms: how often what came had each place among the sample paths; flat is calibrated."""
-    figure, axes = blank_panels("Calibration: rank of what came among the sample paths", period,
+    """Draw rank histograms of the realised close among the sample paths; a flat one is calibrated."""
+    figure, axes = blank_panels("Calibration: rank of the realised close among the sample paths", period,
                                 1, len(distributions))  # fmt: skip
     for panel, (name, found) in zip(np.atleast_1d(axes), distributions.items(), strict=True):
         counts = np.asarray(found["ranks"], dtype=float)
@@ -105,20 +105,20 @@ def calibration_figure(distributions: Mapping[str, Mapping[str, Any]], period: s
         panel.bar(np.arange(len(share)), share, width=0.85, color=BLUE, alpha=0.8, lw=0)
         panel.axhline(1 / len(share), color=INK, lw=1.4, ls="--", label="calibrated")
         panel.set_title(name, fontsize=10, color=INK)
-        panel.set_xlabel("paths below what came", color=INK, fontsize=9.5)
+        panel.set_xlabel("sample paths below the realised close", color=INK, fontsize=9.5)
         legend(panel)
     np.atleast_1d(axes)[0].set_ylabel("share of closes", color=INK, fontsize=9.5)
     return figure
 
 
 def examples_figure(examples: Sequence[Example], period: str) -> Figure:
-    """A few forecasts of the fixed subset, the first ones: closes seen, bands and median of the paths, what came."""
+    """Draw the first forecasts of the fixed subset: context, bands and median of the paths, realised closes."""
     columns = 2 if len(examples) > 1 else 1
     rows = max(1, -(-len(examples) // columns))
     figure, axes = blank_panels("Example forecasts, the first of the fixed subset", period, rows, columns)
     for panel, example in zip(np.atleast_1d(axes).reshape(-1), examples, strict=False):
         seen, horizon = example.seen[-3 * len(example.came) :], len(example.came)
-        panel.plot(np.arange(1 - len(seen), 1), seen, color=INK, lw=1.4, label="seen")
+        panel.plot(np.arange(1 - len(seen), 1), seen, color=INK, lw=1.4, label="context")
         steps = np.arange(horizon + 1)
         start = np.full((len(example.paths), 1), seen[-1])
         paths = np.hstack([start, example.paths])
@@ -127,7 +127,7 @@ def examples_figure(examples: Sequence[Example], period: str) -> Figure:
             panel.fill_between(steps, *ends, color=BLUE, alpha=alpha, lw=0, label=f"{label} of the paths")
         panel.plot(steps, np.median(paths, axis=0), color=BLUE, lw=1.6, label="median")
         panel.plot(
-            steps, np.append(seen[-1], example.came), color=RED, lw=1.6, marker="o", ms=3, label="came"
+            steps, np.append(seen[-1], example.came), color=RED, lw=1.6, marker="o", ms=3, label="realised"
         )
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_title(f"{example.instrument}, {example.as_of:%Y-%m-%d}", fontsize=10, color=INK)
@@ -139,7 +139,7 @@ def examples_figure(examples: Sequence[Example], period: str) -> Figure:
 def fold_figure(
     names: Sequence[str], rank_ics: Sequence[Estimate], excess: pd.Series, signal: str, period: str
 ) -> Figure:
-    """Mean Rank IC of each fold with its interval above; the folds' summed excess after costs below."""
+    """Draw the mean Rank IC of each fold with its interval above; the cumulative excess after costs below."""
     figure, (upper, lower) = blank_panels(f"Walk-forward, {signal} signal", period, 2, 1)
     places, means = np.arange(len(names)), np.array([one.mean for one in rank_ics])
     upper.bar(places, means, width=0.55, color=[BLUE if value > 0 else RED for value in means], lw=0)
@@ -153,6 +153,6 @@ def fold_figure(
     lower.plot(curve.index.to_numpy(), curve.to_numpy(), color=GREEN, lw=1.8, label=text)
     lower.axhline(0, color=GREY, lw=0.9)
     lower.yaxis.set_major_formatter(PER_CENT)
-    lower.set_ylabel("excess over benchmark, summed", color=INK, fontsize=9.5)
+    lower.set_ylabel("cumulative excess over benchmark", color=INK, fontsize=9.5)
     legend(lower)
     return figure

@@ -1,4 +1,4 @@
-"""Figures of training and backtests: matplotlib objects on the Agg canvas, without pyplot's global state."""
+"""Figures of training and backtests: matplotlib figures on the Agg canvas, without pyplot's global state."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 
 from kronos.evaluation.signals import summary
-from kronos.report.document import number_text
+from kronos.report.rendering import number_text
 
 INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, LIGHT_BLUE, GREEN, RED = "#1f5fa8", "#7fb2e5", "#2a9d74", "#c8553d"
@@ -25,7 +25,7 @@ BLUE, LIGHT_BLUE, GREEN, RED = "#1f5fa8", "#7fb2e5", "#2a9d74", "#c8553d"
 def blank_panels(
     title: str, period: str, rows: int, columns: int, *, sharex: bool = False
 ) -> tuple[Figure, Any]:
-    """A figure of panels under a title and a line on the period; the axes as numpy's `subplots` gives them."""
+    """Return a figure of panels under a title and a line on the period, and its axes as `Figure.subplots` does."""
     layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.88), hspace=0.06, wspace=0.04)
     figure = Figure(figsize=(9.6, 6.4), dpi=140, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
@@ -44,13 +44,13 @@ def blank_panels(
 
 
 def _panels(title: str, period: str) -> tuple[Figure, Axes, Axes]:
-    """A figure of two panels that share their horizontal axis, under a title and a line on the period."""
+    """Return a figure of two panels that share the x axis, under a title and a line on the period."""
     figure, (upper, lower) = blank_panels(title, period, 2, 1, sharex=True)
     return figure, upper, lower
 
 
 def panels_over_days(title: str, period: str, days: int) -> tuple[Figure, Axes, Axes]:
-    """Two panels over days, with a line at zero."""
+    """Return a figure of two panels over days, with a line at zero."""
     figure, upper, lower = _panels(title, period)
     for axes in (upper, lower):
         axes.axhline(0, color=GREY, linewidth=0.9)
@@ -60,9 +60,8 @@ def panels_over_days(title: str, period: str, days: int) -> tuple[Figure, Axes, 
 
 
 def signed(value: float, style: str) -> str:
-    return number_text(value, style).replace(
-        "-", "−"
-    )  # as wide as the plus sign, as matplotlib's own ticks have it
+    """Format a number with the minus sign of matplotlib's ticks, which is as wide as the plus sign."""
+    return number_text(value, style).replace("-", "−")
 
 
 def legend(axes: Axes) -> None:
@@ -70,10 +69,10 @@ def legend(axes: Axes) -> None:
 
 
 def loss_figure(curve: Sequence[Mapping[str, float]], title: str) -> Figure:
-    """Losses over optimiser steps, from the entries of an evaluation curve.
+    """Draw losses over optimizer steps, from the entries of an evaluation curve.
 
-    `val_loss` and `train_eval_loss` are one quantity on two sets of windows and share the upper panel;
-    `train_loss` is another (coarse tokens drawn, all bars) and has the lower one.
+    `val_loss` and `train_eval_loss` are the same quantity on two sets of windows and share the upper panel;
+    `train_loss` is another quantity (sampled coarse tokens, all bars) and has the lower panel.
     """
     best = min(curve, key=lambda entry: entry["val_loss"])
     period = f"best validation loss {number_text(best['val_loss'], '{:.4g}')} at step {best['step']:.0f}"
@@ -81,13 +80,13 @@ def loss_figure(curve: Sequence[Mapping[str, float]], title: str) -> Figure:
     steps = [entry["step"] for entry in curve]
     for axes, name, label, color in (
         (upper, "val_loss", "validation", BLUE),
-        (upper, "train_eval_loss", "training subset, scored the same way", LIGHT_BLUE),
-        (lower, "train_loss", "training loss, another quantity: mean since the last point", GREEN),
+        (upper, "train_eval_loss", "training subset, evaluated the same way", LIGHT_BLUE),
+        (lower, "train_loss", "training loss (another quantity), mean since the last point", GREEN),
     ):
         values = [entry.get(name, float("nan")) for entry in curve]
         axes.plot(steps, values, color=color, label=label, lw=1.8, marker="o", ms=4)
     upper.axvline(best["step"], color=GREY, lw=1.0, ls=":")
-    lower.set_xlabel("optimiser step", color=INK, fontsize=9.5)
+    lower.set_xlabel("optimizer step", color=INK, fontsize=9.5)
     for axes in (upper, lower):
         axes.set_ylabel("loss", color=INK, fontsize=9.5)
         legend(axes)
@@ -97,10 +96,10 @@ def loss_figure(curve: Sequence[Mapping[str, float]], title: str) -> Figure:
 def cumulative_figure(
     daily: pd.DataFrame, signal: str, period: str, random_net: pd.DataFrame | None = None
 ) -> Figure:
-    """Summed daily returns of the portfolio and the benchmark above; their difference below.
+    """Draw cumulative returns of the portfolio and the benchmark above, and their difference below.
 
     `daily` is a backtest's ledger with the columns return, cost and bench; `period` is the line under the title;
-    `random_net` holds daily returns after costs of portfolios by chance, a column a seed, drawn as a band.
+    `random_net` holds daily returns after costs of random rankings, one column per seed, drawn as a band.
     """
     net = daily["return"] - daily["cost"]
     figure, upper, lower = panels_over_days(f"Cumulative return, {signal} signal", period, len(daily))
@@ -121,8 +120,8 @@ def cumulative_figure(
             curves = band.cumsum()
             ends = curves.min(axis=1).to_numpy(), curves.max(axis=1).to_numpy()
             axes.fill_between(curves.index.to_numpy(), *ends, color=GREY, alpha=0.18, lw=0, label=label)
-    upper.set_ylabel("return, summed", color=INK, fontsize=9.5)
-    lower.set_ylabel("excess over benchmark, summed", color=INK, fontsize=9.5)
+    upper.set_ylabel("cumulative return", color=INK, fontsize=9.5)
+    lower.set_ylabel("cumulative excess over benchmark", color=INK, fontsize=9.5)
     for axes in (upper, lower):
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, "{:.1%}")))
         legend(axes)
@@ -132,15 +131,15 @@ def cumulative_figure(
 def _line(axes: Axes, label: str, series: pd.Series, color: str, style: str) -> None:
     curve = series.cumsum()
     text = f"{label}  {signed(float(curve.iloc[-1]), '{:+.2%}')}"
-    # a single day would be an invisible line
+    # a line of a single day would be invisible
     marker = "o" if len(curve) < 3 else ""
     axes.plot(curve.index.to_numpy(), curve.to_numpy(), style, color=color, lw=1.8, label=text, marker=marker)
 
 
 def data_figure(by_session: pd.DataFrame, ranges: Mapping[str, tuple[date, date]], source: str) -> Figure:
-    """Instruments with a bar by session over the ranges, and what was filled, repaired or outside the universe.
+    """Draw the number of instruments with a bar per session, the ranges, and filled, repaired and non-member rows.
 
-    `by_session` counts rows: index session, columns `bars` and others, those without any left out.
+    `by_session` counts rows: index session, columns `bars` and others; columns of zeros are left out.
     """
     first, last = by_session.index[0], by_session.index[-1]
     days = (last - first).days + 1
@@ -187,7 +186,7 @@ def data_figure(by_session: pd.DataFrame, ranges: Mapping[str, tuple[date, date]
 
 
 def ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figure:
-    """Rank IC above and IC below, a bar a day, with their means; `ic` is what `signals.daily_ic` returns."""
+    """Draw Rank IC above and IC below, one bar per day, with their means; `ic` is a frame of `signals.daily_ic`."""
     figures = summary(ic, horizon)
     title = f"Information coefficient by day, {signal} signal, {horizon} days ahead"
     figure, upper, lower = panels_over_days(title, period, len(ic))
@@ -195,7 +194,7 @@ def ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figur
         values = ic[column].dropna()
         axes.set_ylabel(f"{label} (correlation)", color=INK, fontsize=9.5)
         if values.empty:
-            text = "no day with enough names"
+            text = "no day with enough instruments"
             axes.text(0.5, 0.6, text, transform=axes.transAxes, ha="center", color=GREY)
             continue
         colors = np.where(values > 0, BLUE, RED)
@@ -209,14 +208,14 @@ def ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figur
 
 
 def compare_figure(curves: Mapping[str, pd.Series]) -> Figure:
-    """Validation losses of several runs over their steps, by the name of the run."""
+    """Draw the validation losses of several runs over their steps, labelled by run."""
     figure = Figure(figsize=(9.6, 4.8), dpi=120, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for name, curve in curves.items():
         axes.plot(curve.index, curve, marker="o", ms=4, lw=1.6, label=name)
     axes.set_title("Validation loss", loc="left", color=INK)
-    axes.set_xlabel("optimiser step", color=INK)
+    axes.set_xlabel("optimizer step", color=INK)
     axes.set_ylabel("val_loss", color=INK)
     axes.grid(axis="y", color=GRID)
     legend(axes)
@@ -226,7 +225,7 @@ def compare_figure(curves: Mapping[str, pd.Series]) -> Figure:
 def forecast_figure(
     name: str, history: pd.Series, mean: pd.Series, bands: Mapping[float, pd.Series], samples: int
 ) -> Figure:
-    """One instrument's closes: history, then the mean of its sample paths with their quantiles as bands.
+    """Draw one instrument's closes: history, then the mean of its sample paths with quantile bands.
 
     All series are indexed by time; `bands` maps levels from 0 to 1 to quantiles of the close.
     """
@@ -258,33 +257,36 @@ def forecast_figure(
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write the figure; the same figure gives the same bytes."""
+    """Write the figure as PNG; the same figure gives the same bytes."""
     figure.savefig(path, format="png")
 
 
 def save_plots(plots: Mapping[str, Callable[[], Any]], folder: Path) -> list[str]:
     """Save what functions draw with pyplot as NAME.png; returns why some were left out.
 
-    For figures of other packages, which know no other way; pyplot's backend is put back as it was.
+    For figures of other packages that only draw with pyplot. The user's open figures, the current figure, the
+    backend and the style are the same afterwards.
     """
     import matplotlib
     import matplotlib.pyplot as pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
-    before, left_out = matplotlib.get_backend(), []
-    pyplot.switch_backend("Agg")
+    backend, left_out = matplotlib.get_backend(), []
+    opened = set(pyplot.get_fignums())
+    pyplot.switch_backend("Agg")  # no window opens and no notebook shows the figure
     try:
         for name, plot in plots.items():
             try:
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), matplotlib.rc_context():
                     warnings.simplefilter("ignore")  # empty legends, axes with one value
                     axes = plot()
-                figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
-                figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+                    figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
+                    figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
             except (ValueError, RuntimeError, ImportError, IndexError) as error:
                 left_out.append(f"{name}: {(str(error) or repr(error)).splitlines()[0]}")
             finally:
-                pyplot.close("all")
+                for number in set(pyplot.get_fignums()) - opened:
+                    pyplot.close(number)
     finally:
-        pyplot.switch_backend(before)
+        pyplot.switch_backend(backend)
     return left_out

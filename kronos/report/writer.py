@@ -1,16 +1,18 @@
-"""A backtest as a folder to read: report.md, report.html, figures, ledgers, metrics.json, and key figures as a dict.
+"""Write a backtest's report: report.md, report.html, figures, ledger, tables and metrics.json.
 
-The text depends on the inputs alone: no clock times, paths or run ids, so that two equal runs give equal
-reports.
+The text depends on the inputs alone: no clock times, paths or run ids, so that equal runs give equal reports.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from kronos.evaluation.portfolio import periods_a_year
 from kronos.evaluation.ranking import TRADABLE
+from kronos.evaluation.signals import MIN_NAMES
+from kronos.evaluation.statistics import independent_periods
 from kronos.report.content import Example, Portfolio, ReportInputs, details, metrics
-from kronos.report.document import Block, Heading, Points, Text, number_text, to_html, to_markdown
 from kronos.report.evaluation_figures import (
     calibration_figure,
     drawdown_figure,
@@ -19,14 +21,7 @@ from kronos.report.evaluation_figures import (
     monthly_ic_figure,
 )
 from kronos.report.figures import cumulative_figure, ic_figure, save_png
-from kronos.report.portfolio_section import portfolio_section
-from kronos.report.sections import (
-    accuracy_section,
-    coverage_section,
-    making_section,
-    ranking_section,
-)
-from kronos.report.summary import conclusion
+from kronos.report.rendering import render, write_pages
 from kronos.utils import files
 from kronos.utils.errors import UserError
 
@@ -37,12 +32,12 @@ def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
     """Write report.md, report.html, metrics.json, ledger, daily IC, accuracy tables and figures/ into `folder`.
 
     Returns the key figures by metric name, without those that are NaN. The files are written one after the
-    other: give a folder that takes its name when it is whole. Raises UserError when the configured signal has
+    other: give a temporary folder that is renamed on success. Raises UserError when the configured signal has
     no portfolio or the ledger is empty.
     """
     if inputs.signal not in inputs.portfolios:
         known = ", ".join(inputs.portfolios)
-        raise UserError(f"backtest_signal is {inputs.signal!r}, one of {known} was expected")
+        raise UserError(f"backtest_signal is {inputs.signal!r}, expected one of {known}")
     if inputs.daily.empty:
         raise UserError("the backtest has no day to report: give a longer backtest_time_range")
     place = Path(folder)
@@ -57,16 +52,14 @@ def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
     pd.concat(frames, names=["target", "signal", "datetime"]).to_csv(
         place / "daily_ic.csv", float_format="%.10g"
     )
-    beside = {other.key: other.daily for other in inputs.ranking.comparisons}
-    pd.concat(beside, names=["baseline_key", "datetime"]).to_csv(
+    baselines = {other.key: other.daily for other in inputs.ranking.comparisons}
+    pd.concat(baselines, names=["baseline_key", "datetime"]).to_csv(
         place / "ranking_baselines.csv", float_format="%.10g"
     )
     inputs.accuracy.steps.to_csv(place / "accuracy_by_step.csv", index=False, float_format="%.10g")
     inputs.accuracy.instruments.to_csv(place / "accuracy_by_instrument.csv", float_format="%.10g")
     files.write_json(place / "metrics.json", details(inputs))
-    blocks = report_blocks(inputs)
-    (place / "report.md").write_text(to_markdown(blocks), encoding="utf-8")
-    (place / "report.html").write_text(to_html(blocks, place), encoding="utf-8")
+    write_pages(place, "report.j2", **_content(inputs))
     return metrics(inputs)
 
 
@@ -88,35 +81,18 @@ def _figures(inputs: ReportInputs, place: Path) -> None:
         save_png(figure, place / f"{name}.png")
 
 
-def report_blocks(inputs: ReportInputs) -> list[Block]:
-    """The report, to be read as Markdown or HTML."""
-    return [
-        *_opening(inputs), *portfolio_section(inputs), *ranking_section(inputs), *accuracy_section(inputs),
-        *coverage_section(inputs), *making_section(inputs),
-    ]  # fmt: skip
-
-
 def report_text(inputs: ReportInputs) -> str:
-    """The Markdown of report.md."""
-    return to_markdown(report_blocks(inputs))
+    """Return the Markdown of report.md."""
+    return render("report.j2", "markdown.j2", **_content(inputs))
 
 
-def _opening(inputs: ReportInputs) -> list[Block]:
-    days = inputs.daily.index
-    blocks: list[Block] = [
-        Heading(1, f"Backtest of the {inputs.signal} signal, {inputs.horizon} days ahead"),
-        Points(conclusion(inputs)) if not inputs.note else Text(conclusion(inputs)[0]),
-        *(Text(f"**Warning:** {warning}") for warning in inputs.warnings),
-        Text(
-            f"{inputs.universe[:1].upper()}{inputs.universe[1:]}; traded from {days[0]:%Y-%m-%d} to "
-            f"{days[-1]:%Y-%m-%d} "
-            f"({len(days)} sessions); costs {number_text(inputs.open_cost, '{:.3%}')} to buy and "
-            f"{number_text(inputs.close_cost, '{:.3%}')} to sell, at least {inputs.min_cost:g} an order; benchmark: "
-            f"{inputs.benchmark}."
-        ),
-        *(Text(sentence) for sentence in inputs.source_notes),
-    ]
-    return blocks
+def _content(inputs: ReportInputs) -> dict[str, Any]:
+    """Return the variables of the report's templates."""
+    steps, decay = (frame.to_dict("records") for frame in (inputs.ranking.steps, inputs.ranking.decay))
+    return {
+        "inputs": inputs, "steps": list(zip(steps, decay, strict=True)), "fewest": MIN_NAMES,
+        "periods": independent_periods(len(inputs.daily), inputs.horizon), "year": periods_a_year(inputs.daily.index),
+    }  # fmt: skip
 
 
 def _period(inputs: ReportInputs) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kronos.config.schema import Config, fields_of
-from kronos.evaluation import benchmark
+from kronos.evaluation import benchmark, signals
 from kronos.forecast.store_forecaster import forecast_frame, forecaster, repaired_text, trading_rules
 from kronos.stages.base import Context, Inputs, Result, Stage
-from kronos.stages.cache import write_record
+from kronos.stages.cache import source_digest, write_record
 from kronos.stages.evaluate import evaluate
 from kronos.stages.inputs import (
     BY_CONTENT,
@@ -54,7 +54,8 @@ class BacktestStage(Stage):
             "tokenizer": tokenizer.digest,
             "predictor": predictor.digest,
             "before": digest_bytes("/".join(before).encode())[:16],
-            "benchmark": benchmark.fingerprint(config),
+            "signals": signals_digest(),
+            "benchmark": benchmark.fingerprint(config, store),
             "seen": digest_bytes("\n".join(seen_before(config, splits)).encode())[:16],
         }
         return Inputs(digests, store, splits, tokenizer, predictor, notes=notes)
@@ -91,6 +92,12 @@ class BacktestStage(Stage):
         context.run.flush()  # its metrics are shown at the model too
         context.tracking.outbox.wait()  # the registry cannot be written to later
         register_backtest(context.tracking, context.run, context.config, result, context.say)
+
+
+def signals_digest() -> str:
+    """Digest of the source of signals that a user has registered; `none` without any."""
+    own = [name for name in signals.SIGNALS if name not in signals.BUILT_IN]
+    return " ".join(f"{name} {source_digest(signals.REDUCTIONS[name])}" for name in own) or "none"
 
 
 def _outputs(folder: Path) -> list[str]:

@@ -93,6 +93,9 @@ class Stage:
     cached: bool = True
     resumable: bool = False
 
+    def check(self, config: Config) -> None:
+        """Refuse mistakes that no input has to be opened for; called before the stage's run is created."""
+
     def folder(self, config: Config) -> Path:
         """The folder that the stage writes."""
         raise NotImplementedError

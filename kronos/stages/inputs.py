@@ -165,28 +165,32 @@ def trained_pair(config: Config, store: BarStore, splits: Ranges) -> tuple[Weigh
     Where the tokenizer that the configuration leads to is another one, the predictor's own copy is used. Raises
     UserError where there is no copy: a predictor forecasts nonsense from another tokenizer's ids.
     """
-    predictor = trained_weights("predictor", config, store, splits)
-    wanted = predictor.made_from.get("inputs", {}).get("tokenizer")
+    tokenizer, problem = None, None
     try:
         tokenizer = trained_weights("tokenizer", config, store, splits)
-        if wanted in (None, tokenizer.digest):
-            return tokenizer, predictor, ()
-        problem = UserError(
-            f"the predictor was trained with a tokenizer of digest {str(wanted)[:12]}, the one to be used has "
-            f"{tokenizer.digest[:12]}: they were not trained together; give --tokenizer-path of the right one, or run"
-            "  python -m kronos predictor"
-        )
     except UserError as error:
-        if wanted is None:
-            raise
         problem = error
-    if config.output.tokenizer_path is None:
+    try:
+        predictor = trained_weights("predictor", config, store, splits)
+    except UserError as error:
+        raise problem or error from None
+    wanted = predictor.made_from.get("inputs", {}).get("tokenizer")
+    if tokenizer is not None and wanted in (None, tokenizer.digest):
+        return tokenizer, predictor, ()
+    if wanted is not None and config.output.tokenizer_path is None:
         own = _own_tokenizer(config)
         if own is not None and own.digest == wanted:
             note = (
                 "the predictor was trained with another tokenizer than the stored one: its own copy is used"
             )
             return own, predictor, (note,)
+    if tokenizer is not None:
+        problem = UserError(
+            f"the predictor was trained with a tokenizer of digest {str(wanted)[:12]}, the one to be used has "
+            f"{tokenizer.digest[:12]}: they were not trained together; give --tokenizer-path of the right one, or run"
+            "  python -m kronos predictor"
+        )
+    assert problem is not None
     raise problem
 
 

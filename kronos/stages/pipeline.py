@@ -151,8 +151,8 @@ class TrainingPipeline:
         """Train `kind` ("tokenizer" or "predictor"), by the public objective or your own.
 
         `objective(config, tokenizer)` returns what is trained and measured, a `kronos.training.objectives.Objective`;
-        the tokenizer is None when it is trained itself. Its name and source are part of the reuse key. To train with several
-        processes, define it at the top of a module that they can import.
+        the tokenizer is None when it is trained itself. Its name and source are part of the cache key. To train with
+        several processes, define it at the top of a module that they can import.
         """
         if kind not in ("tokenizer", "predictor"):
             raise UserError(f"fit takes tokenizer or predictor, not {kind!r}")

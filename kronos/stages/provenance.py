@@ -193,15 +193,24 @@ def _given(kind: Kind, name: str, begin: date, end: date, config: Config) -> Ite
 
 def _ranges_of(record: Mapping[str, Any]) -> dict[str, tuple[date, date]]:
     """The days that weights were trained and chosen on, by their record; empty where it does not say."""
-    found = days_of(record.get("made_from", {}).get("inputs", {}).get("splits", ""))
+    made_from = record.get("made_from", {})
+    found = days_of(made_from.get("inputs", {}).get("splits", ""))
     words = {"train": "trained", "val": "chosen by validation"}
-    return {words[name]: days for name, days in found.items()}
+    for name in words.keys() - found.keys():  # records written before the splits were an input
+        text = made_from.get("fields", {}).get(f"{name}_time_range")
+        if text is not None:
+            first, last = (date.fromisoformat(day) for day in str(text).split(","))
+            found[name] = (first, last)
+    return {words[name]: found[name] for name in words if name in found}
 
 
 def _parent_of(kind: Kind, record: Mapping[str, Any]) -> str | None:
     """The pretrained weights that weights were trained from; None for random ones."""
-    address = record.get("started_from", {}).get("address")
-    return None if address is None else str(address)
+    if "started_from" in record:
+        address = record["started_from"]["address"]
+        return None if address is None else str(address)
+    given = str(record.get("made_from", {}).get("fields", {}).get(f"pretrained_{kind}_path", "none"))
+    return None if given == "none" else given  # records written before `started_from`
 
 
 def _short(name: str) -> str:

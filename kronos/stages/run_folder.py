@@ -70,10 +70,11 @@ def stage_lock(
     try:
         yield
     finally:
-        if not wait:  # where others wait, they wait for this very file
-            with suppress(OSError):  # Windows does not delete an open file
-                Path(lock.lock_file).unlink()
+        with suppress(OSError):  # Windows does not delete an open file
+            Path(lock.lock_file).unlink()
         lock.release()
+        with suppress(OSError):  # a folder that nothing was written into
+            final.parent.rmdir()
 
 
 @contextmanager

@@ -50,6 +50,7 @@ def run_stage(
     Raises:
         UserError: where a field, an input or an outside system is not as it must be; the run ends FAILED.
     """
+    stage.check(config)
     if parent is not None:
         context = Context(config, parent.run, parent.tracking, parent.say, parent.workers, objective)
         return _run(

@@ -53,7 +53,7 @@ class WalkForwardStage(Stage):
         digests = {
             "bars": store.digest,
             "splits": ", ".join(f"{name} {first}..{last}" for name, (first, last) in splits.days().items()),
-            "benchmark": benchmark.fingerprint(config),
+            "benchmark": benchmark.fingerprint(config, store),
             "processes": str(world_size(config.launch.nproc_per_node)),
         }
         if config.backtest.walk_forward_refit:

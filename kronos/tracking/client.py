@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import psutil
 from filelock import FileLock
 
 from kronos.tracking.offline_queue import Message, Outbox
@@ -27,6 +26,7 @@ from kronos.tracking.run import TAG, Run, hand_over, is_away, limits, named
 from kronos.utils.error_messages import sentence
 from kronos.utils.errors import Pruned, TrackingAway, UserError
 from kronos.utils.files import digest_bytes
+from kronos.utils.process_identity import is_gone, this_process
 
 PACKAGES = ("torch", "mlflow", "optuna", "pyqlib", "pandas", "numpy", "matplotlib", "safetensors", "pydantic")
 WAIT_SECONDS = 120.0
@@ -39,6 +39,7 @@ def connect(uri: str | None, begins: bool = False) -> Any:
     Raises UserError for a store in a local file that is not there, unless work `begins` in it; then where the file
     may not be written. MLflow itself would make an empty one, or try again for minutes.
     """
+    _refuse_old_file_store(uri)
     _check_file(_address(uri), begins)
     # Set before MLflow is imported: it starts a thread that calls home, and logs set-up steps.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -51,6 +52,18 @@ def connect(uri: str | None, begins: bool = False) -> Any:
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # the import sets it
     return MlflowClient(uri)
+
+
+def _refuse_old_file_store(uri: str | None) -> None:
+    """An old `mlruns` folder turns MLflow's default from sqlite:///mlflow.db to its file store, which then raises."""
+    if uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return
+    old = next(Path("mlruns").glob("*/meta.yaml"), None)
+    if old is not None:
+        raise UserError(
+            f"{old} is of MLflow's old file store, which MLflow would use here and no longer can: move the folder "
+            "mlruns away, or give --tracking-uri sqlite:///mlflow.db"
+        )
 
 
 def _address(uri: str | None) -> str:
@@ -134,6 +147,14 @@ class Tracking:
             with limits(brisk=message["do"] != "artifact" and not self.outbox.patient):
                 hand_over(self.client, run_id, message, path)
 
+        def is_refusal(error: Exception) -> bool:
+            """Whether MLflow is there and does not take what was sent, for instance for a run deleted meanwhile."""
+            from mlflow.exceptions import MlflowException
+
+            if not isinstance(error, MlflowException) or sentence(error) is not None:
+                return False
+            return 400 <= error.get_http_status_code() < 500
+
         def ping() -> None:
             with limits(brisk=True):
                 self.client.get_experiment(self.experiment_id)
@@ -141,7 +162,7 @@ class Tracking:
         return Outbox(
             unsent / f"{host.replace(':', '-')}-{digest_bytes(address.encode())[:8]}", send,
             lambda error: remote and is_away(error), ping,
-            place=f"{parts.scheme}://{host}", wait=wait, say=say,
+            place=f"{parts.scheme}://{host}", wait=wait, say=say, is_refusal=is_refusal,
         )  # fmt: skip
 
     def ask(self, call: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
@@ -184,8 +205,7 @@ class Tracking:
             f"attributes.status = 'RUNNING' and tags.`{TAG}host` = '{socket.gethostname()}'",
         )
         for run in running:
-            pid, started = run.data.tags.get(TAG + "process", "0 0").split()
-            if not _is_alive(int(pid), started):
+            if is_gone(_process_of(run)):
                 self.attach(run.info.run_id).finish("FAILED", "its process was killed")
 
     @contextmanager
@@ -199,8 +219,8 @@ class Tracking:
         or when one without a parent ends.
         """
         given, self._given_run = self._given_run, None
-        process = psutil.Process()
-        own = {"host": socket.gethostname(), "process": f"{process.pid} {process.create_time():.2f}", **tags}
+        host, _, process = this_process().partition(" ")
+        own = {"host": host, "process": process, **tags}
         run = self._open(name, named(own), parent, run_id or given)
         try:
             yield run
@@ -226,6 +246,8 @@ class Tracking:
             try:
                 self.ask(self.client.update_run, run_id, status="RUNNING", name=name)
                 recorded = self.ask(self.client.get_run, run_id).data.metrics
+                if TAG + "reason" in self.ask(self.client.get_run, run_id).data.tags:  # of the interruption
+                    self.ask(self.client.delete_tag, run_id, TAG + "reason")
                 there = {
                     metric: {row.step for row in self.ask(self.client.get_metric_history, run_id, metric)}
                     for metric in recorded
@@ -243,8 +265,7 @@ class Tracking:
         found = self.ask(self.client.get_run, run_id)
         if found.info.status != "RUNNING":
             return False
-        pid, started = found.data.tags.get(TAG + "process", "0 0").split()
-        return found.data.tags.get(TAG + "host") != socket.gethostname() or _is_alive(int(pid), started)
+        return not is_gone(_process_of(found))
 
     def exists(self, run_id: str) -> bool:
         """Whether the store still has this run."""
@@ -256,12 +277,10 @@ class Tracking:
             return False
 
 
-def _is_alive(pid: int, started: str) -> bool:
-    """Whether the process that began at `started` still runs (its id may have been given again)."""
-    try:
-        return abs(psutil.Process(pid).create_time() - float(started)) < 1.0
-    except psutil.Error:
-        return False
+def _process_of(run: Any) -> str:
+    """The process that has a run open, as `this_process` spells it."""
+    tags = run.data.tags
+    return f"{tags.get(TAG + 'host', '-')} {tags.get(TAG + 'process', '0 0')}"
 
 
 def first_line(error: BaseException) -> str:

@@ -107,15 +107,20 @@ class Outbox:
         place: the server's name, for the user.
         wait: seconds that may pass in waiting for the server where nothing can go on without it.
         say: takes the lines meant for the user.
+        is_refusal: whether an error of `send` means that the server is there and does not take the message; the work
+            then goes on without it.
     """
 
     def __init__(
         self, folder: Path, send: Send, is_away: Callable[[Exception], bool], ping: Callable[[], object], *,
         place: str, wait: float, say: Callable[[str], None],
+        is_refusal: Callable[[Exception], bool] = lambda error: False,
     ) -> None:  # fmt: skip
         self.folder, self.patient = folder, False
         self._send, self._is_away, self._ping = send, is_away, ping
         self._place, self._wait, self._say = place, wait, say
+        self._is_refusal = is_refusal
+        self.refused: dict[str, int] = {}  # messages that the server did not take, by run
         self._journals: dict[str, Journal] = {}
         self._since: float | None = None  # when the server was first missed
         self._next = 0.0  # not tried again before
@@ -129,6 +134,8 @@ class Outbox:
                 try:
                     return self._send(run_id, message, path)
                 except Exception as error:
+                    if self._is_refusal(error):
+                        return self._note_refusal(run_id, error)
                     if not self._is_away(error):
                         raise
                     self._lost(error, began)
@@ -148,7 +155,12 @@ class Outbox:
                 for run_id, journal in list(self._journals.items()):
                     for message, path in journal.pending():
                         began = time.monotonic()
-                        self._send(run_id, message, path)
+                        try:
+                            self._send(run_id, message, path)
+                        except Exception as error:
+                            if not self._is_refusal(error):
+                                raise
+                            self._note_refusal(run_id, error)
                     self._journals.pop(run_id).remove()
             except Exception as error:
                 if not self._is_away(error):
@@ -233,6 +245,14 @@ class Outbox:
         except Exception as error:
             return not self._is_away(error)
         return True
+
+    def _note_refusal(self, run_id: str, error: Exception) -> None:
+        if run_id not in self.refused:
+            self._say(
+                f"MLflow at {self._place} does not take what run {run_id} reports: {_reason(error)}; the work goes "
+                "on, and its tracking is incomplete"
+            )
+        self.refused[run_id] = self.refused.get(run_id, 0) + 1
 
     def _given_up(self) -> TrackingAway:
         return TrackingAway(

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from kronos.data.bars import FEATURES, PRICES
+from kronos.data.bars import FEATURES, PRICES, rename_aliases
 from kronos.data.calendars import next_sessions, time_features
 from kronos.forecast import forecast_arrays, number_format, repair, series_keys
 from kronos.utils.errors import UserError
@@ -81,7 +81,7 @@ class ServedKronos(PythonModel):
 
 def _bars(table: pd.DataFrame) -> pd.DataFrame:
     """The client's table as bars: every column there, numbers, in order."""
-    bars = table.rename(columns={"vol": "volume", "amt": "amount", "timestamps": "datetime"}).copy()
+    bars = rename_aliases(table).copy()
     missing = [name for name in ("datetime", *PRICES) if name not in bars]
     if missing:
         raise UserError(f"columns {', '.join(missing)} are missing: expected datetime, {', '.join(PRICES)}")

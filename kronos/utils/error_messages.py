@@ -15,7 +15,6 @@ FULL_WORDS = (
     "File too large",
     "Disk quota exceeded",
     "disk is full",
-    "disk I/O error",
 )
 REFUSED_WORDS = (
     "readonly database",
@@ -24,6 +23,7 @@ REFUSED_WORDS = (
     "unable to open database file",
 )
 
+BROKEN_WORDS = ("disk I/O error", "Input/output error")
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy says no more than that
 # Of torch.compile: there is no compiler, or it did not build.
 COMPILER_WORDS = ("InvalidCxxCompiler", "CppCompileError")
@@ -38,6 +38,11 @@ def sentence(error: BaseException) -> str | None:
         words = str(part)
         if number in FULL or any(word in words for word in FULL_WORDS) or SHORT_WRITE.fullmatch(words):
             return f"the disk is full{where}: free some space, or write elsewhere with another working folder"
+        if number == errno.EIO or any(word in words for word in BROKEN_WORDS):
+            return (
+                f"the disk or file system failed{where}: {words.splitlines()[0]}; check it (dmesg, the mount), or "
+                "write elsewhere with another working folder"
+            )
         if number in REFUSED or any(word in words for word in REFUSED_WORDS):
             return f"may not read or write here{where or ' (' + os.getcwd() + ')'}: work in a folder that is yours"
         if number in (errno.EMFILE, errno.ENFILE):

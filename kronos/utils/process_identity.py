@@ -1,4 +1,4 @@
-"""Processes known by more than their number, which the system gives again: machine, number and birth."""
+"""Identify a process by host, number and start time, since the system gives numbers again."""
 
 import socket
 
@@ -6,17 +6,17 @@ import psutil
 
 
 def this_process() -> str:
-    """The text by which any process, now or later, can tell whether this one still runs."""
+    """Return the text by which any process can tell, now or later, whether this one still runs: `host pid start`."""
     me = psutil.Process()
     return f"{socket.gethostname()} {me.pid} {me.create_time():.2f}"
 
 
 def is_gone(process: str | None) -> bool:
-    """Whether a process of this machine has ended; of another machine's nothing is known: False."""
-    host, pid, started = (process or "- 0 0").split()
+    """Return whether a process of this machine has ended; False for another machine's, of which nothing is known."""
+    host, pid, start = (process or "- 0 0").split()
     if host != socket.gethostname():
         return False
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) >= 1.0
+        return abs(psutil.Process(int(pid)).create_time() - float(start)) >= 1.0
     except psutil.Error:
         return True

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from kronos.__main__ import main
-from kronos.cli import fields_table
-from kronos.cli.generated_files import CHINESE, text
+from kronos.cli import generated_files
+from kronos.cli.generated_files import CHINESE, fields_text
 from kronos.config.loading import load_config
-from kronos.config.schema import GROUPS, Config
+from kronos.config.schema import FIELDS, SECTIONS, Config
 from kronos.utils.files import clone, read_json
 
 RECIPES = sorted((Path(__file__).parents[2] / "experiments").glob("*.json"))
@@ -16,26 +16,24 @@ RECIPES = sorted((Path(__file__).parents[2] / "experiments").glob("*.json"))
 
 def test_chinese_help_has_every_field_and_nothing_else() -> None:
     words = read_json(CHINESE)
-    assert list(words["fields"]) == list(Config.model_fields), (
-        "add the field to kronos/fields.zh.json, in order"
-    )
-    assert list(words["groups"]) == list(GROUPS)
+    assert list(words["fields"]) == list(FIELDS), "add the field to kronos/config/fields.zh.json, in order"
+    assert list(words["groups"]) == list(SECTIONS)
     assert all(words["fields"].values())
 
 
 def test_both_readmes_have_the_table_of_today(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fields", "--check"]) == 0
     for chinese in (False, True):
-        for name in Config.model_fields:
-            assert f"| `{name}` |" in text(chinese)
+        for name in FIELDS:
+            assert f"| `{name}` |" in fields_text(chinese)
 
 
 def test_a_table_that_is_not_current_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in fields_table.READMES:
-        (tmp_path / name).write_text(f"before\n{fields_table.BEGIN}\nold\n{fields_table.END}\nafter\n")
-    monkeypatch.setattr(fields_table, "clone", lambda: tmp_path)
+    for name in generated_files.READMES:
+        (tmp_path / name).write_text(f"before\n{generated_files.BEGIN}\nold\n{generated_files.END}\nafter\n")
+    monkeypatch.setattr(generated_files, "clone", lambda: tmp_path)
     assert main(["fields", "--check"]) == 2
     assert "run  make mlproject" in capsys.readouterr().err
     assert main(["fields", "--write"]) == 0
@@ -49,8 +47,7 @@ def test_a_table_that_is_not_current_is_refused(
 def test_an_installed_package_says_that_these_files_are_a_clones(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("fields_table", "mlproject"):
-        monkeypatch.setattr(f"kronos.{module}.clone", lambda: None)
+    monkeypatch.setattr(generated_files, "clone", lambda: None)
     for command in (["mlproject", "--write"], ["mlproject", "--check"], ["fields", "--check"]):
         assert main(command) == 2
         assert "an installed package" in capsys.readouterr().err

@@ -15,7 +15,8 @@ from kronos.data.calendars import sessions
 from kronos.data.cleaning import clean
 from kronos.data.sources import sample
 from kronos.data.sources.factory import DataProcessorFactory
-from kronos.data.store import BarStore, store_sessions, write_store
+from kronos.data.store import BarStore
+from kronos.data.store_writer import store_sessions, write_store
 
 
 @dataclass(frozen=True)

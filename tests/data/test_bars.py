@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos.data.bars import FEATURES, MAX_FILL, Flag, align, to_frame
+from kronos.data.bars import ALIASES, FEATURES, MAX_FILL, SPELLINGS, Flag, align, rename_aliases, to_frame
 from kronos.data.calendars import sessions
 from kronos.data.cleaning import clean
 from kronos.utils.errors import UserError
@@ -149,3 +149,18 @@ def test_aligned_frame_has_every_feature_finite(make_bars: MakeBars) -> None:
     frame = _aligned(make_bars(30, missing={"AAA": [3, 9, 10, 11, 12, 13]}))
     assert np.isfinite(frame[list(FEATURES)].to_numpy()).all()
     assert not frame.duplicated(["instrument", "session"]).any()
+
+
+def test_aliases_are_renamed_where_the_column_itself_is_not_there(make_bars: MakeBars) -> None:
+    one = make_bars(3)
+    guide = one.rename(columns={"volume": "vol", "datetime": "timestamps", "instrument": "symbol"})
+    assert list(rename_aliases(guide).columns) == list(one.columns)
+    both = guide.assign(date="a note", volume=1.0)
+    assert list(rename_aliases(both).columns) == [
+        "instrument", "timestamps", "open", "high", "low", "close", "vol", "datetime", "volume"
+    ]  # fmt: skip
+
+
+def test_every_alias_is_a_spelling_of_the_same_column() -> None:
+    assert all(alias in SPELLINGS[name] for alias, name in ALIASES.items())
+    assert set(FEATURES) < set(SPELLINGS)

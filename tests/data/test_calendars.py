@@ -85,3 +85,39 @@ def test_time_features_are_minute_hour_weekday_day_month() -> None:
     assert time_features(times).tolist() == expected
     assert time_features(times.astype("int64")).tolist() == expected
     assert time_features(times).dtype == np.int64
+
+
+@pytest.mark.parametrize("freq", MINUTES)
+@pytest.mark.parametrize("name", ["XNYS", "XSHG", "XHKG", "24/7"])
+def test_bars_are_the_hours_of_trading_cut_into_steps(name: str, freq: str) -> None:
+    """By hand, day by day: stretches between opening, break and close, the last step of each cut short."""
+    hours = {
+        "XNYS": {"usual": [(570, 960)], "2024-07-03": [(570, 780)], "2024-12-24": [(570, 780)]},
+        "XSHG": {"usual": [(570, 690), (780, 900)]},
+        "XHKG": {"usual": [(570, 720), (780, 960)], "2024-12-24": [(570, 720)], "2024-12-31": [(570, 720)]},
+        "24/7": {"usual": [(0, 1440)]},
+    }[name]
+    step = MINUTES[freq]
+    days = [*sessions(name, "2024-06-24", "2024-07-08"), *sessions(name, "2024-12-23", "2025-01-03")]
+    expected: dict[str, list[pd.Timestamp]] = {"start": [], "end": []}
+    for day in days:
+        for opens, closes in hours.get(f"{day:%Y-%m-%d}", hours["usual"]):
+            for minute in range(opens, closes, step):
+                expected["start"].append(day + pd.Timedelta(minutes=minute))
+                expected["end"].append(day + pd.Timedelta(minutes=min(minute + step, closes)))
+    found = sessions(name, "2024-06-24", "2024-07-08", freq, "start").append(
+        sessions(name, "2024-12-23", "2025-01-03", freq, "start")
+    )
+    assert list(found) == expected["start"]
+    if name != "24/7":  # the end of its last bar is the next midnight, which belongs to the next day
+        found = sessions(name, "2024-06-24", "2024-07-08", freq).append(
+            sessions(name, "2024-12-23", "2025-01-03", freq)
+        )
+        assert list(found) == expected["end"]
+
+
+def test_past_the_known_end_bars_keep_the_hours_of_the_last_known_day() -> None:
+    end = known_end("XSHG")
+    found = sessions("XSHG", end - pd.Timedelta(days=20), end + pd.Timedelta(days=20), "30min")
+    assert set(found.normalize()) == set(sessions("XSHG", found[0], found[-1]))
+    assert (pd.Series(1, found).groupby(found.normalize()).sum() == 8).all() and found.is_monotonic_increasing

@@ -10,7 +10,8 @@ import pytest
 from kronos.data.bars import Flag, align
 from kronos.data.cleaning import clean
 from kronos.data.forecast_points import contexts, forecast_points, future_stamps
-from kronos.data.store import BarStore, store_sessions
+from kronos.data.store import BarStore
+from kronos.data.store_writer import store_sessions
 from kronos.utils.errors import UserError
 
 MakeBars = Callable[..., pd.DataFrame]

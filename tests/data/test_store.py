@@ -12,7 +12,8 @@ import pytest
 
 from kronos.data.bars import Flag
 from kronos.data.cleaning import clean
-from kronos.data.store import FORMAT, BarStore, open_store, write_store
+from kronos.data.store import FORMAT, BarStore, open_store
+from kronos.data.store_writer import write_store
 from kronos.utils.errors import UserError
 
 MakeBars = Callable[..., pd.DataFrame]
@@ -68,7 +69,7 @@ def test_an_unfinished_write_leaves_the_old_store(
     make_bars: MakeBars, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = make_store(make_bars())
-    monkeypatch.setattr("kronos.data.quality_report.report_markdown", lambda store: 1 / 0)
+    monkeypatch.setattr("kronos.data.store_writer.report_markdown", lambda store: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_store(make_bars(50))
     assert open_store(old.path, verify=True).digest == old.digest
@@ -153,12 +154,12 @@ def _set_format(path: Path, number: int) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_truncate, "is damaged: values.npy has 1000 bytes, expected 3008; make it anew with"),
+        (_truncate, "is damaged: values.npy has 1000 bytes, expected 3008; build it again with"),
         (_truncate_header, "is damaged: session.npy has 20 bytes"),
         (_remove, "is damaged: flags.npy is missing"),
         (_edit_index, r"is damaged: index.json was edited \(its digest differs\)"),
         (_edit_key, "is damaged: index.json was edited"),
-        (_break_json, r"is damaged: .*index\.json is not valid JSON: line .*; make it anew"),
+        (_break_json, r"is damaged: .*index\.json is not valid JSON: line .*; build it again"),
         (_other_json, "is damaged: index.json has no format number"),
         (_empty_json, "is damaged: index.json has no format number"),
         (

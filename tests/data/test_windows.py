@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kronos.data.splits import make_split
 from kronos.data.store import BarStore
-from kronos.data.windows import Windows, _normalise, epoch_order, uniform_draws
+from kronos.data.windows import Windows, epoch_order, uniform_draws
 
 LOOKBACK, HORIZON, LENGTH = 32, 5, 38
 
@@ -50,34 +50,6 @@ def test_windows_equal_a_plain_numpy_oracle(windows: Windows, sample_store: BarS
         np.testing.assert_array_equal(batch.stamp[i], expected)
     assert batch.stamp.dtype == torch.int64 and batch.window.tolist() == chosen.tolist()
     assert float(batch.x.abs().max()) == 5.0
-
-
-@pytest.mark.parametrize("lookback", [2, 3, 7, 32, 90, 101])
-def test_normalising_holds_where_float32_is_short(lookback: int) -> None:
-    generator = np.random.default_rng(lookback)
-    bars = np.stack(
-        [
-            600 + generator.normal(0, 0.01, 120),  # a large price that hardly moves
-            generator.lognormal(20, 2, 120),  # volumes over many sizes
-            np.where(np.arange(120) == 0, 1e9, 1e3 + generator.normal(0, 1, 120)),  # the first bar far away
-            np.full(120, 12.34),  # nothing moves
-            1e-3 * np.exp(generator.normal(0, 0.01, 120)),
-            generator.normal(0, 1, 120),
-        ],
-        axis=1,
-    ).astype(np.float32)
-    result = _normalise(torch.from_numpy(bars[None].copy()), lookback)[0].clamp(-5, 5)
-    # A price of 600 is stored to 3e-5, 0.003 of its deviation, on both sides alike: the arithmetic adds nothing.
-    np.testing.assert_allclose(result, _oracle(bars, lookback, 5.0), atol=5e-5)
-    assert (result[:lookback, 3] == 0).all()
-
-
-def test_statistics_never_see_the_forecast_bars(sample_store: BarStore, windows: Windows) -> None:
-    raw = torch.from_numpy(np.array(sample_store.values[:LENGTH]))[None]
-    changed = raw.clone()
-    changed[:, LOOKBACK:] *= 3
-    same, other = _normalise(raw, LOOKBACK), _normalise(changed, LOOKBACK)
-    assert torch.equal(same[:, :LOOKBACK], other[:, :LOOKBACK])
 
 
 def test_a_window_does_not_depend_on_its_batch_bit_for_bit(windows: Windows) -> None:

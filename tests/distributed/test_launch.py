@@ -92,7 +92,7 @@ def straight(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 class Crash(Exception):
-    """Something that training does not expect."""
+    """An error that nothing expects."""
 
 
 def crash_at(step: int, patch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_processes_without_torchrun_train_and_load_neither_mlflow_nor_qlib(
     (run,) = runs()
     assert run.info.status == "FINISHED"
     code = (
-        "import sys; import kronos.stages.train_worker, kronos.stages.train_setup\n"
+        "import sys, kronos.stages.train_worker, kronos.stages.train_setup\n"
         "import kronos.training.trainer, kronos.stages.inputs\n"
         "print({'mlflow', 'qlib', 'optuna', 'matplotlib'} & set(sys.modules))"
     )

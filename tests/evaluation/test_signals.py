@@ -1,5 +1,6 @@
 """Scores, targets, IC and the equal-weight benchmark against scipy, Qlib, loops and hand-worked numbers."""
 
+import math
 import pickle
 
 import numpy as np
@@ -50,8 +51,29 @@ def test_scores_reduce_the_closes_and_are_returns_in_price_units():
     assert signals.scores(holed, last_close).loc[(DAYS[0], "B")].isna().all()
     with pytest.raises(ValueError, match="no last close, the first is B"):
         signals.scores(forecast, last_close.iloc[:1])
+    with pytest.raises(ValueError, match="2 to 3 steps, expected the same number"):
+        signals.scores(forecast.iloc[1:], last_close)
+    assert signals.scores(forecast.iloc[:0], last_close).empty
     with pytest.raises(ValueError, match="twice"):
         signals.scores(pd.concat([forecast, forecast.iloc[:1]]), last_close)
+
+
+@pytest.mark.parametrize("horizon", [1, 5, 10, 48])
+def test_the_mean_of_single_precision_closes_is_exact_in_scores_and_in_targets(horizon):
+    random = np.random.default_rng(8)
+    closes = (50 * np.exp(0.02 * random.normal(size=(60, 6)).cumsum(0))).astype(np.float32)
+    days = pd.bdate_range("2024-01-01", periods=60, name="as_of")
+    known = 60 - horizon
+    ahead = np.lib.stride_tricks.sliding_window_view(closes[1:], horizon, axis=0)[:known]  # [known, 6, H]
+    index = pd.MultiIndex.from_product([days[:known], list("ABCDEF")], names=["as_of", "instrument"])
+    frame = index.repeat(horizon).to_frame(index=False)
+    frame["step"], frame["close"] = np.tile(np.arange(1, horizon + 1), len(index)), ahead.reshape(-1)
+    wide = pd.DataFrame(closes.astype(np.float64), days, list("ABCDEF"))
+    exact = np.array([math.fsum(path) / horizon for path in ahead.reshape(-1, horizon).tolist()])
+    exact = exact / closes[:known].reshape(-1).astype(np.float64) - 1
+    scores = signals.scores(frame, wide.stack().rename_axis(["as_of", "instrument"]))
+    assert np.array_equal(scores["mean"], exact)
+    assert np.array_equal(signals.targets(wide, horizon)["mean"].iloc[:known].to_numpy().reshape(-1), exact)
 
 
 def test_targets_equal_a_plain_loop_and_are_nan_past_the_data():

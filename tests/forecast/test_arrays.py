@@ -1,9 +1,15 @@
 """Forecasts in prices: equal to the public predictor's, independent of neighbours, clear about mistakes."""
 
+from datetime import date
+
 import numpy as np
 import pytest
 import torch
 
+from kronos.data.forecast_points import contexts
+from kronos.data.splits import make_split
+from kronos.data.store import open_store
+from kronos.data.windows import Windows
 from kronos.forecast import arrays as forecast
 from kronos.forecast import forecast_arrays, repair
 from kronos.model import PREDICTOR_PRESETS, TOKENIZER_PRESETS, Kronos, KronosTokenizer
@@ -59,6 +65,51 @@ def test_a_series_is_forecast_the_same_whatever_its_neighbours_and_batch(pair):
     assert np.abs(other / whole - 1).max() > 1e-3
 
 
+@pytest.fixture
+def received(monkeypatch):
+    """The normalised contexts that the engine is given, by a stand-in for it; its paths are the context's mean."""
+    contexts = []
+
+    class Engine(forecast.Engine):
+        def __call__(self, x_NLF, stamps, future, *, uniform_NSH2, **rules):
+            contexts.append(x_NLF)
+            return torch.zeros(*uniform_NSH2.shape[:3], 6)
+
+    def engine_for(tokenizer, model, **options):
+        return Engine(tokenizer, model, **options)
+
+    monkeypatch.setattr(forecast, "engine_for", engine_for)
+    return contexts
+
+
+def test_forecasts_see_the_values_of_training_windows_bit_for_bit(pair, received, sample_store):
+    lookback, store = 60, open_store(sample_store)
+    split = make_split(
+        store, "train", date(2009, 8, 21), date(2010, 8, 20), lookback=lookback, horizon=5, length=66
+    )
+    windows = Windows(store, split, lookback=lookback, clip=1e9, seed=1)
+    chosen = np.arange(0, len(windows), 701)
+    bars, times = contexts(store, split.starts[chosen] + lookback - 1, lookback)
+    rest = {"horizon": 3, "batch_size": 17}
+    for given_bars in (bars, bars.astype(np.float64)):
+        received.clear()
+        before = given_bars.copy()
+        forecast_arrays(*pair, given_bars, times, stamps(len(chosen), 3), **rest)
+        trained = windows.batch(chosen, epoch=0).x[:, :lookback]
+        assert torch.equal(torch.cat(received), trained) and len(received) > 1
+        np.testing.assert_array_equal(given_bars, before, err_msg="the caller's bars are not changed")
+
+
+def test_small_moves_of_a_large_price_are_kept(pair, received):
+    """At 2**30 float32 holds multiples of 64 alone: float64 bars keep moves of 1 into the model and back."""
+    level = 2.0**30
+    bars = np.full((1, 90, 6), level)
+    bars[0, 45:] += 1.0
+    paths = forecast_arrays(*pair, bars, stamps(1, 90), stamps(1, 2), horizon=2)
+    np.testing.assert_allclose(received[0][0, :, 0], np.repeat([-1.0, 1.0], 45), rtol=1e-4)
+    assert (paths == np.float32(level + 0.5)).all()
+
+
 def test_more_samples_add_paths_and_change_none(pair):
     bars, *times = given(3, 30, 5)
     two, five = (forecast_arrays(*pair, bars, *times, horizon=5, sample_count=count) for count in (2, 5))
@@ -75,15 +126,6 @@ def test_global_random_state_and_modes_stay(pair):
     assert (np.random.get_state()[1] == numpy_state).all()
     assert model.training and tokenizer.training
     model.eval(), tokenizer.eval()
-
-
-def test_small_moves_of_a_large_price_are_kept():
-    bars = np.full((1, 90, 6), 60_000.0, np.float32)
-    bars[0, 45:] += 1.0
-    x, mean, scale = forecast.normalise(bars)
-    np.testing.assert_allclose(x[0, :, 0], np.repeat([-1.0, 1.0], 45), rtol=1e-3)
-    np.testing.assert_allclose(mean, 60_000.5)
-    np.testing.assert_allclose(scale, 0.5 + 1e-5)
 
 
 def test_batch_that_does_not_fit_is_halved_and_done_once():

@@ -139,7 +139,7 @@ def test_paths_give_samples_quantiles_and_deviation(predictor):
     assert {"close_std", "close_q10", "close_q50", "volume_q90"} < set(table.columns)
     mean = predictor.predict(frame, past, future, 6, sample_count=9, seed=2, verbose=False)
     pd.testing.assert_frame_equal(mean, paths.mean())
-    with pytest.raises(UserError, match=r"quantile asked for is 1\.5"):
+    with pytest.raises(UserError, match=r"the quantile is 1\.5"):
         paths.quantile(1.5)
 
 

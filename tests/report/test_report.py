@@ -1,5 +1,6 @@
-"""The report says what it must, the same for the same inputs, and gives its key figures as plain numbers."""
+"""The report has the required content, is the same for the same inputs, and returns its key figures as numbers."""
 
+import html
 import json
 import math
 import re
@@ -137,7 +138,7 @@ def test_first_lines_say_that_it_is_too_short_the_warnings_universe_days_costs_a
     )
     assert opening.index("**Warning:**") < opening.index("Some hundred members of an index; traded from")
     assert "traded from 2010-05-28 to 2010-08-16 (57 sessions)" in opening
-    assert "0.100 % to buy and 0.150 % to sell, at least 5 an order" in opening
+    assert "0.100 % to buy and 0.150 % to sell, at least 5 per order" in opening
     assert "benchmark: the equal weight of each day's members" in opening
     assert "survivorship remains" in opening
 
@@ -156,26 +157,26 @@ def test_every_annualised_line_carries_the_note_and_none_when_the_period_is_long
     assert len(rows) > 12 and all(NOTE in row for row in rows)
 
     text = report_text(make_inputs(days=120))
-    assert "too short" not in text and "note" not in text
-    assert "The days hold 24 independent 5-day periods" in text
+    assert "too short" not in text and "note" not in text.lower()
+    assert "The test covers 24 independent 5-day periods" in text
 
 
-def test_a_worthless_ranking_is_said_to_be_nothing_and_a_knowing_one_beats_the_baselines():
+def test_a_random_ranking_shows_no_evidence_and_an_informed_one_beats_the_baselines():
     opening = report_text(make_inputs(days=120)).split("## ")[0]
-    assert "**Nothing was found: the ranking cannot be told from chance;**" in opening
-    assert "cannot be told from momentum of 20 days by" in opening
+    assert "**No evidence of predictive value: the ranking is indistinguishable from chance:**" in opening
+    assert "is indistinguishable from momentum of 20 days (difference" in opening
 
     inputs = make_inputs(days=120, strength=0.8, gain=0.004)
     opening = report_text(inputs).split("## ")[0]
-    assert "**The ranking is worth something:** the Rank IC of the mean signal" in opening
-    assert "the model beats momentum of 20 days by" in opening and "random, mean of 3 seeds by" in opening
-    assert "After its costs the portfolio beats the equal weight before its costs by" in opening
-    assert "The forecasts are closer than the last price" in opening
+    assert "**The ranking has predictive value:** the Rank IC of the mean signal" in opening
+    assert "the model beats momentum of 20 days (" in opening and "random, mean of 3 seeds (" in opening
+    assert "After costs the portfolio beats the equal weight before its costs (excess return" in opening
+    assert "The forecast closes are more accurate than the last price" in opening
 
     opening = report_text(make_inputs(days=120, strength=-0.8, gain=-0.004)).split("## ")[0]
     assert "**The ranking is worse than chance:**" in opening
-    assert "is beaten by the equal weight before its costs" in opening
-    assert "The forecasts are farther off than the last price" in opening
+    assert "underperforms the equal weight before its costs" in opening
+    assert "The forecast closes are less accurate than the last price" in opening
 
 
 def test_the_configured_signal_is_marked_and_the_others_are_exploratory(inputs):
@@ -232,7 +233,7 @@ def test_the_folder_holds_report_figures_and_ledger(tmp_path, inputs):
     np.testing.assert_allclose(read, inputs.daily, rtol=1e-9)
 
 
-def test_the_page_needs_nothing_else_and_says_what_the_text_says(tmp_path, inputs):
+def test_the_html_page_is_self_contained_and_has_the_text_of_the_markdown(tmp_path, inputs):
     write_report(tmp_path, inputs)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/png;base64,') == len(FIGURES) == page.count("<img ")
@@ -244,6 +245,59 @@ def test_the_page_needs_nothing_else_and_says_what_the_text_says(tmp_path, input
         "Distribution of the sample paths",
     ):
         assert sentence in plain
+
+
+def table_cells(markdown: str) -> list[str]:
+    rows = [line for line in markdown.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
+    cells = [cell.strip() for row in rows for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+    return [cell.replace("**", "").replace("`", "").replace("\\|", "|") for cell in cells]
+
+
+def test_markdown_and_page_have_the_same_cells_in_the_same_order(tmp_path, inputs):
+    inputs = replace(inputs, excluded={"a|b": 1, "c < d": 2})
+    write_report(tmp_path, inputs)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    cells = [
+        html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<t[dh]>(.*?)</t[dh]>", page)
+    ]
+    assert cells == table_cells((tmp_path / "report.md").read_text(encoding="utf-8"))
+    assert len(cells) > 300 and "excluded: a|b" in cells and "excluded: c < d" in cells
+
+
+def test_whatever_an_instrument_is_called_it_is_text_in_the_page(tmp_path, inputs):
+    portfolio = replace(inputs.portfolio, stranded=("<b>", "<script>alert(1)</script>"))
+    inputs = replace(
+        inputs, portfolios={**inputs.portfolios, "mean": portfolio}, universe="<i>all</i>", warnings=["<u>"],
+        model_digests={"<s>": "<em>"}, source_notes=["a & b"],
+    )  # fmt: skip
+    write_report(tmp_path, inputs)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search("<(b|script|i|u|s|em)>", page)
+    for text in (
+        "&lt;b&gt;, &lt;script&gt;",
+        "&lt;i&gt;all",
+        "&lt;u&gt;",
+        "<code>&lt;em&gt;</code>",
+        "a &amp; b",
+    ):
+        assert text in page
+    assert "<b>, <script>" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_registered_signal_is_in_tables_metrics_and_files_beside_the_built_in_ones(tmp_path):
+    signals.register_signal("median", lambda closes: np.median(closes, axis=-1))
+    try:
+        inputs = replace(make_inputs(days=120), signal="median")
+        found = write_report(tmp_path, inputs)
+    finally:
+        signals.SIGNALS.remove("median")
+        del signals.REDUCTIONS["median"]
+    assert {f"signal_{name}_rank_ic_mean" for name in ("last", "mean", "max", "min", "median")} <= set(found)
+    assert found["rank_ic_mean"] == found["signal_median_rank_ic_mean"]
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# Backtest of the median signal, 5 days ahead"
+    assert sum(line.startswith("| **median** |") for line in lines) == 3
+    assert "median" in set(pd.read_csv(tmp_path / "daily_ic.csv")["signal"])
 
 
 def test_equal_inputs_give_equal_files_without_paths(tmp_path):
@@ -266,7 +320,7 @@ def test_numbers_that_do_not_exist_are_left_out_of_metrics_and_said_in_the_text(
 
 
 def test_a_report_of_nothing_is_refused(tmp_path, inputs):
-    with pytest.raises(UserError, match="backtest_signal is 'median', one of last, mean, max, min"):
+    with pytest.raises(UserError, match="backtest_signal is 'median', expected one of last, mean, max, min"):
         write_report(tmp_path, replace(inputs, signal="median"))
     empty = replace(inputs.portfolio, daily=inputs.daily.iloc[:0])
     with pytest.raises(UserError, match="no day to report"):
@@ -285,23 +339,24 @@ def test_an_annual_figure_of_bars_within_a_day_lies_in_its_own_interval():
     inputs = make_inputs(days=120)
     inputs = replace(inputs, excesses=[replace(one, periods=238 * 48) for one in inputs.excesses])
     said = re.search(
-        r"portfolio .*? by ([+-][\d.]+) % a year \(([+-][\d.]+) % to ([+-][\d.]+) %\)", report_text(inputs)
+        r"\(excess return ([+-][\d.]+) % per year, ([+-][\d.]+) % to ([+-][\d.]+) %\)", report_text(inputs)
     )
     assert said is not None
     value, low, high = map(float, said.groups())
     assert low < value < high
 
 
-def test_a_day_of_too_few_names_ranks_nothing_and_is_said_to():
+def test_days_of_too_few_instruments_are_reported_as_not_evaluable():
     inputs = make_inputs(days=120)
     worths = inputs.ranking.worths
     nothing = replace(worths[TRADABLE]["mean"], rank_ic=estimate(pd.Series([np.nan] * 120), HORIZON))
     ranking = replace(inputs.ranking, worths={**worths, TRADABLE: {**worths[TRADABLE], "mean": nothing}})
-    assert "Nothing can be said of a ranking:** no day ranks 5 names" in report_text(
-        replace(inputs, ranking=ranking)
+    assert (
+        "The ranking cannot be evaluated:** no day has scores and returns of at least 5 instruments"
+        in report_text(replace(inputs, ranking=ranking))
     )
 
 
-def test_the_days_and_names_of_the_ic_are_those_of_the_tradable_return(inputs):
+def test_the_days_and_instruments_of_the_ic_are_those_of_the_tradable_return(inputs):
     primary, found = inputs.ranking.worths[TRADABLE]["mean"], metrics(inputs)
     assert (found["ic_days"], found["ic_names_mean"]) == (primary.rank_ic.days, primary.names)

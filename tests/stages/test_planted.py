@@ -1,6 +1,6 @@
 """From bars to report: a planted pattern is found and beats every ranking baseline; without it nothing is found.
 
-The pattern alone can also be run by hand: `python tests/evaluation/planted.py FOLDER`, then the pipeline there
+The pattern alone can also be run by hand: `python tests/stages/planted.py FOLDER`, then the pipeline there
 (experiments/README.md).
 """
 
@@ -39,7 +39,7 @@ def test_a_planted_pattern_is_found_and_beats_every_ranking_baseline(in_folder):
         assert one["difference"]["low"] > 0, key
     for key in ("momentum", "reversal"):
         assert baselines[key]["rank_ic"]["low"] < 0 < baselines[key]["rank_ic"]["high"], key
-    assert "**The ranking is worth something:**" in opening and "too short" not in opening
+    assert "**The ranking has predictive value:**" in opening and "too short" not in opening
     assert "the model beats momentum of 20 days" in opening
 
 
@@ -47,7 +47,7 @@ def test_a_planted_pattern_is_found_and_beats_every_ranking_baseline(in_folder):
 def test_without_the_pattern_the_interval_holds_zero_and_the_report_says_nothing_was_found(in_folder):
     found, opening = pipeline(pattern=False)
     assert found["metrics"]["rank_ic_low"] < 0 < found["metrics"]["rank_ic_high"]
-    assert "**Nothing was found: the ranking cannot be told from chance;**" in opening
+    assert "**No evidence of predictive value: the ranking is indistinguishable from chance:**" in opening
 
 
 def wide(bars: pd.DataFrame, column: str) -> pd.DataFrame:

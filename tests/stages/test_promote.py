@@ -14,11 +14,14 @@ from kronos.config.loading import load_config
 from kronos.config.schema import Config
 from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import forecast_points
+from kronos.data.splits import Ranges
 from kronos.forecast.store_forecaster import forecast_frame
 from kronos.stages import promote as champion
-from kronos.stages.base import Outcome
+from kronos.stages import provenance
+from kronos.stages.base import Result
+from kronos.stages.inputs import resolve_splits
 from kronos.stages.promote import FIRST, FORCED, NOT_ASKED, PROMOTED, REFUSED, Candidate, decide
-from kronos.stages.provenance import Seen, seen_by_tag, seen_until
+from kronos.stages.provenance import Seen, seen_by_tag
 from kronos.tracking.model_registry import Version
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
@@ -32,7 +35,7 @@ class Case:
     """A candidate whose forecasts are made of the planted pattern, and a champion of any skill."""
 
     new: Candidate
-    outcome: Outcome
+    outcome: Result
     predictions: dict[float, pd.DataFrame]  # by skill, 1 knows the pattern and 0 only noise
 
     def decide(
@@ -63,8 +66,9 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         score = skill * (volume - volume.mean()) + (1 - skill) * noise
         means = np.repeat((close * (1 + 0.01 * score))[:, None, None], 5, axis=1) * np.ones(6)
         predictions[skill] = forecast_frame(store, points, means)
-    new = Candidate(config, store, None, None, SEEN)
-    return Case(new, Outcome("backtest", "mine", folder, {}), predictions)
+    splits = resolve_splits(config, store)
+    new = Candidate(config, store, splits, None, None, SEEN)
+    return Case(new, Result("backtest", "mine", folder, {}), predictions)
 
 
 def test_a_better_version_is_promoted_with_its_numbers(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +112,7 @@ def test_days_that_one_has_seen_or_another_question_decide_nothing(
 ) -> None:
     found = case.decide(1.0, 0.0, monkeypatch, **changes)
     assert found.word == REFUSED and why in found.why
-    forced = case.new.config.model_copy(update={"promote": "force"})
+    forced = case.new.config.replace(promote="force")
     found = case.decide(1.0, 0.0, monkeypatch, config=forced, **changes)
     assert found.word == FORCED and found.why.startswith("promote=force, although ") and why in found.why
 
@@ -122,7 +126,7 @@ def test_too_few_days_are_a_no(case: Case, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_first_version_is_the_champion_and_never_asks_nothing(case: Case) -> None:
     assert decide(case.new, case.outcome, None, [], print).word == FIRST
-    never = replace(case.new, config=case.new.config.model_copy(update={"promote": "never"}))
+    never = replace(case.new, config=case.new.config.replace(promote="never"))
     assert decide(never, case.outcome, None, [], print).word == NOT_ASKED
 
 
@@ -142,6 +146,15 @@ def test_uses_of_windows_and_of_days_are_counted(case: Case) -> None:
 def config(**changes: Any) -> Config:
     clean = {"pretrained_tokenizer_path": None, "pretrained_predictor_path": None}
     return Config(**{"data_source": "sample", **clean, **changes})
+
+
+def seen_until(given: Config) -> Seen:
+    """Of a configuration whose ranges are used as they are given."""
+    data = given.data
+    ranges = Ranges(
+        data.train_time_range, data.val_time_range, data.test_time_range, data.backtest_time_range
+    )
+    return provenance.seen_until(given, ranges)
 
 
 def test_what_a_pair_has_seen_is_the_last_day_of_either(tmp_path: Path) -> None:

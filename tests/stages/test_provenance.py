@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from kronos.config.schema import Config
+from kronos.data.splits import Ranges
 from kronos.evaluation.benchmark import benchmark, fingerprint
-from kronos.stages.provenance import seen_before
+from kronos.stages import provenance
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
 
@@ -18,11 +19,20 @@ CLEAN = {"pretrained_tokenizer_path": None, "pretrained_predictor_path": None}
 class Store:
     """As much of a bar store as the benchmark reads."""
 
-    benchmark_name, benchmark = None, None
+    benchmark_name, benchmark, instruments = None, None, ("A", "B", "SH000300")
 
 
 def config(**changes) -> Config:
     return Config(**{"data_source": "sample", **changes})
+
+
+def seen_before(given: Config) -> list[str]:
+    """Of a configuration whose ranges are used as they are given."""
+    data = given.data
+    ranges = Ranges(
+        data.train_time_range, data.val_time_range, data.test_time_range, data.backtest_time_range
+    )
+    return provenance.seen_before(given, ranges)
 
 
 def test_a_clean_split_from_random_weights_has_no_warning():
@@ -87,9 +97,9 @@ def test_the_benchmark_is_an_instrument_a_file_or_the_equal_weight(tmp_path):
     found = benchmark(wanted, Store(), close, member)
     np.testing.assert_allclose(found.returns, close["A"].pct_change())
     assert found.name == "closes of index.csv"
-    before = fingerprint(wanted)
+    before = fingerprint(wanted, Store())
     close["B"].rename("close").to_csv(path, index_label="date")
-    assert fingerprint(wanted) != before and fingerprint(config()) == "none"
+    assert fingerprint(wanted, Store()) != before and fingerprint(config(), Store()) == "none"
 
     equal = benchmark(config(backtest_benchmark="equal_weight"), Store(), close, member)
     assert equal.cost is not None and set(equal.others) == {"equal_weight", "equal_weight_with_cost"}
@@ -101,7 +111,7 @@ def test_the_benchmark_is_an_instrument_a_file_or_the_equal_weight(tmp_path):
     [
         ("date,price\n2024-07-01,1\n", "columns date, price: expected datetime .or date. and close"),
         ("date,close\nsoon,1\n", "index.csv: "),
-        ("date,close\n2024-07-01,-1\n", "one close above 0 a day"),
+        ("date,close\n2024-07-01,-1\n", "one positive close per day"),
         ("date,close\n2024-07-04,1\n", "has no close by 2024-07-02: give one that covers the backtest"),
     ],
 )

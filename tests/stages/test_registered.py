@@ -17,7 +17,7 @@ from kronos.__main__ import main
 from kronos.config.loading import load_config
 from kronos.data.store import open_store
 from kronos.stages import promote as champion
-from kronos.stages.data import backtest_points
+from kronos.stages.inputs import backtest_points, resolve_splits
 from kronos.tracking.model_registry import champion_of, versions_of
 
 pytestmark = pytest.mark.slow
@@ -125,8 +125,9 @@ def test_a_champion_with_other_windows_forecasts_the_new_ones_as_its_backtest_di
     config, _ = load_config(str(CONFIG), given)
     store = open_store(config.dataset_path)
     present = versions_of("kronos", address())[1]
-    new = champion.Candidate(config, store, None, None, champion.Seen(None))
-    points = backtest_points(config, store)
+    splits = resolve_splits(config, store)
+    new = champion.Candidate(config, store, splits, None, None, champion.Seen(None))
+    points = backtest_points(config, store, splits)
     lines: list[str] = []
     stored = champion.forecast_of(present, new, points, lines.append)
     present.tags["kronos.windows"] = "other"

@@ -8,7 +8,7 @@ import pytest
 from kronos.__main__ import main
 from kronos.config.loading import load_config
 from kronos.stages import STAGES
-from kronos.stages.base import key_of
+from kronos.stages.cache import key_of, key_parts
 
 pytestmark = pytest.mark.slow
 ORDER = ("data", "tokenizer", "predictor", "backtest")
@@ -95,11 +95,11 @@ def test_the_keys_that_a_field_is_part_of(
     assert getattr(before, field) != getattr(after, field)
     changed = []
     for name in ORDER:
-        made_from = STAGES[name].load().made_from
-        old = made_from(before)
+        stage = STAGES[name]
+        old = key_parts(stage, before, stage.inputs(before))
         # What a stage reads of the ones before it is looked up with the old values: only its own key is asked for.
         try:
-            new = made_from(after)
+            new = key_parts(stage, after, stage.inputs(after))
         except Exception as error:
             assert "is from another configuration" in str(error)
             changed.append(name)

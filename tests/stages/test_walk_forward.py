@@ -13,6 +13,7 @@ from kronos.__main__ import main
 from kronos.config.loading import load_config
 from kronos.data.splits import settle_ranges
 from kronos.report.walk_forward import Fold, pool, write_pooled
+from kronos.stages.inputs import resolve_splits
 from kronos.stages.walk_forward import fold_configs
 from kronos.utils.errors import UserError
 from kronos.utils.files import read_json
@@ -20,9 +21,13 @@ from kronos.utils.files import read_json
 CONFIG = Path(__file__).resolve().parents[2] / "experiments" / "planted.json"
 
 
+def folds_of(config, store):
+    return fold_configs(config, store, resolve_splits(config, store))
+
+
 def configured(**changes):
     config, _ = load_config(str(CONFIG))
-    return config.model_copy(update=changes)
+    return config.replace(**changes)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +38,7 @@ def store(tmp_path_factory):
 @pytest.mark.parametrize("refit", [True, False])
 def test_folds_cover_the_days_once_and_none_trains_on_its_own(store, refit):
     config = configured(walk_forward_folds=4, walk_forward_refit=refit)
-    folds = fold_configs(config, store)
+    folds = folds_of(config, store)
     days = pd.DatetimeIndex(store.sessions[: store.last_session + 1])
     tested = [days[(days >= pd.Timestamp(a)) & (days <= pd.Timestamp(b))] for a, b in
               (fold.backtest_time_range for fold in folds)]  # fmt: skip
@@ -51,7 +56,7 @@ def test_folds_cover_the_days_once_and_none_trains_on_its_own(store, refit):
     grows = [fold.train_time_range[1] for fold in folds]
     assert len(set(grows)) == (4 if refit else 1) and grows == sorted(grows)
     assert len({fold.backtest_folder for fold in folds}) == 4
-    assert len({fold.predictor_folder for fold in folds}) == (4 if refit else 1)
+    assert len({fold.model_folder("predictor") for fold in folds}) == (4 if refit else 1)
 
 
 def test_the_gap_between_ranges_is_the_same_in_every_fold(store):
@@ -66,16 +71,16 @@ def test_the_gap_between_ranges_is_the_same_in_every_fold(store):
             gap(fold.train_time_range[1], fold.val_time_range[0]),
             gap(fold.val_time_range[1], fold.backtest_time_range[0]),
         )
-        for fold in fold_configs(config, store)
+        for fold in folds_of(config, store)
     }  # fmt: skip
     assert len(gaps) == 1
 
 
 def test_folds_that_cannot_be_are_refused(store):
     with pytest.raises(UserError, match=r"walk_forward_folds is 40, but .* a fold needs 7"):
-        fold_configs(configured(walk_forward_folds=40), store)
+        folds_of(configured(walk_forward_folds=40), store)
     with pytest.raises(UserError, match="give --walk-forward-refit false"):
-        fold_configs(configured(predictor_path="weights"), store)
+        folds_of(configured(predictor_path="weights"), store)
 
 
 def made_up(seed: int, name: str, gain: float, start: str) -> Fold:
@@ -98,7 +103,7 @@ def test_pooled_means_are_those_of_all_days_and_their_intervals_are_narrower(tmp
 
     metrics = write_pooled(tmp_path, folds, signal="mean", horizon=5, refit=True, warnings=["seen."])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "**Over all folds the ranking is worth something:**" in text and "**Warning:** seen." in text
+    assert "**Over all folds the ranking has predictive value:**" in text and "**Warning:** seen." in text
     assert metrics["rank_ic_mean"] == pytest.approx(ic.mean()) and metrics["folds"] == 2
     short = [replace(fold, daily=fold.daily.iloc[:30]) for fold in folds]
     write_pooled(tmp_path, short, signal="mean", horizon=5, refit=True)

@@ -1,10 +1,12 @@
-"""The base class of data sources: it reads bars in `process_raw_data` and builds the bar store from them."""
+"""The base class of sources of bars: a subclass reads one source, the base class builds the store from it."""
 
+import functools
 import inspect
 import json
 import sys
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,9 +18,10 @@ from kronos.data.calendar_detection import Fit, fit_calendar
 from kronos.data.calendars import known_end
 from kronos.data.cleaning import OFF_CALENDAR, check_spacing, clean, drop_off_calendar, settle_days
 from kronos.data.quality_report import empty_sessions, hole_findings
-from kronos.data.store import FORMAT, BarStore, StoreParts, refuse_foreign_folder, store_sessions, write_store
-from kronos.utils import files
+from kronos.data.store import FORMAT, BarStore
+from kronos.data.store_writer import StoreParts, refuse_foreign_folder, store_sessions, write_store
 from kronos.utils.errors import UserError
+from kronos.utils.files import digest_bytes
 
 KEY_FIELDS = (
     "freq", "dataset_begin_time", "dataset_end_time", "calendar", "adjust", "symbols", "instrument", "data_path",
@@ -27,20 +30,20 @@ KEY_FIELDS = (
 
 
 class BaseDataProcessor:
-    """Builds a store from one source: subclass it, get the bars in the two methods, register the class.
+    """Builds a store from one source. Subclass it, return the bars from `process_raw_data`, register the class.
 
     `config` needs `data_source`, `dataset_begin_time`, `dataset_end_time`, `dataset_path` and `freq`; `calendar`,
-    `adjust` and `symbols` are heeded where it has them.
+    `adjust` and `symbols` are used where it has them.
     """
 
     calendar: ClassVar[str] = "auto"  # exchange whose sessions the bars are on: XSHG, XNYS, ...; auto: by fit
-    unadjusted: ClassVar[bool] = False  # True: splits are searched in the prices and adjusted
+    unadjusted: ClassVar[bool] = False  # True: splits are searched for in the prices and adjusted
     source: ClassVar[dict[str, Any]] = {}  # name, universe, survivorship, notes for the report
 
     def __init__(self, config: Any) -> None:
         self.config = config
-        self.findings: list[Finding] = []  # a source may add what it met while reading
-        self.notes: list[str] = []  # and say what a reader of the report should know
+        self.findings: list[Finding] = []  # a source may add what it found while reading
+        self.notes: list[str] = []  # and what a reader of the report should know
         self.about: dict[str, Any] = {}  # parts of `source` that are only known while reading
 
     def download_data(self) -> None:
@@ -49,36 +52,48 @@ class BaseDataProcessor:
     def process_raw_data(self) -> pd.DataFrame | Iterable[pd.DataFrame]:
         """Return the bars: instrument, datetime, open, high, low, close, volume (or vol) and perhaps amount (amt).
 
-        Order, repeats and impossible bars are seen to afterwards, and so are days outside the configured range. Bars
-        of many instruments may come as several frames, each instrument in one of them only. A column `factor`, where
-        there is one, is what prices are to be multiplied by; `flag` may mark bars as `bars.Flag.NONMEMBER`.
+        Order, repeats, impossible bars and days outside the configured range are handled afterwards. Bars of many
+        instruments may come as several frames, each instrument in one of them only. Prices are multiplied by the
+        column `factor`, where there is one; `flag` may mark bars as `bars.Flag.NONMEMBER`.
         """
         raise UserError(f"{type(self).__name__} needs process_raw_data(): return the bars as a DataFrame")
 
     def benchmark(self) -> pd.Series | None:
-        """Closes of the universe's index by time, named by its code; None where the source has none."""
+        """Return the closes of the universe's index by time, named by its code; None where the source has none."""
         return None
 
-    def fingerprint(self) -> Any:
-        """What the bars depend on besides the configuration and the class's code: a file's size, a package's version.
+    def fingerprint(self) -> dict[str, Any] | str | None:
+        """Return what identifies the bars besides the configuration and the code, for example each file's size.
 
-        None, the default, means that it is not known: such bars are read again each time and never reused.
+        Equal fingerprints mean equal bars. None, the default, means that nothing identifies them: a store of this
+        source is built anew every time, never reused.
         """
         return None
 
     @property
     def reusable(self) -> bool:
-        """Whether bars that were read before can be recognised as current."""
-        return self.fingerprint() is not None
+        """Whether equal input digests mean equal bars, so that a store may be reused."""
+        return self._input() is not None
 
     def input_digest(self) -> str:
-        """Digest of the fingerprint and of a user's own class; a fresh text each time where nothing is known."""
-        known = self.fingerprint()
-        text = uuid.uuid4().hex if known is None else json.dumps(known, sort_keys=True, default=str)
-        return files.digest_bytes(text.encode(), _own_source(type(self)).encode())[:16]
+        """Return a digest of the fingerprint and the source code of a class of your own.
+
+        A random text where the bars are not reusable: it equals no other.
+        """
+        known = self._input()
+        return uuid.uuid4().hex if known is None else digest_bytes(known.encode())
+
+    def _input(self) -> str | None:
+        fingerprint, code = self.fingerprint(), source_code_digest(type(self))  # type: ignore[arg-type]  # mypy: a class is hashable
+        if fingerprint is None or code is None:
+            return None
+        return json.dumps([fingerprint, code], sort_keys=True, default=str)
 
     def key(self) -> str:
-        """Digest of everything that decides what the store holds: equal keys, equal stores."""
+        """Return a digest of everything but code of this package that decides what the store holds.
+
+        Equal keys mean equal stores; the key of a source that is not reusable equals no other.
+        """
         parts = {
             "format": FORMAT,
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
@@ -86,17 +101,18 @@ class BaseDataProcessor:
             "calendar": self.calendar,
             "fields": {name: str(getattr(self.config, name, None)) for name in KEY_FIELDS},
         }
-        return files.digest_bytes(json.dumps(parts, sort_keys=True).encode())
+        return digest_bytes(json.dumps(parts, sort_keys=True).encode())
 
     def run_pipeline(self, key: str | None = None) -> BarStore:
         """Read, clean, adjust, align and store the bars at `config.dataset_path`; return the open store.
 
-        `key` is kept in the store (`store.key`); without one it is `self.key()`.
+        `key` is kept in the store (`store.key`); the default is `self.key()`, taken before the bars are read.
         """
         config = self.config
         refuse_foreign_folder(config.dataset_path)
         self.findings, self.notes, self.about = [], [], {}
         self.download_data()
+        key = self.key() if key is None else key
         parts, times, findings = self._clean_parts()
         asked = getattr(config, "calendar", "auto")
         fit = fit_calendar(times, config.freq, self.calendar if asked == "auto" else asked)
@@ -127,7 +143,7 @@ class BaseDataProcessor:
             source=self._described(fit, sessions),
             findings=merge_findings(findings),
             benchmark=self.benchmark(),
-            key=self.key() if key is None else key,
+            key=key,
         )
 
     def _clean_parts(self) -> tuple[list[pd.DataFrame], pd.DatetimeIndex, list[Finding]]:
@@ -201,7 +217,7 @@ class BaseDataProcessor:
         )
 
     def _adjust(self, frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> tuple[pd.DataFrame, list[Finding]]:
-        """Put prices on one basis, forward, as `adjust` says, and list the big moves that stay."""
+        """Adjust prices forward, as the field `adjust` says, and list the big moves that stay."""
         how = getattr(self.config, "adjust", "auto")
         has_factor = "factor" in frame.columns
         if how == "factor" and not has_factor:
@@ -215,7 +231,7 @@ class BaseDataProcessor:
         return frame, big_moves(frame, sessions)
 
     def _described(self, fit: Fit, sessions: pd.DatetimeIndex) -> dict[str, Any]:
-        """What the report says of the source."""
+        """Describe the source for the report."""
         described = {"name": self.config.data_source, **self.source, **self.about}
         notes = [*described.get("notes", []), *self.notes]
         if self.calendar == "auto" or getattr(self.config, "calendar", "auto") != "auto":
@@ -227,7 +243,7 @@ class BaseDataProcessor:
 
 
 def _last_session(parts: list[pd.DataFrame], sessions: pd.DatetimeIndex, fit: Fit, freq: str) -> int:
-    """Place of the last session with a bar. Raises UserError where too many bars are at no session at all."""
+    """Find the place of the last session with a bar. Raises UserError where too many bars are at no session."""
     total, strays, last, example = 0, 0, -1, ""
     for frame in parts:
         place = places_of(frame["datetime"], sessions)
@@ -238,22 +254,38 @@ def _last_session(parts: list[pd.DataFrame], sessions: pd.DatetimeIndex, fit: Fi
         total, strays, last = total + len(place), strays + int(off.sum()), max(last, int(place.max()))
     if strays > OFF_CALENDAR * total:
         raise UserError(
-            f"{strays:,} of {total:,} bars are at no {freq} session of calendar {fit.calendar}, "
-            f"the first is {example}: "
-            "give the --calendar they were traded on and the --freq they have"
+            f"{strays:,} of {total:,} bars are at no {freq} session of calendar {fit.calendar}, the first is "
+            f"{example}: give the --calendar they were traded on and the --freq they have"
         )
     return last
 
 
-def _own_source(cls: type) -> str:
-    """Source text of the modules outside this package in which a class and its bases are defined."""
-    modules = dict.fromkeys(base.__module__ for base in cls.__mro__)
+@functools.cache  # the code that was loaded first: a file that is edited meanwhile does not change this class
+def source_code_digest(processor: type) -> str | None:
+    """Return a digest of the modules outside this package that define the class and its bases.
+
+    Empty text for a class of this package. None where a module has no source file, as in an interactive session.
+    What these modules import is not followed: name its version in `fingerprint`.
+    """
     texts = []
-    for name in modules:
-        if name == "builtins" or name.split(".")[0] == "kronos":
+    for name in dict.fromkeys(kind.__module__ for kind in processor.__mro__):
+        if name.partition(".")[0] in (*sys.stdlib_module_names, "kronos"):
             continue
         try:
-            texts.append(inspect.getsource(sys.modules[name]))
-        except (OSError, TypeError, KeyError):  # typed at a prompt
-            texts.append(name)
-    return "\n".join(texts)
+            file = inspect.getsourcefile(sys.modules[name])
+            texts.append(Path(file or "").read_bytes())
+        except (KeyError, TypeError, OSError):
+            return None
+    return digest_bytes(*(digest_bytes(text).encode() for text in texts)) if texts else ""
+
+
+def file_stats(root: Path, paths: Iterable[Path]) -> list[list[Any]]:
+    """List [path within `root`, bytes, time of change in ns] of each file; one that is not there is left out."""
+    found = []
+    for path in paths:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            continue
+        found.append([path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns])
+    return found

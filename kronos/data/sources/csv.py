@@ -1,4 +1,4 @@
-"""Bars from files of one's own: a CSV or parquet file, or a folder of them, one instrument a file or long tables."""
+"""Bars from CSV or parquet files: one file or a folder of them, one instrument per file or long tables."""
 
 import itertools
 import re
@@ -14,26 +14,12 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from kronos.data import calendars
-from kronos.data.bars import PRICES
-from kronos.data.sources.base import BaseDataProcessor
+from kronos.data.bars import FEATURES, PRICES, SPELLINGS
+from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.utils.errors import UserError
 
 SUFFIXES = (".csv", ".csv.gz", ".txt", ".parquet", ".pq")
-NAMES = {  # spellings of columns met in the wild, in lower case
-    "instrument": ("instrument", "symbol", "code", "ticker", "ts_code", "stock_code", "sec_code", "stock", "sid",
-                   "股票代码", "证券代码", "代码"),
-    "datetime": ("datetime", "timestamps", "timestamp", "date", "time", "day", "trade_date", "tradedate", "dt",
-                 "日期", "交易日期", "时间"),
-    "open": ("open", "o", "open_price", "开盘", "开盘价"),
-    "high": ("high", "h", "high_price", "最高", "最高价"),
-    "low": ("low", "l", "low_price", "最低", "最低价"),
-    "close": ("close", "c", "close_price", "收盘", "收盘价"),
-    "volume": ("volume", "vol", "v", "成交量"),
-    "amount": ("amount", "amt", "turnover", "money", "value", "成交额"),
-    "adj_close": ("adj_close", "adj close", "adjclose", "adjusted_close"),
-    "factor": ("factor", "adj_factor", "adjfactor"),
-}  # fmt: skip
-PART = 400_000  # rows handed on at a time: enough to be quick, few enough to keep memory small
+PART = 400_000  # rows yielded at a time: enough to be fast, few enough to keep memory small
 EPOCHS: Any = (  # numbers as times, by their size: since 1970, in UTC
     (1e8, 1e11, "s"), (1e11, 1e14, "ms"), (1e14, 1e17, "us"), (1e17, 1e19, "ns"),
 )  # fmt: skip
@@ -41,14 +27,14 @@ SLASHED = re.compile(r"^\s*(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})")
 
 
 class CsvDataProcessor(BaseDataProcessor):
-    """Bars from `data_path`; see NAMES for the columns it knows. Prices are taken for unadjusted ones."""
+    """Bars from `data_path`; its columns are found by `bars.SPELLINGS`. Prices are taken to be unadjusted."""
 
     unadjusted = True
     source = {  # noqa: RUF012
         "survivorship": (
-            "These are the files that were given: nothing says whether instruments that left the "
-            "market are among them. "
-            "If they are not, survivorship remains, and returns measured on these bars are too good."
+            "These are the files that were given: nothing says whether instruments that left the market are "
+            "among them. If they are not, survivorship bias remains, and returns measured on these bars are too "
+            "good."
         )
     }
 
@@ -66,8 +52,7 @@ class CsvDataProcessor(BaseDataProcessor):
             if name in files:
                 raise UserError(
                     f"{name} comes from two files, {files[name].name} and {path.name}: remove one, or name "
-                    "the instrument "
-                    "in a column"
+                    "the instrument in a column"
                 )
             files[name] = path
             frame = self._frame(table, path)
@@ -82,8 +67,10 @@ class CsvDataProcessor(BaseDataProcessor):
             yield from self._long(whole)
 
     def fingerprint(self) -> dict[str, Any]:
-        stats = [(path.name, path.stat()) for path in self._paths()]
-        return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
+        """Size and time of change of every file that is read, by its path within `data_path`."""
+        paths = self._paths()
+        root = Path(self.config.data_path).expanduser()
+        return {"files": file_stats(root.parent if root.is_file() else root, paths)}
 
     def _paths(self) -> list[Path]:
         given = self.config.data_path
@@ -121,15 +108,14 @@ class CsvDataProcessor(BaseDataProcessor):
         return table.select(list(names.values())).rename_columns(list(names))
 
     def _long(self, tables: list[tuple[Path, pa.Table]]) -> Iterator[pd.DataFrame]:
-        """Long tables as frames of some instruments each."""
+        """Yield long tables as frames of some instruments each."""
         path = tables[0][0]
         names = tables[0][1].column_names
         for other, table in tables:
             if sorted(table.column_names) != sorted(names):
                 raise UserError(
                     f"{path.name} has columns {', '.join(names)}, {other.name} has "
-                    f"{', '.join(table.column_names)}: long "
-                    "tables that belong together need the same ones"
+                    f"{', '.join(table.column_names)}: long tables that belong together need the same ones"
                 )
         table = pa.concat_tables([one.select(names) for _, one in tables], promote_options="permissive")
         tables.clear()
@@ -170,7 +156,7 @@ class CsvDataProcessor(BaseDataProcessor):
             yield frame
 
     def _frame(self, table: pa.Table, path: Path) -> pd.DataFrame:
-        """Columns as numbers and times; adjusted closes become a factor."""
+        """Convert columns to numbers and times; adjusted closes become a factor."""
         columns: dict[str, Any] = {"datetime": self._times(table["datetime"], path)}
         for name in table.column_names:
             if name not in ("datetime", "instrument"):
@@ -182,16 +168,15 @@ class CsvDataProcessor(BaseDataProcessor):
         elif "factor" in frame and getattr(self.config, "adjust", "auto") != "factor":
             del frame["factor"]
             note = (
-                "Column factor is not used, since nothing says whether prices hold it already: "
-                "with adjust=factor they "
-                "are multiplied by it."
+                "Column factor is not used, since nothing says whether prices hold it already: with "
+                "adjust=factor they are multiplied by it."
             )
             if note not in self.notes:
                 self.notes.append(note)
         return frame
 
     def _times(self, column: pa.ChunkedArray, path: Path) -> pd.Series:
-        """Times on the exchange's own clock; those with a zone, and epoch numbers (UTC), are converted to it."""
+        """Convert times to the exchange's own clock, from their time zone or from epoch numbers (UTC)."""
         if pa.types.is_null(column.type):
             raise UserError(f"{path}: column of times is empty")
         series = column.to_pandas()
@@ -211,15 +196,14 @@ class CsvDataProcessor(BaseDataProcessor):
         name = getattr(self.config, "calendar", "auto")
         if name == "auto":
             raise UserError(
-                f"{path}: the times have a time zone, and calendar=auto does not tell the "
-                "exchange's: give --calendar, one "
-                f"of {', '.join(calendars.NAMES)}"
+                f"{path}: the times have a time zone, and calendar=auto does not tell the exchange's: give "
+                f"--calendar, one of {', '.join(calendars.NAMES)}"
             )
         return calendars.timezone(name)
 
 
 def _in_threads(read: Any, paths: list[Path]) -> Iterator[Any]:
-    """`map` in a few threads, never far ahead of its reader, so that thousands of files are not in memory at once."""
+    """Map in a few threads, at most 16 files ahead, so that thousands of files are not in memory at once."""
     if len(paths) == 1:
         yield read(paths[0])
         return
@@ -233,10 +217,10 @@ def _in_threads(read: Any, paths: list[Path]) -> Iterator[Any]:
 
 
 def _columns(given: list[str], path: Path) -> dict[str, str]:
-    """{our name: the file's name} of the columns that are known. Raises UserError for missing and doubled ones."""
+    """Map our column names to the file's, for known columns. Raises UserError for missing and repeated ones."""
     clean = [name.strip().lower().lstrip("\ufeff") for name in given]
     found: dict[str, str] = {}
-    for ours, spellings in NAMES.items():
+    for ours, spellings in SPELLINGS.items():
         places = [place for place, name in enumerate(clean) if name in spellings]
         places.sort(key=lambda place: spellings.index(clean[place]))
         if places and clean.count(clean[places[0]]) > 1:
@@ -246,16 +230,15 @@ def _columns(given: list[str], path: Path) -> dict[str, str]:
     missing = [name for name in ("datetime", *PRICES) if name not in found]
     if missing:
         raise UserError(
-            f"{path} has no column for {', '.join(missing)}: its columns are "
-            f"{', '.join(given) or 'none'}; rename them to "
-            "datetime, open, high, low, close, volume, amount (and instrument)"
+            f"{path} has no column for {', '.join(missing)}: its columns are {', '.join(given) or 'none'}; rename "
+            f"them to datetime, {', '.join(FEATURES)} (and instrument)"
         )
     return found
 
 
 def _read_csv(path: Path) -> tuple[pa.Table, dict[str, str]]:
-    """A CSV file as it is: codes and times stay text, so that no leading zero is lost and no date guessed."""
-    with pa.input_stream(str(path)) as stream:  # uncompresses by suffix
+    """Read a CSV file; codes and times stay text, so that no leading zero is lost and no date is guessed."""
+    with pa.input_stream(str(path)) as stream:  # decompresses by suffix
         data = stream.read()
     if not data.strip():
         raise UserError(f"{path} is empty: remove the file or fill it")
@@ -307,7 +290,7 @@ def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
 
 
 def _from_numbers(series: pd.Series, path: Path) -> pd.Series:
-    """Days as 20240618, or seconds to nanoseconds since 1970 by their size."""
+    """Convert numbers to times: days like 20240618, or seconds to nanoseconds since 1970, told by their size."""
     values = series.to_numpy(dtype=np.float64)
     if np.isnan(values).any():
         raise UserError(f"{path}: the time is empty in {int(np.isnan(values).sum())} of {len(values)} rows")
@@ -317,14 +300,13 @@ def _from_numbers(series: pd.Series, path: Path) -> pd.Series:
         if ((values >= least) & (values < most)).all():
             return pd.to_datetime(series, unit=unit, utc=True)
     raise UserError(
-        f"{path}: the time is the number {values[0]:g}: days like 20240618, seconds or "
-        "milliseconds since 1970, or text "
-        "like 2024-06-18 09:35 were expected"
+        f"{path}: the time is the number {values[0]:g}: days like 20240618, seconds or milliseconds since "
+        "1970, or text like 2024-06-18 09:35 were expected"
     )
 
 
 def _from_text(series: pd.Series, path: Path) -> pd.Series:
-    """Times written the same way throughout; a date that can be read two ways is refused."""
+    """Parse times of one format; a date that can be read two ways is refused."""
     text = series.fillna("").str.strip()
     empty = (text == "").to_numpy()
     if empty.any():
@@ -338,9 +320,8 @@ def _from_text(series: pd.Series, path: Path) -> pd.Series:
         first, second = (int(parts[column].max()) if parts[column].notna().any() else 0 for column in (0, 1))
         if first <= 12 and second <= 12:
             raise UserError(
-                f"{path}: the date {text.iloc[0]} can be read two ways (day or month first) and no "
-                "row tells: write dates "
-                "as 2024-06-18"
+                f"{path}: the date {text.iloc[0]} can be read two ways (day or month first) and no row tells: "
+                "write dates as 2024-06-18"
             )
         kind = {"dayfirst": first > 12}
     else:

@@ -1,17 +1,17 @@
-"""Find the class that reads a data source, by a registered name or as package.module:Class."""
+"""Find the processor of a `data_source`: a built-in one, a registered class, or `package.module:Class`."""
 
+import importlib
 import os
 import sys
-from importlib import import_module
 from typing import Any, ClassVar
 
-from kronos.config.registries import SOURCES
+from kronos.config import registries
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.utils.errors import UserError
 
 
 class DataProcessorFactory:
-    """Finds the processor of a `data_source`; `register` adds one of your own."""
+    """Creates the processor of a `data_source`; `register` adds one of your own."""
 
     _classes: ClassVar[dict[str, type[BaseDataProcessor] | str]] = {
         "sample": "kronos.data.sources.sample:SampleDataProcessor",
@@ -22,34 +22,38 @@ class DataProcessorFactory:
 
     @classmethod
     def register(cls, name: str, processor: type[BaseDataProcessor]) -> None:
-        """Make `data_source=name` build its store with this class; the configuration then takes the name."""
+        """Make `data_source=name` build its store with this class, in this process."""
         cls._classes[name.lower()] = processor
-        if name.lower() not in SOURCES:
-            SOURCES.append(name.lower())
+        if name.lower() not in registries.SOURCES:
+            registries.SOURCES.append(name.lower())
 
     @classmethod
     def create_processor(cls, data_source_type: str, config: Any, **kwargs: Any) -> BaseDataProcessor:
-        """The processor for a `data_source`: a registered name, or `package.module:Class` of one's own.
+        """Create the processor of a `data_source`: a registered name, or `package.module:Class` of your own.
 
         Raises UserError for unknown names and for classes that cannot be imported.
         """
         found = cls._classes.get(data_source_type.lower(), data_source_type)
         if isinstance(found, str) and ":" not in found:
             raise UserError(
-                f"no data_source {data_source_type!r}: choose from "
-                f"{', '.join(sorted(cls._classes))}, or name a class of "
-                "your own as package.module:Class"
+                f"no data_source {data_source_type!r}: choose from {', '.join(sorted(cls._classes))}, or name a "
+                "class of your own as package.module:Class"
             )
         processor = _import_class(found) if isinstance(found, str) else found
         return processor(config, **kwargs)
 
 
 def _import_class(name: str) -> type[BaseDataProcessor]:
+    """Import `package.module:Class`; the current folder is searched first, as `python -m` does."""
     module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path and "" not in sys.path:  # an installed command does not look there
-        sys.path.insert(0, os.getcwd())
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(
+            0, here
+        )  # the `kronos` script starts without it; it stays, for what the class imports later
+    importlib.invalidate_caches()  # the module may have been written a moment ago
     try:
-        found = getattr(import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
         raise UserError(
             f"data_source={name}: {module} cannot be imported ({error}): install it, or run where Python finds it"
@@ -57,5 +61,5 @@ def _import_class(name: str) -> type[BaseDataProcessor]:
     except AttributeError:
         raise UserError(f"data_source={name}: module {module} has no {attribute!r}") from None
     if not isinstance(found, type) or not issubclass(found, BaseDataProcessor):
-        raise UserError(f"data_source={name}: {attribute} is no subclass of kronos.BaseDataProcessor")
+        raise UserError(f"data_source={name}: {attribute} is not a subclass of kronos.BaseDataProcessor")
     return found

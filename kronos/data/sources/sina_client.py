@@ -1,4 +1,4 @@
-"""Asking Sina's public K-line service: one request at a time, never hurried, repeated a few times, then given up."""
+"""A client of Sina's public K-line service: one request at a time, with pauses, and a few retries."""
 
 import json
 import re
@@ -7,24 +7,26 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from kronos.data.bars import PRICES
 from kronos.utils.errors import UserError
 
 PATH = "/cn/api/jsonp_v2.php/=/CN_MarketDataService.getKLineData"
 FACTOR_PATH = "/realstock/company/{symbol}/hfq.js"
-COLUMNS = ("open", "high", "low", "close", "volume")
+COLUMNS = (*PRICES, "volume")
 BUSY = (408, 425, 429, 456)  # 456 is Sina's own "too many requests"
 PAUSE = 0.3  # seconds between requests, asked politely of a public service
 TRIES = 5
-FIRST_WAIT, LONGEST_WAIT = 2.0, 60.0  # seconds after a failed try, doubled each time
+FIRST_WAIT, LONGEST_WAIT = 2.0, 60.0  # seconds after the first failed try, doubled after each, and at most
 TIMEOUT = httpx.Timeout(10.0, connect=5.0)  # without a byte
-WHOLE_ANSWER = 30.0  # seconds: an answer that trickles in is as good as none
+WHOLE_ANSWER = 30.0  # seconds from the request to the last byte
 
 Bar = tuple[str, ...]  # day, open, high, low, close, volume, amount (empty where there is none), as they came
 
 
 class BadAnswer(Exception):
-    """What came is no answer; asking again may help. `wait` is how long the service asks to be left alone."""
+    """The answer cannot be used; a retry may help. `wait` is the seconds of the header Retry-After."""
 
     def __init__(self, text: str, wait: float = 0.0) -> None:
         super().__init__(text)
@@ -32,7 +34,7 @@ class BadAnswer(Exception):
 
 
 class SinaClient:
-    """The two requests of the service. Raises UserError when it gives up, naming the symbol and the last reason."""
+    """Makes the two kinds of requests. Raises UserError when it gives up, with the symbol and the last reason."""
 
     def __init__(self, url: str, factor_url: str | None, sleep: Callable[[float], None] = time.sleep) -> None:
         self.url, self.factor_url, self.sleep = url.rstrip("/"), (factor_url or "").rstrip("/"), sleep
@@ -47,36 +49,42 @@ class SinaClient:
         self._client.close()
 
     def bars(self, symbol: str, scale: int, datalen: int) -> list[Bar]:
-        """The last `datalen` bars of `scale` minutes, oldest first; none for a symbol that the service "
-        "does not know."""
+        """Return the last `datalen` bars of `scale` minutes, oldest first; none for an unknown symbol."""
         query = {"symbol": symbol, "scale": str(scale), "ma": "no", "datalen": str(datalen)}
         found: list[Bar] = self._ask(symbol, self.url + PATH, query, parse_bars) or []
         return found
 
     def factors(self, symbol: str) -> list[tuple[str, str]] | None:
-        """(first day, factor) of each adjustment, backward ones: the past keeps its prices. None: it has none."""
+        """Return (first day, factor) of each backward adjustment, under which old prices stay; None without any."""
         found: list[tuple[str, str]] | None = self._ask(
             symbol, self.factor_url + FACTOR_PATH.format(symbol=symbol), {}, parse_factors
         )
         return found
 
     def _ask(self, symbol: str, url: str, query: dict[str, str], parse: Callable[[str], Any]) -> Any:
-        wait = FIRST_WAIT
-        for attempt in range(TRIES):
-            self.sleep(max(0.0, self._last + PAUSE - time.monotonic()))
-            try:
-                text = self._get(url, query)
-                return None if text is None else parse(text)
-            except (BadAnswer, httpx.TransportError) as error:
-                reason = str(error) or type(error).__name__
-                if attempt + 1 < TRIES:
-                    self.sleep(min(max(wait, getattr(error, "wait", 0.0)), LONGEST_WAIT))
-                    wait *= 2
-            except httpx.InvalidURL as error:
-                raise UserError(f"{url} is no address ({error}): check --sina-url") from None
-            finally:
-                self._last = time.monotonic()
-        raise UserError(f"{symbol}: {url} gave no bars in {TRIES} tries, the last time: {reason}")
+        """Request and parse an answer, several times where that may help; None for a file that does not exist."""
+        retrying = Retrying(
+            stop=stop_after_attempt(TRIES), wait=_wait_seconds, sleep=self.sleep,
+            retry=retry_if_exception_type((BadAnswer, httpx.TransportError)), reraise=True,
+        )  # fmt: skip
+        try:
+            return retrying(self._try, url, query, parse)
+        except (BadAnswer, httpx.TransportError) as error:
+            reason = str(error) or type(error).__name__
+            raise UserError(
+                f"{symbol}: {url} gave no bars in {TRIES} tries, the last time: {reason}"
+            ) from None
+        except httpx.InvalidURL as error:
+            raise UserError(f"{url} is no address ({error}): check --sina-url") from None
+
+    def _try(self, url: str, query: dict[str, str], parse: Callable[[str], Any]) -> Any:
+        """One request, at least PAUSE seconds after the one before."""
+        self.sleep(max(0.0, self._last + PAUSE - time.monotonic()))
+        try:
+            text = self._get(url, query)
+            return None if text is None else parse(text)
+        finally:
+            self._last = time.monotonic()
 
     def _get(self, url: str, query: dict[str, str]) -> str | None:
         began = time.monotonic()
@@ -111,8 +119,15 @@ class SinaClient:
         raise BadAnswer(f"{len(data):,} bytes that are neither UTF-8 nor GB18030 text")
 
 
+def _wait_seconds(state: RetryCallState) -> float:
+    """Wait twice as long after each failed try, or as long as the service asks, at most LONGEST_WAIT."""
+    error = state.outcome.exception() if state.outcome else None
+    doubled = wait_exponential(multiplier=FIRST_WAIT)(state)
+    return min(max(doubled, getattr(error, "wait", 0.0)), LONGEST_WAIT)
+
+
 def _payload(text: str, pattern: str, what: str) -> Any:
-    """The JSON within a line of JavaScript."""
+    """Parse the JSON within a line of JavaScript."""
     bare = re.sub(r"/\*.*?\*/", "", text, flags=re.S).strip()
     if bare[:1] == "<":
         raise BadAnswer("a page of HTML, as it sends for too many requests or a wrong address: slow down")
@@ -128,7 +143,7 @@ def _payload(text: str, pattern: str, what: str) -> Any:
 
 
 def parse_bars(text: str) -> list[Bar] | None:
-    """Bars from `=([{...}, ...]);`, None for `=(null);`. Raises BadAnswer for anything else."""
+    """Parse bars from `=([{...}, ...]);`, None for `=(null);`. Raises BadAnswer for anything else."""
     rows = _payload(text, r"=\s*\((.*)\)\s*;?\s*$", "bars in JSONP")
     if rows is None:
         return None
@@ -147,7 +162,7 @@ def parse_bars(text: str) -> list[Bar] | None:
 
 
 def parse_factors(text: str) -> list[tuple[str, str]] | None:
-    """Days and factors from `var ...={"total":N,"data":[...]}`, oldest first; None where there are none."""
+    """Parse days and factors from `var ...={"total":N,"data":[...]}`, oldest first; None where there are none."""
     content = _payload(text, r"=\s*(\{.*\})", "adjustment factors")
     try:
         pairs = [(str(row["d"]), str(row["f"])) for row in content["data"]]

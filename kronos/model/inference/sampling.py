@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kronos.utils.random_keys import step, to_uniform
+from kronos.utils.random_keys import hash_keys, to_uniform
 
 
 def filter_and_sample(
@@ -55,9 +55,9 @@ def _nucleus_threshold(p_RV: Tensor, top_p: float) -> Tensor:
 def keyed_uniforms(seed: int, keys_N: np.ndarray, samples: int, horizon: int) -> np.ndarray:
     """float32 [N, S, H, 2] in [0, 1): each value depends on (seed, its series' key, sample, bar, coarse or fine).
 
-    So a series draws the same numbers whichever other series, and however many samples and bars, are asked for.
+    So a series draws the same numbers whichever other series, and however many samples and bars, are forecast.
     """
-    row = step(step(np.asarray(seed % 2**64, dtype=np.uint64)) ^ keys_N.astype(np.int64).view(np.uint64))
+    bits = hash_keys(hash_keys(np.array([seed % 2**64], np.uint64)) ^ keys_N.astype(np.int64).view(np.uint64))
     for count in (samples, horizon, 2):
-        row = step(row[..., None] ^ step(np.arange(count, dtype=np.uint64)))
-    return to_uniform(row)
+        bits = hash_keys(bits[..., None] ^ hash_keys(np.arange(count, dtype=np.uint64)))
+    return to_uniform(bits)

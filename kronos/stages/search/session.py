@@ -92,8 +92,8 @@ class Search:
         self.say(f"search: study {study.name} in {config.search.storage.split('@')[-1]}{going}")
         each = self.budget["n_train_iter"]
         self.say(
-            f"  {config.search.n_trials} trials of {self.budget['epochs'] * each:,} windows, whatever the batch size, "
-            f"a report every {each:,}; sampler {config.search.search_sampler}, pruner "
+            f"  {config.search.n_trials} trials of {self.budget['epochs'] * each:,} windows, at any batch size, a "
+            f"report every {each:,}; sampler {config.search.search_sampler}, pruner "
             + (config.search.search_pruner if study.prunes else "none")
         )
         if not study.prunes and config.search.search_pruner != "none":

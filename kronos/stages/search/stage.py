@@ -38,7 +38,7 @@ class SearchStage(Stage):
     def folder(self, config: Config) -> Path:
         return Path(config.search.search_path)
 
-    def inputs(self, config: Config) -> Inputs:
+    def check(self, config: Config) -> None:
         if (place := launched()) is not None and place.world > 1:
             raise UserError(
                 "search starts the processes of its trials itself: leave out torchrun, give --nproc-per-node"
@@ -47,6 +47,9 @@ class SearchStage(Stage):
             raise UserError(
                 "registered_model_name: a search of the tokenizer alone has no predictor to register"
             )
+        space_of(config)
+
+    def inputs(self, config: Config) -> Inputs:
         return Inputs(more=space_of(config))
 
     def run_to_continue(self, config: Config, inputs: Inputs, tracking: Tracking) -> str | None:
@@ -78,7 +81,8 @@ def _prepare(context: Context) -> Config:
         context.run.tags({"data_run": result.run_id})
     if _needs_tokenizer(config):
         config = _with_tokenizer(config)
-        if config.output.save_path != context.config.output.save_path:
+        own = config.output.save_path != context.config.output.save_path
+        if own and not config.launch.skip_tokenizer:
             result = run_stage(TokenizerStage(), config, context, tags=tags, nested=False)
             context.run.tags({"tokenizer_run": result.run_id})
         else:
@@ -94,23 +98,31 @@ def _needs_tokenizer(config: Config) -> bool:
 def _with_bars(config: Config) -> Config:
     """The configuration with the place of its bars: the store that is there if it is current, else the search's."""
     stage = DataStage()
+    own = config.replace(dataset_path=str(Path(config.search.search_path) / "data"))
     if config.launch.skip_data_process:
-        return config
+        there = (stage.folder(config) / "index.json").exists() or not (
+            stage.folder(own) / "index.json"
+        ).exists()
+        return config if there else own
     current = finished(stage.folder(config), key_parts(stage, config, stage.inputs(config)))[0]
     if current is not None and config.tracking.reuse:
         return config
-    return config.replace(dataset_path=str(Path(config.search.search_path) / "data"))
+    return own
 
 
 def _with_tokenizer(config: Config) -> Config:
     """The configuration with the place of the shared tokenizer: the pipeline's, where it fits, else the search's."""
     if not _needs_tokenizer(config):
         return config
-    try:
-        store = stored_bars(config)
-        trained_weights("tokenizer", config, store, resolve_splits(config, store))
-    except UserError:
-        if config.launch.skip_tokenizer:
-            raise
-        return config.replace(save_path=str(Path(config.search.search_path) / "shared"))
-    return config
+    shared = config.replace(save_path=str(Path(config.search.search_path) / "shared"))
+    problems = []
+    for place in (config, shared):
+        try:
+            store = stored_bars(place)
+            trained_weights("tokenizer", place, store, resolve_splits(place, store))
+            return place
+        except UserError as error:
+            problems.append(error)
+    if config.launch.skip_tokenizer:
+        raise problems[0]
+    return shared

@@ -1,8 +1,7 @@
-"""Trials in processes of their own: cores and cards shared out, a time limit, and an honest cause of death."""
+"""Isolated trials: each in a process of its own with its share of the cores and GPUs, and a time limit."""
 
 import json
 import os
-import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -10,12 +9,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import psutil
-
 from kronos.config.schema import Config
+from kronos.distributed.child_process import ChildProcess
 from kronos.distributed.launcher import python_module
-
-GRACE_SECONDS = 5.0
 
 
 class TrialFailed(Exception):
@@ -27,138 +23,100 @@ class TrialFailed(Exception):
 
 
 class TrialProcesses:
-    """Runs trials, at most `n_jobs` at a time, each with its share of this machine's cores and cards."""
+    """Runs trials, at most `n_jobs` at a time, each with its share of this machine's cores and GPUs."""
 
     def __init__(self, config: Config) -> None:
-        ranks = config.nproc_per_node
+        launch, n_jobs = config.launch, config.search.n_jobs
+        ranks = launch.nproc_per_node
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = max(1, cores // (config.n_jobs * ranks))
-        cards = [] if config.cpu or config.device in ("cpu", "mps") else _cards()
-        self._slots: SimpleQueue[list[str]] = SimpleQueue()
-        for slot in range(config.n_jobs):
-            first = slot * ranks
-            self._slots.put(
-                [cards[place % len(cards)] for place in range(first, first + ranks)] if cards else []
-            )
-        self._running: set[subprocess.Popen] = set()
+        self.threads = max(1, cores // (n_jobs * ranks))
+        gpus = [] if launch.cpu or launch.device in ("cpu", "mps") else _visible_gpus()
+        self._free_gpus: SimpleQueue[list[str]] = SimpleQueue()  # one entry per trial that may run at a time
+        for job in range(n_jobs):
+            places = range(job * ranks, (job + 1) * ranks)
+            self._free_gpus.put([gpus[place % len(gpus)] for place in places] if gpus else [])
+        self._running: set[ChildProcess] = set()
         self.stopping = False
 
     def train(
         self, config: Config, record: Callable[[int, dict[str, float]], None], timeout: float, log: Path
     ) -> dict[str, Any]:
-        """What `kronos.stages.search.trial.train` returns; an exception of `record` ends the process first.
+        """Return what `kronos.stages.search.trial.train` returns in the process of the trial.
 
-        Raises TrialFailed: an error of the trial's, its time limit, or how its process died.
+        An exception that `record` raises ends the process and is passed on. Raises TrialFailed with the trial's
+        error, its time limit (`timeout` seconds, 0 for none), or how its process died.
         """
-        cards = self._slots.get()
+        gpus = self._free_gpus.get()
         try:
-            return self._train(config, record, timeout, log, cards)
+            return self._train(config, record, timeout, log, gpus)
         finally:
-            self._slots.put(cards)
+            self._free_gpus.put(gpus)
 
     def _train(
         self, config: Config, record: Callable[[int, dict[str, float]], None], timeout: float, log: Path,
-        cards: list[str],
+        gpus: list[str],
     ) -> dict[str, Any]:  # fmt: skip
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        environment.setdefault("OMP_NUM_THREADS", str(self.threads))
-        if cards:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(cards))
+        variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads))}
+        if gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(gpus))
         log.parent.mkdir(parents=True, exist_ok=True)
-        kills = _oom_kills()
-        with log.open("w") as words:
-            process = subprocess.Popen(
-                python_module("kronos.stages.search.trial_worker"), env=environment, stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=words, text=True, start_new_session=True,
+        with log.open("w") as output:
+            process = ChildProcess(
+                python_module("kronos.stages.search.trial_worker"), variables,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output,
             )  # fmt: skip
-        self._running.add(process)
-        late = threading.Event()
+        timed_out = threading.Event()
 
         def expire() -> None:
-            late.set()
-            end(process)
+            timed_out.set()
+            process.end()
 
-        clock = threading.Timer(timeout, expire) if timeout else None
+        timer = threading.Timer(timeout, expire) if timeout else None
+        self._running.add(process)
         try:
-            if clock:
-                clock.start()
+            if self.stopping:  # `stop` may have been called before the process was in the set
+                process.end()
+            if timer:
+                timer.start()
             assert process.stdin is not None and process.stdout is not None
             try:
                 process.stdin.write(config.model_dump_json())
                 process.stdin.close()
-            except BrokenPipeError:  # it died at once; why is said below
+            except BrokenPipeError:  # it died at once; the reason is raised below
                 pass
             for line in process.stdout:
                 message = json.loads(line)
                 if "metrics" in message:
                     record(message["step"], message["metrics"])
-                elif "error" in message and not late.is_set() and not self.stopping:
+                elif "error" in message and not timed_out.is_set() and not self.stopping:
                     raise TrialFailed(message["error"], message["out_of_memory"])
                 elif "result" in message:
                     return dict(message["result"])
             process.wait()
         finally:
-            if clock:
-                clock.cancel()
-            end(process)
+            if timer:
+                timer.cancel()
+            process.end()
             self._running.discard(process)
+            assert process.stdout is not None
+            process.stdout.close()
         if self.stopping:
             raise KeyboardInterrupt
-        if late.is_set():
+        if timed_out.is_set():
             raise TrialFailed(f"time limit: it was not finished after {timeout:.0f} s (search_trial_timeout)")
-        code, starved = process.returncode, _oom_kills() > kills
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        why = ", for want of memory (oom_kill)" if starved else ""
-        raise TrialFailed(f"its process {how}{why}; its last words are in {log}", starved)
+        raise TrialFailed(f"its process {process.outcome()}; its output is in {log}", process.out_of_memory())
 
     def stop(self) -> None:
-        """End every trial's process; their threads then raise KeyboardInterrupt."""
+        """End every trial's process; the threads that wait for them then raise KeyboardInterrupt."""
         self.stopping = True
         for process in list(self._running):
-            end(process)
+            process.end()
 
 
-def end(process: subprocess.Popen) -> None:
-    """End a trial's process and those that it started: asked first, then forced."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            break
-        others = _children(process.pid)
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
-        _, alive = psutil.wait_procs(others, GRACE_SECONDS)  # ranks leave when their leader does
-        for other in alive:
-            other.kill()
-    if process.stdout is not None:
-        process.stdout.close()
-
-
-def _children(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-def _cards() -> list[str]:
-    """Names of the GPUs that this process may use."""
+def _visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     count = torch.cuda.device_count()
     given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return given[:count] or [str(number) for number in range(count)]
-
-
-def _oom_kills() -> int:
-    """How often the kernel has ended a process for want of memory; 0 where it does not say."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -1,9 +1,9 @@
-"""`python -m kronos.stages.search.trial_worker`: one trial of a search in a process of its own.
+"""`python -m kronos.stages.search.trial_worker`: run one trial of a search in a process of its own.
 
-Reads a configuration as JSON on standard input and writes one line of JSON a report on standard output:
-{"step": 10, "metrics": {...}}, and last {"result": {...}} or {"error": "...", "out_of_memory": true}. Everything
-else that a training prints goes to standard error. Where `nproc_per_node` is above 1 this process leads the ranks.
-Neither MLflow nor Optuna is loaded.
+Reads a configuration as JSON from standard input and writes one line of JSON per report to standard output:
+{"step": 10, "metrics": {...}}, and last {"result": {...}} or {"error": "...", "out_of_memory": true}. Everything else
+that the training prints goes to standard error. Where `nproc_per_node` is above 1 this process is rank 0. Neither
+MLflow nor Optuna is loaded.
 """
 
 import json
@@ -17,24 +17,24 @@ from kronos.stages.search.trial import train
 
 
 def main() -> int:
-    """Returns the exit status: 0 with a result, 1 with an error line."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # prints of this process, and of those that it starts
+    """Run the trial; returns the exit status: 0 with a result, 1 with an error line."""
+    messages = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what this process and its children print
 
-    def tell(message: dict[str, Any]) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
+    def send(message: dict[str, Any]) -> None:
+        messages.write(json.dumps(message) + "\n")
+        messages.flush()
 
     config = Config.model_validate_json(sys.stdin.read())
     try:
         result = train(
-            config, lambda step, metrics: tell({"step": step, "metrics": metrics}),
+            config, lambda step, metrics: send({"step": step, "metrics": metrics}),
             lambda text: print(text, flush=True),
         )  # fmt: skip
     except Exception as error:
-        tell({"error": f"{type(error).__name__}: {error}", "out_of_memory": is_out_of_memory(error)})
+        send({"error": f"{type(error).__name__}: {error}", "out_of_memory": is_out_of_memory(error)})
         return 1
-    tell({"result": result})
+    send({"result": result})
     return 0
 
 

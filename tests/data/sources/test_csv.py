@@ -1,6 +1,7 @@
 """The csv source: layouts, spellings of columns and times, encodings, factors; the files for development."""
 
 import gzip
+import os
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -199,3 +200,29 @@ def test_an_index_without_volume_is_whole(
     one.to_csv(tmp_path / "AAA.csv", index=False)
     store = build(tmp_path / "AAA.csv")
     assert len(store) == 50 and not store.values[:, 4:].any() and store.findings == []
+
+
+def test_the_input_digest_follows_every_file_that_is_read_and_no_other(
+    raw: pd.DataFrame, tmp_path: Path
+) -> None:
+    folder = _folder(raw, tmp_path / "bars", ".csv")
+
+    def digest(**changes: Any) -> str:
+        config = SimpleNamespace(**{"data_path": str(folder), "symbols": None, **changes})
+        return CsvDataProcessor(config).input_digest()
+
+    before, chosen = digest(), digest(symbols=("AAA",))
+    (folder / "notes.md").write_text("not bars")
+    assert digest() == before
+    os.utime(folder / "BBB.csv", ns=(1, 1))
+    changed = digest()
+    assert changed != before and digest(symbols=("AAA",)) == chosen
+    (folder / "BBB.csv").rename(folder / "CCC.csv")
+    renamed = digest()
+    assert renamed not in (before, changed)
+    (folder / "DDD.csv").write_bytes((folder / "AAA.csv").read_bytes())
+    assert digest() not in (before, changed, renamed)
+    one = digest(data_path=str(folder / "AAA.csv"))
+    with open(folder / "AAA.csv", "a") as file:
+        file.write("2020-12-01,1,1,1,1,1,1\n")
+    assert digest(data_path=str(folder / "AAA.csv")) != one

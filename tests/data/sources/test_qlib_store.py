@@ -1,5 +1,6 @@
 """The qlib source: equal, bar by bar, to what Qlib's own loader returns; membership by day; damage named."""
 
+import os
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -178,3 +179,48 @@ def test_damage_is_named(
     with pytest.raises(UserError, match=message) as caught:
         QlibDataProcessor(config(written[1], tmp_path, **changes)).run_pipeline()
     assert "\n" not in str(caught.value) and not (tmp_path / "data").exists()
+
+
+def _touch(name: str) -> Callable[[Path], None]:
+    return lambda path: os.utime(path / name, ns=(1, 1))
+
+
+def _add_line(path: Path) -> None:
+    with open(path / "instruments" / "csi300.txt", "a") as file:
+        file.write("CON\t2020-03-02\t2020-12-31\n")
+
+
+def _add_field(path: Path) -> None:
+    (path / "features" / "aaa" / "vwap.day.bin").write_bytes(
+        (path / "features" / "aaa" / "close.day.bin").read_bytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "matters"),
+    [
+        (_touch("calendars/day.txt"), True),
+        (_add_line, True),
+        (_touch("features/bbb/close.day.bin"), True),
+        (lambda path: (path / "features/bbb/amount.day.bin").unlink(), True),
+        (_add_field, True),
+        (_touch("features/sh000300/close.day.bin"), True),
+        (_touch("features/sh000300/open.day.bin"), False),
+        (_touch("features/bbb/factor.day.bin"), False),
+        (_touch("features/con/close.day.bin"), False),
+        (_touch("instruments/all.txt"), False),
+        (lambda path: (path / "features" / "new").mkdir(), False),
+        (lambda path: (path / "calendars" / "5min.txt").write_text("2020-01-02 09:35:00\n"), False),
+    ],
+)
+def test_the_input_digest_follows_every_file_that_is_read_and_no_other(
+    written: tuple[BarStore, Path], tmp_path: Path, change: Callable[[Path], Any], matters: bool
+) -> None:
+    path = written[1]
+    (path / "features" / "con").mkdir(exist_ok=True)
+    (path / "features" / "con" / "close.day.bin").touch()
+    processor = QlibDataProcessor(config(path, tmp_path, instrument="csi300"))
+    before = processor.input_digest()
+    assert processor.reusable and processor.input_digest() == before
+    change(path)
+    assert (processor.input_digest() != before) == matters

@@ -114,7 +114,7 @@ def test_report_says_what_a_researcher_must_know(sample_store: BarStore) -> None
         "2009-08-21 to 2010-08-20, 252 sessions of calendar XNYS",
         "Instruments: 524",
         "122,574 are bars and 2,836 fill holes; 78 bars repaired",
-        "survivorship remains, and returns measured on it prove nothing",
+        "survivorship bias remains, and returns measured on it prove nothing",
         "STR on 2010-07-01 is a spin-off",
         "ETFC 2010-06-30: open / previous close = 8.465, taken as 1 for 10, over 21 sessions",
         "AMZN 2009-10-23: close / previous close = 1.268",

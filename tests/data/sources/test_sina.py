@@ -225,6 +225,20 @@ def test_waiting_doubles_heeds_retry_after_and_requests_keep_their_distance(serv
     assert waited[1::2] == [0.001, 7.0]
 
 
+def test_waits_double_up_to_the_longest_one(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sina_client, "TRIES", 6)
+    monkeypatch.setattr(sina_client, "FIRST_WAIT", 2.0)
+    monkeypatch.setattr(sina_client, "LONGEST_WAIT", 10.0)
+    waited: list[float] = []
+    service.faults = [_status(500), _status(429, {"Retry-After": "99"}), *4 * [_status(500)]]
+    with (
+        SinaClient(service.url, None, sleep=waited.append) as client,
+        pytest.raises(UserError, match="gave no bars in 6 tries, the last time: status 500"),
+    ):
+        client.bars("sh600519", 240, 10)
+    assert waited[1::2] == [2.0, 10.0, 8.0, 10.0, 10.0] and not service.faults
+
+
 def test_an_address_that_is_none_is_refused_at_once(service: Service) -> None:
     for url, message in (
         (service.url + "/nothing", "answers with status 418: check --sina-url"),
@@ -313,7 +327,12 @@ def test_symbols_come_from_a_list_a_file_or_a_universe_with_its_membership(
 ) -> None:
     file = tmp_path / "symbols.txt"
     file.write_text("SH600519  # liquor\n\n000001.SZ\n")
-    assert build(settings(sina_symbols=str(file))).instruments == ("SH600519", "SZ000001")
+    for given in (
+        str(file), (str(file),), "600519.SH,sz000001", ("SH600519", "000001.XSHE"), ["sh600519, 000001"],
+        "000001.SZ," + 100 * "sh600519,",
+    ):  # fmt: skip
+        assert list(SinaDataProcessor(settings(sina_symbols=given))._members()) == ["sh600519", "sz000001"]
+    assert build(settings(sina_symbols=(str(file),))).instruments == ("SH600519", "SZ000001")
     universe = tmp_path / "qlib" / "instruments" / "csi300.txt"
     universe.parent.mkdir(parents=True)
     universe.write_text("SH600519\t2024-02-01\t2024-03-29\n")
@@ -321,6 +340,23 @@ def test_symbols_come_from_a_list_a_file_or_a_universe_with_its_membership(
     times = pd.DatetimeIndex(store.times.astype("datetime64[ns]"))
     inside = (times >= "2024-02-01") & (times <= "2024-03-29")
     assert ((np.asarray(store.flags) == 0) == inside).all()
+
+
+def test_the_input_digest_follows_the_day_the_symbols_and_their_membership(
+    settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def digest(**changes: Any) -> str:
+        return SinaDataProcessor(settings(**changes)).input_digest()
+
+    before = digest()
+    assert digest(sina_symbols=SYMBOLS[::-1]) == before != digest(sina_symbols=SYMBOLS[:2])
+    file = tmp_path / "universe.txt"
+    file.write_text("SH600519\t2024-02-01\t2024-03-29\n")
+    member = digest(sina_symbols=(str(file),))
+    file.write_text("SH600519\t2024-02-01\t2024-04-30\n")
+    assert digest(sina_symbols=(str(file),)) != member
+    monkeypatch.setattr(sina, "now", lambda: pd.Timestamp("2024-07-05 16:00"))
+    assert digest() != before
 
 
 @pytest.mark.parametrize(
@@ -337,13 +373,16 @@ def test_spellings_of_symbols(text: str, symbol: str) -> None:
     ("symbols", "message"),
     [
         (None, "data_source=sina needs --sina-symbols: a list like sh600519,sz000001"),
-        ("AAPL", "'AAPL' is no symbol: sh, sz or bj and six digits"),
-        ("nowhere/list.txt", "sina_symbols nowhere/list.txt is no file"),
+        ("AAPL", "'AAPL' is not a symbol: sh, sz or bj and six digits"),
+        ("nowhere/list.txt", "sina_symbols nowhere/list.txt does not exist"),
+        (("list.txt",), "sina_symbols list.txt does not exist"),
+        (("sh600519", "list.txt"), "'list.txt' is not a symbol"),
+        ((), "has no symbol"),
         (" , ", "has no symbol"),
     ],
 )
 def test_what_is_no_list_of_symbols_is_refused(
-    settings: Callable[..., Any], symbols: str | None, message: str
+    settings: Callable[..., Any], symbols: str | tuple[str, ...] | None, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         build(settings(sina_symbols=symbols))

@@ -1,5 +1,8 @@
 """Processors: a source of one's own, the factory, and the key that says what a store was made from."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -9,8 +12,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kronos.data.sources.base import BaseDataProcessor
+import kronos
+from kronos.config import registries
+from kronos.data.sources import sample
+from kronos.data.sources.base import BaseDataProcessor, source_code_digest
 from kronos.data.sources.factory import DataProcessorFactory
+from kronos.data.sources.sample import SampleDataProcessor
 from kronos.data.store import BarStore, open_store
 from kronos.utils.errors import UserError
 
@@ -20,6 +27,8 @@ MakeBars = Callable[..., pd.DataFrame]
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DataProcessorFactory, "_classes", dict(DataProcessorFactory._classes))
+    monkeypatch.setattr(registries, "SOURCES", list(registries.SOURCES))
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 @pytest.fixture
@@ -32,6 +41,9 @@ def custom(make_bars: MakeBars) -> type[BaseDataProcessor]:
 
         def process_raw_data(self) -> pd.DataFrame:
             return self.downloaded
+
+        def fingerprint(self) -> str:
+            return "forty days"
 
     return CustomDataProcessor
 
@@ -49,6 +61,14 @@ def test_a_registered_class_builds_its_store(custom: type[BaseDataProcessor], co
     assert str(store.path) == config.dataset_path and len(store) == 80
     assert store.source["name"] == "custom" and store.calendar == "XNYS"
     assert open_store(config.dataset_path).digest == store.digest
+
+
+def test_a_registered_name_is_one_that_configurations_accept(custom: type[BaseDataProcessor]) -> None:
+    assert set(registries.SOURCES) == set(DataProcessorFactory._classes)
+    DataProcessorFactory.register("MyBars", custom)
+    DataProcessorFactory.register("mybars", custom)
+    assert registries.SOURCES.count("mybars") == 1
+    assert set(registries.SOURCES) == set(DataProcessorFactory._classes)
 
 
 def test_only_the_configured_days_are_stored(custom: type[BaseDataProcessor], config: Any) -> None:
@@ -91,7 +111,7 @@ def test_key_tells_whether_a_store_is_of_this_configuration(
         ("yahoo", "no data_source 'yahoo': choose from csv, qlib, sample, sina, or name a class"),
         ("no_such_package:Source", "no_such_package cannot be imported .*: install it"),
         ("kronos.data.bars:Source", "module kronos.data.bars has no 'Source'"),
-        ("kronos.data.bars:Flag", "Flag is no subclass of kronos.BaseDataProcessor"),
+        ("kronos.data.bars:Flag", "Flag is not a subclass of kronos.BaseDataProcessor"),
     ],
 )
 def test_a_source_that_is_none_is_refused(config: Any, name: str, message: str) -> None:
@@ -100,9 +120,109 @@ def test_a_source_that_is_none_is_refused(config: Any, name: str, message: str) 
 
 
 def test_a_class_named_by_its_module_builds_its_store(settings: Any, tmp_path: Path) -> None:
-    name = "kronos.data.sources.base:SampleDataProcessor"
+    name = "kronos.data.sources.sample:SampleDataProcessor"
     processor = DataProcessorFactory.create_processor(name, settings(str(tmp_path / "data"), name))
     assert len(processor.run_pipeline().instruments) == 524
+
+
+OWN = """
+from kronos import BaseDataProcessor
+
+class Mine(BaseDataProcessor):
+    def fingerprint(self):
+        return "one"
+"""
+
+
+def own_class(name: str, text: str, config: Any) -> BaseDataProcessor:
+    """The class `Mine` of a module in the current folder, imported as a new process would."""
+    Path(f"{name}.py").write_text(text)
+    sys.modules.pop(name, None)
+    return DataProcessorFactory.create_processor(f"{name}:Mine", config)
+
+
+def test_a_class_without_a_fingerprint_is_never_reused(config: Any) -> None:
+    class Unknown(BaseDataProcessor):
+        pass
+
+    one = Unknown(config)
+    assert one.fingerprint() is None and not one.reusable
+    assert one.input_digest() != one.input_digest() and one.key() != one.key()
+
+
+def test_the_key_of_ones_own_class_follows_its_code_and_its_fingerprint(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = own_class("own_bars", OWN, config)
+    assert first.reusable and first.key() == own_class("own_bars", OWN, config).key()
+    others = [own_class("own_bars", text, config) for text in (OWN + "# note", OWN.replace("one", "two"))]
+    assert len({one.input_digest() for one in (first, *others)}) == 3
+    assert len({one.key() for one in (first, *others)}) == 3
+
+
+def test_the_code_of_a_base_in_another_module_counts_too(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    derived = "from own_base import Mine as Base\n\nclass Mine(Base):\n    pass\n"
+    digests = []
+    for text in (OWN, OWN + "# changed", OWN):
+        Path("own_base.py").write_text(text)
+        sys.modules.pop("own_base", None)
+        digests.append(own_class("own_derived", derived, config).input_digest())
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_a_class_keeps_the_digest_of_the_code_that_was_loaded(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = own_class("own_bars", OWN, config)
+    before = loaded.input_digest()
+    Path("own_bars.py").write_text(OWN + "# edited while the class is in use")
+    assert loaded.input_digest() == before
+
+
+def test_code_without_a_source_file_is_not_reusable(config: Any) -> None:
+    names: dict[str, Any] = {"__name__": "typed_at_a_prompt"}
+    exec(OWN, names)
+    assert not names["Mine"](config).reusable
+
+
+def test_built_in_sources_have_no_code_of_the_users(config: Any) -> None:
+    class Derived(SampleDataProcessor):
+        pass
+
+    assert source_code_digest(SampleDataProcessor) == ""
+    assert source_code_digest(Derived) not in ("", None)
+    assert SampleDataProcessor(config).reusable
+    assert Derived(config).input_digest() != SampleDataProcessor(config).input_digest()
+
+
+@pytest.mark.parametrize("version", ["1.0.4", "1.0.5"])
+def test_the_sample_is_known_by_the_version_of_its_package(
+    config: Any, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = DataProcessorFactory.create_processor("sample", config)
+    monkeypatch.setattr(sample.metadata, "version", lambda name: "1.0.4")
+    before = processor.input_digest()
+    monkeypatch.setattr(sample.metadata, "version", lambda name: version)
+    assert (processor.input_digest() == before) == (version == "1.0.4")
+
+
+def test_a_module_in_the_current_folder_is_found_where_python_does_not_look_by_itself(tmp_path: Path) -> None:
+    """The `kronos` script starts with its own folder on the path; -P leaves out the current one, as it does."""
+    (tmp_path / "mybars.py").write_text(OWN)
+    code = (
+        "import sys; from kronos import DataProcessorFactory as factory; "
+        "print(type(factory.create_processor('mybars:Mine', None)).__module__, sys.path[0])"
+    )
+    here = {**os.environ, "PYTHONPATH": str(Path(kronos.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=here, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["mybars", str(tmp_path.resolve())], done.stderr
 
 
 def test_an_unfinished_class_says_what_it_lacks(config: Any) -> None:

@@ -15,10 +15,10 @@ from mlflow.entities import Run
 
 from kronos.__main__ import main
 from kronos.config.loading import load_config
-from kronos.config.schema import Config
+from kronos.config.schema import FIELDS, Config
 from kronos.stages.search import trial_pool as trial_processes
 from kronos.stages.search.results import interval
-from kronos.stages.search.stage import budget
+from kronos.stages.search.session import budget
 from kronos.stages.search.trial_pool import TrialFailed, TrialProcesses
 from kronos.training.trainer import TrainingStopped
 from kronos.utils.errors import Pruned
@@ -59,12 +59,12 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert {run.info.status for run in children} == {"FINISHED"}
     for run in children:
-        assert set(Config.model_fields) <= set(run.data.params)
+        assert set(FIELDS) <= set(run.data.params)
         assert {"val_loss", "train_loss", "duration_seconds"} <= set(run.data.metrics)
     artifacts = {item.path for item in MlflowClient(address()).list_artifacts(parent.info.run_id)}
     assert {"best.json", "best_trial.json", "trials.csv", "top_trials.csv", "figures"} <= artifacts
 
-    (folder,) = Path("outputs/search").iterdir()
+    (folder,) = Path("outputs/search").glob("predictor-*")
     best = read_json(folder / "best_trial.json")
     assert best["run_id"] in {run.info.run_id for run in children}
     config, _ = load_config(str(folder / "best.json"))
@@ -105,7 +105,7 @@ def test_every_end_of_a_trial_is_on_record_and_the_best_are_repeated(
     store: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub = Stub()
-    monkeypatch.setattr("kronos.stages.search.stage.train", stub)
+    monkeypatch.setattr("kronos.stages.search.session.train", stub)
     given = [*SEARCH, "--search-batch-size", "8,16,32", "--tokenizer-path", str(weights / "tokenizer")]
     given += ["--n-trials", "12", "--search-pruner", "median", "--search-repeats", "3", "--search-top", "1"]
     assert run_stage("search", *given) == 0
@@ -130,7 +130,7 @@ def test_every_end_of_a_trial_is_on_record_and_the_best_are_repeated(
         for name in ("history", "importance", "slice", "contour", "parallel_coordinates", "timeline",
                      "intermediate_values")
     }  # fmt: skip
-    (folder,) = Path("outputs/search").iterdir()
+    (folder,) = Path("outputs/search").glob("predictor-*")
     table = pd.read_csv(folder / "trials.csv")
     assert sorted(table["state"].unique()) == ["COMPLETE", "FAIL", "PRUNED"]
     top = pd.read_csv(folder / "top_trials.csv")
@@ -149,7 +149,7 @@ def test_two_objectives_in_processes_side_by_side_with_repeats(store: Path) -> N
     flags = ["--search-metric", "rank_ic,crps", "--search-stage", "both", "--n-trials", "2", "--n-jobs", "2"]
     assert run_stage("search", *SEARCH, *flags, "--search-repeats", "2", "--search-top", "1") == 0
     assert [run.info.status for run in runs("trial")] == ["FINISHED"] * 3
-    (folder,) = Path("outputs/search").iterdir()
+    (folder,) = Path("outputs/search").glob("predictor-*")
     top = pd.read_csv(folder / "top_trials.csv")
     assert top["rank_ic_seeds"][0] == 2 and top["rank_ic_low"][0] < top["rank_ic_high"][0]
 
@@ -157,7 +157,8 @@ def test_two_objectives_in_processes_side_by_side_with_repeats(store: Path) -> N
 @pytest.mark.slow
 def test_the_processes_of_a_trial_load_neither_mlflow_nor_optuna() -> None:
     code = (
-        "import sys, kronos.stages.search.trial_worker, kronos.stages.train_worker, kronos.stages.train, kronos.stages.evaluate\n"
+        "import sys, kronos.stages.search.trial_worker, kronos.stages.train_worker\n"
+        "import kronos.stages.train, kronos.stages.evaluate\n"
         "print(sorted({'mlflow', 'optuna'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

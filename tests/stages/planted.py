@@ -12,7 +12,8 @@ import pandas as pd
 
 from kronos.data.bars import align
 from kronos.data.cleaning import clean
-from kronos.data.store import BarStore, store_sessions, write_store
+from kronos.data.store import BarStore
+from kronos.data.store_writer import store_sessions, write_store
 
 NAMES, DAYS = 40, 600
 # By construction momentum and reversal are worth 0 on average; in one sample of 150 days they still stray by chance.
