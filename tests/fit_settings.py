@@ -10,8 +10,8 @@ OWN = {field.name for field in fields(FitSettings)} - {"training"}
 
 
 def fit_settings(**given: Any) -> FitSettings:
-    """Fields of the training section and of FitSettings by name; nothing is saved between epochs unless asked for."""
-    own = {name: given.pop(name) for name in OWN & given.keys()}
+    """Return settings from fields of TrainingConfig and of FitSettings; no saves between epochs unless given."""
+    own = {"clip_norm": 3.0, **{name: given.pop(name) for name in OWN & given.keys()}}
     return FitSettings(TrainingConfig(**{"save_windows": 0, **given}), **own)
 
 

@@ -17,7 +17,7 @@ from kronos.model.rotary import Tables
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, the mean square taken in float32 whatever the type of x."""
+    """x / rms(x) * weight, the mean square taken in float32, or in float64 where x is float64."""
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype == torch.float32 and derived_here():
             return _RMSNorm.apply(x, self.weight, self.eps)
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).type_as(x) * self.weight
 
 

@@ -49,25 +49,21 @@ class Feed:
         self.source, self.settings, self.plan, self.runtime = source, settings, plan, runtime
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # (epoch, its windows)
         self.ahead: deque[tuple[int, int, Future[Any]]] = deque()  # (step, place in it, batch to come)
-        self.threads = (
-            ThreadPoolExecutor(settings.training.num_workers) if settings.training.num_workers else None
-        )
+        workers = settings.training.num_workers
+        self.threads = ThreadPoolExecutor(workers) if workers else None
 
     def windows(self, step: int) -> np.ndarray:
         """All ranks' windows of a step."""
         epoch, place = divmod(step, self.plan.steps_per_epoch)
         if self.order[0] != epoch:
-            order = epoch_order(
-                len(self.source), self.plan.windows_per_epoch, self.settings.training.seed, epoch
-            )
-            self.order = (epoch, order)
+            count, seed = self.plan.windows_per_epoch, self.settings.training.seed
+            self.order = (epoch, epoch_order(len(self.source), count, seed, epoch))
         effective = self.plan.effective_batch
         return self.order[1][place * effective : (place + 1) * effective]
 
     def parts(self, step: int) -> list[Part]:
-        return parts_of_step(
-            self.windows(step), self.settings.training.batch_size, self.runtime.rank, self.runtime.world
-        )
+        size = self.settings.training.batch_size
+        return parts_of_step(self.windows(step), size, self.runtime.rank, self.runtime.world)
 
     def batches(self, step: int) -> Iterator[tuple[Part, Any]]:
         """This rank's micro-batches of a step."""

@@ -156,10 +156,14 @@ class PredictorObjective:
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """(nats [...] of the targets [...], probabilities [..., V] without a gradient) of logits [..., V], in float32."""
+    """Return the cross-entropy [...] in nats and the probabilities [..., V] (no gradient) of logits [..., V].
+
+    Both are computed in float32, or in float64 where the logits are float64.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if derived_here():
-        return _CrossEntropy.apply(logits.float(), target)
-    logs = F.log_softmax(logits.float(), dim=-1)
+        return _CrossEntropy.apply(logits, target)
+    logs = F.log_softmax(logits, dim=-1)
     return _nats(logs, target), logs.detach().exp()
 
 

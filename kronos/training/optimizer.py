@@ -13,11 +13,12 @@ from kronos.utils.errors import UserError
 
 def adamw(model: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
     """Over what may be trained, in the model's order; fused, which is elementwise and so repeats bit for bit."""
+    training = settings.training
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise UserError("nothing is left to train: every parameter is frozen")
     groups: list[dict[str, Any]] = [{"params": parameters}]
-    if not settings.training.decay_norms_biases:
+    if not training.decay_norms_biases:
         groups = [
             {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
             {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
@@ -25,8 +26,8 @@ def adamw(model: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=settings.learning_rate,
-        betas=(settings.training.adam_beta1, settings.training.adam_beta2),
-        weight_decay=settings.training.adam_weight_decay,
+        betas=(training.adam_beta1, training.adam_beta2),
+        weight_decay=training.adam_weight_decay,
         fused=True,
     )
 

@@ -83,9 +83,9 @@ def fit(
     The initial weights are evaluated too, as step 0. `report(step, metrics)` is called for each training interval and
     each evaluation, always before the checkpoint of that step; `before_save` is called just before a checkpoint is
     renamed into place, so that reported metrics are stored first. With `resume` the run continues from
-    folder/checkpoints/last where there is one. `stop_requested` is polled at each step and each validation batch: when
-    true, the run is saved and ends with `interrupted`. Dropout draws from torch's global generator: seed it before
-    the model is built.
+    folder/checkpoints/last where there is one. `stop_requested` is polled at each step and each validation batch;
+    when it is true, the run is saved and ends with `interrupted`. Dropout draws from torch's global generator: seed
+    it before the model is built.
 
     Raises UserError for empty windows, a checkpoint of other settings, a disk that refuses; TrainingStopped for
     a loss or gradient that is not finite.

@@ -217,7 +217,7 @@ def test_budgets_count_windows_and_the_plan_says_the_arithmetic(tmp_path):
     arithmetic = plan(settings, 100)
     assert (arithmetic.effective_batch, arithmetic.steps_per_epoch, arithmetic.total_steps) == (8, 2, 4)
     assert (
-        "effective batch 8" in arithmetic.text and "11 of 100 windows an epoch = 2 steps" in arithmetic.text
+        "effective batch 8" in arithmetic.text and "11 of 100 windows per epoch = 2 steps" in arithmetic.text
     )
 
 

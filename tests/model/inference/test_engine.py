@@ -203,12 +203,18 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_engine_is_rebuilt_when_a_weight_changes_in_any_way(nano, change, dtype):
-    predictor = Kronos(**PREDICTOR_PRESETS["nano"]).to(dtype)
-    engine = engine_for(nano[0], predictor, dtype=torch.float32)
-    assert engine_for(nano[0], predictor, dtype=torch.float32) is engine
+    tokenizer, predictor = nano[0], Kronos(**PREDICTOR_PRESETS["nano"]).to(dtype)
+    engine = engine_for(tokenizer, predictor, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert engine_for(tokenizer, predictor, dtype=torch.float32) is engine
     with torch.no_grad():
         CHANGES[change](predictor)
-    assert engine_for(nano[0], predictor, dtype=torch.float32) is not engine
+    changed = engine_for(tokenizer, predictor, dtype=torch.float32)
+    assert changed is not engine
+    x, stamp, future = bars(2, 20), stamps(2, 20), stamps(2, 3, first=20)
+    uniform = torch.rand(2, 1, 3, 2, generator=torch.Generator().manual_seed(1))
+    fresh = Engine(tokenizer, predictor, dtype=torch.float32)
+    assert torch.equal(*(one(x, stamp, future, uniform_NSH2=uniform) for one in (changed, fresh)))
 
 
 @pytest.mark.parametrize("change", [change for change in CHANGES if change != "another tensor"])
@@ -244,6 +250,15 @@ def test_an_engine_is_freed_with_its_model(nano):
     del predictor
     gc.collect()
     assert weak() is None
+
+
+def test_models_made_in_inference_mode_have_engines_too(nano):
+    with torch.inference_mode():
+        predictor = Kronos(**PREDICTOR_PRESETS["nano"])
+        engine = engine_for(nano[0], predictor)
+        assert engine_for(nano[0], predictor) is engine
+        predictor.norm.weight.mul_(2)
+        assert engine_for(nano[0], predictor) is not engine
 
 
 def test_long_windows_attend_as_short_ones_do():
