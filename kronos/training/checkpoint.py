@@ -1,7 +1,7 @@
-"""`checkpoints/last`: the whole state of a training run; a resumed run equals the straight one bit for bit.
+"""`checkpoints/last`: the complete training state, saved atomically and restored bit for bit.
 
-The folder is a model checkpoint (config.json, model.safetensors) with the training state beside it:
-`training.safetensors` holds the optimizer's tensors and torch's random states, `training.json` the rest. No pickle.
+The folder is a model checkpoint (config.json, model.safetensors) with two more files: `training.safetensors` holds
+the optimizer's tensors and torch's random states, `training.json` the rest. There is no pickle.
 """
 
 import os
@@ -28,7 +28,7 @@ TENSORS, STATE = "training.safetensors", "training.json"
 
 @dataclass
 class LoopState:
-    """What the loop changes, apart from the training objects and the random states."""
+    """State of the training loop other than weights, optimizer, scheduler, gradient scaler and random states."""
 
     step: int = 0  # optimizer steps made
     evaluated_step: int = -1  # the step at which the last complete evaluation was made
@@ -40,13 +40,13 @@ class LoopState:
     interval: dict[str, float] = field(default_factory=dict)  # sums over the windows since the last report
     interval_windows: int = 0
     interval_seconds: float = 0.0
-    learning_rate: float = 0.0  # of the last step made
+    learning_rate: float = 0.0  # of the last step
     epoch_loss: float = 0.0  # sum over the windows of the epoch so far
     epoch_windows: int = 0
-    windows: int = 0  # trained since the start
-    overflows: int = 0  # float16 steps that were skipped
+    windows: int = 0  # trained on since the start
+    overflows: int = 0  # skipped float16 steps
     overflows_in_a_row: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)  # by part of the loop, over all sessions
+    seconds: dict[str, float] = field(default_factory=dict)  # per part of the loop, over all sessions
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,10 @@ def save_last(
     before_rename: Callable[[], None],
     ranks: Collectives,
 ) -> None:
-    """Write the folder under a temporary name, call `before_rename`, then rename it.
+    """Write a temporary folder, call `before_rename`, then rename the folder.
 
-    Every rank calls this, rank 0 writes. Raises UserError where the disk refuses; the previous checkpoint stays.
+    Every rank calls this, rank 0 writes. Raises UserError for an error of the disk; the previous checkpoint is
+    kept then.
     """
     random_states = ranks.all_gather(_random_states(training.model))
     if ranks.rank != 0:
@@ -112,7 +113,7 @@ def save_last(
 
 
 def save_best(folder: Path, model: Any, step: int) -> None:
-    """Write `best_model`; raises UserError where the disk refuses."""
+    """Write `best_model`; raises UserError for an error of the disk."""
     with _disk_errors(folder, step):
         save_model(model, folder)
 
@@ -120,9 +121,9 @@ def save_best(folder: Path, model: Any, step: int) -> None:
 def load_last(
     folder: Path, training: TrainingObjects, *, settings_key: str
 ) -> tuple[LoopState, list[dict[str, torch.Tensor]]]:
-    """Load the state of the training objects; returns the loop's state and each rank's random states.
+    """Restore model, optimizer, scheduler and scaler; return the loop's state and each rank's random states.
 
-    Raises UserError with the reason where the checkpoint does not fit.
+    Raises UserError for other settings, another format or a damaged checkpoint.
     """
     document = files.read_json(folder / STATE)
     try:
@@ -173,7 +174,7 @@ def share_state(
     state: LoopState,
     random_states: list[dict[str, torch.Tensor]],
 ) -> LoopState:
-    """Send to every rank what rank 0 loaded, and to each its own random state; returns the loop's state."""
+    """Copy what rank 0 loaded to all ranks and restore each rank's random state; return the loop's state."""
     model, optimizer = training.model, training.optimizer
     own = optimizer.state_dict()
     layout = [
@@ -199,7 +200,7 @@ def share_state(
         optimizer.load_state_dict({"state": entries, "param_groups": groups})
         training.scheduler.load_state_dict(schedule)
         training.scaler.load_state_dict(scale)
-    # Not state_dict()'s tensors of other ranks: load_state_dict may have copied them.
+    # The tensors are taken from state_dict() again: load_state_dict may have copied them.
     ranks.broadcast(value for entry in optimizer.state_dict()["state"].values() for value in entry.values())
     own_states = random_states[ranks.rank]
     torch.set_rng_state(own_states["cpu"])
@@ -209,9 +210,9 @@ def share_state(
 
 
 def clear_leftovers(checkpoints: Path) -> None:
-    """Remove the hidden folders that a process left when it was killed while saving.
+    """Remove the hidden temporary folders of a process that was killed while it saved.
 
-    A folder that had been moved aside for its successor gets its name back; half-written ones are removed.
+    A previous checkpoint that had been moved aside, and was not replaced yet, gets its name back.
     """
     for name in ("last", "best_model"):
         for aside in sorted(checkpoints.glob(f".{name}.old.*/folder")):
@@ -231,7 +232,7 @@ def _disk_errors(folder: Path, step: int) -> Iterator[None]:
 
 
 def _random_states(model: nn.Module) -> dict[str, torch.Tensor]:
-    """States of torch's global generators, from which dropout draws."""
+    """Return the states of torch's global generators, which dropout draws from."""
     states = {"cpu": torch.get_rng_state()}
     if next(model.parameters()).device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state()

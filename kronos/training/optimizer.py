@@ -12,7 +12,7 @@ from kronos.utils.errors import UserError
 
 
 def adamw(model: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
-    """Over what may be trained, in the model's order; fused, which is elementwise and so repeats bit for bit."""
+    """Return AdamW over the trainable parameters, in the model's order; fused AdamW is bit-reproducible."""
     training = settings.training
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
@@ -33,9 +33,9 @@ def adamw(model: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, settings: FitSettings, total_steps: int) -> OneCycleLR:
-    """The public schedule, one update a step."""
+    """Return the schedule of the public recipe, updated once per step."""
     warm_up = settings.training.warmup_fraction
-    while warm_up * total_steps == 1:  # torch then divides by zero: the warm-up is exactly one step
+    while warm_up * total_steps == 1:  # a warm-up of exactly one step makes torch divide by zero
         warm_up = math.nextafter(warm_up, 0.0)
     return OneCycleLR(
         optimizer,

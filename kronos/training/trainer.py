@@ -1,4 +1,4 @@
-"""The one training loop: evaluate -> save -> stop? -> step -> report."""
+"""The training loop of all models: evaluate -> save -> stop? -> step -> report."""
 
 import math
 import time
@@ -35,7 +35,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 
 class TrainingStopped(UserError):
-    """A loss or gradient is not finite; the optimizer has not stepped and nothing was saved after it."""
+    """A loss or gradient is not finite; no optimizer step and no save was made after it."""
 
     def __init__(self, message: str, step: int, learning_rate: float, windows: list[int]) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class TrainingStopped(UserError):
 
 @dataclass(frozen=True)
 class FitResult:
-    """`best_step` 0 means that no training step improved on the weights that came in.
+    """Result of a training run. `best_step` 0 means that no training step improved on the initial weights.
 
     `curve` has one entry per evaluation (without times, so that equal runs have equal curves), `learning_rates`
     [step, rate] pairs, `seconds` the parts data, step, evaluate, save and their total, over all sessions.
@@ -80,15 +80,15 @@ def fit(
 ) -> FitResult:
     """Train `model` in place; the best weights by val_loss are in folder/checkpoints/best_model.
 
-    The initial weights are evaluated too, as step 0. `report(step, metrics)` is called for each training interval and
-    each evaluation, always before the checkpoint of that step; `before_save` is called just before a checkpoint is
-    renamed into place, so that reported metrics are stored first. With `resume` the run continues from
-    folder/checkpoints/last where there is one. `stop_requested` is polled at each step and each validation batch;
-    when it is true, the run is saved and ends with `interrupted`. Dropout draws from torch's global generator: seed
-    it before the model is built.
+    The initial weights are evaluated too, as step 0. `report(step, metrics)` is called for each training interval
+    and each evaluation, always before the checkpoint of that step; `before_save` is called just before a
+    checkpoint is renamed, so that reports can be flushed first. With `resume` the run continues from
+    folder/checkpoints/last if it exists. `stop_requested` is polled at each step and each validation batch: when
+    true, the run is saved and ends with `interrupted`. Dropout draws from torch's global generator: seed it before
+    the model is built.
 
-    Raises UserError for empty windows, a checkpoint of other settings, a disk that refuses; TrainingStopped for
-    a loss or gradient that is not finite.
+    Raises UserError for empty windows, a checkpoint of other settings, or an error of the disk; TrainingStopped
+    for a loss or gradient that is not finite.
     """
     for name, windows in (("training", train), ("validation", val)):
         if len(windows) == 0:
@@ -108,7 +108,7 @@ def fit(
 
 
 class _Run:
-    """One call of `fit`; whatever must survive a kill is in `self.state`."""
+    """One call of `fit`; the state that is saved for resuming is in `self.state`."""
 
     stop_requested: Callable[[], bool]
     before_save: Callable[[], None]
@@ -146,13 +146,13 @@ class _Run:
         self.train_eval_windows = epoch_order(len(train), subset, fields.seed, None)
 
     def start(self, resume: bool) -> int | None:
-        """Start from rank 0's weights, or resume its `last`; returns the step that was resumed."""
+        """Start with rank 0's weights, or resume from its `last`; return the resumed step, None for a new run."""
         if self.leads:
             clear_leftovers(self.checkpoints)
         resume = self.ranks.broadcast_object(resume and self.last.exists())
         if not resume:
             self.ranks.broadcast(self.model.state_dict().values())
-            if not self.leads:  # each rank has its own dropout; rank 0's generator is the caller's
+            if not self.leads:  # other dropout than rank 0, whose generator the caller has seeded
                 purpose = f"rank {self.ranks.rank}"
                 torch.manual_seed(generator(self.fields.seed, purpose).initial_seed())
             return None
@@ -169,7 +169,7 @@ class _Run:
         return self.state.step
 
     def go(self) -> bool:
-        """Run to the end; True when a stop was requested before it."""
+        """Train to the end; return True when the run was stopped before."""
         state, per_epoch = self.state, self.plan.steps_per_epoch
         save_steps = math.ceil(self.fields.save_windows / self.plan.effective_batch)
         before, began = state.seconds["total"], time.perf_counter()
@@ -178,7 +178,7 @@ class _Run:
             boundary = state.step % per_epoch == 0
             if boundary and state.evaluated_step != state.step:
                 self._evaluate()
-            stop = self._stop_latched()
+            stop = self._stop_is_requested()
             due = boundary or stop or bool(save_steps and state.step % save_steps == 0)
             state.seconds["total"] = before + time.perf_counter() - began
             if due and self.saved_step != state.step:
@@ -209,10 +209,10 @@ class _Run:
             stopped_early=not interrupted and not self._complete(),
         )
 
-    def _stop_latched(self) -> bool:
-        """Whether a stop was requested; latched, since an unfinished evaluation must not be followed by a step.
+    def _stop_is_requested(self) -> bool:
+        """Return whether to stop. A stop request is latched: no step may follow an aborted evaluation.
 
-        Several ranks stop together, after the step or evaluation in which they exchanged the request.
+        Several ranks stop after a step or an evaluation, where the request is shared between them.
         """
         if self.ranks.world == 1:
             self.stopping = self.stopping or self.stop_requested()
@@ -226,7 +226,7 @@ class _Run:
         return bool(patience) and self.state.evaluations_since_best >= patience
 
     def _evaluate(self) -> None:
-        """Score validation and the training subset and keep the best weights; abandoned when a stop is requested."""
+        """Score validation and the training subset; save the best weights. Aborted by a stop request."""
         state = self.state
         with self._clock("evaluate"):
             metrics = self._score("validation", self.val, self.val_windows)
@@ -255,13 +255,13 @@ class _Run:
             self.progress(state.step, self.plan.total_steps, metrics)
 
     def _score(self, what: str, source: WindowSource, windows: np.ndarray) -> dict[str, float] | None:
-        """Means over the windows, or None when a stop was requested meanwhile."""
-        # Twice the batch fits, since no gradients are kept.
+        """Return means over the windows, or None after a stop request."""
+        # Twice the training batch fits in memory, because no gradients are kept.
         size = self.settings.eval_batch_size or 2 * self.fields.batch_size
         alone = self.ranks.world == 1
         metrics, wrong = score(
             self.model, self.objective, source, windows, size, runtime=self.runtime, ranks=self.ranks,
-            stop=self._stop_latched if alone else self.stop_requested,
+            stop=self._stop_is_requested if alone else self.stop_requested,
         )  # fmt: skip
         if wrong is not None:
             raise self._stopped(f"the loss of {what} is {wrong[0]}", source, wrong[1])
@@ -306,7 +306,7 @@ class _Run:
         state.interval_windows += count
 
     def _report_interval(self) -> None:
-        """Report means since the last report, weighted by windows, and the learning rate of the last step."""
+        """Report means over the windows since the last report, and the learning rate of the last step."""
         state = self.state
         metrics = {name: total / state.interval_windows for name, total in state.interval.items()}
         metrics |= {

@@ -136,7 +136,7 @@ def compare(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], unit:
 
 
 def models(preset: str) -> SimpleNamespace:
-    """Both sides' models at equal weights and the preset's dropouts, with their optimisers."""
+    """Both sides' models at equal weights and the preset's dropouts, with their optimizers."""
     seed_everything(1)
     tokenizer, predictor = KronosTokenizer(**TOKENIZER_PRESETS["base"]), Kronos(**PREDICTOR_PRESETS[preset])
     theirs = public.KronosTokenizer(**TOKENIZER_PRESETS["base"]), public.Kronos(**PREDICTOR_PRESETS[preset])
@@ -282,7 +282,7 @@ def test_tokenizer_step() -> None:
     batch = on_device(windows.batch(np.arange(BATCH) * 37, 0))
     sides = models("mini")
     objective = TokenizerObjective(LOOKBACK, HORIZON)
-    # The public script leaves this optimiser's second beta at PyTorch's 0.999.
+    # The public script leaves this optimizer's second beta at PyTorch's 0.999.
     ours = our_step(sides.tokenizer, objective, batch, 2e-4, torch.float32, beta2=0.999, clip=2.0)
     theirs = public_tokenizer_step(sides, batch)
     assert ours() == pytest.approx(theirs(), rel=1e-5)

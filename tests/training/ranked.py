@@ -1,4 +1,4 @@
-"""A training that several processes can build alike; run as a script, this file is a follower of it."""
+"""A training that several processes build identically; run as a script, this file is one of the other ranks."""
 
 import os
 import signal
@@ -78,12 +78,12 @@ class PartlyUsed:
 
 
 def shape(preset: dict[str, Any], dropout: float) -> dict[str, Any]:
-    """The preset at one rate of dropout everywhere."""
+    """Return the preset with one dropout rate everywhere."""
     return {name: dropout if name.endswith("_dropout_p") else value for name, value in preset.items()}
 
 
 def build(kind: str, preset: str, dropout: float) -> tuple[Any, Any]:
-    """A model and its objective, the same in every process."""
+    """Return a model and its objective, the same in every process."""
     seed_everything(3)
     tokenizer = KronosTokenizer(**shape(TOKENIZER_PRESETS["nano" if preset == "nano" else "base"], dropout))
     if kind == "tokenizer":
@@ -120,19 +120,19 @@ def train(
 
 
 def work(job: dict[str, Any], place: Place) -> None:
-    """A follower's part, with the misfortune that the job asks for."""
+    """Train as another rank, failing in the way that the job names under `die`."""
     if job.get("die") == "before joining":
         raise ValueError("no luck today")
     join_group(job["store"], job["number"], place, False)
 
-    def misfortune(step: int, total: int, values: dict[str, float]) -> None:
+    def fail_or_die(step: int, total: int, values: dict[str, float]) -> None:
         if job.get("die") == "killed" and step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         if job.get("die") == "error" and step == 3:
             raise ValueError("no luck today")
 
     try:
-        train(job, place, Path(), progress=misfortune)
+        train(job, place, Path(), progress=fail_or_die)
     finally:
         dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""Several processes train as one does: same losses, same weights, resumed alike, and none waits for the dead."""
+"""Several processes train as one: same losses and weights, exact resuming, and no waiting for a dead process."""
 
 import sys
 import time
@@ -116,7 +116,7 @@ def test_ranks_share_a_step_without_overlap(windows: int, size: int, world: int)
 
 
 def test_a_resumed_pair_equals_the_straight_pair(tmp_path: Path) -> None:
-    """Bit for bit, dropout on: each rank finds its own random state again."""
+    """Bit for bit, with dropout: each rank's random state is restored."""
     reached: list[int] = []
     stop = {"progress": lambda step, *_: reached.append(step), "stop_requested": lambda: reached[-1:] == [12]}
     with crew(2) as pair:
@@ -150,15 +150,15 @@ def test_a_rank_that_dies_ends_the_run_with_its_error(die: str, said: str, tmp_p
 
 
 def test_followers_end_when_the_leader_fails_or_disappears(tmp_path: Path) -> None:
-    class Unlucky(Exception):
+    class LeaderFails(Exception):
         pass
 
     def fail(step: int, *_: Any) -> None:
         if step == 2:
-            raise Unlucky
+            raise LeaderFails
 
     with crew(2) as pair:
-        with pytest.raises(Unlucky):
+        with pytest.raises(LeaderFails):
             run(pair, tmp_path, progress=fail)
         process = pair.processes[1]
-    assert process.poll() == 0  # quietly: the leader tells
+    assert process.poll() == 0  # the leader reports the error

@@ -1,4 +1,4 @@
-"""Number formats, threads that gather ahead, frozen parts, weight decay, and devices that are full."""
+"""Number formats, prefetching threads, frozen parameters, weight decay, and out-of-memory errors."""
 
 import json
 import warnings
@@ -53,7 +53,7 @@ def test_half_precision_follows_the_float32_curve_with_float32_weights(
     assert half != full
 
 
-def test_threads_that_gather_ahead_change_nothing(tmp_path: Path) -> None:
+def test_prefetching_threads_change_nothing(tmp_path: Path) -> None:
     plain, ahead = (
         train(tmp_path / str(threads), changed(SETTINGS, num_workers=threads))[1] for threads in (0, 3)
     )

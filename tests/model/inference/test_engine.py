@@ -11,7 +11,7 @@ from toy_series import bars, stamps
 
 from kronos.model import PREDICTOR_PRESETS, TOKENIZER_PRESETS, Kronos, KronosTokenizer
 from kronos.model.inference.engine import Engine, _device_checksum, engine_for, generate
-from kronos.model.inference.fine_head import AskedOnce
+from kronos.model.inference.fine_head import SingleQuery
 from kronos.model.inference.kv_cache import KeyValues, attend_causally
 from kronos.utils.errors import UserError
 
@@ -275,7 +275,7 @@ def test_bars_asked_once_answer_as_their_keys_and_values_do(nano):
     hidden, newest, token = hidden[0], newest[0, :, :1], token[0, :, :1]
     with torch.inference_mode():
         once, kept = fine.start(hidden, 1, 0), fine.start(hidden, 1, 1)
-        assert isinstance(once, AskedOnce) and isinstance(kept, KeyValues)
+        assert isinstance(once, SingleQuery) and isinstance(kept, KeyValues)
         torch.testing.assert_close(fine(once, newest, token, 29), fine(kept, newest, token, 29))
 
 
