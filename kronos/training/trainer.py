@@ -128,7 +128,7 @@ class _Run:
         self.model, self.objective, self.train, self.val = model.to(runtime.device), objective, train, val
         self.settings, self.runtime, self.report, self.progress = settings, runtime, report, progress
         fields = self.fields = settings.training
-        self.ranks, self.leads = Collectives(runtime.rank, runtime.world), runtime.rank == 0
+        self.ranks, self.is_rank_zero = Collectives(runtime.rank, runtime.world), runtime.rank == 0
         self.checkpoints = folder / "checkpoints"
         self.last = self.checkpoints / "last"
         self.plan = plan(settings, len(train), runtime.world)
@@ -147,17 +147,17 @@ class _Run:
 
     def start(self, resume: bool) -> int | None:
         """Start with rank 0's weights, or resume from its `last`; return the resumed step, None for a new run."""
-        if self.leads:
+        if self.is_rank_zero:
             clear_leftovers(self.checkpoints)
         resume = self.ranks.broadcast_object(resume and self.last.exists())
         if not resume:
             self.ranks.broadcast(self.model.state_dict().values())
-            if not self.leads:  # other dropout than rank 0, whose generator the caller has seeded
+            if not self.is_rank_zero:  # other dropout than rank 0, whose generator the caller has seeded
                 purpose = f"rank {self.ranks.rank}"
                 torch.manual_seed(generator(self.fields.seed, purpose).initial_seed())
             return None
         random_states: list[dict[str, torch.Tensor]] = []
-        if self.leads:
+        if self.is_rank_zero:
             self.state, random_states = load_last(
                 self.last, self.training, settings_key=self.settings.settings_key
             )
@@ -240,7 +240,7 @@ class _Run:
         if state.best_value is None or value < state.best_value:
             state.best_value, state.best_step, state.evaluations_since_best = value, state.step, 0
             with self._clock("save"):
-                if self.leads:
+                if self.is_rank_zero:
                     save_best(self.checkpoints / "best_model", self.model, state.step)
         else:
             state.evaluations_since_best += 1
