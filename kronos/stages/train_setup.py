@@ -6,7 +6,8 @@ from typing import Any
 from kronos.config.schema import Config
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
-from kronos.stages.inputs import Kind, training_splits
+from kronos.stages.inputs import training_splits
+from kronos.stages.weights import Kind
 from kronos.utils.errors import UserError
 
 

@@ -21,8 +21,8 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from fit_settings import fit_settings
 
+from kronos.config.sections import TrainingConfig
 from kronos.data.splits import Split
 from kronos.data.windows import Windows
 from kronos.distributed.device import Runtime, choose, seed_everything
@@ -31,6 +31,7 @@ from kronos.model.cpu_kernels.linear import linear
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
 from kronos.training.optimizer import adamw
+from kronos.training.settings import FitSettings
 from kronos.training.train_step import Stepper
 from kronos.training.trainer import fit
 
@@ -162,9 +163,8 @@ def our_step(
     from kronos.training.checkpoint import LoopState
     from kronos.training.dataloader import Part
 
-    settings = fit_settings(
-        epochs=1, batch_size=BATCH, learning_rate=rate, div_factor=1.0, adam_beta2=beta2, clip_norm=clip
-    )
+    training = TrainingConfig(epochs=1, batch_size=BATCH, adam_beta2=beta2)
+    settings = FitSettings(training, rate, clip, div_factor=1.0)
     runtime = Runtime(torch.device(DEVICE), dtype)
     stepper = Stepper(model.train(), objective, settings, 10_000, runtime, Collectives())
     state = LoopState()
@@ -318,10 +318,15 @@ def test_time_outside_the_step(tmp_path: Path) -> None:
     sides = models("mini")
     objective = PredictorObjective(sides.tokenizer, LOOKBACK, HORIZON)
     steps = 10 if DEVICE == "cpu" else 200
-    settings = fit_settings(
-        epochs=1, batch_size=BATCH, learning_rate=4e-5, n_train_iter=BATCH * steps, n_val_iter=BATCH,
-        train_eval_windows=BATCH, log_interval=1,
-    )  # fmt: skip
+    training = TrainingConfig(
+        epochs=1,
+        batch_size=BATCH,
+        n_train_iter=BATCH * steps,
+        n_val_iter=BATCH,
+        log_interval=1,
+        save_windows=0,
+    )
+    settings = FitSettings(training, 4e-5, 3.0, train_eval_windows=BATCH)
     with Tracking(f"sqlite:///{tmp_path}/mlflow.db", "bench").run("predictor", {}) as run:
         result = fit(
             sides.predictor, objective, windows, windows, settings=settings, runtime=runtime, folder=tmp_path,
@@ -344,14 +349,8 @@ def test_bf16_follows_float32(tmp_path: Path) -> None:
         objective = PredictorObjective(KronosTokenizer(**TOKENIZER_PRESETS["base"]), LOOKBACK, HORIZON)
         model = Kronos(**PREDICTOR_PRESETS["mini"])
         torch.manual_seed(seed)
-        settings = fit_settings(
-            epochs=1,
-            batch_size=8,
-            learning_rate=4e-5,
-            n_train_iter=2400,
-            n_val_iter=64,
-            train_eval_windows=8,
-        )
+        training = TrainingConfig(epochs=1, batch_size=8, n_train_iter=2400, n_val_iter=64, save_windows=0)
+        settings = FitSettings(training, 4e-5, 3.0, train_eval_windows=8)
         result = fit(
             model, objective, windows, windows, settings=settings, runtime=Runtime(torch.device(DEVICE), dtype),
             folder=tmp_path / name, report=lambda step, values: None,
@@ -367,6 +366,4 @@ def test_bf16_follows_float32(tmp_path: Path) -> None:
 
 
 def test_adamw_is_fused() -> None:
-    assert adamw(torch.nn.Linear(2, 2), fit_settings(epochs=1, batch_size=1, learning_rate=1.0)).defaults[
-        "fused"
-    ]
+    assert adamw(torch.nn.Linear(2, 2), FitSettings(TrainingConfig(), 1.0, 3.0)).defaults["fused"]

@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it has no conftest
-
 from fit_settings import fit_settings
 
 from kronos.data.splits import Split
