@@ -1,4 +1,4 @@
-"""Checkpoint folders: config.json and model.safetensors, written under a temporary name and renamed."""
+"""Checkpoint folders: config.json and model.safetensors, saved atomically and checked when they are loaded."""
 
 import hashlib
 import inspect
@@ -61,7 +61,7 @@ def find_folder(path_or_name: str | Path, revision: str | None = None) -> Path:
 
 
 def check_pair(tokenizer: Any, predictor: Any) -> None:
-    """Refuse a tokenizer and a predictor whose ids are not the same, with both values."""
+    """Raise UserError where the tokenizer and the predictor have different numbers of bits."""
     gives = (tokenizer.config["s1_bits"], tokenizer.config["s2_bits"])
     expects = (predictor.config["s1_bits"], predictor.config["s2_bits"])
     if gives != expects:
@@ -72,7 +72,7 @@ def check_pair(tokenizer: Any, predictor: Any) -> None:
 
 
 def digest(model: Any) -> str:
-    """SHA-256 over the configuration and the weights (float32 bytes, by sorted name)."""
+    """Return the SHA-256 of the configuration and the weights (float32 bytes, by sorted name)."""
     total = hashlib.sha256(json.dumps(model.config, sort_keys=True).encode())
     for name, tensor in sorted(_state(model).items()):
         wide = tensor.float() if tensor.is_floating_point() else tensor

@@ -64,4 +64,4 @@ def share_tokenizer(objective: Any, runtime: Any) -> None:
 
     tokenizer = getattr(objective, "tokenizer", None)
     if tokenizer is not None:
-        Collectives(runtime.rank, runtime.world).share(tokenizer.state_dict().values())
+        Collectives(runtime.rank, runtime.world).broadcast(tokenizer.state_dict().values())

@@ -49,14 +49,27 @@ class LoopState:
     seconds: dict[str, float] = field(default_factory=dict)  # per part of the loop, over all sessions
 
 
+@dataclass(frozen=True)
+class TrainingObjects:
+    """The objects whose state a checkpoint stores, apart from the loop's own."""
+
+    model: Any
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter | torch.Tensor]]:
+        """Names and trained parameters in the optimizer's order."""
+        names: dict[Any, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        groups = self.optimizer.param_groups
+        return [(names[parameter], parameter) for group in groups for parameter in group["params"]]
+
+
 def save_last(
     folder: Path,
-    *,
-    model: Any,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    scaler: torch.amp.GradScaler,
+    training: TrainingObjects,
     state: LoopState,
+    *,
     settings_key: str,
     before_rename: Callable[[], None],
     ranks: Collectives,
@@ -66,30 +79,33 @@ def save_last(
     Every rank calls this, rank 0 writes. Raises UserError for an error of the disk; the previous checkpoint is
     kept then.
     """
-    by_rank = ranks.gather(_random_states(model))
+    random_states = ranks.all_gather(_random_states(training.model))
     if ranks.rank != 0:
         return
     tensors = {
-        f"rng/{rank}/{name}": value for rank, states in enumerate(by_rank) for name, value in states.items()
+        f"rng/{rank}/{name}": value
+        for rank, states in enumerate(random_states)
+        for name, value in states.items()
     }
-    for name, parameter in _trained(model, optimizer):
-        for key, value in optimizer.state[parameter].items():
+    for name, parameter in training.named_parameters():
+        for key, value in training.optimizer.state[parameter].items():
             tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
     groups = [
-        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+        {key: value for key, value in group.items() if key != "params"}
+        for group in training.optimizer.param_groups
     ]
     document = {
         "format": FORMAT,
         "settings_key": settings_key,
         "loop": asdict(state),
-        "scheduler": scheduler.state_dict(),
-        "scaler": scaler.state_dict(),
+        "scheduler": training.scheduler.state_dict(),
+        "scaler": training.scaler.state_dict(),
         "optimizer": groups,
         "torch": torch.__version__,
         "ranks": ranks.world,
     }
     with _disk_errors(folder, state.step), files.atomic_folder(folder) as temporary:
-        save_model(model, temporary)
+        save_model(training.model, temporary)
         save_file(tensors, temporary / TENSORS)
         (temporary / TENSORS).chmod(0o644)
         files.write_json(temporary / STATE, document)
@@ -103,13 +119,7 @@ def save_best(folder: Path, model: Any, step: int) -> None:
 
 
 def load_last(
-    folder: Path,
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    scaler: torch.amp.GradScaler,
-    settings_key: str,
+    folder: Path, training: TrainingObjects, *, settings_key: str
 ) -> tuple[LoopState, list[dict[str, torch.Tensor]]]:
     """Restore model, optimizer, scheduler and scaler; return the loop's state and each rank's random states.
 
@@ -119,8 +129,7 @@ def load_last(
     try:
         if document["format"] != FORMAT:
             raise UserError(
-                f"{folder} has format {document['format']}, this version reads {FORMAT}: "
-                "train anew with resume=never"
+                f"{folder} has format {document['format']}, this version reads {FORMAT}: train anew with resume=never"
             )
         if document["settings_key"] != settings_key:
             raise UserError(
@@ -128,24 +137,23 @@ def load_last(
                 "train anew, or give the settings it was made with"
             )
         tensors = load_file(folder / TENSORS)
-        model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
-        trained = _trained(model, optimizer)
-        stored: list[dict[str, torch.Tensor]] = [{} for _ in trained]
-        place = {name: index for index, (name, _) in enumerate(trained)}
+        training.model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+        parameters = training.named_parameters()
+        stored: list[dict[str, torch.Tensor]] = [{} for _ in parameters]
+        index_of = {name: index for index, (name, _) in enumerate(parameters)}
         for label, tensor in tensors.items():
             key, _, name = label.partition("/")
             if key != "rng":
-                stored[place[name]][key] = tensor
-        layout = optimizer.state_dict()["param_groups"]
+                stored[index_of[name]][key] = tensor
+        layout = training.optimizer.state_dict()["param_groups"]
         groups = [
             {**values, "betas": tuple(values["betas"]), "params": group["params"]}
             for group, values in zip(layout, document["optimizer"], strict=True)
         ]
         entries = {index: entry for index, entry in enumerate(stored) if entry}
-        optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        scheduler.load_state_dict(document["scheduler"])
-        if document["scaler"]:  # empty where the run was not in float16
-            scaler.load_state_dict(document["scaler"])
+        training.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        training.scheduler.load_state_dict(document["scheduler"])
+        training.scaler.load_state_dict(document["scaler"])
         state = LoopState(**document["loop"])
         random_states: list[dict[str, torch.Tensor]] = [{} for _ in range(document["ranks"])]
         for label, tensor in tensors.items():
@@ -162,31 +170,27 @@ def load_last(
 
 def share_state(
     ranks: Collectives,
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    scaler: torch.amp.GradScaler,
+    training: TrainingObjects,
     state: LoopState,
     random_states: list[dict[str, torch.Tensor]],
 ) -> LoopState:
     """Copy what rank 0 loaded to all ranks and restore each rank's random state; return the loop's state."""
+    model, optimizer = training.model, training.optimizer
     own = optimizer.state_dict()
     layout = [
         (index, key, tuple(value.shape), value.dtype, value.device.type)
         for index, entry in own["state"].items()
         for key, value in entry.items()
     ]
-    schedules = scheduler.state_dict(), scaler.state_dict()
-    document, schedules, groups, layout, random_states = ranks.from_leader(
-        (asdict(state), schedules, own["param_groups"], layout, random_states)
-    )
+    states = (asdict(state), training.scheduler.state_dict(), training.scaler.state_dict())
+    received = ranks.broadcast_object((states, own["param_groups"], layout, random_states))
+    (document, schedule, scale), groups, layout, random_states = received
     if len(random_states) != ranks.world:
         raise UserError(
             f"the unfinished run was made by {len(random_states)} process(es), now there are {ranks.world}: "
             "use as many, or train anew with resume=never"
         )
-    ranks.share(model.state_dict().values())
+    ranks.broadcast(model.state_dict().values())
     if ranks.rank != 0:
         device = next(model.parameters()).device
         entries: dict[int, dict[str, torch.Tensor]] = {}
@@ -194,14 +198,14 @@ def share_state(
             where = device if kind == device.type else torch.device(kind)
             entries.setdefault(index, {})[key] = torch.empty(shape, dtype=dtype, device=where)
         optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        scheduler.load_state_dict(schedules[0])
-        scaler.load_state_dict(schedules[1])
+        training.scheduler.load_state_dict(schedule)
+        training.scaler.load_state_dict(scale)
     # The tensors are taken from state_dict() again: load_state_dict may have copied them.
-    ranks.share(value for entry in optimizer.state_dict()["state"].values() for value in entry.values())
-    mine = random_states[ranks.rank]
-    torch.set_rng_state(mine["cpu"])
-    if "cuda" in mine and torch.cuda.is_available():
-        torch.cuda.set_rng_state(mine["cuda"])
+    ranks.broadcast(value for entry in optimizer.state_dict()["state"].values() for value in entry.values())
+    own_states = random_states[ranks.rank]
+    torch.set_rng_state(own_states["cpu"])
+    if "cuda" in own_states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own_states["cuda"])
     return LoopState(**document)
 
 
@@ -225,16 +229,6 @@ def _disk_errors(folder: Path, step: int) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         kept = "the checkpoint before it is whole" if folder.exists() else "there is no earlier one"
         raise UserError(f"cannot save step {step} to {folder}: {error}; {kept}") from error
-
-
-def _trained(
-    model: nn.Module, optimizer: torch.optim.Optimizer
-) -> list[tuple[str, nn.Parameter | torch.Tensor]]:
-    """Return names and parameters in the optimizer's order."""
-    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return [
-        (names[parameter], parameter) for group in optimizer.param_groups for parameter in group["params"]
-    ]
 
 
 def _random_states(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from kronos.distributed.collectives import Collectives
 from kronos.distributed.device import Runtime, generator, is_out_of_memory
 from kronos.training.checkpoint import (
     LoopState,
+    TrainingObjects,
     clear_leftovers,
     load_last,
     save_best,
@@ -126,7 +127,8 @@ class _Run:
     ) -> None:
         self.model, self.objective, self.train, self.val = model.to(runtime.device), objective, train, val
         self.settings, self.runtime, self.report, self.progress = settings, runtime, report, progress
-        self.ranks, self.leads = Collectives(runtime.rank, runtime.world), runtime.rank == 0
+        fields = self.fields = settings.training
+        self.ranks, self.is_rank_zero = Collectives(runtime.rank, runtime.world), runtime.rank == 0
         self.checkpoints = folder / "checkpoints"
         self.last = self.checkpoints / "last"
         self.plan = plan(settings, len(train), runtime.world)
@@ -134,57 +136,46 @@ class _Run:
         self.saved_step = -1
         self.stopping = False
         self.stepper = Stepper(model, objective, settings, self.plan.total_steps, runtime, self.ranks)
+        self.training = TrainingObjects(
+            model, self.stepper.optimizer, self.stepper.scheduler, self.stepper.scaler
+        )
         self.feed = Feed(train, settings, self.plan, runtime)
-        seed, scored = settings.training.seed, min(settings.training.n_val_iter, len(val))
-        self.val_windows = epoch_order(len(val), scored, seed, None)
-        scored = min(settings.train_eval_windows, scored, len(train))
-        self.train_eval_windows = epoch_order(len(train), scored, seed, None)
+        scored = min(fields.n_val_iter, len(val))
+        self.val_windows = epoch_order(len(val), scored, fields.seed, None)
+        subset = min(settings.train_eval_windows, scored, len(train))
+        self.train_eval_windows = epoch_order(len(train), subset, fields.seed, None)
 
     def start(self, resume: bool) -> int | None:
         """Start with rank 0's weights, or resume from its `last`; return the resumed step, None for a new run."""
-        if self.leads:
+        if self.is_rank_zero:
             clear_leftovers(self.checkpoints)
-        resumes = self.ranks.from_leader(resume and self.last.exists())
-        if not resumes:
-            self.ranks.share(self.model.state_dict().values())
-            if not self.leads:  # other dropout than rank 0, whose generator the caller has seeded
-                seed = self.settings.training.seed
-                torch.manual_seed(generator(seed, f"rank {self.ranks.rank}").initial_seed())
+        resume = self.ranks.broadcast_object(resume and self.last.exists())
+        if not resume:
+            self.ranks.broadcast(self.model.state_dict().values())
+            if not self.is_rank_zero:  # other dropout than rank 0, whose generator the caller has seeded
+                purpose = f"rank {self.ranks.rank}"
+                torch.manual_seed(generator(self.fields.seed, purpose).initial_seed())
             return None
-        optimizer, scheduler, scaler = self.stepper.optimizer, self.stepper.scheduler, self.stepper.scaler
         random_states: list[dict[str, torch.Tensor]] = []
-        if self.leads:
+        if self.is_rank_zero:
             self.state, random_states = load_last(
-                self.last,
-                model=self.model,
-                optimizer=optimizer,
-                scheduler=scheduler,
-                scaler=scaler,
-                settings_key=self.settings.settings_key,
+                self.last, self.training, settings_key=self.settings.settings_key
             )
             best = self.checkpoints / "best_model"
             if self.state.best_step is not None and not best.exists():
-                raise UserError(f"{best} is gone, so the run in {self.last} cannot go on: train anew")
-        self.state = share_state(
-            self.ranks,
-            model=self.model,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            scaler=scaler,
-            state=self.state,
-            random_states=random_states,
-        )
+                raise UserError(f"{best} is gone, so the run in {self.last} cannot be resumed: train anew")
+        self.state = share_state(self.ranks, self.training, self.state, random_states)
         self.saved_step = self.state.step
         return self.state.step
 
     def go(self) -> bool:
         """Train to the end; return True when the run was stopped before."""
-        state, training = self.state, self.settings.training
-        save_steps = math.ceil(training.save_windows / self.plan.effective_batch)
+        state, per_epoch = self.state, self.plan.steps_per_epoch
+        save_steps = math.ceil(self.fields.save_windows / self.plan.effective_batch)
         before, began = state.seconds["total"], time.perf_counter()
         self.model.train()
         while True:
-            boundary = state.step % self.plan.steps_per_epoch == 0
+            boundary = state.step % per_epoch == 0
             if boundary and state.evaluated_step != state.step:
                 self._evaluate()
             stop = self._stop_is_requested()
@@ -195,7 +186,7 @@ class _Run:
             if self._complete() or self._out_of_patience() or stop:
                 break
             self._step()
-            if state.step % training.log_interval == 0 or state.step % self.plan.steps_per_epoch == 0:
+            if state.step % self.fields.log_interval == 0 or state.step % per_epoch == 0:
                 self._report_interval()
             elif self.progress:
                 self.progress(state.step, self.plan.total_steps, {})
@@ -231,7 +222,7 @@ class _Run:
         return self.state.step == self.plan.total_steps == self.state.evaluated_step
 
     def _out_of_patience(self) -> bool:
-        patience = self.settings.training.early_stopping_patience
+        patience = self.fields.early_stopping_patience
         return bool(patience) and self.state.evaluations_since_best >= patience
 
     def _evaluate(self) -> None:
@@ -249,7 +240,7 @@ class _Run:
         if state.best_value is None or value < state.best_value:
             state.best_value, state.best_step, state.evaluations_since_best = value, state.step, 0
             with self._clock("save"):
-                if self.leads:
+                if self.is_rank_zero:
                     save_best(self.checkpoints / "best_model", self.model, state.step)
         else:
             state.evaluations_since_best += 1
@@ -266,7 +257,7 @@ class _Run:
     def _score(self, what: str, source: WindowSource, windows: np.ndarray) -> dict[str, float] | None:
         """Return means over the windows, or None after a stop request."""
         # Twice the training batch fits in memory, because no gradients are kept.
-        size = self.settings.eval_batch_size or 2 * self.settings.training.batch_size
+        size = self.settings.eval_batch_size or 2 * self.fields.batch_size
         alone = self.ranks.world == 1
         metrics, wrong = score(
             self.model, self.objective, source, windows, size, runtime=self.runtime, ranks=self.ranks,
@@ -281,11 +272,8 @@ class _Run:
         with self._clock("save"):
             save_last(
                 self.last,
-                model=self.model,
-                optimizer=self.stepper.optimizer,
-                scheduler=self.stepper.scheduler,
-                scaler=self.stepper.scaler,
-                state=self.state,
+                self.training,
+                self.state,
                 settings_key=self.settings.settings_key,
                 before_rename=self.before_save,
                 ranks=self.ranks,
@@ -299,10 +287,10 @@ class _Run:
         windows = self.feed.windows(state.step)
         stop = self.ranks.world > 1 and self.stop_requested()
         step = self.stepper.step(self.feed.batches(state.step), state, self._clock, stop)
-        many = state.overflows_in_a_row >= MOST_OVERFLOWS
-        if many or not (step.finite or step.skipped):
+        too_many = state.overflows_in_a_row >= MOST_OVERFLOWS
+        if too_many or not (step.finite or step.skipped):
             what = f"train_loss is {step.values['train_loss']}, gradient norm {step.values['grad_norm']}"
-            if many:
+            if too_many:
                 what += f" for {MOST_OVERFLOWS} float16 steps in a row (scale {self.stepper.scaler.get_scale():g})"
             raise self._stopped(what, self.train, windows)
         self.stopping = self.stopping or step.stop
@@ -327,7 +315,7 @@ class _Run:
             "windows_per_second": state.interval_windows / state.interval_seconds,
             "epoch": state.step / self.plan.steps_per_epoch,
         }
-        if self.stepper.scaled:
+        if self.stepper.scaler.is_enabled():
             metrics |= {"overflows": float(state.overflows)}
         state.interval, state.interval_windows, state.interval_seconds = {}, 0, 0.0
         state.learning_rates.append([state.step, state.learning_rate])

@@ -54,7 +54,7 @@ def score(
         if not math.isfinite(loss) and wrong is None:
             wrong = loss, windows[start : start + size]
     on_host = {name: (total.cpu(), count) for name, (total, count) in totals.items()}
-    by_rank = ranks.gather((on_host, stopped, wrong))
+    by_rank = ranks.all_gather((on_host, stopped, wrong))
     if any(stopped for _, stopped, _ in by_rank):
         return None, None
     for _, _, wrong in by_rank:
