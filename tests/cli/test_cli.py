@@ -1,5 +1,6 @@
 """A user's mistake on the command line: one clear message, exit status 2, no traceback, nothing half-written."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -8,8 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
+import kronos.__main__ as entry
 from kronos.__main__ import main
+from kronos.config.schema import FIELDS
+from kronos.utils.errors import TrackingAway, UserError
 from kronos.utils.files import read_json, write_json
 
 SMALL = ["--n-train-iter", "128", "--n-val-iter", "64",
@@ -156,3 +161,87 @@ def test_a_finished_stage_is_reused_until_something_changes(
     assert (np.frombuffer((trained / "summary.json").read_bytes(), np.uint8) == before).all()
     assert main(["tokenizer", *SMALL, "--seed", "7"]) == 0
     assert "tokenizer: runs, since seed was 100, is 7" in capsys.readouterr().out
+
+
+DISK = OSError(errno.ENOSPC, "No space left on device", "values.npy")
+
+
+@pytest.mark.parametrize(
+    "command", [["data"], ["compare", "1a2b"], ["rerun", "1a2b"], ["mlproject"], ["fields"]]
+)
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (DISK, 2),
+        (MlflowException("no such run"), 2),
+        (TrackingAway("the server is away"), 75),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=["disk", "mlflow", "away", "interrupt"],
+)
+def test_debug_prints_the_traceback_before_the_same_line_with_the_same_status(
+    command: list[str], error: BaseException, status: int,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def failing(arguments: list[str]) -> int:
+        assert arguments == command
+        raise error
+
+    monkeypatch.setattr(entry, "_main", failing)
+    assert main(command) == status
+    line = capsys.readouterr().err
+    assert line.startswith("kronos: ") and line.count("\n") == 1
+    assert main([*command, "--debug"]) == status
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback (most recent call last):")
+    assert "in failing" in printed
+    assert printed.endswith(line)
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_debug_stands_anywhere_and_shows_a_mistake_in_the_arguments(
+    place: int, in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["data", "--epochs", "x"]
+    arguments.insert(place, "--debug")
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback")
+    assert printed.splitlines()[-1].startswith("kronos: --epochs: ")
+    assert list(in_folder.iterdir()) == []
+
+
+def test_debug_shows_the_exception_that_a_clear_error_hides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(arguments: list[str]) -> int:
+        try:
+            raise MlflowException("what MLflow said")
+        except MlflowException:
+            raise UserError("no run 1a2b") from None
+
+    monkeypatch.setattr(entry, "_main", failing)
+    assert main(["compare", "1a2b", "--debug"]) == 2
+    printed = capsys.readouterr().err
+    assert "MlflowException: what MLflow said" in printed
+    assert printed.endswith("kronos: no run 1a2b\n")
+
+
+def test_debug_is_listed_in_every_help_and_is_no_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "--debug: print the full traceback" in capsys.readouterr().out
+    for command in ("data", "compare", "rerun"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert "--debug" in capsys.readouterr().out
+    assert "debug" not in FIELDS
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["data", "--epoch", "3"]])
+def test_a_version_or_a_mistaken_flag_waits_for_no_large_package(arguments: list[str]) -> None:
+    code = (
+        "import sys; from kronos.__main__ import main; main(sys.argv[1:]); "
+        "print(sorted({'torch', 'mlflow', 'optuna', 'qlib', 'matplotlib'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
