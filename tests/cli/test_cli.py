@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -245,3 +246,29 @@ def test_a_version_or_a_mistaken_flag_waits_for_no_large_package(arguments: list
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_two_processes_that_begin_at_once_in_a_fresh_folder_both_succeed(
+    attempt: int, tmp_path: Path
+) -> None:
+    command = ["data", "--symbols", "AAPL,ABT", "--data-source", "sample"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "kronos", *command], cwd=tmp_path, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    printed = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
+    assert "already exists" not in "".join(printed)
+    assert [path.name for path in tmp_path.glob("*.db")] == ["mlflow.db"]
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("kronos")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    assert sum("kronos.reused_run" in run.data.tags for run in runs) == 1
