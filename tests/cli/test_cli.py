@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 import kronos.__main__ as entry
 from kronos.__main__ import main
 from kronos.config.schema import FIELDS
+from kronos.tracking.reader import latest, newest
 from kronos.utils.errors import TrackingAway, UserError
 from kronos.utils.files import read_json, write_json
 
@@ -272,3 +273,18 @@ def test_two_processes_that_begin_at_once_in_a_fresh_folder_both_succeed(
     runs = client.search_runs([experiment.experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     assert sum("kronos.reused_run" in run.data.tags for run in runs) == 1
+
+
+@pytest.mark.slow
+def test_a_rerun_from_a_folder_below_is_tracked_beside_the_original(
+    in_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "--symbols", "AAPL,ABT", "--data-source", "sample"]) == 0
+    below = in_folder / "notebooks"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    original = latest("data")
+    assert main(["rerun", original.id]) == 0
+    assert "every number is equal" in capsys.readouterr().out
+    assert [path.name for path in below.iterdir()] == ["outputs"]
+    assert len(newest("data", 5)) == 2
