@@ -1,4 +1,5 @@
-# Everything runs in a virtual environment of its own; PYTHON is only used to make it.
+# Everything runs in a virtual environment of its own; PYTHON is only used to make it. The package itself is installed
+# there too, editable, so that a notebook's kernel imports it from any folder.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -19,6 +20,7 @@ $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv "$(VENV)"
 	$(PIP) -r requirements.txt
+	$(PIP) --no-deps -e .
 	@touch "$@"
 
 # kronos-model-arch is the public model, held against ours in tests; its own pins are old, so it comes without them.

@@ -1,13 +1,14 @@
 """The one command line: `python -m kronos STAGE --field value ...`.
 
-Whatever may fail, the import of a package too, fails inside `main`, which answers in one line. An old Python has
-to come as far as its own line, hence the annotations that are never evaluated.
+Everything that may fail, imports of packages included, runs inside `main`, which reports a failure in one line. An
+unsupported Python must be able to read this file up to that check, hence the annotations that are never evaluated.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -21,49 +22,67 @@ COMMANDS = {
     "fields": "print the table of every field; --check compares the READMEs' tables, --write writes them",
 }
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-USAGE = "python -m kronos {STAGE} [--config-path FILE] [--field value ...]"
+USAGE = "python -m kronos {STAGE} [--config-path FILE] [--field value ...] [--debug]"
+DEBUG = "--debug"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage; returns the exit status.
+    """Run one command and return its exit status.
 
-    0 is done, 2 a mistake of the user's, 75 (try again, as of old) a tracking server that went away, 130 interrupted.
+    0 is success, 2 a mistake of the user's or a failure of the machine, 75 a tracking server that went away (try
+    again), 130 an interruption. With `--debug` anywhere on the command line, the traceback is printed first.
     """
     if sys.version_info < (3, 11):  # noqa: UP036  this file is the one that such a Python still reads
-        said = sys.version.split()[0]
-        return _say(f"Python 3.11 or later is needed, this is {said}: make the environment with a newer one")
+        found = sys.version.split()[0]
+        return _fail(
+            f"Python 3.11 or later is needed, this is {found}: make the environment with a newer one"
+        )
     from kronos.utils.error_messages import quiet_end_of_output, refusal, sentence, speak_any_encoding
 
     speak_any_encoding()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG in given
     try:
-        return _place(given)
-    except TrackingAway as error:
-        return _say(str(error), TRY_AGAIN)
-    except UserError as error:
-        return _say(str(error))
-    except KeyboardInterrupt:
-        return _say("interrupted", 130)
+        return _place([part for part in given if part != DEBUG])
     except BrokenPipeError:
         return quiet_end_of_output()
-    except Exception as error:
-        told = sentence(error) or refusal(error)
-        if told is None:
+    except (Exception, KeyboardInterrupt) as error:
+        status, line = 2, None
+        if isinstance(error, TrackingAway):
+            status, line = TRY_AGAIN, str(error)
+        elif isinstance(error, UserError):
+            line = str(error)
+        elif isinstance(error, KeyboardInterrupt):
+            status, line = 130, "interrupted"
+        else:
+            line = sentence(error) or refusal(error)
+        if line is None:
             raise
-        return _say(told)
+        if debug:
+            _print_traceback(error)
+        return _fail(line, status)
 
 
-def _say(sentence: str, status: int = 2) -> int:
-    print(f"kronos: {sentence}", file=sys.stderr)
+def _fail(line: str, status: int = 2) -> int:
+    print(f"kronos: {line}", file=sys.stderr)
     return status
 
 
+def _print_traceback(error: BaseException) -> None:
+    """Print the traceback with every earlier exception, those too that `raise ... from None` hides."""
+    part: BaseException | None = error
+    while part is not None:
+        part.__suppress_context__ = False
+        part = part.__cause__ or part.__context__
+    traceback.print_exception(error)
+
+
 def _place(arguments: list[str]) -> int:
-    """What this process is for: the command line, or following torchrun's rank 0."""
+    """Run the command line, or follow rank 0 where torchrun started this process as another rank."""
     from kronos.distributed.launcher import dismiss, launched
 
     place = launched()
-    if place is not None and place.rank > 0:  # rank 0 reads the command line, and tells of its mistakes
+    if place is not None and place.rank > 0:  # rank 0 reads the command line and reports its mistakes
         from kronos.stages import train_worker
 
         train_worker.under_torchrun()
@@ -114,8 +133,8 @@ def _main(arguments: list[str]) -> int:
 
 
 def overview() -> str:
-    """The text of `python -m kronos --help`: stages, then every field with its default and help."""
-    from kronos.cli.arguments import help_parser
+    """Return the text of `python -m kronos --help`: stages, commands, every field with its default and help."""
+    from kronos.cli.arguments import DEBUG_HELP, help_parser
     from kronos.config.schema import FIELDS
     from kronos.stages import STAGES
 
@@ -124,12 +143,13 @@ def overview() -> str:
     fields = help_parser("python -m kronos", "", FIELDS).format_help().split("\n\n", 2)[2]
     return (
         f"usage: {USAGE}\n\nstages:\n{stages}\n\ncommands:\n{commands}\n\n"
-        f"`python -m kronos STAGE --help` lists the fields that a stage uses.\n\n{fields}"
+        "`python -m kronos STAGE --help` lists the fields that a stage uses.\n"
+        f"Every stage and command takes {DEBUG}: {DEBUG_HELP}.\n\n{fields}"
     )
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
-    """SIGTERM ends a run as Ctrl-C does: cleanly, with its MLflow run marked KILLED."""
+    """End a run on SIGTERM as on Ctrl-C: cleanly, with its MLflow run marked KILLED."""
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,7 @@
-"""The notebooks run from the first cell to the last on a fresh pipeline's runs, and are committed without output."""
+"""The notebooks run from the first cell to the last on a fresh pipeline's runs, and are committed without output.
+
+The kernel's working folder is `notebooks/`, as Jupyter sets it: a folder below the one in which the runs were made.
+"""
 
 from pathlib import Path
 
@@ -37,8 +40,10 @@ def test_every_cell_runs(path: Path, finished: Path, request: pytest.FixtureRequ
     if path.stem == "04_study":
         request.getfixturevalue("searched")
     notebook = nbformat.read(path, as_version=4)
+    folder = finished / "notebooks"
+    folder.mkdir(exist_ok=True)
     NotebookClient(
-        notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(finished)}}
+        notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert sum(bool(cell.outputs) for cell in code) >= len(code) // 2

@@ -1,4 +1,4 @@
-"""Commands on runs that are there: `compare` shows them side by side, `rerun` repeats one from its own artifacts."""
+"""Commands on tracked runs: `compare` shows them side by side, `rerun` repeats one from its own artifacts."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ from kronos.tracking.client import TAG
 from kronos.tracking.reader import TrackedRun, compare, load_run
 from kronos.utils.errors import UserError
 
-# Metrics that say how long something took, not what came of it.
+# Metrics of how long something took, which differ each time.
 TIMES = ("seconds", "windows_per_second")
 
 
 def compare_command(arguments: Sequence[str]) -> int:
-    """`python -m kronos compare RUN_ID RUN_ID ...`: a table on the screen and a figure of the losses."""
+    """`python -m kronos compare RUN_ID RUN_ID ...`: print a table and draw a figure of the losses."""
     parser = Parser(prog="python -m kronos compare", description="Tracked runs side by side.")
     parser.add_argument("run_ids", nargs="+", metavar="RUN_ID")
     parser.add_argument("--tracking-uri", help="MLflow tracking address (default: MLflow's own rule)")
@@ -39,7 +39,7 @@ def compare_command(arguments: Sequence[str]) -> int:
 
 
 def rerun_command(arguments: Sequence[str]) -> int:
-    """`python -m kronos rerun RUN_ID`: repeat a run and say whether its numbers came again."""
+    """`python -m kronos rerun RUN_ID`: repeat a run and report the metrics that differ."""
     parser = Parser(prog="python -m kronos rerun", description="Repeat a tracked run from its own artifacts.")
     parser.add_argument("run_id", metavar="RUN_ID")
     parser.add_argument("--tracking-uri", help="MLflow tracking address (default: MLflow's own rule)")
@@ -47,7 +47,7 @@ def rerun_command(arguments: Sequence[str]) -> int:
     given = parser.parse_args(list(arguments))
     original = load_run(given.run_id, given.tracking_uri)
     folder = Path(given.output or f"outputs/rerun/{original.id[:8]}")
-    repeated = rerun(original, folder, given.tracking_uri, lambda text: print(text, flush=True))
+    repeated = rerun(original, folder, original.uri, lambda text: print(text, flush=True))
     found = unequal(original, repeated)
     for line in found:
         print(line)
@@ -82,7 +82,7 @@ def rerun(original: TrackedRun, folder: Path, uri: str | None, say: Callable[[st
 
 
 def _elsewhere(config: Config, folder: Path, uri: str | None) -> Config:
-    """The same run, with everything that it writes below `folder`."""
+    """Return the configuration with every output below `folder`."""
     places: dict[str, Any] = {
         "dataset_path": str(folder / "data"), "save_path": str(folder / "models"),
         "backtest_result_path": str(folder / "backtest_results"),
@@ -93,7 +93,7 @@ def _elsewhere(config: Config, folder: Path, uri: str | None) -> Config:
 
 
 def unequal(original: TrackedRun, repeated: TrackedRun) -> list[str]:
-    """A line for each metric whose last value did not come again; times are left out."""
+    """Return a line for each metric whose last value differs; times are left out."""
     lines = []
     for name, value in sorted(original.metrics.items()):
         if any(part in name for part in TIMES):

@@ -1,8 +1,9 @@
-"""Tracked runs, read: the latest of a stage or one by id, its metrics, files and predictions as plain values.
+"""Read tracked runs: the latest of a stage or one by id, its metrics, files and predictions as plain values.
 
-The reading half of the door to MLflow; `tracking.py` is the writing half.
+Reads MLflow only; `tracking.client` opens runs and `tracking.run` records in them.
 """
 
+import os
 import tempfile
 from collections.abc import Sequence
 from functools import cached_property
@@ -18,13 +19,22 @@ from kronos.utils.errors import UserError
 from kronos.utils.files import read_json
 
 MAX_RUNS = 1000
+DATABASE = "mlflow.db"  # MLflow's own default, in the folder in which the runs were made
 
 
 class TrackedRun:
-    """A run in the tracking store. Everything is read when asked for; artifacts are copied once."""
+    """A run in the tracking store. Everything is read when it is needed; artifacts are copied once.
 
-    def __init__(self, client: Any, run: Any) -> None:
+    Args:
+        client: the MLflow client that found the run.
+        run: the run, as MLflow gives it.
+        uri: tracking address at which it was found; None is MLflow's own rule.
+        folder: where the run was made: the start of relative paths in its configuration.
+    """
+
+    def __init__(self, client: Any, run: Any, uri: str | None = None, folder: Path = Path()) -> None:
         self._client, self._run = client, run
+        self.uri, self.folder = uri, folder
         self.id: str = run.info.run_id
         self.status: str = run.info.status
         self.name: str = run.info.run_name
@@ -37,7 +47,7 @@ class TrackedRun:
 
     @property
     def stage(self) -> str:
-        """The stage that the run is of; empty for a run that is not of this project."""
+        """The stage of the run; empty for a run that is not of this project."""
         return self.tags.get(TAG + "stage", "")
 
     @property
@@ -51,7 +61,7 @@ class TrackedRun:
         return Config.model_validate(read_json(self.file("config.json")))
 
     def history(self, metric: str) -> pd.Series:
-        """A metric by step; empty where it was not recorded."""
+        """Return a metric by step; empty where it was not recorded."""
         points = self._client.get_metric_history(self.id, metric)
         index = pd.Index([point.step for point in points], name="step")
         return pd.Series(
@@ -59,11 +69,11 @@ class TrackedRun:
         ).sort_index()
 
     def files(self, folder: str | None = None) -> list[str]:
-        """Names of the run's artifacts, folders too, below `folder`."""
+        """Return the names of the run's artifacts, folders too, below `folder`."""
         return [item.path for item in self._client.list_artifacts(self.id, folder)]
 
     def file(self, name: str) -> Path:
-        """An artifact (a file or a folder) as a local path."""
+        """Return an artifact (a file or a folder) as a local path."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -75,11 +85,11 @@ class TrackedRun:
 
     @cached_property
     def _copies(self) -> str:
-        self._folder = tempfile.TemporaryDirectory(prefix="kronos-run-")  # goes with this object
+        self._folder = tempfile.TemporaryDirectory(prefix="kronos-run-")  # deleted with this object
         return self._folder.name
 
     def predictions(self) -> pd.DataFrame:
-        """The forecasts of a backtest or predict run, long: instrument, as_of, datetime, step and the features."""
+        """Return the forecasts of a backtest or predict run: instrument, as_of, datetime, step and the features."""
         names = {"backtest": "predictions.parquet", "predict": "forecast.parquet"}
         if self.stage not in names:
             raise UserError(
@@ -88,8 +98,8 @@ class TrackedRun:
         return pd.read_parquet(self.file(names[self.stage]))
 
     def store(self) -> BarStore:
-        """The bars that the run used, from where it found them; other bars there by now are refused."""
-        store = open_store(self.config.dataset_path)
+        """Open the bars that the run used, where it found them; other bars that are there by now are refused."""
+        store = open_store(self.folder / self.config.dataset_path)
         if store.digest != self.tags.get(TAG + "data_digest"):
             raise UserError(
                 f"the store at {store.path} has other bars than run {self.id} used: build them again"
@@ -97,18 +107,18 @@ class TrackedRun:
         return store
 
     def children(self) -> list["TrackedRun"]:
-        """The runs under this one, in the order in which they began."""
-        return _search(
-            self._client, [self._run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{self.id}'"
-        )[::-1]
+        """Return the runs under this one, in the order in which they began."""
+        where = f"tags.`mlflow.parentRunId` = '{self.id}'"
+        found = _search(self._client, self._run.info.experiment_id, where)
+        return [TrackedRun(self._client, run, self.uri, self.folder) for run in found[::-1]]
 
 
 def latest(stage: str, uri: str | None = None, experiment: str = "kronos") -> TrackedRun:
-    """The newest finished run of a stage.
+    """Return the newest finished run of a stage, without those that `newest` leaves out.
 
     Args:
         stage: data, tokenizer, predictor, backtest, predict, pipeline or search.
-        uri: tracking address; None is MLflow's own rule.
+        uri: tracking address; None is MLflow's own rule, with `mlflow.db` looked for in the parent folders too.
         experiment: name of the experiment.
 
     Raises:
@@ -123,20 +133,25 @@ def latest(stage: str, uri: str | None = None, experiment: str = "kronos") -> Tr
 
 
 def newest(stage: str, count: int, uri: str | None = None, experiment: str = "kronos") -> list[TrackedRun]:
-    """Up to `count` finished runs of a stage, the newest first; those that point to another's output are left out."""
+    """Return up to `count` finished runs of a stage, the newest first.
+
+    Left out are runs that point to another run's output, and runs that a search made for itself: its trials, and
+    the bars and the tokenizer that it prepared for them.
+    """
+    uri, folder = _place(uri)
     client = connect(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         place = uri or "MLflow's default place"
         raise UserError(f"no experiment {experiment!r} at {place}: run  make pipeline  first")
     where = f"attributes.status = 'FINISHED' and tags.`{TAG}stage` = '{stage}'"
-    elsewhere = {TAG + "reused_run", TAG + "search_parent"}
-    runs = [run for run in _search(client, [found.experiment_id], where) if not elsewhere & run.tags.keys()]
-    return runs[:count]
+    left_out = {TAG + name for name in ("reused_run", "search_parent", "search", "trial")}
+    runs = [run for run in _search(client, found.experiment_id, where) if not left_out & run.data.tags.keys()]
+    return [TrackedRun(client, run, uri, folder) for run in runs[:count]]
 
 
 def compare(runs: Sequence[TrackedRun]) -> pd.DataFrame:
-    """Runs as columns; rows are the parameters that differ, then every metric that one of them has.
+    """Return a table of runs as columns: the parameters that differ, then every metric that one of them has.
 
     Predictor losses of runs with different tokenizers are not comparable: the row `tokenizer_digest` shows them.
     """
@@ -157,18 +172,37 @@ def compare(runs: Sequence[TrackedRun]) -> pd.DataFrame:
 
 
 def load_run(run_id: str, uri: str | None = None) -> TrackedRun:
-    """A run by its id. Raises UserError where there is none."""
+    """Return a run by its id; the address is as in `latest`. Raises UserError where there is none."""
     from mlflow.exceptions import MlflowException
 
+    uri, folder = _place(uri)
     client = connect(uri)
     try:
-        return TrackedRun(client, client.get_run(run_id))
+        return TrackedRun(client, client.get_run(run_id), uri, folder)
     except MlflowException as error:
         raise UserError(f"no run {run_id}: {first_line(error)}") from None
 
 
-def _search(client: Any, experiments: Sequence[str], where: str) -> list[TrackedRun]:
-    """Runs that fit, the newest first."""
+def _place(uri: str | None) -> tuple[str | None, Path]:
+    """Return the tracking address and the folder that relative paths of its runs start from.
+
+    Without an address, runs are read from the nearest parent folder with a database, up to the clone of the project:
+    a notebook works in a folder below the one in which the runs were made.
+    """
+    if uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri, Path()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / DATABASE).is_file():
+            return (
+                (None, Path()) if folder == here else (f"sqlite:///{(folder / DATABASE).as_posix()}", folder)
+            )
+        if (folder / "MLproject").is_file():
+            break
+    return None, Path()
+
+
+def _search(client: Any, experiment_id: str, where: str) -> list[Any]:
+    """Return MLflow's runs that match, the newest first."""
     order = ["attributes.start_time DESC"]
-    found = client.search_runs(list(experiments), where, max_results=MAX_RUNS, order_by=order)
-    return [TrackedRun(client, run) for run in found]
+    return list(client.search_runs([experiment_id], where, max_results=MAX_RUNS, order_by=order))

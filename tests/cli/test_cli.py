@@ -1,6 +1,8 @@
 """A user's mistake on the command line: one clear message, exit status 2, no traceback, nothing half-written."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
+import kronos.__main__ as entry
 from kronos.__main__ import main
+from kronos.config.schema import FIELDS
+from kronos.tracking.reader import latest, newest
+from kronos.utils.errors import TrackingAway, UserError
 from kronos.utils.files import read_json, write_json
 
 SMALL = ["--n-train-iter", "128", "--n-val-iter", "64",
@@ -156,3 +163,128 @@ def test_a_finished_stage_is_reused_until_something_changes(
     assert (np.frombuffer((trained / "summary.json").read_bytes(), np.uint8) == before).all()
     assert main(["tokenizer", *SMALL, "--seed", "7"]) == 0
     assert "tokenizer: runs, since seed was 100, is 7" in capsys.readouterr().out
+
+
+DISK = OSError(errno.ENOSPC, "No space left on device", "values.npy")
+
+
+@pytest.mark.parametrize(
+    "command", [["data"], ["compare", "1a2b"], ["rerun", "1a2b"], ["mlproject"], ["fields"]]
+)
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (DISK, 2),
+        (MlflowException("no such run"), 2),
+        (TrackingAway("the server is away"), 75),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=["disk", "mlflow", "away", "interrupt"],
+)
+def test_debug_prints_the_traceback_before_the_same_line_with_the_same_status(
+    command: list[str], error: BaseException, status: int,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def failing(arguments: list[str]) -> int:
+        assert arguments == command
+        raise error
+
+    monkeypatch.setattr(entry, "_main", failing)
+    assert main(command) == status
+    line = capsys.readouterr().err
+    assert line.startswith("kronos: ") and line.count("\n") == 1
+    assert main([*command, "--debug"]) == status
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback (most recent call last):")
+    assert "in failing" in printed
+    assert printed.endswith(line)
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_debug_stands_anywhere_and_shows_a_mistake_in_the_arguments(
+    place: int, in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["data", "--epochs", "x"]
+    arguments.insert(place, "--debug")
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback")
+    assert printed.splitlines()[-1].startswith("kronos: --epochs: ")
+    assert list(in_folder.iterdir()) == []
+
+
+def test_debug_shows_the_exception_that_a_clear_error_hides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(arguments: list[str]) -> int:
+        try:
+            raise MlflowException("what MLflow said")
+        except MlflowException:
+            raise UserError("no run 1a2b") from None
+
+    monkeypatch.setattr(entry, "_main", failing)
+    assert main(["compare", "1a2b", "--debug"]) == 2
+    printed = capsys.readouterr().err
+    assert "MlflowException: what MLflow said" in printed
+    assert printed.endswith("kronos: no run 1a2b\n")
+
+
+def test_debug_is_listed_in_every_help_and_is_no_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "--debug: print the full traceback" in capsys.readouterr().out
+    for command in ("data", "compare", "rerun"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert "--debug" in capsys.readouterr().out
+    assert "debug" not in FIELDS
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["data", "--epoch", "3"]])
+def test_a_version_or_a_mistaken_flag_waits_for_no_large_package(arguments: list[str]) -> None:
+    code = (
+        "import sys; from kronos.__main__ import main; main(sys.argv[1:]); "
+        "print(sorted({'torch', 'mlflow', 'optuna', 'qlib', 'matplotlib'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_two_processes_that_begin_at_once_in_a_fresh_folder_both_succeed(
+    attempt: int, tmp_path: Path
+) -> None:
+    command = ["data", "--symbols", "AAPL,ABT", "--data-source", "sample"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "kronos", *command], cwd=tmp_path, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    printed = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
+    assert "already exists" not in "".join(printed)
+    assert [path.name for path in tmp_path.glob("*.db")] == ["mlflow.db"]
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("kronos")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    assert sum("kronos.reused_run" in run.data.tags for run in runs) == 1
+
+
+@pytest.mark.slow
+def test_a_rerun_from_a_folder_below_is_tracked_beside_the_original(
+    in_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "--symbols", "AAPL,ABT", "--data-source", "sample"]) == 0
+    below = in_folder / "notebooks"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    original = latest("data")
+    assert main(["rerun", original.id]) == 0
+    assert "every number is equal" in capsys.readouterr().out
+    assert [path.name for path in below.iterdir()] == ["outputs"]
+    assert len(newest("data", 5)) == 2
