@@ -26,6 +26,7 @@ STAGE_ROWS = [
     {"base"},
     {"cache"},
     {"inputs", "run_folder"},
+    {"weights"},
     {"provenance", "model_logging", "train_setup"},
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},

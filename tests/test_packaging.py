@@ -82,7 +82,7 @@ def test_the_installed_command_works_from_an_empty_folder(wheel: Path, tmp_path:
     assert "belongs to a clone" in kronos("mlproject", "--write", status=2)
     assert list(work.iterdir()) == []
     gentle = ("--config-path", "experiments/csi300_gentle.json", "--qlib-data-path", "nowhere")
-    assert "is no Qlib store of" in kronos("data", *gentle, status=2)
+    assert "is not a Qlib store of" in kronos("data", *gentle, status=2)
     small = ("--epochs", "1", "--n-train-iter", "128", "--n-val-iter", "64", "--inference-sample-count", "1",
              "--baseline-seeds", "1", "--evaluation-series", "20", "--symbols", "AAPL,XOM,IBM,GE,BA,KO",
              "--data-source", "sample", "--backtest-n-symbol-hold", "2", "--backtest-n-symbol-drop", "1")  # fmt: skip

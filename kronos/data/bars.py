@@ -55,7 +55,7 @@ class Flag(IntFlag):
 class Finding:
     """One kind of problem found in the bars: what was done, how many times, and (instrument, day, text) of each.
 
-    At most `MAX_ITEMS` of the items are kept; `count` is always whole. Instrument or day `*` means all of them.
+    At most `MAX_ITEMS` of the items are kept; `count` counts all cases. Instrument or day `*` means all of them.
     """
 
     kind: str
@@ -161,11 +161,11 @@ def _times(column: pd.Series) -> pd.Series:
             times = pd.to_datetime(column)
         if times.dt.tz is not None:
             raise UserError(
-                f"column datetime has the time zone {times.dt.tz}: convert it to the exchange's own clock"
+                f"column datetime has the time zone {times.dt.tz}: convert it to the exchange's local time"
             )
         times = times.astype("datetime64[ns]")
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"column datetime has a value that is no time: {error}") from None
+        raise UserError(f"column datetime has a value that is not a time: {error}") from None
     if bool(times.isna().any()):
         raise UserError(f"column datetime is empty in {int(times.isna().sum())} of {len(times)} bars")
     return times
@@ -175,7 +175,7 @@ def _numbers(column: pd.Series, name: str) -> pd.Series:
     try:
         return pd.to_numeric(column).astype("float64")
     except (ValueError, TypeError) as error:
-        raise UserError(f"column {name} has a value that is no number: {error}") from None
+        raise UserError(f"column {name} has a value that is not a number: {error}") from None
 
 
 def _sorted(frame: pd.DataFrame, findings: list[Finding] | None) -> pd.DataFrame:
@@ -213,8 +213,8 @@ def session_places(frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> np.ndarra
     if (place < 0).any():
         first = frame[place < 0].iloc[0]
         raise UserError(
-            f"{first['instrument']} has a bar at {day_text([first['datetime']])[0]}, which is no session of the "
-            f"calendar ({int((place < 0).sum())} such bars): drop them or choose the calendar they were traded on"
+            f"{first['instrument']} has a bar at {day_text([first['datetime']])[0]}, which is not a session of "
+            f"the calendar ({int((place < 0).sum())} such bars): drop them or choose the calendar they were traded on"
         )
     return place
 

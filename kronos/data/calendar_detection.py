@@ -48,7 +48,7 @@ def fit_calendar(times: pd.DatetimeIndex, freq: str, calendar: str = "auto") -> 
         raise UserError(
             f"the bars ({day_text(times[:1])[0]}..{day_text(times[-1:])[0]}, {freq}) fit no calendar: the "
             f"nearest, {name}, has {100 * share:.0f} % of their times among its sessions; give --calendar and "
-            "--freq, and times on the exchange's own clock"
+            "--freq, and times in the exchange's local time"
         )
     fit, share, name, label = max(allowed, key=lambda one: one[0])
     how = "chosen by fit" if calendar == "auto" else "as configured"

@@ -21,7 +21,7 @@ FOREVER = pd.Timestamp("2200-12-31")  # where the package sets no bound to its r
 
 
 def sessions(name: str, begin: Any, end: Any, freq: str = "day", label: str = "end") -> pd.DatetimeIndex:
-    """Return the sessions on the days begin..end, both included, on the exchange's own clock, without time zone.
+    """Return the sessions on the days begin..end, both included, in the exchange's local time, without time zone.
 
     With `freq="day"` a session is a day (midnight); otherwise it is a bar, labelled by the start or end of its
     interval. Past the calendar's known end sessions are weekdays. Raises UserError for an unknown calendar and for
@@ -54,7 +54,7 @@ def known_end(name: str) -> pd.Timestamp:
 
 
 def timezone(name: str) -> Any:
-    """Return the time zone of the exchange's clock; UTC for calendars without an exchange."""
+    """Return the time zone of the exchange; UTC for calendars without an exchange."""
     return "UTC" if name in ROUND_THE_CLOCK else _registered(name).tz
 
 

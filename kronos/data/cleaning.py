@@ -22,9 +22,7 @@ from kronos.data.bars import (
 from kronos.data.calendars import MINUTES
 from kronos.utils.errors import UserError
 
-REPAIRABLE = (
-    0.05  # rounding and late prints stay far below 5 %; beyond it, it is unknown which price is wrong
-)
+REPAIRABLE = 0.05  # rounding stays far below 5 %; above it, it is unknown which price is wrong
 STALE = 3  # equal bars in a row, volume included: two happen by chance, a third is a feed that repeats itself
 LOCKED = 0.045  # a bar of one price this far from the close before: a limit of 5, 10 or 20 % was reached
 ENOUGH_STEPS = 8  # fewer steps between bars do not determine a frequency
@@ -43,21 +41,21 @@ def clean(raw: pd.DataFrame, freq: str = "day") -> tuple[pd.DataFrame, list[Find
 
     needed = [*PRICES, "volume", *(["factor"] if "factor" in frame.columns else [])]
     numbers = frame[needed].to_numpy()
-    endless = np.asarray(np.isinf(numbers).any(1))
-    missing = np.asarray(np.isnan(numbers).any(1)) & ~endless
-    keep = ~(endless | missing)
+    infinite = np.asarray(np.isinf(numbers).any(1))
+    missing = np.asarray(np.isnan(numbers).any(1)) & ~infinite
+    keep = ~(infinite | missing)
     _note_bars(frame, missing, "missing value", "dropped, a hole", findings)
-    _note_bars(frame, endless, "infinite value", "dropped, a hole", findings)
+    _note_bars(frame, infinite, "infinite value", "dropped, a hole", findings)
     frame = frame[keep].reset_index(drop=True) if not keep.all() else frame
 
     numbers = frame[list(PRICES)].to_numpy()
-    worthless = np.asarray((numbers <= 0).any(1))
+    not_positive = np.asarray((numbers <= 0).any(1))
     if "factor" in frame.columns:
-        worthless |= (frame["factor"] <= 0).to_numpy()
-    negative = (frame["volume"] < 0).to_numpy() & ~worthless
-    _note_bars(frame, worthless, "price not positive", "dropped, a hole", findings)
+        not_positive |= (frame["factor"] <= 0).to_numpy()
+    negative = (frame["volume"] < 0).to_numpy() & ~not_positive
+    _note_bars(frame, not_positive, "price not positive", "dropped, a hole", findings)
     _note_bars(frame, negative, "volume negative", "dropped, a hole", findings)
-    keep = ~(worthless | negative)
+    keep = ~(not_positive | negative)
     frame = frame[keep].reset_index(drop=True) if not keep.all() else frame
 
     if "flag" not in frame.columns:

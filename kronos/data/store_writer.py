@@ -45,7 +45,8 @@ class StoreParts:
             raise UserError(
                 "bars are not sorted by instrument and session without repeats: clean and align them first"
             )
-        values = np.column_stack([frame[name].to_numpy().astype("<f4") for name in FEATURES])
+        with np.errstate(over="ignore"):  # refused below, in one line
+            values = np.column_stack([frame[name].to_numpy().astype("<f4") for name in FEATURES])
         if not np.isfinite(values).all():
             row = frame.iloc[int(np.flatnonzero(~np.isfinite(values).all(1))[0])]
             raise UserError(
@@ -150,5 +151,5 @@ def refuse_foreign_folder(path: str | Path) -> None:
         target.is_dir() and not (target / "index.json").is_file() and next(target.iterdir(), None)
     ):
         raise UserError(
-            f"{target} exists and is no bar store: it would be replaced; give another --dataset-path or move it away"
+            f"{target} exists and is not a bar store: it would be replaced; give another --dataset-path or move it"
         )

@@ -165,9 +165,7 @@ def _records(log: int) -> Iterator[str]:
             record = os.read(log, 8192)
         except BlockingIOError:  # no further record
             return
-        except (
-            BrokenPipeError
-        ):  # records were overwritten before they were read; the next read goes on after them
+        except BrokenPipeError:  # records were overwritten before they were read; the next read goes on
             continue
         if not record:
             return

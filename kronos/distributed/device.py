@@ -1,4 +1,4 @@
-"""Where and how training runs: device, number format, threads and seeds, each choice with its reason."""
+"""Device, number format, threads and seeds of a process, each choice with its reason."""
 
 import ctypes
 import hashlib
@@ -22,7 +22,7 @@ ALONE = Place()
 
 @dataclass(frozen=True)
 class Runtime:
-    """One process's place in the run. `reasons` are lines for the user, one a choice."""
+    """Device, number format and rank of one process. `reasons` are lines for the user, one per choice."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
@@ -32,7 +32,7 @@ class Runtime:
     reasons: list[str] = field(default_factory=list)
 
     def autocast(self) -> AbstractContextManager:
-        """The context in which the forward pass runs."""
+        """Return the context in which the forward pass runs."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
@@ -44,11 +44,10 @@ def choose(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     place: Place = ALONE,
 ) -> Runtime:
-    """Choose for this process and set torch's number of threads and, with several GPUs, the one to use.
+    """Choose device and number format for this process; sets torch's threads and, with several GPUs, the current one.
 
-    On a CPU under glibc the process keeps the memory that it frees: the next step needs as much again.
-
-    Raises UserError for a device or a number format that is not there.
+    On a CPU under glibc the process keeps the memory that it frees, since the next step needs as much again. Raises
+    UserError for a device or a number format that is not available.
     """
     if cpu and device not in ("auto", "cpu"):
         raise UserError(f"cpu=true contradicts device={device}: give one of them")
@@ -79,9 +78,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc not to give freed memory back and fetch it anew, page by page: that took a tenth of a step.
+    """Make glibc keep freed memory: returning it and fetching it again, page by page, took a tenth of a step.
 
-    What the process takes at most stays about the same. Whoever has set glibc's own variables is left alone.
+    The peak memory stays about the same. Does nothing where the user has set glibc's own variables.
     """
     chosen = os.environ.keys() & {"GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
     if platform.libc_ver()[0] != "glibc" or chosen:
@@ -89,20 +88,20 @@ def _keep_freed_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(trim_threshold, 2**31 - 1)
-    mallopt(mmap_threshold, 2**25)  # 32 MiB, the most there is
+    mallopt(mmap_threshold, 2**25)  # 32 MiB, the maximum
 
 
 def _debugging() -> list[str]:
-    """With TORCH_DEBUG=1, have PyTorch look at every gradient and at what the ranks tell each other."""
-    asked = os.environ.get("TORCH_DEBUG", "").strip().lower()
-    if asked in ("", "0", "false", "no", "off"):
+    """With TORCH_DEBUG=1, switch on anomaly detection and the checks of collective operations."""
+    value = os.environ.get("TORCH_DEBUG", "").strip().lower()
+    if value in ("", "0", "false", "no", "off"):
         return []
     torch.autograd.set_detect_anomaly(True)
     os.environ["TORCH_DISTRIBUTED_DEBUG"] = "DETAIL"
     if torch.distributed.is_available():
-        torch.distributed.set_debug_level_from_env()  # it has read the variable when it was imported
+        torch.distributed.set_debug_level_from_env()  # the variable was read at import
     return [
-        f"TORCH_DEBUG={asked}: anomaly detection and TORCH_DISTRIBUTED_DEBUG=DETAIL are on; training is slower"
+        f"TORCH_DEBUG={value}: anomaly detection and TORCH_DISTRIBUTED_DEBUG=DETAIL are on; training is slower"
     ]
 
 
@@ -117,12 +116,12 @@ def seed_everything(seed: int) -> None:
 
 
 def generator(seed: int, purpose: str = "", device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of its own for (seed, purpose), so that one use never shifts the draws of another."""
+    """Return a generator for (seed, purpose), so that one use never shifts the draws of another."""
     key = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8]
     return torch.Generator(device).manual_seed(int.from_bytes(key, "little") >> 1)  # torch takes 63 bits
 
 
-def _device(name: str, asked: str) -> tuple[torch.device, str]:
+def _device(name: str, given: str) -> tuple[torch.device, str]:
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         if cuda:
@@ -132,26 +131,24 @@ def _device(name: str, asked: str) -> tuple[torch.device, str]:
         return torch.device("cpu"), "device cpu: neither CUDA nor MPS is available"
     if name == "cuda" and not cuda:
         built = "sees no GPU" if torch.version.cuda else "is built without CUDA"
-        raise UserError(f"{asked}, but this PyTorch {built}: use device=auto or device=cpu")
+        raise UserError(f"{given}, but this PyTorch {built}: use device=auto or device=cpu")
     if name == "mps" and not mps:
-        raise UserError(f"{asked}, but MPS is not available here: use device=auto or device=cpu")
+        raise UserError(f"{given}, but MPS is not available here: use device=auto or device=cpu")
     if name not in ("cpu", "cuda", "mps"):
-        raise UserError(f"{asked}, expected auto, cpu, cuda or mps")
-    return torch.device(name), f"device {name}: asked for ({asked})"
+        raise UserError(f"{given}, expected auto, cpu, cuda or mps")
+    return torch.device(name), f"device {name}: asked for ({given})"
 
 
 def _own_device(device: torch.device, place: Place) -> tuple[torch.device, str]:
-    """This rank's device among those of its machine."""
+    """Return this rank's device among those of its machine."""
     if device.type == "mps":
-        raise UserError(
-            f"{place.world} processes, but one process trains on MPS: use one process, or device=cpu"
-        )
+        raise UserError(f"{place.world} processes, but MPS trains with one: use one process, or device=cpu")
     if device.type == "cpu":
         return device, f"{place.world} processes over gloo"
-    cards = torch.cuda.device_count()
-    if place.local_world > cards:
+    gpus = torch.cuda.device_count()
+    if place.local_world > gpus:
         raise UserError(
-            f"{place.local_world} processes on a machine with {cards} visible GPU(s): start one process a GPU "
+            f"{place.local_world} processes on a machine with {gpus} visible GPU(s): start one process per GPU "
             "(CUDA_VISIBLE_DEVICES says which are visible), or use device=cpu"
         )
     torch.cuda.set_device(place.local_rank)
@@ -192,7 +189,7 @@ def _precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
 
 
 def _threads(ranks: int = 1) -> tuple[int, str]:
-    """OMP_NUM_THREADS where it is set, else the physical cores that this process may use, shared by the ranks."""
+    """Return OMP_NUM_THREADS where it is set, else this process's share of the physical cores it may use."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if wanted:
         if not wanted.isdecimal() or int(wanted) < 1:
@@ -210,9 +207,9 @@ def _threads(ranks: int = 1) -> tuple[int, str]:
 
 
 def _container_cores() -> int | None:
-    """Whole cores that the control group grants; more threads than that would only wait for each other."""
+    """Return the whole cores that the cgroup grants: more threads would only wait for each other. None: no limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, int(quota) // int(period))
-    except (OSError, ValueError):  # no such file, or quota `max`
+    except (OSError, ValueError):  # no such file, or no quota (`max`)
         return None

@@ -8,8 +8,8 @@ When a worker fails, its error becomes rank 0's.
 PyTorch's elastic launcher does not start the workers. Its agent runs every rank as a child, ends and restarts the
 group as a whole, and counts it as done when all ranks return. Here rank 0 is the user's own process, which talks to
 MLflow and goes on after training; the workers stay alive between jobs; and torchrun may have started all ranks from
-outside already. The store also brings a worker's error to rank 0 from
-another machine, which torch's error files do not.
+outside already. The store also brings a worker's error to rank 0 from another machine, which torch's error files do
+not.
 """
 
 import contextlib

@@ -16,10 +16,10 @@ from kronos.utils.errors import UserError
 
 
 class Attention(nn.Module):
-    """Multi-head attention with rotary positions: over itself, or from `query` to the bars of `x`.
+    """Multi-head attention with rotary positions: self-attention, or cross-attention from `query` to the bars of `x`.
 
-    Causal in every mode when there are as many queries as bars; one single query is the newest bar's and
-    sees them all. `padding_mask` [B, T] is true (or non-zero) at bars to hide.
+    Causal, in training and in evaluation, when there are as many queries as bars; a single query belongs to the
+    newest bar and attends to all bars. `padding_mask` [B, T] is true (or non-zero) at bars to hide.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class Attention(nn.Module):
         query_tables: Tables | None = None,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """[B, Q, D] attended. `tables`: the bars' positions, `query_tables` the queries'; None: unturned."""
+        """Return attended values [B, Q, D]. `tables` and `query_tables` are the rotary tables of bars and queries;
+        None leaves them unrotated.
+        """
         query_BQD = x_BTD if query_BQD is None else query_BQD
         queries, bars = query_BQD.shape[1], x_BTD.shape[1]
         if queries not in (1, bars):
@@ -77,14 +79,14 @@ class Attention(nn.Module):
         return self.resid_dropout(self.out_proj(attended.transpose(1, 2).flatten(2)))
 
     def _turned(self, layer: Linear, x_BTD: Tensor, tables: Tables, scale: float = 1.0) -> Tensor:
-        """Queries or keys [B, H, T, K], turned pairs side by side."""
+        """Return rotated queries or keys [B, H, T, K], with the two members of each rotated pair side by side."""
         rows = linear(x_BTD, neighbours(layer.weight, self.heads), neighbours(layer.bias, self.heads))
         return rotate_neighbours(rows.unflatten(-1, (self.heads, -1)), tables, scale)
 
     def _turns_neighbours(self, x: Tensor) -> bool:
-        """Whether operations are done one by one, in float32, on a device that has complex numbers.
+        """Return whether the rotation can use complex numbers: eager mode, float32, and a device that has them.
 
-        A projection that somebody has replaced, hooked or pruned is called as it is.
+        A projection that was replaced, hooked or pruned is called as it is.
         """
         kind = x.device.type
         if kind not in ("cpu", "cuda") or torch.compiler.is_compiling() or torch.is_autocast_enabled(kind):
@@ -93,14 +95,14 @@ class Attention(nn.Module):
 
 
 def _is_known(layer: nn.Module) -> bool:
-    """Whether calling this layer is x W^T + b in float32 and nothing else."""
+    """Return whether calling this layer is x W^T + b in float32 and nothing else."""
     hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
     plain = type(layer) is Linear and layer.bias is not None and layer.weight.dtype == torch.float32
     return plain and not any(hooks)
 
 
 def _visible(padding_mask: Tensor, queries: int, causal: bool) -> Tensor:
-    """[B, 1, Q, T], true where a query may look; a padded bar sees itself, so that no row is empty (NaN)."""
+    """Return a mask [B, 1, Q, T], true where a query may attend; a padded bar attends to itself, so no row is NaN."""
     bars = padding_mask.shape[1]
     visible = ~padding_mask.bool()[:, None, None, :].expand(-1, 1, queries, -1)
     if not causal:

@@ -1,4 +1,4 @@
-"""Checkpoint folders: config.json and model.safetensors, written under a temporary name and renamed."""
+"""Checkpoint folders: config.json and model.safetensors, saved atomically and checked when they are loaded."""
 
 import hashlib
 import inspect
@@ -36,7 +36,7 @@ def load(kind: type[Model], path_or_name: str | Path, revision: str | None = Non
     folder = find_folder(path_or_name, revision)
     config = _read_config(kind, folder)
     stored = _read_weights(folder / WEIGHTS)
-    with torch.device("meta"):  # no random initialisation of weights that are replaced at once
+    with torch.device("meta"):  # skips the random initialisation of weights that are overwritten
         model = kind(**config)
     _check_keys(model, stored, folder)
     model.to_empty(device="cpu")
@@ -45,7 +45,7 @@ def load(kind: type[Model], path_or_name: str | Path, revision: str | None = Non
 
 
 def find_folder(path_or_name: str | Path, revision: str | None = None) -> Path:
-    """The folder itself, or the local copy of a Hub repository."""
+    """Return the folder itself, or the local copy of a Hub repository."""
     folder = Path(path_or_name).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -61,7 +61,7 @@ def find_folder(path_or_name: str | Path, revision: str | None = None) -> Path:
 
 
 def check_pair(tokenizer: Any, predictor: Any) -> None:
-    """Refuse a tokenizer and a predictor whose ids are not the same, with both values."""
+    """Raise UserError where the tokenizer and the predictor have different numbers of bits."""
     gives = (tokenizer.config["s1_bits"], tokenizer.config["s2_bits"])
     expects = (predictor.config["s1_bits"], predictor.config["s2_bits"])
     if gives != expects:
@@ -72,7 +72,7 @@ def check_pair(tokenizer: Any, predictor: Any) -> None:
 
 
 def digest(model: Any) -> str:
-    """SHA-256 over the configuration and the weights (float32 bytes, by sorted name)."""
+    """Return the SHA-256 of the configuration and the weights (float32 bytes, by sorted name)."""
     total = hashlib.sha256(json.dumps(model.config, sort_keys=True).encode())
     for name, tensor in sorted(_state(model).items()):
         wide = tensor.float() if tensor.is_floating_point() else tensor
@@ -86,7 +86,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _read_config(kind: type[nn.Module], folder: Path) -> dict[str, Any]:
-    """The constructor's arguments; keys that are not among them are left out, as the public loader does."""
+    """Return the constructor's arguments; other keys are ignored, as by the public loader."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} has no {CONFIG}: it is not a {kind.__name__} checkpoint")
     config = files.read_json(folder / CONFIG)
@@ -117,7 +117,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _expected_size(path: Path) -> int | None:
-    """The size that a safetensors header announces, None where there is no such header."""
+    """Return the file size that a safetensors header implies, None where there is no such header."""
     with open(path, "rb") as stream:
         start = stream.read(8)
         if len(start) < 8:
@@ -134,7 +134,7 @@ def _expected_size(path: Path) -> int | None:
 
 
 def _check_keys(model: nn.Module, stored: dict[str, Tensor], folder: Path) -> None:
-    """Name the keys that are missing or too many and the shapes that differ, a few of each."""
+    """Raise UserError that names missing keys, unexpected keys and differing shapes, a few of each."""
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     problems = []

@@ -1,4 +1,4 @@
-"""Checkpoints from the Hugging Face Hub: one commit's files in the local cache, every failure one line."""
+"""Checkpoints from the Hugging Face Hub: files of one commit in the local cache; errors are one line."""
 
 import re
 from pathlib import Path
@@ -9,22 +9,22 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether `text` reads as owner/name."""
+    """Return whether `text` has the form owner/name."""
     return _NAME.fullmatch(text) is not None
 
 
 def download(name: str, filenames: tuple[str, ...], revision: str | None = None) -> Path:
-    """The folder in the Hub's local cache that holds these files of one commit, downloaded where not there yet.
+    """Return the folder in the Hub's local cache that holds these files of one commit; download missing ones.
 
-    `revision` is a branch, tag or commit, None the default branch. Where to ask (HF_ENDPOINT), the cache
-    (HF_HOME), the account (HF_TOKEN) and offline mode (HF_HUB_OFFLINE) are the Hub client's own settings.
+    `revision` is a branch, tag or commit, None the default branch. The address (HF_ENDPOINT), the cache
+    (HF_HOME), the account (HF_TOKEN) and offline mode (HF_HUB_OFFLINE) are settings of the Hub client.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         HfHubHTTPError,
-        HTTPError,  # of the client's own HTTP library, whichever that is
+        HTTPError,  # of the HTTP library that the client uses
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -65,7 +65,7 @@ def download(name: str, filenames: tuple[str, ...], revision: str | None = None)
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost cause's first line; the outer ones only say that something failed."""
+    """Return the first line of the innermost cause, which is the specific one."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()

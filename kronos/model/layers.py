@@ -17,7 +17,7 @@ from kronos.model.rotary import Tables
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, the mean square taken in float32 whatever the type of x."""
+    """Return x / rms(x) * weight, the mean square computed in float32, or in float64 where x is float64."""
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -27,12 +27,12 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype == torch.float32 and derived_here():
             return _RMSNorm.apply(x, self.weight, self.eps)
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).type_as(x) * self.weight
 
 
 class _RMSNorm(torch.autograd.Function):
-    """The same in float32, with half the passes over memory that its derivative by autograd takes."""
+    """The same in float32, with a backward pass that reads memory half as often as autograd's."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -91,7 +91,7 @@ class Block(nn.Module):
 
 
 def run_blocks(blocks: nn.ModuleList, x_BTD: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-    """Run the blocks in order over positions 0 .. T-1, their rotary tables computed once."""
+    """Run the blocks in order over positions 0 .. T-1, with rotary tables computed once."""
     if not len(blocks):
         return x_BTD
     first = blocks[0]

@@ -1,4 +1,4 @@
-"""Kronos: the next bar's coarse and fine ids from the ids so far.
+"""Kronos: predicts the coarse and fine ids of the next bar from the ids of earlier bars.
 
 Axes: B batch, T bars, Q queries, D width, V1 and V2 the coarse and fine vocabularies.
 """
@@ -18,11 +18,11 @@ from kronos.model.cpu_kernels.linear import Linear
 from kronos.model.layers import Block, RMSNorm, run_blocks
 
 TIME_TABLES = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}  # in the stamp's order
-FINE_HEADS = 4  # whatever n_heads says
+FINE_HEADS = 4  # regardless of n_heads
 
 
 class HierarchicalEmbedding(nn.Module):
-    """Coarse and fine ids, each embedded x sqrt(width), joined and projected."""
+    """Embeddings of coarse and fine ids, each scaled by sqrt(width), concatenated and projected."""
 
     def __init__(self, s1_bits: int, s2_bits: int, width: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class HierarchicalEmbedding(nn.Module):
 
 
 class FixedEmbedding(nn.Module):
-    """A sinusoidal table that is not trained; its weight is in the checkpoint, under `emb`."""
+    """A fixed sinusoidal embedding; its weight is in the checkpoint under `emb`."""
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class TemporalEmbedding(nn.Module):
             "day",
             "month",
             "minute",
-        )  # the public order, for equal rounding
+        )  # the order of the public code, for equal rounding
         first, *rest = (self.get_submodule(f"{name}_embed")(parts[name]) for name in order)
         for part in rest:
             first = first + part
@@ -77,7 +77,7 @@ class TemporalEmbedding(nn.Module):
 
 
 class DependencyLayer(nn.Module):
-    """The fine head's cross-attention: a coarse token asks the hidden states; added to them, normalised."""
+    """Cross-attention of the fine head: coarse tokens attend to the hidden states; residual and norm follow."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class DependencyLayer(nn.Module):
     def forward(
         self, hidden_BTD: Tensor, token_BQD: Tensor, padding_mask: Tensor | None, trained: bool
     ) -> Tensor:
-        """[B, T, D]. `trained` turns a single query and its keys by their positions, as in training."""
+        """Return [B, T, D]. `trained` rotates a single query and its keys by their positions, as in training."""
         bars, queries = hidden_BTD.shape[1], token_BQD.shape[1]
         tables = query_tables = None
         if queries == bars:
@@ -117,7 +117,7 @@ class DualHead(nn.Module):
         s2_targets: Tensor,
         padding_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(mean of both, coarse, fine) cross-entropies over [B, T], bars true in `padding_mask` left out."""
+        """Return cross-entropies (mean of both, coarse, fine) over [B, T], without bars hidden by `padding_mask`."""
         keep = ... if padding_mask is None else ~padding_mask.bool()
         coarse = F.cross_entropy(s1_logits[keep].flatten(0, -2), s1_targets[keep].flatten())
         fine = F.cross_entropy(s2_logits[keep].flatten(0, -2), s2_targets[keep].flatten())
@@ -183,14 +183,14 @@ class Kronos(nn.Module):
         stamp_BT5: Tensor | None = None,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """[B, T, D] after the final norm; bar t has seen the bars up to t."""
+        """Return hidden states [B, T, D] after the final norm; that of bar t depends on bars up to t."""
         x = self.embedding(s1_BT, s2_BT)
         if stamp_BT5 is not None:
             x = x + self.time_emb(stamp_BT5)
         return self.norm(run_blocks(self.transformer, self.token_drop(x), padding_mask))
 
     def coarse_logits(self, hidden_BTD: Tensor) -> Tensor:
-        """[B, T, V1] of the next bar's coarse id."""
+        """Return logits [B, T, V1] of the next bar's coarse id."""
         return self.head.proj_s1(hidden_BTD)
 
     def fine_logits(
@@ -200,10 +200,10 @@ class Kronos(nn.Module):
         padding_mask: Tensor | None = None,
         rotary: str = "public",
     ) -> Tensor:
-        """[B, T, V2] of the next bar's fine id, given its coarse id: [B, T], or [B, 1] for the newest bar.
+        """Return logits [B, T, V2] of the next bar's fine id, given coarse ids [B, T], or [B, 1] for the newest bar.
 
-        With one query, only the logits of the last bar mean anything: the public code turns neither query nor
-        keys by their positions there (`rotary="public"`), in training it turns both (`"trained"`).
+        With one query, only the logits of the last bar are meaningful. There the public code rotates neither the
+        query nor the keys by their positions (`rotary="public"`); in training it rotates both (`"trained"`).
         """
         token = self.embedding.emb_s1(s1_targets)  # not scaled
         return self.head.proj_s2(self.dep_layer(hidden_BTD, token, padding_mask, rotary == "trained"))
@@ -217,10 +217,10 @@ class Kronos(nn.Module):
         use_teacher_forcing: bool = False,
         s1_targets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(coarse logits [B, T, V1], fine logits [B, T, V2]) from ids [B, T] and stamps [B, T, 5].
+        """Return (coarse logits [B, T, V1], fine logits [B, T, V2]) from ids [B, T] and stamps [B, T, 5].
 
-        The fine head is told `s1_targets` when teacher-forced, otherwise a draw from the coarse distribution
-        (torch's global generator: measure with teacher forcing). True in `padding_mask` [B, T]: hidden.
+        The fine head is conditioned on `s1_targets` with teacher forcing, otherwise on a draw from the coarse
+        distribution by torch's global generator. `padding_mask` [B, T] is true at bars to hide.
         """
         hidden = self.hidden(s1_ids, s2_ids, stamp, padding_mask)
         s1_logits = self.coarse_logits(hidden)
@@ -236,17 +236,17 @@ class Kronos(nn.Module):
     def decode_s1(
         self, s1_ids: Tensor, s2_ids: Tensor, stamp: Tensor | None = None, padding_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(coarse logits [B, T, V1], hidden states [B, T, D] for `decode_s2`)."""
+        """Return (coarse logits [B, T, V1], hidden states [B, T, D] for `decode_s2`)."""
         hidden = self.hidden(s1_ids, s2_ids, stamp, padding_mask)
         return self.coarse_logits(hidden), hidden
 
     def decode_s2(self, context: Tensor, s1_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Fine logits [B, T, V2] given hidden states and coarse ids [B, T] or [B, 1]."""
+        """Return fine logits [B, T, V2] given hidden states and coarse ids [B, T] or [B, 1]."""
         return self.fine_logits(context, s1_ids, padding_mask)
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_name: str | Path, revision: str | None = None) -> Self:
-        """Load from a folder or a Hub name; the model comes in evaluation mode."""
+        """Load from a folder or a Hub name; the model is in evaluation mode."""
         return checkpoint.load(cls, folder_or_hub_name, revision)
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""The shapes of the public checkpoints, and `nano`: ours, for laptops, tests and the default run."""
+"""Shapes of the public checkpoints, and `nano`, a smaller shape for laptops, tests and the default run."""
 
 from typing import Any, Literal
 
@@ -45,7 +45,7 @@ def _tokenizer(layers: int, width: int, heads: int, ff: int, bits: int) -> dict[
     }
 
 
-# Dropouts: ffn, residual, attention, token. The weights of `large` are not public; it takes base's.
+# Dropouts: ffn, residual, attention, token. The weights of `large` are not public; its dropouts are those of base.
 PREDICTOR_PRESETS: dict[str, dict[str, Any]] = {
     "nano": _predictor(2, 64, 4, 128, 8, (0.0, 0.0, 0.0, 0.0)),
     "mini": _predictor(4, 256, 4, 512, 10, (0.2, 0.2, 0.0, 0.0)),
@@ -61,7 +61,7 @@ TOKENIZER_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def tokenizer_preset_for(model_preset: str) -> str:
-    """The name of the tokenizer preset whose bits fit a predictor preset."""
+    """Return the name of the tokenizer preset whose bits fit a predictor preset."""
     if model_preset not in PREDICTOR_PRESETS:
         raise UserError(f"model_preset is {model_preset!r}, expected one of {', '.join(PREDICTOR_PRESETS)}")
     return "nano" if model_preset == "nano" else "base"

@@ -1,4 +1,4 @@
-"""Binary spherical quantiser: signs of a point on the unit sphere, and the loss that keeps the signs in use.
+"""Binary spherical quantizer: signs of a point on the unit sphere, and the loss that keeps the signs in use.
 
 Axes: B batch, T bars, C bits (dimensions of the code).
 """
@@ -13,28 +13,28 @@ from kronos.utils.errors import UserError
 
 
 def bits_to_ids(bits_C: Tensor) -> Tensor:
-    """Booleans [..., C] -> int64 ids [...]; bit j weighs 2^j (little end first)."""
+    """Convert booleans [..., C] to int64 ids [...]; bit j has the weight 2^j (little-endian)."""
     weights = 2 ** torch.arange(bits_C.shape[-1], device=bits_C.device)
     return (bits_C.long() * weights).sum(-1)
 
 
 def ids_to_signs(ids: Tensor, bits: int) -> Tensor:
-    """int64 ids [...] -> float32 signs [..., bits], +1 where the bit is set and -1 where it is not."""
+    """Convert int64 ids [...] to float32 signs [..., bits]: +1 where the bit is set, otherwise -1."""
     weights = 2 ** torch.arange(bits, device=ids.device)
     return ((ids.unsqueeze(-1) & weights) != 0).float() * 2 - 1
 
 
 def entropy(p: Tensor) -> Tensor:
-    """Binary entropy in nats, elementwise; the logarithms are shifted by 1e-8 as in the public code."""
+    """Return the binary entropy in nats, elementwise; the logarithms are shifted by 1e-8 as in the public code."""
     q = 1 - p
     return -(p * torch.log(p + 1e-8) + q * torch.log(q + 1e-8))
 
 
 class BinarySphericalQuantizer(nn.Module):
-    """Signs / sqrt(C) of a normalised z, with a straight-through gradient, and the quantiser's loss.
+    """Signs / sqrt(C) of a normalised z, with a straight-through gradient, and the quantizer's loss.
 
-    `average`: a function over the mean probabilities [C] of this batch, for ranks that share one batch (the
-    codebook entropy is a function of the whole batch); None leaves them as they are.
+    `average` maps the mean probabilities [C] of this rank's part of a batch to those of the whole batch, which the
+    codebook entropy is a function of; None: this rank has the whole batch.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class BinarySphericalQuantizer(nn.Module):
         self.dims = dims
         self.beta, self.gamma0, self.gamma, self.zeta = beta, gamma0, gamma, zeta
         self.average: Callable[[Tensor], Tensor] | None = None
-        # Both belong to the public checkpoints; the ids of this model are made by `bits_to_ids`.
+        # Both are in the public checkpoints and unused here: ids are computed by `bits_to_ids`.
         self.register_buffer("basis", 2 ** torch.arange(dims - 1, -1, -1))
         self.register_buffer("group_basis", 2 ** torch.arange(group_size - 1, -1, -1))
 
     def forward(self, z_BTC: Tensor) -> Tensor:
-        """Quantised [B, T, C]: +-1 / sqrt(C), with the gradient of z / sqrt(C)."""
+        """Return quantised values [B, T, C]: +-1 / sqrt(C), with the gradient of z / sqrt(C)."""
         signs = torch.where(z_BTC > 0, 1.0, -1.0).to(z_BTC.dtype)
         return (z_BTC + (signs - z_BTC).detach()) * self.dims**-0.5
 
     def loss(self, z_BTC: Tensor, quantized_BTC: Tensor) -> Tensor:
-        """beta x commitment + zeta x (gamma0 x entropy of each bar - gamma x entropy of the whole batch).
+        """Return beta x commitment + zeta x (gamma0 x entropy of each bar - gamma x entropy of the whole batch).
 
         Both entropies are sums over single bits, as the public code computes them. May be negative.
         """
@@ -73,7 +73,7 @@ class BinarySphericalQuantizer(nn.Module):
 
 
 class BSQuantizer(nn.Module):
-    """The quantiser split into a coarse part (the first s1_bits) and a fine part (the rest)."""
+    """The quantizer split into a coarse part (the first s1_bits) and a fine part (the rest)."""
 
     def __init__(
         self,
@@ -90,17 +90,17 @@ class BSQuantizer(nn.Module):
         self.bsq = BinarySphericalQuantizer(s1_bits + s2_bits, beta, gamma0, gamma, zeta, group_size)
 
     def forward(self, z_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss scalar, quantised [B, T, C], ids of the whole code [B, T])."""
+        """Return (loss scalar, quantised [B, T, C], ids of the whole code [B, T])."""
         z_BTC = F.normalize(z_BTC, dim=-1)
         quantized = self.bsq(z_BTC)
         return self.bsq.loss(z_BTC, quantized), quantized, bits_to_ids(z_BTC > 0)
 
     def ids(self, z_BTC: Tensor) -> tuple[Tensor, Tensor]:
-        """(coarse [B, T], fine [B, T]) ids; normalising does not change a sign, so it is left out."""
+        """Return (coarse [B, T], fine [B, T]) ids, without normalising, which changes no sign."""
         bits = z_BTC > 0
         return bits_to_ids(bits[..., : self.s1_bits]), bits_to_ids(bits[..., self.s1_bits :])
 
     def signs(self, s1: Tensor, s2: Tensor) -> Tensor:
-        """Coarse and fine ids -> quantised [..., C] = +-1 / sqrt(C)."""
+        """Convert coarse and fine ids to quantised values [..., C] = +-1 / sqrt(C)."""
         halves = ids_to_signs(s1, self.s1_bits), ids_to_signs(s2, self.s2_bits)
         return torch.cat(halves, dim=-1) * (self.s1_bits + self.s2_bits) ** -0.5

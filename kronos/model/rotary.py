@@ -26,9 +26,9 @@ class Rotary(nn.Module):
         return 1.0 / (10000 ** (steps / self.head_width))
 
     def tables(self, length: int, first: int = 0) -> Tables:
-        """(cos, sin) [length, K] in float32 for the positions first .. first + length - 1."""
+        """Return (cos, sin) [length, K] in float32 for the positions first .. first + length - 1."""
         frequencies = self.inv_freq
-        if frequencies.dtype != torch.float32:  # a model cast to bfloat16 would blur its positions
+        if frequencies.dtype != torch.float32:  # bfloat16 frequencies would be too coarse
             frequencies = self._frequencies(frequencies.device)
         positions = torch.arange(first, first + length, device=frequencies.device).float()
         angles = torch.outer(positions, frequencies)
@@ -37,29 +37,29 @@ class Rotary(nn.Module):
 
 
 def rotate(x_BHTK: Tensor, tables: Tables) -> Tensor:
-    """Turn each pair (x[i], x[i + K/2]) by its position's angle."""
+    """Rotate each pair (x[i], x[i + K/2]) by the angle of its position."""
     cos, sin = tables
     first, second = x_BHTK.chunk(2, dim=-1)
     return x_BHTK * cos.to(x_BHTK.dtype) + torch.cat((-second, first), dim=-1) * sin.to(x_BHTK.dtype)
 
 
 def neighbours(rows: Tensor, heads: int) -> Tensor:
-    """A projection's weight [H K, ...] or bias with its rows so ordered that what turns together lies together.
+    """Return a projection's weight [H K, ...] or bias, reordered so that the members of a rotated pair are adjacent.
 
-    Done to queries and keys alike, it changes no score, and turning is then one product of complex numbers.
+    Applied to queries and keys alike, this changes no score, and a rotation is one product of complex numbers.
     """
     return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
 def rotate_neighbours(x_BTHK: Tensor, tables: Tables, scale: float = 1.0) -> Tensor:
-    """[B, H, T, K] in float32: each pair (x[2i], x[2i + 1]) turned by its position's angle, and scaled."""
+    """Return float32 [B, H, T, K]: each pair (x[2i], x[2i + 1]) rotated by the angle of its position, and scaled."""
     turns_TK = torch.complex(*(table.chunk(2, dim=-1)[0] * scale for table in tables))
     turned: Tensor = _RotateNeighbours.apply(x_BTHK, turns_TK)
     return turned
 
 
 class _RotateNeighbours(torch.autograd.Function):
-    """Its derivative turns back. Each lies in memory as what comes next reads it."""
+    """Rotation and its derivative, a rotation back, each in the memory layout that the next operation reads."""
 
     @staticmethod
     def forward(ctx: Any, x_BTHK: Tensor, turns_TK: Tensor) -> Tensor:
@@ -79,5 +79,5 @@ class _RotateNeighbours(torch.autograd.Function):
 
 
 def _pairs(x: Tensor) -> Tensor:
-    """[..., K] -> complex [..., K / 2]."""
+    """View [..., K] as complex [..., K / 2]."""
     return torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))

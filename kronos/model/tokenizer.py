@@ -1,4 +1,4 @@
-"""KronosTokenizer: bars to coarse and fine ids and back.
+"""KronosTokenizer: encodes bars as coarse and fine ids, and decodes ids to bars.
 
 Axes: B batch, T bars, F features, D width, C bits.
 """
@@ -16,10 +16,10 @@ from kronos.model.quantizer import BSQuantizer
 
 
 class KronosTokenizer(nn.Module):
-    """Two causal Transformers around a binary spherical quantiser; arguments as in the public code.
+    """Two causal Transformers around a binary spherical quantizer; arguments as in the public code.
 
     `n_enc_layers` and `n_dec_layers` build one block fewer than they say, as the public checkpoints expect.
-    `config` holds the constructor's arguments. Bars come normalised and clipped.
+    `config` holds the constructor's arguments. Input bars are normalised and clipped.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class KronosTokenizer(nn.Module):
         self.tokenizer = BSQuantizer(s1_bits, s2_bits, beta, gamma0, gamma, zeta, group_size)
 
     def pre_signs(self, x_BTF: Tensor) -> Tensor:
-        """[B, T, C]: the values whose signs are the bits."""
+        """Return [B, T, C], the values whose signs are the bits."""
         return self.quant_embed(run_blocks(self.encoder, self.embed(x_BTF)))
 
     def forward(self, x_BTF: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
-        """((reconstruction from the coarse bits, from all bits), quantiser loss, quantised, whole ids)."""
+        """Return ((reconstruction from the coarse bits, from all bits), quantizer loss, quantised, whole ids)."""
         loss, quantized, ids = self.tokenizer(self.pre_signs(x_BTF))
         coarse = self.post_quant_embed_pre(quantized[..., : self.s1_bits])
         full = self.post_quant_embed(quantized)
@@ -96,12 +96,12 @@ class KronosTokenizer(nn.Module):
     @overload
     def encode(self, x_BTF: Tensor, half: bool) -> Any: ...
     def encode(self, x_BTF: Tensor, half: bool = False) -> Any:
-        """int64 ids [B, T] of the whole code; with `half`, (coarse [B, T], fine [B, T])."""
+        """Return int64 ids [B, T] of the whole code; with `half`, (coarse [B, T], fine [B, T])."""
         s1, s2 = self.tokenizer.ids(self.pre_signs(x_BTF))
         return (s1, s2) if half else s1 | (s2 << self.s1_bits)
 
     def decode(self, ids: Tensor | tuple[Tensor, Tensor] | list[Tensor], half: bool = False) -> Tensor:
-        """Ids as `encode` gives them -> normalised bars [B, T, F]."""
+        """Convert ids, as `encode` returns them, to normalised bars [B, T, F]."""
         if half:
             s1, s2 = ids
         else:
@@ -112,7 +112,7 @@ class KronosTokenizer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_name: str | Path, revision: str | None = None) -> Self:
-        """Load from a folder or a Hub name; the model comes in evaluation mode."""
+        """Load from a folder or a Hub name; the model is in evaluation mode."""
         return checkpoint.load(cls, folder_or_hub_name, revision)
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -9,16 +9,10 @@ from kronos.forecast.store_forecaster import forecast_frame, forecaster, repaire
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import source_digest, write_record
 from kronos.stages.evaluate import evaluate
-from kronos.stages.inputs import (
-    BY_CONTENT,
-    backtest_points,
-    log_dataset,
-    resolve_splits,
-    stored_bars,
-    trained_pair,
-)
+from kronos.stages.inputs import BY_CONTENT, backtest_points, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.provenance import seen_before
+from kronos.stages.weights import trained_pair
 from kronos.utils.files import atomic_folder, digest_bytes
 
 NOT_READ = ("predict_quantiles", "predict_figures", "predict_result_path", "predict_save_folder_name")

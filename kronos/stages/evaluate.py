@@ -27,8 +27,8 @@ from kronos.forecast.store_forecaster import (
 )
 from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
 from kronos.stages.base import Context, Inputs
-from kronos.stages.inputs import weights_before
 from kronos.stages.provenance import seen_before
+from kronos.stages.weights import weights_before
 from kronos.utils.errors import UserError
 from kronos.utils.random_keys import GOLDEN
 

@@ -10,10 +10,10 @@ from kronos.distributed.launcher import launched
 from kronos.stages.backtest import BacktestStage
 from kronos.stages.base import Context, Inputs, ObjectiveFactory, Result, Stage
 from kronos.stages.data import DataStage
-from kronos.stages.inputs import Kind, given_address
 from kronos.stages.predict import PredictStage
 from kronos.stages.runner import run_stage
 from kronos.stages.train import PredictorStage, TokenizerStage
+from kronos.stages.weights import Kind, given_address
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
 

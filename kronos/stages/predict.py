@@ -21,8 +21,9 @@ from kronos.forecast.store_forecaster import (
 from kronos.report.figures import forecast_figure, save_png
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import write_record
-from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars, trained_pair
+from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
+from kronos.stages.weights import trained_pair
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder
 

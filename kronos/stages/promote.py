@@ -27,9 +27,10 @@ from kronos.forecast.store_forecaster import forecast_frame, forecaster, trading
 from kronos.model import checkpoint, load_predictor, load_tokenizer
 from kronos.stages.base import Result
 from kronos.stages.evaluate import score, wide_bars
-from kronos.stages.inputs import backtest_points, resolve_splits, stored_bars, trained_pair
+from kronos.stages.inputs import backtest_points, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_served_model
 from kronos.stages.provenance import SEEN_TAG, Seen, seen_by_tag, seen_until
+from kronos.stages.weights import trained_pair
 from kronos.tracking.client import TAG, Run, Tracking
 from kronos.tracking.model_registry import (
     CHAMPION,

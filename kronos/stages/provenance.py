@@ -10,7 +10,7 @@ from typing import Any, Literal
 from kronos.config.schema import Config
 from kronos.data.splits import Ranges
 from kronos.stages.cache import RECORD, read_record
-from kronos.stages.inputs import KINDS, Kind, given_address, pretrained_address, record_of_weights
+from kronos.stages.weights import KINDS, Kind, given_address, pretrained_address, record_of_weights
 from kronos.tracking.client import TAG
 from kronos.tracking.model_registry import ADDRESSES, source_run
 

@@ -9,22 +9,18 @@ from kronos.data.store import BarStore
 from kronos.distributed.launcher import world_size
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import key_of, write_record
-from kronos.stages.inputs import (
-    BY_CONTENT,
+from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, splits_to_json, stored_bars
+from kronos.stages.model_logging import log_inputs, log_served_model
+from kronos.stages.run_folder import working_folder
+from kronos.stages.train_setup import freeze, make_objective, share_tokenizer, windows
+from kronos.stages.weights import (
     OWN_TOKENIZER,
     Kind,
     Weights,
     load_weights,
-    log_dataset,
     pretrained_address,
-    resolve_splits,
-    splits_to_json,
-    stored_bars,
     trained_weights,
 )
-from kronos.stages.model_logging import log_inputs, log_served_model
-from kronos.stages.run_folder import working_folder
-from kronos.stages.train_setup import freeze, make_objective, share_tokenizer, windows
 from kronos.utils.errors import UserError
 from kronos.utils.progress import Progress
 

@@ -6,7 +6,8 @@ from typing import Any
 from kronos.config.schema import Config
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
-from kronos.stages.inputs import Kind, training_splits
+from kronos.stages.inputs import training_splits
+from kronos.stages.weights import Kind
 from kronos.utils.errors import UserError
 
 
@@ -63,4 +64,4 @@ def share_tokenizer(objective: Any, runtime: Any) -> None:
 
     tokenizer = getattr(objective, "tokenizer", None)
     if tokenizer is not None:
-        Collectives(runtime.rank, runtime.world).share(tokenizer.state_dict().values())
+        Collectives(runtime.rank, runtime.world).broadcast(tokenizer.state_dict().values())

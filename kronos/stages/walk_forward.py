@@ -17,19 +17,11 @@ from kronos.report.walk_forward import read_fold, write_pooled
 from kronos.stages.backtest import BacktestStage
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import write_record
-from kronos.stages.inputs import (
-    BY_CONTENT,
-    KINDS,
-    load_weights,
-    log_dataset,
-    pretrained_address,
-    resolve_splits,
-    stored_bars,
-    trained_pair,
-)
+from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.provenance import seen_before
 from kronos.stages.runner import run_stage
 from kronos.stages.train import PredictorStage, TokenizerStage
+from kronos.stages.weights import KINDS, load_weights, pretrained_address, trained_pair
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder
 

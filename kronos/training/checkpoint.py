@@ -1,7 +1,7 @@
-"""`checkpoints/last`: everything that changes while training, saved whole and read back bit for bit.
+"""`checkpoints/last`: the complete training state, saved atomically and restored bit for bit.
 
-The folder is a model checkpoint (config.json, model.safetensors) with the training state beside it:
-`training.safetensors` holds the optimiser's tensors and torch's random state, `training.json` the rest. No pickle.
+The folder is a model checkpoint (config.json, model.safetensors) with two more files: `training.safetensors` holds
+the optimizer's tensors and torch's random states, `training.json` the rest. There is no pickle.
 """
 
 import os
@@ -22,74 +22,90 @@ from kronos.model.checkpoint import WEIGHTS, save_model
 from kronos.utils import files
 from kronos.utils.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 TENSORS, STATE = "training.safetensors", "training.json"
 
 
 @dataclass
 class LoopState:
-    """What the loop changes, apart from weights, optimiser, scheduler and random state."""
+    """State of the training loop other than weights, optimizer, scheduler, gradient scaler and random states."""
 
-    step: int = 0  # optimiser steps made
+    step: int = 0  # optimizer steps made
     evaluated_step: int = -1  # the step at which the last complete evaluation was made
     best_value: float | None = None
     best_step: int | None = None
     evaluations_since_best: int = 0
-    curve: list[dict[str, float]] = field(default_factory=list)  # one entry an evaluation, no times in it
+    curve: list[dict[str, float]] = field(default_factory=list)  # one entry per evaluation, without times
     learning_rates: list[list[float]] = field(default_factory=list)  # [step, rate] at each report
     interval: dict[str, float] = field(default_factory=dict)  # sums over the windows since the last report
     interval_windows: int = 0
     interval_seconds: float = 0.0
-    learning_rate: float = 0.0  # of the last step made
+    learning_rate: float = 0.0  # of the last step
     epoch_loss: float = 0.0  # sum over the windows of the epoch so far
     epoch_windows: int = 0
-    windows: int = 0  # trained since the start
-    scale: float = 2.0**16  # of float16's gradients
-    steps_since_overflow: int = 0
-    overflows: int = 0  # float16 steps that were skipped
+    windows: int = 0  # trained on since the start
+    overflows: int = 0  # skipped float16 steps
     overflows_in_a_row: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)  # by part of the loop, over all sessions
+    seconds: dict[str, float] = field(default_factory=dict)  # per part of the loop, over all sessions
+
+
+@dataclass(frozen=True)
+class TrainingObjects:
+    """The objects whose state a checkpoint stores, apart from the loop's own."""
+
+    model: Any
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter | torch.Tensor]]:
+        """Names and trained parameters in the optimizer's order."""
+        names: dict[Any, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        groups = self.optimizer.param_groups
+        return [(names[parameter], parameter) for group in groups for parameter in group["params"]]
 
 
 def save_last(
     folder: Path,
-    *,
-    model: Any,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    training: TrainingObjects,
     state: LoopState,
+    *,
     settings_key: str,
     before_rename: Callable[[], None],
     ranks: Collectives,
 ) -> None:
-    """Write the folder under a temporary name, call `before_rename`, then let it take its name.
+    """Write a temporary folder, call `before_rename`, then rename the folder.
 
-    Every rank calls this, rank 0 writes. Raises UserError where the disk refuses; the checkpoint that was there
-    stays whole.
+    Every rank calls this, rank 0 writes. Raises UserError for an error of the disk; the previous checkpoint is
+    kept then.
     """
-    everybody = ranks.gather(_random_states(model))
+    random_states = ranks.all_gather(_random_states(training.model))
     if ranks.rank != 0:
         return
     tensors = {
-        f"rng/{rank}/{name}": value for rank, states in enumerate(everybody) for name, value in states.items()
+        f"rng/{rank}/{name}": value
+        for rank, states in enumerate(random_states)
+        for name, value in states.items()
     }
-    for name, parameter in _trained(model, optimizer):
-        for key, value in optimizer.state[parameter].items():
+    for name, parameter in training.named_parameters():
+        for key, value in training.optimizer.state[parameter].items():
             tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
     groups = [
-        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+        {key: value for key, value in group.items() if key != "params"}
+        for group in training.optimizer.param_groups
     ]
     document = {
         "format": FORMAT,
         "settings_key": settings_key,
         "loop": asdict(state),
-        "scheduler": scheduler.state_dict(),
+        "scheduler": training.scheduler.state_dict(),
+        "scaler": training.scaler.state_dict(),
         "optimizer": groups,
         "torch": torch.__version__,
         "ranks": ranks.world,
     }
     with _disk_errors(folder, state.step), files.atomic_folder(folder) as temporary:
-        save_model(model, temporary)
+        save_model(training.model, temporary)
         save_file(tensors, temporary / TENSORS)
         (temporary / TENSORS).chmod(0o644)
         files.write_json(temporary / STATE, document)
@@ -97,49 +113,47 @@ def save_last(
 
 
 def save_best(folder: Path, model: Any, step: int) -> None:
-    """Write `best_model`; UserError where the disk refuses."""
+    """Write `best_model`; raises UserError for an error of the disk."""
     with _disk_errors(folder, step):
         save_model(model, folder)
 
 
 def load_last(
-    folder: Path,
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    settings_key: str,
+    folder: Path, training: TrainingObjects, *, settings_key: str
 ) -> tuple[LoopState, list[dict[str, torch.Tensor]]]:
-    """Fill model, optimiser and scheduler; returns the loop's state and each rank's random states.
+    """Restore model, optimizer, scheduler and scaler; return the loop's state and each rank's random states.
 
-    UserError names what does not fit.
+    Raises UserError for other settings, another format or a damaged checkpoint.
     """
     document = files.read_json(folder / STATE)
     try:
         if document["format"] != FORMAT:
-            raise UserError(f"{folder} has format {document['format']}, this version reads {FORMAT}")
+            raise UserError(
+                f"{folder} has format {document['format']}, this version reads {FORMAT}: train anew with resume=never"
+            )
         if document["settings_key"] != settings_key:
             raise UserError(
                 f"{folder} was trained with other settings (key {document['settings_key']}, now {settings_key}): "
                 "train anew, or give the settings it was made with"
             )
         tensors = load_file(folder / TENSORS)
-        model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
-        trained = _trained(model, optimizer)
-        stored: list[dict[str, torch.Tensor]] = [{} for _ in trained]
-        place = {name: index for index, (name, _) in enumerate(trained)}
+        training.model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+        parameters = training.named_parameters()
+        stored: list[dict[str, torch.Tensor]] = [{} for _ in parameters]
+        index_of = {name: index for index, (name, _) in enumerate(parameters)}
         for label, tensor in tensors.items():
             key, _, name = label.partition("/")
             if key != "rng":
-                stored[place[name]][key] = tensor
-        layout = optimizer.state_dict()["param_groups"]
+                stored[index_of[name]][key] = tensor
+        layout = training.optimizer.state_dict()["param_groups"]
         groups = [
             {**values, "betas": tuple(values["betas"]), "params": group["params"]}
             for group, values in zip(layout, document["optimizer"], strict=True)
         ]
         entries = {index: entry for index, entry in enumerate(stored) if entry}
-        optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        scheduler.load_state_dict(document["scheduler"])
+        training.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        training.scheduler.load_state_dict(document["scheduler"])
+        training.scaler.load_state_dict(document["scaler"])
         state = LoopState(**document["loop"])
         random_states: list[dict[str, torch.Tensor]] = [{} for _ in range(document["ranks"])]
         for label, tensor in tensors.items():
@@ -156,30 +170,27 @@ def load_last(
 
 def share_state(
     ranks: Collectives,
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    training: TrainingObjects,
     state: LoopState,
     random_states: list[dict[str, torch.Tensor]],
 ) -> LoopState:
-    """Give every rank what rank 0 loaded, and each its own random state; returns the loop's state."""
+    """Copy what rank 0 loaded to all ranks and restore each rank's random state; return the loop's state."""
+    model, optimizer = training.model, training.optimizer
     own = optimizer.state_dict()
     layout = [
         (index, key, tuple(value.shape), value.dtype, value.device.type)
         for index, entry in own["state"].items()
         for key, value in entry.items()
     ]
-    told = ranks.from_leader(
-        (asdict(state), scheduler.state_dict(), own["param_groups"], layout, random_states)
-    )
-    document, schedule, groups, layout, random_states = told
+    states = (asdict(state), training.scheduler.state_dict(), training.scaler.state_dict())
+    received = ranks.broadcast_object((states, own["param_groups"], layout, random_states))
+    (document, schedule, scale), groups, layout, random_states = received
     if len(random_states) != ranks.world:
         raise UserError(
             f"the unfinished run was made by {len(random_states)} process(es), now there are {ranks.world}: "
             "use as many, or train anew with resume=never"
         )
-    ranks.share(model.state_dict().values())
+    ranks.broadcast(model.state_dict().values())
     if ranks.rank != 0:
         device = next(model.parameters()).device
         entries: dict[int, dict[str, torch.Tensor]] = {}
@@ -187,20 +198,21 @@ def share_state(
             where = device if kind == device.type else torch.device(kind)
             entries.setdefault(index, {})[key] = torch.empty(shape, dtype=dtype, device=where)
         optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        scheduler.load_state_dict(schedule)
-    # Not state_dict()'s tensors of other ranks: load_state_dict may have copied them.
-    ranks.share(value for entry in optimizer.state_dict()["state"].values() for value in entry.values())
-    mine = random_states[ranks.rank]
-    torch.set_rng_state(mine["cpu"])
-    if "cuda" in mine and torch.cuda.is_available():
-        torch.cuda.set_rng_state(mine["cuda"])
+        training.scheduler.load_state_dict(schedule)
+        training.scaler.load_state_dict(scale)
+    # The tensors are taken from state_dict() again: load_state_dict may have copied them.
+    ranks.broadcast(value for entry in optimizer.state_dict()["state"].values() for value in entry.values())
+    own_states = random_states[ranks.rank]
+    torch.set_rng_state(own_states["cpu"])
+    if "cuda" in own_states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own_states["cuda"])
     return LoopState(**document)
 
 
 def clear_leftovers(checkpoints: Path) -> None:
-    """Tidy after a process that was killed while it saved: hidden siblings are what it left.
+    """Remove the hidden temporary folders of a process that was killed while it saved.
 
-    A folder that had been moved aside for its successor takes its name back; half-written ones are removed.
+    A previous checkpoint that had been moved aside, and was not replaced yet, gets its name back.
     """
     for name in ("last", "best_model"):
         for aside in sorted(checkpoints.glob(f".{name}.old.*/folder")):
@@ -219,18 +231,8 @@ def _disk_errors(folder: Path, step: int) -> Iterator[None]:
         raise UserError(f"cannot save step {step} to {folder}: {error}; {kept}") from error
 
 
-def _trained(
-    model: nn.Module, optimizer: torch.optim.Optimizer
-) -> list[tuple[str, nn.Parameter | torch.Tensor]]:
-    """Names and parameters in the optimiser's order."""
-    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return [
-        (names[parameter], parameter) for group in optimizer.param_groups for parameter in group["params"]
-    ]
-
-
 def _random_states(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Dropout draws from torch's global generator of the device."""
+    """Return the states of torch's global generators, which dropout draws from."""
     states = {"cpu": torch.get_rng_state()}
     if next(model.parameters()).device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state()

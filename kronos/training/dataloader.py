@@ -1,4 +1,4 @@
-"""Which windows each rank takes in a step, and their batches, gathered ahead where asked."""
+"""Windows of each rank in a step, and their batches, prefetched by threads if configured."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from kronos.training.settings import FitSettings, Plan
 
 
 class WindowSource(Protocol):
-    """The part of `data.windows.Windows` that the loop reads: batch(indices, epoch) is a pure function."""
+    """The part of `data.windows.Windows` that the loop uses; batch(indices, epoch) is a pure function."""
 
     def __len__(self) -> int: ...
     def batch(self, indices: np.ndarray, epoch: int | None) -> Any: ...
 
 
 class Part(NamedTuple):
-    """One rank's windows of one micro-batch; a rank for which none is left takes one at weight 0.
+    """One rank's windows of one micro-batch; a rank without any takes one window with weight 0.
 
     `of_step` and `of_batch` are its shares of the windows of the step and of the micro-batch over all ranks.
     """
@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 
 def parts_of_step(windows: np.ndarray, batch_size: int, rank: int, world: int) -> list[Part]:
-    """Cut a step into micro-batches, the same for any number of ranks at one batch_size x world, then by rank."""
+    """Split a step into micro-batches, which depend on batch_size x world only, and return this rank's parts."""
     parts = []
     size = batch_size * world
     for start in range(0, len(windows), size):
@@ -43,41 +43,37 @@ def parts_of_step(windows: np.ndarray, batch_size: int, rank: int, world: int) -
 
 
 class Feed:
-    """The training batches of one rank, on its device, in the order of the steps."""
+    """Training batches of one rank, on its device, in the order of the steps."""
 
     def __init__(self, source: WindowSource, settings: FitSettings, plan: Plan, runtime: Runtime) -> None:
         self.source, self.settings, self.plan, self.runtime = source, settings, plan, runtime
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # (epoch, its windows)
-        self.ahead: deque[tuple[int, int, Future[Any]]] = deque()  # (step, place in it, batch to come)
-        self.threads = (
-            ThreadPoolExecutor(settings.training.num_workers) if settings.training.num_workers else None
-        )
+        self.ahead: deque[tuple[int, int, Future[Any]]] = deque()  # (step, place in it, future batch)
+        workers = settings.training.num_workers
+        self.threads = ThreadPoolExecutor(workers) if workers else None
 
     def windows(self, step: int) -> np.ndarray:
-        """All ranks' windows of a step."""
+        """Return the windows of a step over all ranks."""
         epoch, place = divmod(step, self.plan.steps_per_epoch)
         if self.order[0] != epoch:
-            order = epoch_order(
-                len(self.source), self.plan.windows_per_epoch, self.settings.training.seed, epoch
-            )
-            self.order = (epoch, order)
+            count, seed = self.plan.windows_per_epoch, self.settings.training.seed
+            self.order = (epoch, epoch_order(len(self.source), count, seed, epoch))
         effective = self.plan.effective_batch
         return self.order[1][place * effective : (place + 1) * effective]
 
     def parts(self, step: int) -> list[Part]:
-        return parts_of_step(
-            self.windows(step), self.settings.training.batch_size, self.runtime.rank, self.runtime.world
-        )
+        size = self.settings.training.batch_size
+        return parts_of_step(self.windows(step), size, self.runtime.rank, self.runtime.world)
 
     def batches(self, step: int) -> Iterator[tuple[Part, Any]]:
-        """This rank's micro-batches of a step."""
+        """Yield this rank's micro-batches of a step."""
         epoch = step // self.plan.steps_per_epoch
         for place, part in enumerate(self.parts(step)):
             batch = self._fetch(step, place) if self.threads else self._host(part.windows, epoch)
             yield part, to_device(batch, self.runtime)
 
     def close(self) -> None:
-        """Drop what was gathered ahead."""
+        """Stop the threads and drop prefetched batches."""
         if self.threads:
             self.threads.shutdown(cancel_futures=True)
 
@@ -92,7 +88,8 @@ class Feed:
         if self.ahead and self.ahead[0][:2] != (step, place):
             self.ahead.clear()
         last_step, last_place = self.ahead[-1][:2] if self.ahead else (step, place - 1)
-        epoch = step // self.plan.steps_per_epoch  # nothing is fetched beyond: the order is of one epoch
+        # Only batches of this epoch are prefetched, because `self.order` is that of one epoch.
+        epoch = step // self.plan.steps_per_epoch
         while len(self.ahead) < 2 * self.settings.training.num_workers:
             parts = self.parts(last_step)
             if last_place + 1 < len(parts):
@@ -107,7 +104,7 @@ class Feed:
 
 
 def to_device(batch: Any, runtime: Runtime) -> Any:
-    """The batch where the model is."""
+    """Return the batch on the device of the model."""
     if runtime.device.type == "cpu":
         return batch
     return type(batch)(*(value.to(runtime.device, non_blocking=True) for value in batch))

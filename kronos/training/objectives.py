@@ -1,10 +1,10 @@
-"""What is trained and what is measured: functions of (model, batch), without loop, device or logging.
+"""Training losses and validation scores: functions of (model, batch), independent of loop, device and logging.
 
 Axes: B batch, T bars of a window, F features, V ids. A batch has x [B, T, F] normalised and clipped bars,
 stamp int64 [B, T, 5], window int64 [B], uniform float32 [B, T] in [0, 1).
 
-A score is {name: (sum, count)}, in float64, so that any split of the windows over batches or processes gives
-the same mean. Where the sum is a vector it is a histogram of ids; reported is the share of ids in use.
+A score is {name: (sum, count)} in float64, so that any split of the windows over batches or processes gives the
+same mean. A sum that is a vector is a histogram of ids, reported as the share of ids in use.
 """
 
 from collections.abc import Callable
@@ -32,27 +32,27 @@ class BatchLike(Protocol):
 
 
 class Objective(Protocol):
-    """What `loop.fit` optimises and selects by.
+    """What `trainer.fit` optimizes and selects the best model by.
 
-    The loss is a mean over the windows of its batch. Where part of it is a function of the whole batch, give a
-    method `between_ranks(model, average)` too: with several ranks it is called before each loss, with the function
-    that turns this rank's mean into that of all ranks (gradients flow through), and with None after a step.
+    The loss is a mean over the windows of its batch. Where part of it is a function of the whole batch, define a
+    method `between_ranks(model, average)` too: with several ranks it is called before each loss with a
+    differentiable function that maps this rank's mean to that of all ranks, and with None after a step.
     """
 
     @property
     def name(self) -> str: ...
 
     def loss(self, model: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """For training: a scalar to differentiate, and detached scalars to report beside it."""
+        """Return the scalar training loss and detached scalars to report."""
         ...
 
     def score(self, model: Any, batch: Any) -> Score:
-        """For validation: deterministic and causal sums and counts; the first key is `val_loss`."""
+        """Return deterministic and causal sums and counts for validation; the first key is `val_loss`."""
         ...
 
 
 class TokenizerObjective:
-    """Reconstruction of normalised bars from coarse bits and from all bits, plus the quantiser's loss.
+    """Reconstruction of normalised bars from coarse bits and from all bits, plus the quantizer's loss.
 
     `val_loss` is the squared error of the full reconstruction on the `horizon` bars after `lookback`.
     """
@@ -64,11 +64,11 @@ class TokenizerObjective:
 
     @staticmethod
     def between_ranks(model: Any, average: Callable[[Tensor], Tensor] | None) -> None:
-        """Let the mean code probabilities be those of all ranks' batches together, or (None) of this one's."""
+        """Use the mean code probabilities of the batches of all ranks, or (None) of this rank's batch."""
         model.tokenizer.bsq.average = average
 
     def loss(self, model: nn.Module, batch: BatchLike) -> tuple[Tensor, dict[str, Tensor]]:
-        """(MSE from coarse bits + MSE from all bits + quantiser loss) / 2, over all bars."""
+        """Return (MSE from coarse bits + MSE from all bits + quantizer loss) / 2, over all bars."""
         (coarse_x, full_x), quantizer_loss, _, _ = model(batch.x)
         coarse = F.mse_loss(coarse_x, batch.x)
         full = F.mse_loss(full_x, batch.x)
@@ -76,7 +76,7 @@ class TokenizerObjective:
         return (coarse + full + quantizer_loss) / 2, {key: value.detach() for key, value in parts.items()}
 
     def score(self, model: Any, batch: BatchLike) -> Score:
-        """Squared errors in normalised units, and how many of the coarse and fine ids are used."""
+        """Return squared errors in normalised units, and histograms of the coarse and fine ids."""
         _check_length(batch.x, self.forecast.stop)
         (coarse_x, full_x), _, _, ids = model(batch.x)
         coarse_error = (coarse_x - batch.x).square()
@@ -93,8 +93,8 @@ class TokenizerObjective:
 class PredictorObjective:
     """Cross-entropy of the next bar's coarse and fine id, the ids being those of a frozen tokenizer.
 
-    Training tells the fine head a coarse id drawn from the model's own coarse distribution; the score tells
-    it the true one. The two are different quantities and are reported under different names.
+    In training the fine head is conditioned on a coarse id drawn from the model's own coarse distribution, in the
+    score on the true one. These are different quantities and are reported under different names.
     """
 
     name = "predictor"
@@ -115,14 +115,14 @@ class PredictorObjective:
         self.trained = self.forecast if loss_bars == "horizon" else slice(None)
 
     def loss(self, model: Any, batch: BatchLike) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean of the coarse and the fine cross-entropy over the trained bars."""
+        """Return the mean of the coarse and the fine cross-entropy over the trained bars."""
         coarse, fine = self.terms(model, batch, drawn=True)
         coarse_mean, fine_mean = coarse[:, self.trained].mean(), fine[:, self.trained].mean()
         parts = {"train_coarse": coarse_mean.detach(), "train_fine": fine_mean.detach()}
         return (coarse_mean + fine_mean) / 2, parts
 
     def score(self, model: Any, batch: BatchLike) -> Score:
-        """Teacher-forced cross-entropies in nats; `val_loss` counts the `horizon` forecast bars."""
+        """Return teacher-forced cross-entropies in nats; `val_loss` counts the `horizon` forecast bars."""
         _check_length(batch.x, self.lookback + self.horizon)
         coarse, fine = self.terms(model, batch, drawn=False)
         both = (coarse + fine) / 2
@@ -134,21 +134,22 @@ class PredictorObjective:
         }
 
     def terms(self, model: Any, batch: BatchLike, *, drawn: bool) -> tuple[Tensor, Tensor]:
-        """Coarse and fine cross-entropy [B, T - 1]; place t is bar t + 1 and sees no bar after it.
+        """Return coarse and fine cross-entropy [B, T - 1]; place t is bar t + 1 and depends on no later bar.
 
-        `drawn`: the fine head is told a draw of the coarse id (keyed by `batch.uniform`), otherwise the true one.
+        With `drawn`, the fine head is conditioned on a draw of the coarse id (by `batch.uniform`), otherwise on the
+        true one.
         """
         coarse_BT, fine_BT = self.tokens(batch.x)
         hidden = model.hidden(coarse_BT[:, :-1], fine_BT[:, :-1], batch.stamp[:, :-1])
         coarse_target, fine_target = coarse_BT[:, 1:], fine_BT[:, 1:]
         coarse, probabilities_BTV = cross_entropy(model.coarse_logits(hidden), coarse_target)
-        told = draw(probabilities_BTV, batch.uniform[:, 1:]) if drawn else coarse_target
-        fine, _ = cross_entropy(model.fine_logits(hidden, told), fine_target)
+        coarse_ids = draw(probabilities_BTV, batch.uniform[:, 1:]) if drawn else coarse_target
+        fine, _ = cross_entropy(model.fine_logits(hidden, coarse_ids), fine_target)
         return coarse, fine
 
     @torch.no_grad()
     def tokens(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
-        """Coarse and fine ids, each int64 [B, T], on the device of `x_BTF`."""
+        """Return coarse and fine ids, each int64 [B, T], on the device of `x_BTF`."""
         if next(self.tokenizer.parameters()).device != x_BTF.device:
             self.tokenizer.to(x_BTF.device)
         coarse, fine = self.tokenizer.encode(x_BTF, half=True)
@@ -156,10 +157,14 @@ class PredictorObjective:
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """(nats [...] of the targets [...], probabilities [..., V] without a gradient) of logits [..., V], in float32."""
+    """Return the cross-entropy [...] in nats and the probabilities [..., V] (no gradient) of logits [..., V].
+
+    Both are computed in float32, or in float64 where the logits are float64.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if derived_here():
-        return _CrossEntropy.apply(logits.float(), target)
-    logs = F.log_softmax(logits.float(), dim=-1)
+        return _CrossEntropy.apply(logits, target)
+    logs = F.log_softmax(logits, dim=-1)
     return _nats(logs, target), logs.detach().exp()
 
 
@@ -168,7 +173,7 @@ def _nats(logs: Tensor, target: Tensor) -> Tensor:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The same; its derivative is the probabilities, which the draws need too, less one at the target."""
+    """The same, with a derivative from the probabilities, which are needed for the draws anyway."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,7 +182,7 @@ class _CrossEntropy(torch.autograd.Function):
         probabilities = logs.exp_()
         ctx.save_for_backward(probabilities, target)
         ctx.mark_non_differentiable(probabilities)
-        ctx.set_materialize_grads(False)  # or zeros would be made as the gradient of the probabilities
+        ctx.set_materialize_grads(False)  # otherwise a gradient of zeros is allocated for the probabilities
         return nats, probabilities
 
     @staticmethod
@@ -189,12 +194,12 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Draws: probabilities [..., V] and uniforms [...] in [0, 1] -> int64 ids [...].
+    """Draw int64 ids [...] from probabilities [..., V] with uniforms [...] in [0, 1].
 
     A pure function of each row, so the draw is the same in any batch, on any rank, at any step. The id is found
-    bit by bit, lowest first, each bit drawn by a number of its own made of the uniform: an error of rounding then
-    moves one of log2(V) thresholds, where a draw from the cumulative sum would meet all V, and two ranks would
-    now and then not draw what one does. An id of probability zero is never drawn.
+    bit by bit, lowest first, and each bit is drawn by its own number, which is derived from the uniform. A rounding
+    error then affects one of log2(V) thresholds; in a draw from the cumulative sum it would affect all V, and
+    two ranks would sometimes draw other ids than one. An id of probability zero is never drawn.
     """
     probabilities = probabilities.flatten(0, -2)
     size = 1 << (probabilities.shape[-1] - 1).bit_length()
@@ -214,7 +219,7 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _level_uniform(counter: Tensor, level: int) -> Tensor:
-    """float32 in [0, 1), independent from level to level: a counter of 24 bits, mixed."""
+    """Return float32 in [0, 1), independent between levels: a hash of a 24-bit counter."""
     low = (1 << 32) - 1
     bits = (counter * 0x9E3779B1 + (level + 1) * 0x85EBCA77) & low
     for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
@@ -233,6 +238,6 @@ def _histogram(ids: Tensor, size: int) -> tuple[Tensor, float]:
 
 
 def _check_length(x_BTF: Tensor, needed: int) -> None:
-    """A shorter window would score fewer bars than it says."""
+    """Raise UserError for windows that are too short: fewer bars would be scored than configured."""
     if x_BTF.shape[1] < needed:
         raise UserError(f"windows have {x_BTF.shape[1]} bars, lookback + horizon needs {needed}")

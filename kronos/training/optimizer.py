@@ -12,12 +12,13 @@ from kronos.utils.errors import UserError
 
 
 def adamw(model: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
-    """Over what may be trained, in the model's order; fused, which is elementwise and so repeats bit for bit."""
+    """Return AdamW over the trainable parameters, in the model's order; fused AdamW is bit-reproducible."""
+    training = settings.training
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise UserError("nothing is left to train: every parameter is frozen")
     groups: list[dict[str, Any]] = [{"params": parameters}]
-    if not settings.training.decay_norms_biases:
+    if not training.decay_norms_biases:
         groups = [
             {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
             {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
@@ -25,16 +26,16 @@ def adamw(model: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=settings.learning_rate,
-        betas=(settings.training.adam_beta1, settings.training.adam_beta2),
-        weight_decay=settings.training.adam_weight_decay,
+        betas=(training.adam_beta1, training.adam_beta2),
+        weight_decay=training.adam_weight_decay,
         fused=True,
     )
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, settings: FitSettings, total_steps: int) -> OneCycleLR:
-    """The public schedule, one update a step."""
+    """Return the schedule of the public recipe, updated once per step."""
     warm_up = settings.training.warmup_fraction
-    while warm_up * total_steps == 1:  # torch then divides by zero: the warm-up is exactly one step
+    while warm_up * total_steps == 1:  # a warm-up of exactly one step makes torch divide by zero
         warm_up = math.nextafter(warm_up, 0.0)
     return OneCycleLR(
         optimizer,

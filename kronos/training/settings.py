@@ -1,8 +1,8 @@
-"""The settings of a training run, and the number of steps that follows from them.
+"""Settings of one training run, and the number of steps that follows from them.
 
 Budgets count windows. An epoch is min(n_train_iter, available windows) windows, each at most once, in steps of
-the effective batch (batch_size x accumulation_steps); the last step of an epoch takes what is left, so it may be
-smaller, and every window weighs the same within its step.
+the effective batch (batch_size x processes x accumulation_steps). The last step of an epoch takes the remaining
+windows, so it may be smaller; every window weighs the same within its step.
 """
 
 import math
@@ -13,23 +13,17 @@ from kronos.config.sections import TrainingConfig
 
 @dataclass(frozen=True)
 class FitSettings:
-    """The training section of the configuration, and what differs between the two models.
+    """The training section of the configuration, and what differs between the models or is fixed by the recipe.
 
-    Args:
-        training: epochs, batch size, optimizer, budgets and the rest, under the names of the configuration.
-        learning_rate: the peak rate of this model.
-        clip_norm: largest norm of the gradient; 0 is off.
-        settings_key: names everything that must be equal for a run to be resumed from `last`.
-        div_factor: the schedule starts at learning_rate / div_factor.
-        eval_batch_size: windows per validation batch per process; 0 means 2 x batch_size.
-        train_eval_windows: size of the training subset that is scored like validation.
-        cycle_momentum: what the public scripts do by OneCycleLR's default: beta1 then runs 0.95 -> 0.85 -> 0.95 and
-            `adam_beta1` is not used.
+    `clip_norm` 0 is off, `eval_batch_size` 0 means 2 x batch_size. A run is resumed only where `settings_key` equals
+    that of the checkpoint. `train_eval_windows` is the size of the training subset that is scored like validation.
+    `cycle_momentum` is OneCycleLR's default, which the public scripts use: beta1 then runs 0.95 -> 0.85 -> 0.95 and
+    `adam_beta1` is ignored.
     """
 
     training: TrainingConfig
     learning_rate: float
-    clip_norm: float = 3.0
+    clip_norm: float
     settings_key: str = ""
     div_factor: float = 10.0
     eval_batch_size: int = 0
@@ -39,7 +33,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """The arithmetic of a run, to be printed before it starts."""
+    """Numbers of windows and steps of a run; `text` explains them to the user."""
 
     windows_per_epoch: int
     effective_batch: int
@@ -49,14 +43,14 @@ class Plan:
 
 
 def plan(settings: FitSettings, n_train: int, world: int = 1) -> Plan:
-    """How many steps the settings make of `n_train` windows."""
+    """Return the numbers of steps for `n_train` available windows and `world` processes."""
     training = settings.training
     windows = min(training.n_train_iter, n_train)
     effective = training.batch_size * training.accumulation_steps * world
     steps = math.ceil(windows / effective)
     text = (
         f"effective batch {effective} = batch_size {training.batch_size} x {world} process(es) x "
-        f"{training.accumulation_steps} accumulated; {windows} of {n_train} windows an epoch = {steps} steps; "
+        f"{training.accumulation_steps} accumulated; {windows} of {n_train} windows per epoch = {steps} steps; "
         f"{training.epochs} epochs = {steps * training.epochs} steps"
     )
     return Plan(windows, effective, steps, steps * training.epochs, text)

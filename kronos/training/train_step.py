@@ -1,4 +1,4 @@
-"""One optimiser step: micro-batches, gradients summed over the ranks, a check that all is finite, AdamW."""
+"""One optimizer step: micro-batches, gradients summed over the ranks, a check for finite values, AdamW."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,12 +17,11 @@ from kronos.training.settings import FitSettings
 from kronos.utils.errors import UserError
 
 MOST_OVERFLOWS = 20  # float16 steps in a row that may be skipped
-GROW_AFTER = 2000  # good float16 steps after which the scale doubles
 Clock = Callable[[str], AbstractContextManager]
 
 
 class Step(NamedTuple):
-    """What a step came to: means over all its windows; `skipped` where float16 overflowed."""
+    """Result of one step: means over all its windows; `skipped` where a float16 gradient overflowed."""
 
     values: dict[str, float]
     finite: bool
@@ -31,7 +30,7 @@ class Step(NamedTuple):
 
 
 class Stepper:
-    """Model, objective and optimiser of one rank."""
+    """Model, objective and optimizer of one rank."""
 
     def __init__(
         self,
@@ -48,10 +47,10 @@ class Stepper:
         self.optimizer = adamw(model, settings)
         self.scheduler = one_cycle(self.optimizer, settings, total_steps)
         self.loss = torch.compile(objective.loss) if settings.training.compile else objective.loss
-        self.scaled = runtime.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
 
     def step(self, batches: Iterator[tuple[Part, Any]], state: LoopState, clock: Clock, stop: bool) -> Step:
-        """Make one step, or none where a number is not finite; `stop` is this rank's wish, told to all."""
+        """Make one step, or none where a number is not finite; `stop` is this rank's request, sent to all ranks."""
         sums: Tensor | None = None
         names: list[str] = []
         between_ranks = getattr(self.objective, "between_ranks", None) if self.ranks.world > 1 else None
@@ -63,11 +62,12 @@ class Stepper:
             with clock("step"):
                 if between_ranks:
                     share = part.of_batch
-                    between_ranks(self.model, lambda mean, share=share: self.ranks.sum_of(mean * share))
+                    between_ranks(
+                        self.model, lambda mean, share=share: self.ranks.differentiable_sum(mean * share)
+                    )
                 with self.runtime.autocast():
                     loss, parts = self.loss(self.model, batch)
-                scale = state.scale if self.scaled else 1.0
-                (loss * (part.of_step * scale)).backward()
+                self.scaler.scale(loss * part.of_step).backward()
                 names = ["train_loss", *parts]
                 values = torch.stack([loss.detach(), *(value.detach() for value in parts.values())])
                 values = values.float() * part.of_step
@@ -76,49 +76,36 @@ class Stepper:
         with clock("step"):
             if between_ranks:
                 between_ranks(self.model, None)
-            self.ranks.add_gradients(self.parameters)
-            sums = self.ranks.add(torch.cat((sums, sums.new_full((1,), float(stop)))))
-            if self.scaled:
-                for parameter in self.parameters:
-                    if parameter.grad is not None:
-                        parameter.grad /= state.scale
+            self.ranks.sum_gradients(self.parameters)
+            sums = self.ranks.all_reduce(torch.cat((sums, sums.new_full((1,), float(stop)))))
+            self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
-            grad_norm, *numbers, stops = torch.cat((norm.reshape(1), sums)).tolist()  # the one wait
+            grad_norm, *numbers, stops = torch.cat((norm.reshape(1), sums)).tolist()  # the only host sync
             values_by_name = dict(zip((*names, "grad_norm"), (*numbers, grad_norm), strict=True))
             finite = math.isfinite(numbers[0]) and math.isfinite(grad_norm)
-            if finite or self.scaled:
-                self._update(finite, state)
+            overflow = self.scaler.is_enabled() and not math.isfinite(grad_norm)
+            if overflow:
+                state.overflows += 1
+                state.overflows_in_a_row += 1
+            else:
+                state.overflows_in_a_row = 0
+            if finite or overflow:
+                self.scaler.step(self.optimizer)  # skips the optimizer where the gradient overflowed
+                self.scaler.update()
+                self.scheduler.step()
             self.optimizer.zero_grad(set_to_none=True)
-        return Step(values_by_name, finite, self.scaled and not finite, stops > 0)
-
-    def _update(self, finite: bool, state: LoopState) -> None:
-        """Let the optimiser step, or halve float16's scale; the schedule goes on in either case."""
-        if finite:
-            self.optimizer.step()
-            state.overflows_in_a_row = 0
-            state.steps_since_overflow += 1
-            if self.scaled and state.steps_since_overflow % GROW_AFTER == 0:
-                state.scale *= 2
-        else:
-            state.overflows += 1
-            state.overflows_in_a_row += 1
-            state.steps_since_overflow = 0
-            state.scale /= 2
-            self.optimizer._opt_called = True  # type: ignore[attr-defined]  # a step skipped on purpose
-        self.scheduler.step()
+        return Step(values_by_name, finite, overflow, stops > 0)
 
 
 def out_of_memory(settings: FitSettings, world: int, device: str) -> UserError:
-    """What to change when a step does not fit, keeping the effective batch."""
-    batch, effective = (
-        settings.training.batch_size,
-        settings.training.batch_size * settings.training.accumulation_steps * world,
-    )
+    """Make the error for a step that does not fit in memory: which settings keep the effective batch."""
+    batch, accumulated = settings.training.batch_size, settings.training.accumulation_steps
+    effective = batch * accumulated * world
     said = f"{'CUDA' if device == 'cuda' else device} out of memory at batch_size {batch}"
     smaller = max((size for size in range(1, batch // 2 + 1) if batch % size == 0), default=0)
     if not smaller:
         return UserError(f"{said}: use a smaller model_preset or a shorter lookback_window")
-    steps = settings.training.accumulation_steps * (batch // smaller)
+    steps = accumulated * (batch // smaller)
     return UserError(
         f"{said}: use batch_size={smaller} with accumulation_steps={steps}, which keeps the effective batch of "
         f"{effective}, or a smaller model_preset (accumulation_steps alone does not save memory)"

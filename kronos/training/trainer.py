@@ -1,4 +1,4 @@
-"""The one training loop: evaluate -> save -> stop? -> step -> report."""
+"""The training loop of all models: evaluate -> save -> stop? -> step -> report."""
 
 import math
 import time
@@ -16,6 +16,7 @@ from kronos.distributed.collectives import Collectives
 from kronos.distributed.device import Runtime, generator, is_out_of_memory
 from kronos.training.checkpoint import (
     LoopState,
+    TrainingObjects,
     clear_leftovers,
     load_last,
     save_best,
@@ -34,7 +35,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 
 class TrainingStopped(UserError):
-    """A loss or gradient that is not finite; the optimiser has not stepped and nothing was saved after it."""
+    """A loss or gradient is not finite; no optimizer step and no save was made after it."""
 
     def __init__(self, message: str, step: int, learning_rate: float, windows: list[int]) -> None:
         super().__init__(message)
@@ -43,11 +44,11 @@ class TrainingStopped(UserError):
 
 @dataclass(frozen=True)
 class FitResult:
-    """`best_step` 0 means that no training step improved on the weights that came in.
+    """Result of a training run. `best_step` 0 means that no training step improved on the initial weights.
 
-    `curve` has one entry an evaluation (and no times, so that equal runs have equal curves), `learning_rates`
+    `curve` has one entry per evaluation (without times, so that equal runs have equal curves), `learning_rates`
     [step, rate] pairs, `seconds` the parts data, step, evaluate, save and their total, over all sessions.
-    `resumed_from` is None for a run made in one go.
+    `resumed_from` is None for a run that was not resumed.
     """
 
     best_value: float | None
@@ -79,15 +80,15 @@ def fit(
 ) -> FitResult:
     """Train `model` in place; the best weights by val_loss are in folder/checkpoints/best_model.
 
-    The weights that came in are evaluated too, as step 0. `report(step, metrics)` is called for each training
-    interval and each evaluation, always before the checkpoint of that step; `before_save` is called when a
-    checkpoint is about to take its name, so that what was reported is safe first. With `resume` the run goes on
-    from folder/checkpoints/last where there is one. `stop_requested` is polled at each step and each validation
-    batch: when true, the run is saved and ends with `interrupted`. Dropout draws from torch's global generator:
-    seed it before the model is built.
+    The initial weights are evaluated too, as step 0. `report(step, metrics)` is called for each training interval
+    and each evaluation, always before the checkpoint of that step; `before_save` is called just before a
+    checkpoint is renamed, so that reports can be flushed first. With `resume` the run continues from
+    folder/checkpoints/last if it exists. `stop_requested` is polled at each step and each validation batch: when
+    true, the run is saved and ends with `interrupted`. Dropout draws from torch's global generator: seed it before
+    the model is built.
 
-    Raises UserError for empty windows, a checkpoint of other settings, a disk that refuses; TrainingStopped for
-    a loss or gradient that is not finite.
+    Raises UserError for empty windows, a checkpoint of other settings, or an error of the disk; TrainingStopped
+    for a loss or gradient that is not finite.
     """
     for name, windows in (("training", train), ("validation", val)):
         if len(windows) == 0:
@@ -107,7 +108,7 @@ def fit(
 
 
 class _Run:
-    """One call of `fit`; what must survive a kill is in `self.state`."""
+    """One call of `fit`; the state that is saved for resuming is in `self.state`."""
 
     stop_requested: Callable[[], bool]
     before_save: Callable[[], None]
@@ -126,7 +127,8 @@ class _Run:
     ) -> None:
         self.model, self.objective, self.train, self.val = model.to(runtime.device), objective, train, val
         self.settings, self.runtime, self.report, self.progress = settings, runtime, report, progress
-        self.ranks, self.leads = Collectives(runtime.rank, runtime.world), runtime.rank == 0
+        fields = self.fields = settings.training
+        self.ranks, self.is_rank_zero = Collectives(runtime.rank, runtime.world), runtime.rank == 0
         self.checkpoints = folder / "checkpoints"
         self.last = self.checkpoints / "last"
         self.plan = plan(settings, len(train), runtime.world)
@@ -134,60 +136,49 @@ class _Run:
         self.saved_step = -1
         self.stopping = False
         self.stepper = Stepper(model, objective, settings, self.plan.total_steps, runtime, self.ranks)
-        self.feed = Feed(train, settings, self.plan, runtime)
-        scored = min(settings.training.n_val_iter, len(val))
-        self.val_windows = epoch_order(len(val), scored, settings.training.seed, None)
-        self.train_eval_windows = epoch_order(
-            len(train), min(settings.train_eval_windows, scored, len(train)), settings.training.seed, None
+        self.training = TrainingObjects(
+            model, self.stepper.optimizer, self.stepper.scheduler, self.stepper.scaler
         )
+        self.feed = Feed(train, settings, self.plan, runtime)
+        scored = min(fields.n_val_iter, len(val))
+        self.val_windows = epoch_order(len(val), scored, fields.seed, None)
+        subset = min(settings.train_eval_windows, scored, len(train))
+        self.train_eval_windows = epoch_order(len(train), subset, fields.seed, None)
 
     def start(self, resume: bool) -> int | None:
-        """Begin with rank 0's weights, or go on from its `last`; returns the step that was resumed."""
-        if self.leads:
+        """Start with rank 0's weights, or resume from its `last`; return the resumed step, None for a new run."""
+        if self.is_rank_zero:
             clear_leftovers(self.checkpoints)
-        go_on = self.ranks.from_leader(resume and self.last.exists())
-        if not go_on:
-            self.ranks.share(self.model.state_dict().values())
-            if not self.leads:  # dropout of its own; rank 0's generator is the caller's
-                torch.manual_seed(
-                    generator(self.settings.training.seed, f"rank {self.ranks.rank}").initial_seed()
-                )
+        resume = self.ranks.broadcast_object(resume and self.last.exists())
+        if not resume:
+            self.ranks.broadcast(self.model.state_dict().values())
+            if not self.is_rank_zero:  # other dropout than rank 0, whose generator the caller has seeded
+                purpose = f"rank {self.ranks.rank}"
+                torch.manual_seed(generator(self.fields.seed, purpose).initial_seed())
             return None
-        optimizer, scheduler = self.stepper.optimizer, self.stepper.scheduler
         random_states: list[dict[str, torch.Tensor]] = []
-        if self.leads:
+        if self.is_rank_zero:
             self.state, random_states = load_last(
-                self.last,
-                model=self.model,
-                optimizer=optimizer,
-                scheduler=scheduler,
-                settings_key=self.settings.settings_key,
+                self.last, self.training, settings_key=self.settings.settings_key
             )
             best = self.checkpoints / "best_model"
             if self.state.best_step is not None and not best.exists():
-                raise UserError(f"{best} is gone, so the run in {self.last} cannot go on: train anew")
-        self.state = share_state(
-            self.ranks,
-            model=self.model,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            state=self.state,
-            random_states=random_states,
-        )
+                raise UserError(f"{best} is gone, so the run in {self.last} cannot be resumed: train anew")
+        self.state = share_state(self.ranks, self.training, self.state, random_states)
         self.saved_step = self.state.step
         return self.state.step
 
     def go(self) -> bool:
-        """Run to the end; True when it was asked to stop before."""
-        state, settings = self.state, self.settings
-        save_steps = math.ceil(settings.training.save_windows / self.plan.effective_batch)
+        """Train to the end; return True when the run was stopped before."""
+        state, per_epoch = self.state, self.plan.steps_per_epoch
+        save_steps = math.ceil(self.fields.save_windows / self.plan.effective_batch)
         before, began = state.seconds["total"], time.perf_counter()
         self.model.train()
         while True:
-            boundary = state.step % self.plan.steps_per_epoch == 0
+            boundary = state.step % per_epoch == 0
             if boundary and state.evaluated_step != state.step:
                 self._evaluate()
-            stop = self._asked_to_stop()
+            stop = self._stop_is_requested()
             due = boundary or stop or bool(save_steps and state.step % save_steps == 0)
             state.seconds["total"] = before + time.perf_counter() - began
             if due and self.saved_step != state.step:
@@ -195,10 +186,7 @@ class _Run:
             if self._complete() or self._out_of_patience() or stop:
                 break
             self._step()
-            if (
-                state.step % settings.training.log_interval == 0
-                or state.step % self.plan.steps_per_epoch == 0
-            ):
+            if state.step % self.fields.log_interval == 0 or state.step % per_epoch == 0:
                 self._report_interval()
             elif self.progress:
                 self.progress(state.step, self.plan.total_steps, {})
@@ -221,10 +209,10 @@ class _Run:
             stopped_early=not interrupted and not self._complete(),
         )
 
-    def _asked_to_stop(self) -> bool:
-        """Once asked, always: an evaluation given up must not be followed by a step.
+    def _stop_is_requested(self) -> bool:
+        """Return whether to stop. A stop request is latched: no step may follow an aborted evaluation.
 
-        Several ranks stop where they have all heard of it: after a step or an evaluation.
+        Several ranks stop after a step or an evaluation, where the request is shared between them.
         """
         if self.ranks.world == 1:
             self.stopping = self.stopping or self.stop_requested()
@@ -234,11 +222,11 @@ class _Run:
         return self.state.step == self.plan.total_steps == self.state.evaluated_step
 
     def _out_of_patience(self) -> bool:
-        patience = self.settings.training.early_stopping_patience
+        patience = self.fields.early_stopping_patience
         return bool(patience) and self.state.evaluations_since_best >= patience
 
     def _evaluate(self) -> None:
-        """Score validation and the training subset; keep the best weights. Given up when asked to stop."""
+        """Score validation and the training subset; save the best weights. Aborted by a stop request."""
         state = self.state
         with self._clock("evaluate"):
             metrics = self._score("validation", self.val, self.val_windows)
@@ -252,7 +240,7 @@ class _Run:
         if state.best_value is None or value < state.best_value:
             state.best_value, state.best_step, state.evaluations_since_best = value, state.step, 0
             with self._clock("save"):
-                if self.leads:
+                if self.is_rank_zero:
                     save_best(self.checkpoints / "best_model", self.model, state.step)
         else:
             state.evaluations_since_best += 1
@@ -267,14 +255,13 @@ class _Run:
             self.progress(state.step, self.plan.total_steps, metrics)
 
     def _score(self, what: str, source: WindowSource, windows: np.ndarray) -> dict[str, float] | None:
-        """Means over the windows, or None when asked to stop on the way."""
-        size = (
-            self.settings.eval_batch_size or 2 * self.settings.training.batch_size
-        )  # fits: it keeps no gradients
+        """Return means over the windows, or None after a stop request."""
+        # Twice the training batch fits in memory, because no gradients are kept.
+        size = self.settings.eval_batch_size or 2 * self.fields.batch_size
         alone = self.ranks.world == 1
         metrics, wrong = score(
             self.model, self.objective, source, windows, size, runtime=self.runtime, ranks=self.ranks,
-            stop=self._asked_to_stop if alone else self.stop_requested,
+            stop=self._stop_is_requested if alone else self.stop_requested,
         )  # fmt: skip
         if wrong is not None:
             raise self._stopped(f"the loss of {what} is {wrong[0]}", source, wrong[1])
@@ -285,10 +272,8 @@ class _Run:
         with self._clock("save"):
             save_last(
                 self.last,
-                model=self.model,
-                optimizer=self.stepper.optimizer,
-                scheduler=self.stepper.scheduler,
-                state=self.state,
+                self.training,
+                self.state,
                 settings_key=self.settings.settings_key,
                 before_rename=self.before_save,
                 ranks=self.ranks,
@@ -296,17 +281,17 @@ class _Run:
         self.saved_step = self.state.step
 
     def _step(self) -> None:
-        """One optimiser step over the next windows of the epoch."""
+        """Make one optimizer step over the next windows of the epoch."""
         state = self.state
         state.learning_rate = self.stepper.optimizer.param_groups[0]["lr"]
         windows = self.feed.windows(state.step)
-        wish = self.ranks.world > 1 and self.stop_requested()
-        step = self.stepper.step(self.feed.batches(state.step), state, self._clock, wish)
-        many = state.overflows_in_a_row >= MOST_OVERFLOWS
-        if many or not (step.finite or step.skipped):
+        stop = self.ranks.world > 1 and self.stop_requested()
+        step = self.stepper.step(self.feed.batches(state.step), state, self._clock, stop)
+        too_many = state.overflows_in_a_row >= MOST_OVERFLOWS
+        if too_many or not (step.finite or step.skipped):
             what = f"train_loss is {step.values['train_loss']}, gradient norm {step.values['grad_norm']}"
-            if many:
-                what += f" for {MOST_OVERFLOWS} float16 steps in a row (scale {state.scale:g})"
+            if too_many:
+                what += f" for {MOST_OVERFLOWS} float16 steps in a row (scale {self.stepper.scaler.get_scale():g})"
             raise self._stopped(what, self.train, windows)
         self.stopping = self.stopping or step.stop
         count = len(windows)
@@ -321,7 +306,7 @@ class _Run:
         state.interval_windows += count
 
     def _report_interval(self) -> None:
-        """Means since the last report, each window weighing the same; the rate is that of the step just made."""
+        """Report means over the windows since the last report, and the learning rate of the last step."""
         state = self.state
         metrics = {name: total / state.interval_windows for name, total in state.interval.items()}
         metrics |= {
@@ -330,7 +315,7 @@ class _Run:
             "windows_per_second": state.interval_windows / state.interval_seconds,
             "epoch": state.step / self.plan.steps_per_epoch,
         }
-        if self.stepper.scaled:
+        if self.stepper.scaler.is_enabled():
             metrics |= {"overflows": float(state.overflows)}
         state.interval, state.interval_windows, state.interval_seconds = {}, 0, 0.0
         state.learning_rates.append([state.step, state.learning_rate])

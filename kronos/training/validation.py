@@ -1,4 +1,4 @@
-"""Validation: sums and counts over the windows, the same for any number of ranks, and the measures made of them."""
+"""Validation: sums and counts over the windows, equal for any number of ranks, and the measures from them."""
 
 import math
 from collections.abc import Callable
@@ -27,10 +27,10 @@ def score(
     ranks: Collectives,
     stop: Callable[[], bool],
 ) -> tuple[dict[str, float] | None, tuple[float, np.ndarray] | None]:
-    """(means over the windows, None); (None, None) where a rank was asked to stop on the way.
+    """Return (means over the windows, None), or (None, None) where a rank was asked to stop.
 
-    (None, (value, windows)) for a loss that is not finite and the windows of its batch. Ranks take turns, batch
-    by batch, so that each batch is one that a single process would make.
+    Returns (None, (value, windows)) for a loss that is not finite, with the windows of its batch. Ranks take the
+    batches in turn, so each batch is one that a single process would have.
     """
     totals: Totals = {}
     losses: list[Tensor] = []
@@ -54,14 +54,14 @@ def score(
         if not math.isfinite(loss) and wrong is None:
             wrong = loss, windows[start : start + size]
     on_host = {name: (total.cpu(), count) for name, (total, count) in totals.items()}
-    everybody = ranks.gather((on_host, stopped, wrong))
-    if any(stopped for _, stopped, _ in everybody):
+    by_rank = ranks.all_gather((on_host, stopped, wrong))
+    if any(stopped for _, stopped, _ in by_rank):
         return None, None
-    for _, _, wrong in everybody:
+    for _, _, wrong in by_rank:
         if wrong is not None:
             return None, wrong
     merged: Totals = {}
-    for part, _, _ in everybody:
+    for part, _, _ in by_rank:
         for name, (total, count) in part.items():
             old = merged.get(name)
             merged[name] = (old[0] + total, old[1] + count) if old else (total, count)
@@ -69,7 +69,7 @@ def score(
 
 
 def measures(totals: Totals) -> dict[str, float]:
-    """Sums become means. A histogram of ids becomes the share of ids in use and their perplexity.
+    """Convert sums to means, and histograms of ids to the share of ids in use and their perplexity.
 
     The perplexity of a mean cross-entropy, or of a histogram, is the number of equally likely ids with the same
     uncertainty.

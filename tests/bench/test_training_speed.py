@@ -21,8 +21,8 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from fit_settings import fit_settings
 
+from kronos.config.sections import TrainingConfig
 from kronos.data.splits import Split
 from kronos.data.windows import Windows
 from kronos.distributed.device import Runtime, choose, seed_everything
@@ -31,6 +31,7 @@ from kronos.model.cpu_kernels.linear import linear
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
 from kronos.training.optimizer import adamw
+from kronos.training.settings import FitSettings
 from kronos.training.train_step import Stepper
 from kronos.training.trainer import fit
 
@@ -136,7 +137,7 @@ def compare(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], unit:
 
 
 def models(preset: str) -> SimpleNamespace:
-    """Both sides' models at equal weights and the preset's dropouts, with their optimisers."""
+    """Both sides' models at equal weights and the preset's dropouts, with their optimizers."""
     seed_everything(1)
     tokenizer, predictor = KronosTokenizer(**TOKENIZER_PRESETS["base"]), Kronos(**PREDICTOR_PRESETS[preset])
     theirs = public.KronosTokenizer(**TOKENIZER_PRESETS["base"]), public.Kronos(**PREDICTOR_PRESETS[preset])
@@ -162,9 +163,8 @@ def our_step(
     from kronos.training.checkpoint import LoopState
     from kronos.training.dataloader import Part
 
-    settings = fit_settings(
-        epochs=1, batch_size=BATCH, learning_rate=rate, div_factor=1.0, adam_beta2=beta2, clip_norm=clip
-    )
+    training = TrainingConfig(epochs=1, batch_size=BATCH, adam_beta2=beta2)
+    settings = FitSettings(training, rate, clip, div_factor=1.0)
     runtime = Runtime(torch.device(DEVICE), dtype)
     stepper = Stepper(model.train(), objective, settings, 10_000, runtime, Collectives())
     state = LoopState()
@@ -179,7 +179,7 @@ def our_step(
 
 def public_predictor_step(sides: SimpleNamespace, batch: Any) -> Callable[[], float]:
     tokenizer, model = sides.public
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-5, betas=(0.9, 0.95), adam_weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-5, betas=(0.9, 0.95), weight_decay=0.1)
     model.train(), tokenizer.eval()
 
     def step() -> float:
@@ -198,7 +198,7 @@ def public_predictor_step(sides: SimpleNamespace, batch: Any) -> Callable[[], fl
 
 def public_tokenizer_step(sides: SimpleNamespace, batch: Any) -> Callable[[], float]:
     model, _ = sides.public
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, adam_weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.1)
     model.train()
 
     def step() -> float:
@@ -282,8 +282,8 @@ def test_tokenizer_step() -> None:
     batch = on_device(windows.batch(np.arange(BATCH) * 37, 0))
     sides = models("mini")
     objective = TokenizerObjective(LOOKBACK, HORIZON)
-    # The public script leaves this optimiser's second beta at PyTorch's 0.999.
-    ours = our_step(sides.tokenizer, objective, batch, 2e-4, torch.float32, adam_beta2=0.999, clip=2.0)
+    # The public script leaves this optimizer's second beta at PyTorch's 0.999.
+    ours = our_step(sides.tokenizer, objective, batch, 2e-4, torch.float32, beta2=0.999, clip=2.0)
     theirs = public_tokenizer_step(sides, batch)
     assert ours() == pytest.approx(theirs(), rel=1e-5)
     compare("tokenizer step, float32", ours, theirs, "windows/s", BATCH)
@@ -318,10 +318,15 @@ def test_time_outside_the_step(tmp_path: Path) -> None:
     sides = models("mini")
     objective = PredictorObjective(sides.tokenizer, LOOKBACK, HORIZON)
     steps = 10 if DEVICE == "cpu" else 200
-    settings = fit_settings(
-        epochs=1, batch_size=BATCH, learning_rate=4e-5, n_train_iter=BATCH * steps, n_val_iter=BATCH,
-        train_eval_windows=BATCH, log_interval=1,
-    )  # fmt: skip
+    training = TrainingConfig(
+        epochs=1,
+        batch_size=BATCH,
+        n_train_iter=BATCH * steps,
+        n_val_iter=BATCH,
+        log_interval=1,
+        save_windows=0,
+    )
+    settings = FitSettings(training, 4e-5, 3.0, train_eval_windows=BATCH)
     with Tracking(f"sqlite:///{tmp_path}/mlflow.db", "bench").run("predictor", {}) as run:
         result = fit(
             sides.predictor, objective, windows, windows, settings=settings, runtime=runtime, folder=tmp_path,
@@ -344,14 +349,8 @@ def test_bf16_follows_float32(tmp_path: Path) -> None:
         objective = PredictorObjective(KronosTokenizer(**TOKENIZER_PRESETS["base"]), LOOKBACK, HORIZON)
         model = Kronos(**PREDICTOR_PRESETS["mini"])
         torch.manual_seed(seed)
-        settings = fit_settings(
-            epochs=1,
-            batch_size=8,
-            learning_rate=4e-5,
-            n_train_iter=2400,
-            n_val_iter=64,
-            train_eval_windows=8,
-        )
+        training = TrainingConfig(epochs=1, batch_size=8, n_train_iter=2400, n_val_iter=64, save_windows=0)
+        settings = FitSettings(training, 4e-5, 3.0, train_eval_windows=8)
         result = fit(
             model, objective, windows, windows, settings=settings, runtime=Runtime(torch.device(DEVICE), dtype),
             folder=tmp_path / name, report=lambda step, values: None,
@@ -367,6 +366,4 @@ def test_bf16_follows_float32(tmp_path: Path) -> None:
 
 
 def test_adamw_is_fused() -> None:
-    assert adamw(torch.nn.Linear(2, 2), fit_settings(epochs=1, batch_size=1, learning_rate=1.0)).defaults[
-        "fused"
-    ]
+    assert adamw(torch.nn.Linear(2, 2), FitSettings(TrainingConfig(), 1.0, 3.0)).defaults["fused"]

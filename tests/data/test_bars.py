@@ -91,9 +91,9 @@ def test_repeated_bar_is_dropped_and_the_first_kept(make_bars: MakeBars) -> None
     [
         (lambda f: f.drop(columns=["high", "low"]), "bars lack high, low: the columns are instrument"),
         (lambda f: f.assign(datetime=20200102), "column datetime holds numbers"),
-        (lambda f: f.assign(datetime="soon"), "column datetime has a value that is no time"),
+        (lambda f: f.assign(datetime="soon"), "column datetime has a value that is not a time"),
         (lambda f: f.assign(datetime=pd.NaT), "column datetime is empty in 6 of 6 bars"),
-        (lambda f: f.assign(close="n/a"), "column close has a value that is no number"),
+        (lambda f: f.assign(close="n/a"), "column close has a value that is not a number"),
         (lambda f: None, "bars must come as a pandas DataFrame, got NoneType"),
     ],
 )
@@ -114,7 +114,7 @@ def test_three_missing_sessions_are_filled_flat_and_a_fourth_cuts(make_bars: Mak
     for name, cut in (("AAA", False), ("BBB", True)):
         part = frame[frame["instrument"] == name].set_index("session")
         filled = part.loc[[5, 6, 7]]
-        assert (filled["flag"] == Flag.FILLED).all()
+        assert (filled["flag"] == int(Flag.FILLED)).all()
         assert (filled[["open", "high", "low", "close"]] == part.loc[4, "close"]).all(axis=None)
         assert (filled[["volume", "amount"]] == 0).all(axis=None)
         assert (8 not in part.index) == cut
@@ -141,7 +141,9 @@ def test_nothing_is_filled_past_the_last_session_of_the_data(make_bars: MakeBars
 def test_a_bar_on_a_holiday_is_refused_with_its_day(make_bars: MakeBars) -> None:
     raw = make_bars(5)
     raw.loc[0, "datetime"] = pd.Timestamp("2020-01-20")
-    with pytest.raises(UserError, match="AAA has a bar at 2020-01-20, which is no session of the calendar"):
+    with pytest.raises(
+        UserError, match="AAA has a bar at 2020-01-20, which is not a session of the calendar"
+    ):
         _aligned(raw)
 
 

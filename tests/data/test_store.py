@@ -81,7 +81,7 @@ def test_a_folder_that_is_no_store_is_never_replaced(
 ) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    with pytest.raises(UserError, match="thesis exists and is no bar store"):
+    with pytest.raises(UserError, match="thesis exists and is not a bar store"):
         make_store(make_bars(), "thesis")
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
 

@@ -164,12 +164,12 @@ def test_reconstructions_loss_and_gradients_equal_the_public_tokenizer(tokenizer
     results = []
     for model in (ours, theirs):
         model.zero_grad()
-        (coarse, full), quantiser_loss, quantized, ids = model(x)
-        loss = (mse_loss(coarse, x) + mse_loss(full, x) + quantiser_loss) / 2
+        (coarse, full), quantizer_loss, quantized, ids = model(x)
+        loss = (mse_loss(coarse, x) + mse_loss(full, x) + quantizer_loss) / 2
         loss.backward()
-        results.append((coarse, full, quantiser_loss.reshape(1), quantized, loss.reshape(1), ids))
+        results.append((coarse, full, quantizer_loss.reshape(1), quantized, loss.reshape(1), ids))
     *floats, (_, ids, public_ids) = zip(
-        ("coarse", "full", "quantiser loss", "quantised", "loss", "ids"), *results, strict=True
+        ("coarse", "full", "quantizer loss", "quantised", "loss", "ids"), *results, strict=True
     )
     for name, a, b in floats:
         assert_equal(a, b, name)
@@ -217,9 +217,9 @@ def test_trained_rotary_generates_with_the_positions_of_training_and_public_with
         hidden = ours.hidden(s1, s2, stamps(2, 12))
         whole = ours.fine_logits(hidden, draw)[:, -1]
         trained = ours.fine_logits(hidden, draw[:, -1:], rotary="trained")[:, -1]
-        unturned = ours.fine_logits(hidden, draw[:, -1:])[:, -1]
+        unrotated = ours.fine_logits(hidden, draw[:, -1:])[:, -1]
     assert_equal(trained, whole, "fine")
-    assert (unturned - whole).abs().max() > 1e-3
+    assert (unrotated - whole).abs().max() > 1e-3
 
 
 def test_unequal_bits_decode_to_what_the_forward_pass_makes_where_the_public_code_fails():

@@ -1,4 +1,4 @@
-"""A training that several processes can build alike; run as a script, this file is a follower of it."""
+"""A training that several processes build identically; run as a script, this file is one of the other ranks."""
 
 import os
 import signal
@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it has no conftest
-
 from fit_settings import fit_settings
 
 from kronos.data.splits import Split
-from kronos.data.windows import Windows
+from kronos.data.windows import Batch, Windows
 from kronos.distributed.device import Runtime, seed_everything
 from kronos.distributed.launcher import Place, follow, join_group
 from kronos.model import Kronos, KronosTokenizer
@@ -50,13 +47,40 @@ def make_windows(seed: int, instruments: int = 4, bars: int = 100) -> Windows:
     return Windows(store, split, lookback=LOOKBACK, clip=5.0, seed=7)
 
 
+class Float64Windows:
+    """Windows whose bars are float64."""
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def batch(self, indices: np.ndarray, epoch: int | None) -> Batch:
+        batch = self.windows.batch(indices, epoch)
+        return batch._replace(x=batch.x.double())
+
+
+class PartlyUsed:
+    """The predictor's objective with a term in `model.one_rank` on rank 0 only; no loss has `model.unused`."""
+
+    name = "partly used"
+
+    def __init__(self, inner: Any, rank: int) -> None:
+        self.inner, self.rank, self.score = inner, rank, inner.score
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        loss, parts = self.inner.loss(model, batch)
+        return (loss + model.one_rank.square().sum() if self.rank == 0 else loss), parts
+
+
 def shape(preset: dict[str, Any], dropout: float) -> dict[str, Any]:
-    """The preset at one rate of dropout everywhere."""
+    """Return the preset with one dropout rate everywhere."""
     return {name: dropout if name.endswith("_dropout_p") else value for name, value in preset.items()}
 
 
 def build(kind: str, preset: str, dropout: float) -> tuple[Any, Any]:
-    """A model and its objective, the same in every process."""
+    """Return a model and its objective, the same in every process."""
     seed_everything(3)
     tokenizer = KronosTokenizer(**shape(TOKENIZER_PRESETS["nano" if preset == "nano" else "base"], dropout))
     if kind == "tokenizer":
@@ -75,28 +99,37 @@ def train(
 ) -> tuple[Any, FitResult]:
     torch.set_num_threads(1)
     model, objective = build(job["kind"], job["preset"], job["dropout"])
+    if job.get("unused_parameters"):
+        model.one_rank, model.unused = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+        objective = PartlyUsed(objective, place.rank)
+    windows: list[Any] = [make_windows(1), make_windows(2)]
+    if job.get("float64"):
+        model.double()
+        if job["kind"] == "predictor":
+            objective.tokenizer.double()
+        windows = [Float64Windows(split) for split in windows]
     runtime = Runtime(torch.device("cpu"), rank=place.rank, world=place.world)
     result = fit(
-        model, objective, make_windows(1), make_windows(2), settings=fit_settings(**job["settings"]),
+        model, objective, *windows, settings=fit_settings(**job["settings"]),
         runtime=runtime, folder=folder, report=report, resume=job.get("resume", False), **options,
     )  # fmt: skip
     return model, result
 
 
 def work(job: dict[str, Any], place: Place) -> None:
-    """A follower's part, with the misfortune that the job asks for."""
+    """Train as another rank, failing in the way that the job names under `die`."""
     if job.get("die") == "before joining":
         raise ValueError("no luck today")
     join_group(job["store"], job["number"], place, False)
 
-    def misfortune(step: int, total: int, values: dict[str, float]) -> None:
+    def fail_or_die(step: int, total: int, values: dict[str, float]) -> None:
         if job.get("die") == "killed" and step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         if job.get("die") == "error" and step == 3:
             raise ValueError("no luck today")
 
     try:
-        train(job, place, Path(), progress=misfortune)
+        train(job, place, Path(), progress=fail_or_die)
     finally:
         dist.destroy_process_group()
 

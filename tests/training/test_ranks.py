@@ -1,4 +1,4 @@
-"""Several processes train as one does: same losses, same weights, resumed alike, and none waits for the dead."""
+"""Several processes train as one: same losses and weights, exact resuming, and no waiting for a dead process."""
 
 import sys
 import time
@@ -48,36 +48,28 @@ def run(crew: Crew, folder: Path, settings: FitSettings = SETTINGS, **job: Any) 
     return SimpleNamespace(rows=rows, weights=model.state_dict(), result=result)
 
 
-def assert_equal(
-    one: SimpleNamespace, other: SimpleNamespace, kind: str = "predictor", preset: str = "nano"
-) -> None:
-    """Losses are equal to rounding, and so is the way that each tensor has gone from its initial value.
-
-    Single weights may differ by more: AdamW divides by the size of the gradient, so that where it is nearly zero its
-    rounding decides the sign of an update.
+def assert_equal(one: SimpleNamespace, other: SimpleNamespace) -> None:
+    """Both runs were made in float64: AdamW divides small gradients by themselves, which in float32 magnifies the
+    rounding of sums taken in another order by an amount that depends on the machine.
     """
     assert [row[:2] for row in one.rows] == [row[:2] for row in other.rows]
     for (step, name, value), (_, _, twin) in zip(one.rows, other.rows, strict=True):
         if "loss" in name:
             assert twin == pytest.approx(value, rel=1e-6), (step, name)
-    start = ranked.build(kind, preset, 0.0)[0].state_dict()
     for name, weight in one.weights.items():
-        apart, moved = (
-            (new - old).double().norm() for new, old in ((other.weights[name], weight), (weight, start[name]))
-        )
-        assert apart <= 5e-4 * moved, (name, float(apart / moved))
+        assert (other.weights[name] - weight).abs().max() <= 1e-12, name
 
 
 @pytest.mark.parametrize("kind", ["predictor", "tokenizer"])
 def test_two_processes_equal_one_at_the_same_effective_batch(kind: str, tmp_path: Path) -> None:
-    """30 steps of the mini shape, among them the last, smaller step of each epoch."""
+    """30 steps, including the last, smaller step of each epoch."""
     settings = changed(SETTINGS, n_train_iter=156, batch_size=16, n_val_iter=8)
     with crew(1) as alone, crew(2) as pair:
-        one = run(alone, tmp_path / "one", settings, kind=kind, preset="mini")
+        one = run(alone, tmp_path / "one", settings, kind=kind, float64=True)
         half = changed(settings, batch_size=8, eval_batch_size=32)
-        two = run(pair, tmp_path / "two", half, kind=kind, preset="mini")
+        two = run(pair, tmp_path / "two", half, kind=kind, float64=True)
     assert one.result.steps == 30
-    assert_equal(one, two, kind, "mini")
+    assert_equal(one, two)
 
 
 @pytest.mark.slow
@@ -86,17 +78,25 @@ def test_three_processes_with_accumulation_equal_one(tmp_path: Path) -> None:
     for kind in ("predictor", "tokenizer"):
         settings = changed(SETTINGS, n_train_iter=73, batch_size=6, accumulation_steps=2, learning_rate=1e-4)
         with crew(1) as alone, crew(3) as three:
-            one = run(alone, tmp_path / kind / "one", settings, kind=kind)
+            one = run(alone, tmp_path / kind / "one", settings, kind=kind, float64=True)
             third = changed(settings, batch_size=2, eval_batch_size=12)
-            other = run(three, tmp_path / kind / "three", third, kind=kind)
-        assert_equal(one, other, kind)
+            other = run(three, tmp_path / kind / "three", third, kind=kind, float64=True)
+        assert_equal(one, other)
+
+
+def test_a_parameter_without_a_gradient_on_any_rank_does_not_decay(tmp_path: Path) -> None:
+    for world in (1, 2):
+        with crew(world) as ranks:
+            weights = run(ranks, tmp_path / str(world), unused_parameters=True).weights
+        assert torch.equal(weights["unused"], torch.ones(3))
+        assert (weights["one_rank"] < 1).all()
 
 
 def test_predictor_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:
     with crew(1) as alone:
-        one = run(alone, tmp_path / "one")
+        one = run(alone, tmp_path / "one", float64=True)
         half = changed(SETTINGS, batch_size=4, accumulation_steps=2, eval_batch_size=16)
-        two = run(alone, tmp_path / "two", half)
+        two = run(alone, tmp_path / "two", half, float64=True)
     assert_equal(one, two)
 
 
@@ -116,7 +116,7 @@ def test_ranks_share_a_step_without_overlap(windows: int, size: int, world: int)
 
 
 def test_a_resumed_pair_equals_the_straight_pair(tmp_path: Path) -> None:
-    """Bit for bit, dropout on: each rank finds its own random state again."""
+    """Bit for bit, with dropout: each rank's random state is restored."""
     reached: list[int] = []
     stop = {"progress": lambda step, *_: reached.append(step), "stop_requested": lambda: reached[-1:] == [12]}
     with crew(2) as pair:
@@ -150,15 +150,15 @@ def test_a_rank_that_dies_ends_the_run_with_its_error(die: str, said: str, tmp_p
 
 
 def test_followers_end_when_the_leader_fails_or_disappears(tmp_path: Path) -> None:
-    class Unlucky(Exception):
+    class LeaderFails(Exception):
         pass
 
     def fail(step: int, *_: Any) -> None:
         if step == 2:
-            raise Unlucky
+            raise LeaderFails
 
     with crew(2) as pair:
-        with pytest.raises(Unlucky):
+        with pytest.raises(LeaderFails):
             run(pair, tmp_path, progress=fail)
         process = pair.processes[1]
-    assert process.poll() == 0  # quietly: the leader tells
+    assert process.poll() == 0  # the leader reports the error

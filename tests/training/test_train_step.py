@@ -1,5 +1,6 @@
-"""Number formats, threads that gather ahead, frozen parts, weight decay, and devices that are full."""
+"""Number formats, prefetching threads, frozen parameters, weight decay, and out-of-memory errors."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def train(
         given.get("model", model), given.get("objective", objective), ranked.make_windows(1), ranked.make_windows(2),
         settings=settings, runtime=Runtime(torch.device("cpu"), dtype), folder=folder,
         report=lambda step, values: rows.append((step, values)), resume=given.get("resume", False),
+        progress=given.get("progress"), stop_requested=given.get("stop_requested", lambda: False),
     )  # fmt: skip
     return rows, result
 
@@ -51,7 +53,7 @@ def test_half_precision_follows_the_float32_curve_with_float32_weights(
     assert half != full
 
 
-def test_threads_that_gather_ahead_change_nothing(tmp_path: Path) -> None:
+def test_prefetching_threads_change_nothing(tmp_path: Path) -> None:
     plain, ahead = (
         train(tmp_path / str(threads), changed(SETTINGS, num_workers=threads))[1] for threads in (0, 3)
     )
@@ -85,6 +87,33 @@ def test_float16_overflows_skip_the_step_are_counted_and_stop_in_the_end(tmp_pat
     longer = changed(SETTINGS, epochs=3)
     with pytest.raises(TrainingStopped, match="for 20 float16 steps in a row"):
         train(tmp_path / "many", longer, dtype=torch.float16, objective=Overflows(range(3, 100)))
+
+
+def test_a_resumed_float16_run_equals_the_straight_one(tmp_path: Path) -> None:
+    """Stopped after an overflow: the gradient scale, its counter and the counts of overflows go on."""
+    rows, straight = train(tmp_path / "straight", dtype=torch.float16, objective=Overflows(range(3, 6)))
+    state = json.loads((tmp_path / "straight" / "checkpoints" / "last" / "training.json").read_text())
+    assert (state["scaler"]["scale"], state["scaler"]["_growth_tracker"]) == (2.0**13, 15)
+    objective, reached = Overflows(range(3, 6)), []
+    first, stopped = train(
+        tmp_path / "resumed", dtype=torch.float16, objective=objective,
+        progress=lambda step, *_: reached.append(step), stop_requested=lambda: reached[-1:] == [4],
+    )  # fmt: skip
+    assert stopped.interrupted
+    second, resumed = train(tmp_path / "resumed", dtype=torch.float16, objective=objective, resume=True)
+    assert (resumed.resumed_from, resumed.curve) == (4, straight.curve)
+    assert losses(first + second) == losses(rows)
+    last = json.loads((tmp_path / "resumed" / "checkpoints" / "last" / "training.json").read_text())
+    assert last["scaler"] == state["scaler"]
+    assert last["loop"]["overflows"] == state["loop"]["overflows"] == 3
+
+
+def test_the_schedule_goes_on_in_skipped_steps(tmp_path: Path) -> None:
+    _, plain = train(tmp_path / "plain", dtype=torch.float16)
+    _, skipping = train(tmp_path / "skipping", dtype=torch.float16, objective=Overflows(range(3, 6)))
+    skipped = {3, 4, 5}
+    rates = [rate for rate in plain.learning_rates if rate[0] not in skipped]
+    assert [rate for rate in skipping.learning_rates if rate[0] not in skipped] == rates
 
 
 def test_frozen_blocks_and_what_is_under_them_stay(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def make_tokenizer() -> KronosTokenizer:
 
 
 def make_predictor(dropout: float = 0.1, seed: int = 3) -> Kronos:
-    """Dropout on, so that a resumed run must find torch's random state again."""
+    """With dropout, so that a resumed run depends on torch's random state."""
     seed_everything(seed)
     return Kronos(
         **SHAPE, **BITS, n_layers=1, resid_dropout_p=dropout, token_dropout_p=dropout, learn_te=True
@@ -94,13 +94,13 @@ def predictor_objective() -> PredictorObjective:
 
 
 class Reports(list):
-    """What `report` was told: (step, metrics)."""
+    """The calls of `report`: (step, metrics)."""
 
     def __call__(self, step, metrics):
         self.append((step, dict(metrics)))
 
     def rows(self):
-        """Without the speed, which no two runs share."""
+        """Return the reports without the speed, which differs between runs."""
         return [
             (step, name, value)
             for step, metrics in self
@@ -119,7 +119,7 @@ def run(folder: Path, settings=SETTINGS, *, model=None, objective=None, train=TR
 
 
 def saved(folder: Path):
-    """Everything in `last`, without times."""
+    """Return everything in `last`, without times."""
     last = folder / "checkpoints" / "last"
     document = json.loads((last / "training.json").read_text())
     for name in ("seconds", "interval_seconds"):
@@ -217,7 +217,7 @@ def test_budgets_count_windows_and_the_plan_says_the_arithmetic(tmp_path):
     arithmetic = plan(settings, 100)
     assert (arithmetic.effective_batch, arithmetic.steps_per_epoch, arithmetic.total_steps) == (8, 2, 4)
     assert (
-        "effective batch 8" in arithmetic.text and "11 of 100 windows an epoch = 2 steps" in arithmetic.text
+        "effective batch 8" in arithmetic.text and "11 of 100 windows per epoch = 2 steps" in arithmetic.text
     )
 
 
@@ -500,7 +500,7 @@ class FailsAt:
 
 
 @pytest.mark.parametrize("gradient_only", [False, True])
-def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_optimiser(tmp_path, gradient_only, straight):
+def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_optimizer(tmp_path, gradient_only, straight):
     model = make_predictor()
     with pytest.raises(TrainingStopped) as stopped:
         run(tmp_path, model=model, objective=FailsAt(6, gradient_only))

@@ -66,7 +66,7 @@ class BaseDataProcessor:
         """Return what identifies the bars besides the configuration and the code, for example each file's size.
 
         Equal fingerprints mean equal bars. None, the default, means that nothing identifies them: a store of this
-        source is built anew every time, never reused.
+        source is built again every time, never reused.
         """
         return None
 

@@ -176,7 +176,7 @@ class CsvDataProcessor(BaseDataProcessor):
         return frame
 
     def _times(self, column: pa.ChunkedArray, path: Path) -> pd.Series:
-        """Convert times to the exchange's own clock, from their time zone or from epoch numbers (UTC)."""
+        """Convert times to the exchange's local time, from their time zone or from epoch numbers (UTC)."""
         if pa.types.is_null(column.type):
             raise UserError(f"{path}: column of times is empty")
         series = column.to_pandas()
@@ -244,7 +244,7 @@ def _read_csv(path: Path) -> tuple[pa.Table, dict[str, str]]:
         raise UserError(f"{path} is empty: remove the file or fill it")
     if b"\x00" in data[:4096]:
         raise UserError(
-            f"{path} is no text (it has zero bytes, as UTF-16 and spreadsheets do): save it as UTF-8 CSV"
+            f"{path} is not text (it has zero bytes, as UTF-16 and spreadsheets do): save it as UTF-8 CSV"
         )
     encoding = "utf8"
     try:
@@ -335,5 +335,6 @@ def _from_text(series: pd.Series, path: Path) -> pd.Series:
             raise UserError(f"{path}: times cannot be read: {str(error).splitlines()[0]}") from None
         place = int(bad[0])
         raise UserError(
-            f"{path}: {text.iloc[place]!r} in row {place + 2} is no time like {text.iloc[0]!r} ({len(bad)} such rows)"
+            f"{path}: {text.iloc[place]!r} in row {place + 2} is not a time like {text.iloc[0]!r} "
+            f"({len(bad)} such rows)"
         ) from None

@@ -48,9 +48,8 @@ def _import_class(name: str) -> type[BaseDataProcessor]:
     module, _, attribute = name.partition(":")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
-        sys.path.insert(
-            0, here
-        )  # the `kronos` script starts without it; it stays, for what the class imports later
+        # The `kronos` script starts without it. It stays, for what the class imports later.
+        sys.path.insert(0, here)
     importlib.invalidate_caches()  # the module may have been written a moment ago
     try:
         found = getattr(importlib.import_module(module), attribute)

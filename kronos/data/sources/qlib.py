@@ -20,13 +20,8 @@ from kronos.utils.errors import UserError
 
 INDICES = {"csi300": "SH000300", "csi800": "SH000906", "csi1000": "SH000852"}  # by universe
 FIELDS = (*PRICES, "volume", "amount", "vwap")
-RESERVED = {
-    "con",
-    "prn",
-    "aux",
-    "nul",
-    *(f"{port}{number}" for port in ("com", "lpt") for number in range(10)),
-}
+# File names that Windows reserves.
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 PART = 400_000  # rows yielded at a time
 Spans = list[tuple[pd.Timestamp, pd.Timestamp]]
 
@@ -121,17 +116,17 @@ class QlibStore:
             has = sorted(one.stem for one in file.parent.glob("*.txt") if not one.stem.endswith("_future"))
             what = f"it has {', '.join(has)}" if has else "download and unpack the bars there"
             raise UserError(
-                f"{self.root} is no Qlib store of {freq} bars (calendars/{freq}.txt is missing): {what}, or give "
+                f"{self.root} is not a Qlib store of {freq} bars (calendars/{freq}.txt is missing): {what}, or give "
                 "--qlib-data-path"
             )
         lines = _lines(file)
         try:
             self.calendar = pd.DatetimeIndex(pd.to_datetime(lines, format="ISO8601")).as_unit("ns")
         except ValueError as error:
-            raise UserError(f"{file} has a line that is no time: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{file} has a line that is not a time: {str(error).splitlines()[0]}") from None
         if not len(lines) or not self.calendar.is_monotonic_increasing or not self.calendar.is_unique:
             raise UserError(
-                f"{file} is empty or out of order: times were expected, one per line, each later than the one before"
+                f"{file} is empty or not in order: times were expected, one per line, each later than the one before"
             )
 
     def universe_file(self, name: str) -> Path:

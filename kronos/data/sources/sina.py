@@ -21,7 +21,7 @@ from kronos.utils.progress import Progress
 
 CALENDAR = "XSHG"
 SCALES = {"day": 240, "5min": 5, "15min": 15, "30min": 30, "60min": 60}
-SETTLED = pd.Timedelta(hours=15, minutes=30)  # of a day: the exchange closes at 15:00, the service follows
+SETTLED = pd.Timedelta(hours=15, minutes=30)  # bars are final by then; the close is at 15:00
 OVERLAP = 5  # bars requested again with the new ones, to compare with the cache
 PART = 400_000  # rows yielded at a time
 SYMBOL = re.compile(r"(?i)^(?:(sh|sz|bj)[._]?(\d{6})|(\d{6})(?:[._](sh|sz|bj|ss|xshg|xshe))?)$")
@@ -30,7 +30,7 @@ BOARDS = {"6": "sh", "9": "sh", "5": "sh", "0": "sz", "1": "sz", "2": "sz", "3":
 
 
 def now() -> pd.Timestamp:
-    """Return the time on the exchange's clock."""
+    """Return the current local time of the exchange."""
     return pd.Timestamp.now(tz=calendars.timezone(CALENDAR)).tz_localize(None)
 
 
@@ -67,7 +67,7 @@ class SinaDataProcessor(BaseDataProcessor):
         with SinaClient(self.config.sina_url, self._factor_url()) as client, Progress("sina") as progress:
             for place, symbol in enumerate(self.members):
                 try:
-                    self._top_up(client, symbol, due)
+                    self._update_cache(client, symbol, due)
                 except UserError as error:
                     raise UserError(
                         f"{error}; {place} of {len(self.members)} symbols are in {self._cache()} and are not asked "
@@ -164,7 +164,7 @@ class SinaDataProcessor(BaseDataProcessor):
         host = urlsplit(self.config.sina_url).netloc or self.config.sina_url
         return Path(self.config.cache_path).expanduser() / "sina" / re.sub(r"[^\w.-]", "_", host)
 
-    def _top_up(self, client: SinaClient, symbol: str, due: pd.Timestamp) -> None:
+    def _update_cache(self, client: SinaClient, symbol: str, due: pd.Timestamp) -> None:
         """Request what the cache lacks of a symbol, and add it to the cache."""
         closed, scale = self._closed(), SCALES[self.config.freq]
         file = self._cache() / str(scale) / f"{symbol}.json"
@@ -172,9 +172,9 @@ class SinaDataProcessor(BaseDataProcessor):
         if cached is None or pd.Timestamp(cached["until"]) < due:
             datalen = self.config.sina_datalen
             if cached is not None and cached["bars"]:
-                bars_a_day = len(calendars.sessions(CALENDAR, closed, closed, self.config.freq))
+                bars_per_day = len(calendars.sessions(CALENDAR, closed, closed, self.config.freq))
                 since = len(calendars.sessions(CALENDAR, cached["until"], now()))
-                datalen = min(datalen, since * bars_a_day + OVERLAP)
+                datalen = min(datalen, since * bars_per_day + OVERLAP)
             bars = client.bars(symbol, scale, datalen)
             after = closed + pd.Timedelta(days=1)
             over = [bar for bar in bars if pd.to_datetime(bar[0], errors="coerce") < after]

@@ -51,17 +51,17 @@ class SinaClient:
     def bars(self, symbol: str, scale: int, datalen: int) -> list[Bar]:
         """Return the last `datalen` bars of `scale` minutes, oldest first; none for an unknown symbol."""
         query = {"symbol": symbol, "scale": str(scale), "ma": "no", "datalen": str(datalen)}
-        found: list[Bar] = self._ask(symbol, self.url + PATH, query, parse_bars) or []
+        found: list[Bar] = self._request(symbol, self.url + PATH, query, parse_bars) or []
         return found
 
     def factors(self, symbol: str) -> list[tuple[str, str]] | None:
         """Return (first day, factor) of each backward adjustment, under which old prices stay; None without any."""
-        found: list[tuple[str, str]] | None = self._ask(
+        found: list[tuple[str, str]] | None = self._request(
             symbol, self.factor_url + FACTOR_PATH.format(symbol=symbol), {}, parse_factors
         )
         return found
 
-    def _ask(self, symbol: str, url: str, query: dict[str, str], parse: Callable[[str], Any]) -> Any:
+    def _request(self, symbol: str, url: str, query: dict[str, str], parse: Callable[[str], Any]) -> Any:
         """Request and parse an answer, several times where that may help; None for a file that does not exist."""
         retrying = Retrying(
             stop=stop_after_attempt(TRIES), wait=_wait_seconds, sleep=self.sleep,
@@ -75,7 +75,7 @@ class SinaClient:
                 f"{symbol}: {url} gave no bars in {TRIES} tries, the last time: {reason}"
             ) from None
         except httpx.InvalidURL as error:
-            raise UserError(f"{url} is no address ({error}): check --sina-url") from None
+            raise UserError(f"{url} is not an address ({error}): check --sina-url") from None
 
     def _try(self, url: str, query: dict[str, str], parse: Callable[[str], Any]) -> Any:
         """One request, at least PAUSE seconds after the one before."""
@@ -94,10 +94,10 @@ class SinaClient:
                 if answer.status_code == 404 and not query:
                     return None  # no such file of factors
                 if answer.status_code in BUSY or answer.status_code >= 500:
-                    asked = answer.headers.get("Retry-After", "")
+                    seconds = answer.headers.get("Retry-After", "")
                     slow = ", too many requests: it asks to slow down" if answer.status_code in BUSY else ""
                     raise BadAnswer(
-                        f"status {answer.status_code}{slow}", float(asked) if asked.isdigit() else 0.0
+                        f"status {answer.status_code}{slow}", float(seconds) if seconds.isdigit() else 0.0
                     )
                 if answer.status_code != 200:
                     raise UserError(
@@ -156,7 +156,7 @@ def parse_bars(text: str) -> list[Bar] | None:
             for value in bar[1:]:
                 float(value)
         except (KeyError, TypeError, ValueError):
-            raise BadAnswer(f"a bar that is none: {json.dumps(row, ensure_ascii=False)[:120]}") from None
+            raise BadAnswer(f"an invalid bar: {json.dumps(row, ensure_ascii=False)[:120]}") from None
         bars.append((*bar, str(row.get("amount", ""))))
     return bars
 
@@ -169,7 +169,7 @@ def parse_factors(text: str) -> list[tuple[str, str]] | None:
         total = int(content.get("total", len(pairs)))
         sound = all(float(factor) > 0 for _, factor in pairs)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise BadAnswer(f"factors that are none: {text.strip()[:80]!r}") from None
+        raise BadAnswer(f"invalid factors: {text.strip()[:80]!r}") from None
     if total != len(pairs) or not sound:
         raise BadAnswer(f"{len(pairs)} factors where {total} positive ones were announced")
     return sorted(pairs) or None

@@ -1,14 +1,14 @@
-"""Where operations are run one by one, so that passes over memory are worth sparing by hand."""
+"""When to use the hand-written CPU operations and derivatives: in eager mode, not under torch.compile."""
 
 import torch
 from torch import Tensor
 
 
 def derived_here() -> bool:
-    """Whether derivatives written by hand are used: where there are any, save where a compiler joins the passes."""
+    """Return whether hand-written derivatives are used: with gradients, and not under a compiler, which fuses."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether `x` is on a CPU, and no compiler chooses how operations are done there."""
+    """Return whether `x` is on a CPU and the code is not being compiled."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()

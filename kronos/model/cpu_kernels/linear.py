@@ -1,7 +1,7 @@
-"""nn.Linear, with the quicker of a CPU's two libraries of matrix products.
+"""nn.Linear with the faster of two matrix product libraries on a CPU.
 
-PyTorch gives float32 products to MKL, which has no AVX-512 kernels for AMD's processors. oneDNN has, and a 1 x 1
-convolution over rows is the same product through oneDNN: on a Zen 4, 210 GFLOP/s where MKL makes 175.
+PyTorch computes float32 products with MKL, which has no AVX-512 kernels for AMD processors. oneDNN has, and a
+1 x 1 convolution over rows is the same product through oneDNN: on a Zen 4, 210 GFLOP/s instead of 175.
 """
 
 import functools
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from kronos.model.cpu_kernels.dispatch import on_cpu
 
-ROWS = 2048  # fewer are as quick in MKL
-WIDTH = 64  # of inputs and outputs: narrower products wait for memory
+ROWS = 2048  # with fewer rows MKL is as fast
+WIDTH = 64  # of inputs and outputs: narrower products are bound by memory bandwidth
 
 
 class Linear(nn.Linear):
-    """y = x W^T + b, of any leading axes."""
+    """y = x W^T + b, with any leading axes."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b: x [..., in], W [out, in]."""
+    """Return x W^T + b: x [..., in], W [out, in]."""
     if _by_convolution(x, weight):
         return _Convolved.apply(x, weight, bias)
     return F.linear(x, weight, bias)
@@ -35,7 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _by_convolution(x: Tensor, weight: Tensor) -> bool:
     return (
-        on_cpu(x)  # asked first: a compiler must not learn of the number of rows
+        on_cpu(x)  # checked first, so that a compiler does not specialise on the number of rows
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= ROWS * x.shape[-1]
         and min(weight.shape) >= WIDTH
@@ -46,7 +46,7 @@ def _by_convolution(x: Tensor, weight: Tensor) -> bool:
 
 
 class _Convolved(torch.autograd.Function):
-    """The derivative by the weight is MKL's, which is as quick there; a convolution's own is slowed by its bias."""
+    """The gradient of the weight is computed by MKL, which is as fast; a convolution's is slowed by the bias."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -71,23 +71,23 @@ class _Convolved(torch.autograd.Function):
 
 
 def _image(x: Tensor) -> Tensor:
-    """Rows [..., C] as places of one image [1, C, rows, 1], its channels last in memory, as they lie already."""
+    """View rows [..., C] as pixels of one channels-last image [1, C, rows, 1]."""
     return x.contiguous().view(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
 
 
 def _rows(image: Tensor, like: Tensor) -> Tensor:
-    """The way back: [1, C, rows, 1] -> [..., C]."""
+    """View an image [1, C, rows, 1] as rows [..., C]."""
     return image.permute(0, 2, 3, 1).reshape(*like.shape[:-1], -1)
 
 
 @functools.cache
 def onednn_is_quicker() -> bool:
-    """Whether this is an AMD processor with AVX-512, and PyTorch has both libraries."""
+    """Return whether this is an AMD processor with AVX-512, and PyTorch has both libraries."""
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
     return both and torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _processor()
 
 
 def _processor() -> str:
-    """What the system says of the processor."""
+    """Return the system's description of the processor."""
     listed = Path("/proc/cpuinfo")
     return listed.read_text(encoding="utf-8", errors="replace") if listed.exists() else platform.processor()

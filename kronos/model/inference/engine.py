@@ -3,7 +3,9 @@
 Axes: N series, S samples, L bars of context, H bars of the horizon, F features, D width, V ids.
 """
 
+import functools
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,11 +25,11 @@ FINE_ROTARY = ("public", "trained")
 
 
 class Engine:
-    """A pair of models laid out for generation; build it once for many batches. Weights are copied.
+    """A tokenizer and a predictor prepared for generation; build it once for many batches. Weights are copied.
 
-    Dropout has no part in it, so the caller's train or eval mode neither matters nor changes. `dtype`
-    (None: the predictor's) is that of the products; softmaxes and norms are taken in float32. `compiled` runs the
-    predictor's blocks through torch.compile, which changes a result by rounding only.
+    There is no dropout, so the train or eval mode of the models does not matter and is not changed. `dtype`
+    (None: the predictor's) is that of the products; softmaxes and norms are computed in float32. `compiled` runs
+    the predictor's blocks through torch.compile, which changes results by rounding only.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class Engine:
             raise UserError(f"fine_rotary is {fine_rotary!r}, expected one of {', '.join(FINE_ROTARY)}")
         if max_context < 1:
             raise UserError(f"max_context is {max_context}, expected at least 1")
-        # The whole model is not kept: `engine_for` frees an engine with its model.
+        # No reference to the predictor: `engine_for` frees an engine together with its predictor.
         self.tokenizer, self.max_context, self.config = tokenizer, max_context, model.config
         self.time_emb = model.time_emb
         self.device = model.head.proj_s1.weight.device
@@ -58,9 +60,8 @@ class Engine:
             self.coarse = Product(model.head.proj_s1, dtype=dtype)
             self.fine = FineHead(model.dep_layer, model.head.proj_s2, fine_rotary == "trained", dtype)
             self.fusion = Product(model.embedding.fusion_proj, dtype=dtype)
-            self.token_embedding = model.embedding.emb_s1.weight.to(
-                dtype
-            )  # the fine head's query: not scaled
+            # The query of the fine head is not scaled.
+            self.token_embedding = model.embedding.emb_s1.weight.to(dtype)
             self.tables = [
                 table.weight.to(dtype) * model.embedding.scale
                 for table in (model.embedding.emb_s1, model.embedding.emb_s2)
@@ -80,10 +81,10 @@ class Engine:
         clip: float = 5.0,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """float32 [N, S, H, F]: the next H bars, normalised as `x_NLF` is, one path per uniform[:, s].
+        """Return float32 [N, S, H, F]: the next H bars, normalised as `x_NLF` is, one path per uniform[:, s].
 
         `uniform_NSH2` in [0, 1) draws the coarse and the fine id of each bar. `progress` is called with the
-        number of bars done.
+        number of bars done so far.
         """
         x_NLF = x_NLF.to(self.device, torch.float32).clamp(-clip, clip)
         length, horizon = x_NLF.shape[1], future_stamp_NH5.shape[1]
@@ -102,7 +103,7 @@ class Engine:
             coarse = _draw(self.coarse(hidden), uniform[:, :, bar, 0], rules)
             fine = _draw(window.fine_logits(self.token_embedding[coarse]), uniform[:, :, bar, 1], rules)
             drawn[0, :, :, bar], drawn[1, :, :, bar] = coarse, fine
-            if bar + 1 < horizon:  # nothing asks for the bar after the last
+            if bar + 1 < horizon:  # the bar after the last is not needed
                 window.add(self._embed(coarse, fine, future[:, None, bar]))
             if progress is not None:
                 progress(bar + 1)
@@ -113,7 +114,7 @@ class Engine:
         return self.fusion(pair) + time
 
     def _encode(self, x_NLF: Tensor) -> tuple[Tensor, Tensor]:
-        """Coarse and fine ids [N, L]; bar t's follow from the bars up to t."""
+        """Return coarse and fine ids [N, L]; those of bar t depend on the bars up to t."""
         module = self.tokenizer
         x = F.linear(x_NLF, module.embed.weight.float(), module.embed.bias.float()).to(self.dtype)
         x, _ = self.encoder.prefix(x)
@@ -121,7 +122,7 @@ class Engine:
         return module.tokenizer.ids(x)
 
     def _decode(self, s1_NL: Tensor, s2_NL: Tensor, s1_NSH: Tensor, s2_NSH: Tensor) -> Tensor:
-        """[N, S, H, F]: the last max_context bars decoded together, positions from 0, the context's once."""
+        """Return [N, S, H, F]: the last max_context bars decoded from position 0, the context once per series."""
         first = max(0, s1_NL.shape[1] + s1_NSH.shape[2] - self.max_context)
         own = self._bits(s1_NSH, s2_NSH)
         series, samples, horizon, _ = own.shape
@@ -142,9 +143,9 @@ class Engine:
 class _Window:
     """The bars that the predictor sees: the last max_context of context and drawn bars, positions from 0.
 
-    While all bars fit, each new one is a step on the caches. Once the window slides, every position restarts
-    and a first bar is lost, so all hidden states change: the window is run again, exactly as the public code
-    does, but for the part that the samples share and the first block's projections, which know no position.
+    While all bars fit, each new bar extends the caches. Once the window slides, positions shift and the first bar
+    drops out, so all hidden states change: the window is run again, as in the public code, except that the part
+    shared by the samples is run once and the first block's projections, which have no position, are reused.
     """
 
     def __init__(self, engine: Engine, context_NLD: Tensor, samples: int, horizon: int) -> None:
@@ -160,10 +161,10 @@ class _Window:
         self.hidden = hidden[:, None, -1].expand(-1, samples, -1)  # [N, S, D] of the newest bar
 
     def _prefix(self, rows: Tensor, samples: int, room: int) -> Tensor:
-        """Hidden states of bars from position 0 on: their embeddings, and their projections where they are kept."""
-        x, unturned = rows[..., : self.width], rows[..., self.width :] if self.slides else None
+        """Return hidden states of bars from position 0 on; `rows` are embeddings, with projections once it slides."""
+        x, unrotated = rows[..., : self.width], rows[..., self.width :] if self.slides else None
         kept = samples if room else 0
-        hidden, self.cache = self.engine.stack.prefix(x, kept, room, unturned_NPE=unturned)
+        hidden, self.cache = self.engine.stack.prefix(x, kept, room, unrotated_NPE=unrotated)
         hidden = self.engine.norm(hidden)
         self.keys = self.engine.fine.start(hidden, samples, room)
         return hidden
@@ -176,7 +177,7 @@ class _Window:
         self.hidden = hidden[:, :, -1]
 
     def add(self, x_NSD: Tensor) -> None:
-        """One more bar of every sample, its embedding [N, S, D]."""
+        """Add one bar of every sample, given its embedding [N, S, D]."""
         length = self.context.shape[1]
         if self.slides:
             self.own[:, :, self.total - length] = self.engine.stack.with_projections(x_NSD)
@@ -194,7 +195,7 @@ class _Window:
         self.hidden = hidden[:, -1].unflatten(0, rows.shape[:2])
 
     def fine_logits(self, token_NSD: Tensor) -> Tensor:
-        """[N, S, V] of the next bar's fine id, given the embedding of its coarse id."""
+        """Return logits [N, S, V] of the next bar's fine id, given the embedding of its coarse id."""
         position = self.total - self.first - 1
         hidden, series = self.hidden, len(token_NSD)
         if self.keys.series != series:  # past the context, each sample is a series of its own
@@ -207,25 +208,47 @@ def _draw(logits_NSV: Tensor, uniform_NS: Tensor, rules: dict) -> Tensor:
     return ids.view(uniform_NS.shape)
 
 
-_KEPT: WeakKeyDictionary[Kronos, tuple[tuple, Engine]] = WeakKeyDictionary()
+_LAST_ENGINES: WeakKeyDictionary[Kronos, tuple[tuple, Engine]] = WeakKeyDictionary()
 
 
 def engine_for(tokenizer: KronosTokenizer, model: Kronos, **options: Any) -> Engine:
-    """The pair's Engine with these options of its; that of the last call where neither they nor a weight changed."""
+    """Return an Engine of the pair; the one of the last call where neither an option nor a weight has changed."""
     state = id(tokenizer), options, _fingerprint(tokenizer), _fingerprint(model)
-    before, engine = _KEPT.get(model, (None, None))
+    before, engine = _LAST_ENGINES.get(model, (None, None))
     if engine is None or before != state:
         engine = Engine(tokenizer, model, **options)
-        _KEPT[model] = state, engine
+        _LAST_ENGINES[model] = state, engine
     return engine
 
 
 @torch.no_grad()
 def _fingerprint(module: torch.nn.Module) -> tuple:
-    """Where each weight lies, and its norm: changes through `.data` move no version counter."""
-    weights = [weight.detach() for weight in module.parameters()]
-    norms = torch.stack(torch._foreach_norm(weights)).tolist()
-    return tuple((weight.data_ptr(), weight.dtype, norm) for weight, norm in zip(weights, norms, strict=True))
+    """Return a value that changes with every change of a weight, in place or not, through `.data` or not.
+
+    An in-place operation raises the weight's version counter, except through `.data`: there the checksum changes.
+    """
+    weights = [weight.detach() for weight in chain(module.parameters(), module.buffers())]
+    with torch.autocast(weights[0].device.type, enabled=False):
+        checksums = torch.stack([_checksum(weight) for weight in weights]).tolist()
+    return tuple(
+        (weight.data_ptr(), weight.dtype, 0 if weight.is_inference() else weight._version, checksum)
+        for weight, checksum in zip(weights, checksums, strict=True)
+    )
+
+
+def _checksum(weight: Tensor) -> Tensor:
+    """Return rows^T W columns with random coefficients: sensitive to order and signs, in one pass over memory."""
+    matrix = weight.reshape(-1, weight.shape[-1] if weight.ndim else 1)
+    matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+    rows, columns = (_coefficients(size, matrix.device, matrix.dtype) for size in matrix.shape)
+    return torch.dot(matrix @ columns, rows)
+
+
+@functools.cache
+def _coefficients(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return fixed random numbers in [0.5, 1.5)."""
+    draws = torch.rand(size, generator=torch.Generator().manual_seed(size), device="cpu")
+    return (draws + 0.5).to(device, dtype)
 
 
 def generate(
@@ -244,9 +267,9 @@ def generate(
     generator: torch.Generator | None = None,
     **options: Any,
 ) -> Tensor:
-    """float32 [N, S, H, F] sampled paths, normalised as the bars `x_NLF` are.
+    """Return sampled paths, float32 [N, S, H, F], normalised as the bars `x_NLF` are.
 
-    `generator` None draws from torch's global generator. `options` are the Engine's.
+    `generator` None draws from torch's global generator. `options` are those of Engine.
     """
     if future_stamp_NH5.shape[1] != horizon:
         raise UserError(f"{future_stamp_NH5.shape[1]} future stamps for a horizon of {horizon}")

@@ -1,4 +1,4 @@
-"""The fine head as generation asks it: the newest bar's fine id, given its coarse one.
+"""The fine head for generation: logits of the newest bar's fine id, given its coarse id.
 
 Axes: N series, S samples of each, P bars of a prefix, Q new bars, H heads, K width of a head, D width of the model.
 """
@@ -10,31 +10,31 @@ from kronos.model.inference.kv_cache import KeyValues, Norm, Positions, Product,
 from kronos.model.predictor import DependencyLayer
 
 
-class AskedOnce:
-    """Hidden states [N, P, D] in place of keys and values, for one query a series and keys without positions.
+class SingleQuery:
+    """Hidden states [N, P, D] in place of keys and values, for one query per series and keys without positions.
 
-    The query is projected to where the bars are, and what it sees of them to a value: one row, not all bars.
+    The key projection is applied to the query and the value projection to the attended sum: to one row each, not
+    to all bars.
     """
 
     def __init__(self, kv: Product, heads: int, hidden_NPD: Tensor) -> None:
         self.series, self.hidden = len(hidden_NPD), hidden_NPD
         self.keys, self.values = kv.weight.unflatten(1, (2, heads, -1)).permute(1, 2, 0, 3)  # [H, D, K] each
-        assert kv.bias is not None  # that of the keys moves all scores of a query alike
+        assert kv.bias is not None  # the bias of the keys shifts all scores of a query alike
         self.value_bias = kv.bias.unflatten(0, (2, heads, -1))[1]
 
     def attend(self, q: Tensor) -> Tensor:
-        """Scaled queries [N, H, 1, 1, K] over all bars."""
-        asked = (q[:, :, 0, 0].transpose(0, 1) @ self.keys.mT).transpose(0, 1)
-        weights = (asked @ self.hidden.mT).float().softmax(-1).to(asked.dtype)
+        """Attend from scaled queries [N, H, 1, 1, K] to all bars."""
+        projected = (q[:, :, 0, 0].transpose(0, 1) @ self.keys.mT).transpose(0, 1)
+        weights = (projected @ self.hidden.mT).float().softmax(-1).to(projected.dtype)
         seen = ((weights @ self.hidden).transpose(0, 1) @ self.values).transpose(0, 1) + self.value_bias
         return seen[:, :, None, None]
 
 
 class FineHead:
-    """The fine head over cached keys: one query a sample, the embedding of its coarse token.
+    """The fine head over cached keys: one query per sample, the embedding of its coarse token.
 
-    `trained` turns the query and the keys by their positions, as training does; the public code generates
-    without.
+    `trained` rotates the query and the keys by their positions, as in training; the public code generates without.
     """
 
     def __init__(self, layer: DependencyLayer, head: nn.Linear, trained: bool, dtype: torch.dtype) -> None:
@@ -48,27 +48,27 @@ class FineHead:
         self.positions = Positions(attention, dtype) if trained else None
 
     def keys(self, hidden: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """[..., T, D] at the positions from `first` on -> k, v [..., H, T, K]."""
+        """Project [..., T, D] at the positions from `first` on to k, v [..., H, T, K]."""
         k, v = self.kv(hidden).unflatten(-1, (2, self.heads, -1)).movedim((-3, -2), (0, -3))
         return (turn(k, self.positions.at(first, hidden.shape[-2])) if self.positions else k), v
 
-    def start(self, hidden_NPD: Tensor, samples: int, room: int) -> KeyValues | AskedOnce:
-        """Keys of the shared prefix, with room for `room` bars of each sample."""
+    def start(self, hidden_NPD: Tensor, samples: int, room: int) -> KeyValues | SingleQuery:
+        """Return the keys of the shared prefix, with space for `room` bars of each sample."""
         if samples == 1 and not room and self.positions is None:
-            return AskedOnce(self.kv, self.heads, hidden_NPD)
+            return SingleQuery(self.kv, self.heads, hidden_NPD)
         kept = KeyValues(self.attention, len(hidden_NPD), hidden_NPD.shape[1], samples, room, hidden_NPD)
         kept.write_prefix(0, *self.keys(hidden_NPD, 0))
         return kept
 
     def append(self, kept: KeyValues, hidden_NSQD: Tensor, first: int) -> None:
-        """Keys of new bars, at the positions from `first` on."""
+        """Add the keys of new bars at the positions from `first` on."""
         k, v = self.keys(hidden_NSQD, first)
         kept.append(k.transpose(1, 2), v.transpose(1, 2))
 
     def __call__(
-        self, kept: KeyValues | AskedOnce, hidden_NSD: Tensor, token_NSD: Tensor, position: int
+        self, kept: KeyValues | SingleQuery, hidden_NSD: Tensor, token_NSD: Tensor, position: int
     ) -> Tensor:
-        """Logits [N, S, V] from the newest hidden states and the embeddings of the coarse ids."""
+        """Return logits [N, S, V] from the newest hidden states and the embeddings of the coarse ids."""
         q = self.q(token_NSD).unflatten(-1, (self.heads, 1, -1)).transpose(1, 2)
         q = turn(q, self.positions.at(position, 1)) if self.positions else q
         attended = kept.attend(q).transpose(1, 2).flatten(2)

@@ -1,7 +1,7 @@
-"""Transformer blocks laid out for inference, with a key-value cache whose prefix is shared by the samples.
+"""Transformer blocks for inference, with a key-value cache whose prefix is shared by the samples.
 
 Axes: N series, S samples of each, P bars of the shared prefix, Q new bars, O bars of each sample so far,
-D width, H heads, K width of a head. Inference only: weights are copied, no gradient is kept.
+D width, H heads, K width of a head. Weights are copied; there are no gradients.
 """
 
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ from kronos.model.cpu_kernels.causal import attend_causally
 from kronos.model.layers import Block, RMSNorm
 from kronos.model.rotary import Tables
 
-CHUNK = 1024  # bars run together through the blocks on a CPU: more would not stay in its caches
+CHUNK = 1024  # bars per pass through the blocks on a CPU: more would not fit in its caches
 
 
 class Product:
-    """x W + b with W stored [in, out]: a few rows read it up to twice as fast as in nn.Linear's layout."""
+    """x W + b with W stored as [in, out]: for few rows up to twice as fast as nn.Linear's layout."""
 
     def __init__(
         self,
@@ -28,10 +28,10 @@ class Product:
         norm: RMSNorm | None = None,
         heads: int | None = None,
     ) -> None:
-        """Several layers of one input become one product, their outputs side by side.
+        """Join several layers of one input into one product, with concatenated outputs.
 
-        With `norm`, its weight is folded into W, for inputs that come from `Norm` without it. With `heads`, the first
-        layer's outputs are queries, and come divided by the root of a head's width.
+        With `norm`, its weight is folded into W, for inputs from `Norm` without a weight. With `heads`, the first
+        layer's outputs are queries, and are divided by the square root of a head's width.
         """
         weights = [layer.weight.detach() for layer in layers]
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
@@ -49,19 +49,19 @@ class Product:
         return out.view(*x.shape[:-1], -1)
 
     def add_to(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """x + inputs W + b, in one pass over x; x itself where there is no bias."""
+        """Return x + inputs W + b, in one pass over x; in place where there is no bias."""
         out = x if self.bias is None else x + self.bias
         out.view(-1, out.shape[-1]).addmm_(inputs.reshape(-1, inputs.shape[-1]), self.weight)
         return out
 
 
 def _norm_weight(norm: RMSNorm) -> Tensor:
-    """`Norm` divides by the length of x, not by its root mean square."""
+    """Return the weight for `Norm`, which divides by the length of x, not by its root mean square."""
     return norm.weight.detach() * norm.weight.numel() ** 0.5
 
 
 class Norm:
-    """RMSNorm on any leading axes, in few passes; without a norm's weight, a `Product` has it."""
+    """RMSNorm over the last axis in few passes; unless `weighted`, the weight is folded into a `Product`."""
 
     def __init__(self, norm: RMSNorm, dtype: torch.dtype, *, weighted: bool = False) -> None:
         self.eps, self.dtype = norm.eps * norm.weight.numel(), dtype
@@ -74,7 +74,7 @@ class Norm:
 
 
 def turn(x: Tensor, tables: Tables) -> Tensor:
-    """Rotate [..., T, K] by its positions' (cos, sin) [T, K]; as rotary.rotate, without the joined copy."""
+    """Rotate [..., T, K] by the (cos, sin) [T, K] of its positions, like rotary.rotate but without a copy."""
     cos, sin = tables
     half = x.shape[-1] // 2
     out = x * cos
@@ -84,16 +84,16 @@ def turn(x: Tensor, tables: Tables) -> Tensor:
 
 
 class KeyValues:
-    """Keys and values of one layer: of P bars shared by the samples, and of each sample's own bars.
+    """Keys and values of one layer: those of P bars shared by the samples, and those of each sample's own bars.
 
-    Shared keys lie as [N, H, K, P], values as [N, H, P, K], own ones as [N, H, S, O, K]. With one sample there
-    is nothing to share: the prefix lies at the front of `own`.
+    Shared keys are stored as [N, H, K, P], shared values as [N, H, P, K], own ones as [N, H, S, O, K]. With one
+    sample nothing is shared: the prefix is the first part of `own`.
     """
 
     def __init__(
         self, attention: tuple[int, int], series: int, bars: int, samples: int, room: int, like: Tensor
     ) -> None:
-        """Room for a prefix and for `room` bars of each sample; `attention` is (heads, width of a head)."""
+        """Allocate space for a prefix and for `room` bars per sample; `attention` is (heads, width of a head)."""
         heads, width = attention
         self.series, self.bars, self.samples, self.used = series, bars, samples, 0 if samples > 1 else bars
         self.own = like.new_empty(2, series, heads, samples, room + self.used, width)
@@ -102,7 +102,7 @@ class KeyValues:
             self.shared_v = like.new_empty(series, heads, bars, width)
 
     def write_prefix(self, first: int, k: Tensor, v: Tensor) -> None:
-        """Prefix [n, H, P, K] of the series from `first` on."""
+        """Store the prefix [n, H, P, K] of the series from `first` on."""
         rows = slice(first, first + len(k))
         if self.samples > 1:
             self.shared_k[rows], self.shared_v[rows] = k.transpose(-1, -2), v
@@ -110,13 +110,13 @@ class KeyValues:
             self.own[0, rows, :, 0, : self.bars], self.own[1, rows, :, 0, : self.bars] = k, v
 
     def append(self, k: Tensor, v: Tensor) -> None:
-        """[N, H, S, Q, K] more of each sample."""
+        """Add keys and values [N, H, S, Q, K] of new bars of each sample."""
         end = self.used + k.shape[3]
         self.own[0, ..., self.used : end, :], self.own[1, ..., self.used : end, :] = k, v
         self.used = end
 
     def attend(self, q: Tensor) -> Tensor:
-        """Scaled queries [N, H, S, Q, K] of the newest Q bars over the prefix and, causally, their own bars."""
+        """Attend from scaled queries [N, H, S, Q, K] of Q new bars to the prefix and, causally, to own bars."""
         k, v = self.own[..., : self.used, :]
         queries = q.shape[3]
         if self.samples == 1 and queries == 1:
@@ -136,7 +136,7 @@ class KeyValues:
 class FastBlock:
     """A Block as three fused products, for prefixes and for new bars on top of a cache.
 
-    `compiled`: what is not attention goes through torch.compile, one program for all blocks of a shape.
+    `compiled` runs everything except attention through torch.compile, once for all blocks of a shape.
     """
 
     def __init__(self, block: Block, dtype: torch.dtype, compiled: bool) -> None:
@@ -150,22 +150,22 @@ class FastBlock:
         self.gate_up = Product(ffn.w1, ffn.w3, dtype=dtype, norm=block.norm2)
         self.down = Product(ffn.w2, dtype=dtype)
         if compiled:
-            for name in ("unturned", "finish"):
+            for name in ("unrotated", "finish"):
                 setattr(self, name, torch.compile(getattr(self, name), dynamic=True))
 
-    def unturned(self, x: Tensor) -> Tensor:
-        """[..., T, D] -> q, k and v side by side [..., T, 3 D], of no position yet."""
+    def unrotated(self, x: Tensor) -> Tensor:
+        """Project [..., T, D] to q, k and v side by side [..., T, 3 D], not rotated yet."""
         return self.qkv(self.norm1(x))
 
     def project(self, qkv: Tensor, tables: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
-        """What `unturned` gives -> q, k, v [..., H, T, K], q and k turned."""
+        """Split the output of `unrotated` into q, k, v [..., H, T, K], and rotate q and k."""
         qkv = qkv.unflatten(-1, (3, self.heads, -1)).movedim((-3, -2), (0, -3))
         assert tables is not None
         turned = turn(qkv[:2], tables)
         return turned[0], turned[1], qkv[2]
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Output projection and feed-forward, added to x [..., T, D]; attended [..., H, T, K]."""
+        """Add the output projection of `attended` [..., H, T, K] and the feed-forward to x [..., T, D]."""
         x = self.out.add_to(x, attended.transpose(-2, -3).flatten(-2))
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
         return self.down.add_to(x, F.silu(gate, inplace=True).mul_(up))
@@ -173,21 +173,21 @@ class FastBlock:
 
 @dataclass
 class Cache:
-    """The layers' keys and values, and how many positions they hold."""
+    """Keys and values of all layers, and the number of positions stored."""
 
     layers: list[KeyValues] = field(default_factory=list)
     position: int = 0
 
 
 class Positions:
-    """Rotary tables of an attention layer, computed once for as many positions as were asked for."""
+    """Rotary tables of an attention layer, extended when a later position is needed."""
 
     def __init__(self, attention: Attention, dtype: torch.dtype) -> None:
         self.rotary, self.dtype = attention.rotary, dtype
         self.cos = self.sin = torch.empty(0)
 
     def at(self, first: int, count: int) -> Tables:
-        """(cos, sin) [count, K] of the positions from `first` on."""
+        """Return (cos, sin) [count, K] of the positions from `first` on."""
         end = first + count
         if end > len(self.cos):
             cos, sin = self.rotary.tables(max(end, 2 * len(self.cos)))
@@ -204,11 +204,11 @@ class Stack:
         self.positions = [Positions(block.self_attn, dtype) for block in modules[:1]]
 
     def with_projections(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., D + E]: x, then what the first block projects it to before positions are known."""
-        return torch.cat((x, self.blocks[0].unturned(x)), dim=-1) if self.blocks else x
+        """Return [..., D + E]: x, followed by its unrotated projections of the first block."""
+        return torch.cat((x, self.blocks[0].unrotated(x)), dim=-1) if self.blocks else x
 
     def at(self, first: int, count: int) -> Tables | None:
-        """Tables for the blocks, None where there is no block that could want them."""
+        """Return the rotary tables of the blocks, None where there are no blocks."""
         return self.positions[0].at(first, count) if self.positions else None
 
     def prefix(
@@ -217,13 +217,13 @@ class Stack:
         samples: int = 0,
         room: int = 0,
         *,
-        unturned_NPE: Tensor | None = None,
+        unrotated_NPE: Tensor | None = None,
         hidden: bool = True,
     ) -> tuple[Tensor, Cache]:
-        """Run positions 0 .. P-1; keep a cache for `samples` of each series with `room` bars more (0: none kept).
+        """Run positions 0 .. P-1; the cache has space for `room` bars of `samples` per series (samples 0: no cache).
 
-        `unturned_NPE`: the first block's own, where known. Without `hidden`, the last block makes its keys and
-        values only.
+        `unrotated_NPE` are the unrotated projections of the first block, where known. Without `hidden`, the last
+        block computes its keys and values only.
         """
         series, bars, _ = x_NPD.shape
         cache = Cache(position=bars)
@@ -236,22 +236,22 @@ class Stack:
         hiddens = []
         for first in range(0, series, size):
             part = slice(first, first + size)
-            known = None if unturned_NPE is None else unturned_NPE[part]
+            known = None if unrotated_NPE is None else unrotated_NPE[part]
             hiddens.append(self._prefix(x_NPD[part], known, tables, cache, first, hidden))
         return torch.cat(hiddens), cache
 
     def _prefix(
         self,
         x_NPD: Tensor,
-        unturned_NPE: Tensor | None,
+        unrotated_NPE: Tensor | None,
         tables: Tables | None,
         cache: Cache,
         first: int,
         hidden: bool,
     ) -> Tensor:
         for index, block in enumerate(self.blocks):
-            unturned = block.unturned(x_NPD) if index or unturned_NPE is None else unturned_NPE
-            q, k, v = block.project(unturned, tables)
+            unrotated = block.unrotated(x_NPD) if index or unrotated_NPE is None else unrotated_NPE
+            q, k, v = block.project(unrotated, tables)
             if cache.layers:
                 cache.layers[index].write_prefix(first, k, v)
             if hidden or index + 1 < len(self.blocks):
@@ -259,10 +259,10 @@ class Stack:
         return x_NPD
 
     def extend(self, x_NSQD: Tensor, cache: Cache) -> Tensor:
-        """Run Q new bars of every sample, and add them to the cache."""
+        """Run Q new bars of every sample and add them to the cache."""
         tables = self.at(cache.position, x_NSQD.shape[2])
         for block, kept in zip(self.blocks, cache.layers, strict=True):
-            q, k, v = (part.transpose(1, 2) for part in block.project(block.unturned(x_NSQD), tables))
+            q, k, v = (part.transpose(1, 2) for part in block.project(block.unrotated(x_NSQD), tables))
             kept.append(k, v)
             x_NSQD = block.finish(x_NSQD, kept.attend(q).transpose(1, 2))
         cache.position += x_NSQD.shape[2]

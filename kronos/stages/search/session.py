@@ -16,13 +16,14 @@ from kronos.config.schema import Config
 from kronos.distributed.device import choose, is_out_of_memory
 from kronos.stages.base import Context
 from kronos.stages.cache import RECORD
-from kronos.stages.inputs import given_address, resolve_splits, stored_bars
+from kronos.stages.inputs import resolve_splits, stored_bars
 from kronos.stages.search.space import Space
 from kronos.stages.search.study import DIRECTIONS, Study
 from kronos.stages.search.trial import KINDS, STAGES_BY_KIND, quietly, train
 from kronos.stages.search.trial_pool import TrialProcesses
 from kronos.stages.train import closing
 from kronos.stages.train_setup import windows
+from kronos.stages.weights import given_address
 from kronos.tracking.run import Run
 from kronos.utils.errors import Pruned, TrackingAway
 from kronos.utils.files import atomic_folder, digest_bytes

@@ -1,4 +1,4 @@
-"""What a search may vary: fields of `Config` with their ranges, checked before the first trial.
+"""The search space: fields of `Config` with their ranges, checked before the first trial.
 
 Learning rate and batch size come from the search fields of the configuration. A JSON file adds other fields, or
 replaces these:
@@ -9,8 +9,8 @@ replaces these:
      "warmup_fraction": {"type": "float", "low": 0.01, "high": 0.2, "when": {"loss_bars": ["window"]}},
      "batch_size": null}
 
-`when` samples a field only where an earlier one has one of the listed values; `null` leaves a field as the
-configuration has it.
+`when` samples a field only where an earlier one has one of the listed values; `null` removes a field from the space,
+which leaves it at the value of the configuration.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,8 +25,8 @@ from kronos.utils.errors import UserError
 from kronos.utils.files import or_shipped, read_json
 
 KINDS = {"float": {"low", "high", "log"}, "int": {"low", "high", "log", "step"}, "categorical": {"choices"}}
-# Not searched: what sets the budget or the yardstick, which must be the same for every trial, and what changes
-# no result.
+# Not searched: fields that set the budget or the metric, which must be the same for every trial, and fields that
+# change no result.
 FIXED = (
     "epochs", "n_train_iter", "n_val_iter", "seed", "log_interval", "resume", "num_workers", "save_windows",
     "early_stopping_patience",
@@ -47,7 +47,7 @@ class Dimension:
     when: tuple[str, tuple[Any, ...]] | None = None
 
     def edges(self) -> tuple[Any, ...]:
-        """Values that stand for all: if these are allowed, so is what lies between."""
+        """Return the values to check: the choices, or both ends of the range."""
         return self.choices if self.kind == "categorical" else (self.low, self.high)
 
 
@@ -58,11 +58,11 @@ class Space:
     dimensions: tuple[Dimension, ...]
 
     def describe(self) -> list[dict[str, Any]]:
-        """The space as plain values, for a digest or a message."""
+        """Return the space as plain values, for a digest or a message."""
         return [asdict(dimension) for dimension in self.dimensions]
 
     def draw(self, suggest: Callable[[Dimension], Any]) -> dict[str, Any]:
-        """One value a field, asked for in order; a conditional field only where its condition holds."""
+        """Return one suggested value per field, in order; a conditional field only where its condition holds."""
         values: dict[str, Any] = {}
         for dimension in self.dimensions:
             if dimension.when is None or values.get(dimension.when[0]) in dimension.when[1]:
@@ -70,14 +70,14 @@ class Space:
         return values
 
     def largest(self, name: str, config: Config) -> int:
-        """The largest value that a whole-number field takes in any trial."""
+        """Return the largest value that an integer field takes in any trial."""
         return int(max(self._edges(name) or [getattr(config, name)]))
 
     def _edges(self, name: str) -> list[Any]:
         return [edge for item in self.dimensions if item.name == name for edge in item.edges()]
 
     def check_batches(self, config: Config, windows: int, processes: int) -> None:
-        """Refuse a batch that no step could fill: a step never takes more than the windows between reports."""
+        """Refuse an effective batch above the windows between two reports, which no step could fill."""
         for size in self._edges("batch_size") or [config.batch_size]:
             whole = size * processes * self.largest("accumulation_steps", config)
             if whole > windows:
@@ -90,45 +90,40 @@ class Space:
                 )
 
 
-def configuration(config: Config, values: Mapping[str, Any]) -> Config:
-    """`config` with some fields changed, checked as a whole."""
-    return config.replace(**values)
-
-
 def space_of(config: Config) -> Space:
-    """The space that a configuration asks for.
+    """Return the space that a configuration describes.
 
-    Raises UserError with everything that is wrong with it: unknown fields, empty or reversed ranges, values that
-    `Config` refuses.
+    Raises UserError with all problems together: unknown fields, empty or reversed ranges, values that `Config`
+    refuses.
     """
     stages = ("tokenizer", "predictor") if config.search_stage == "both" else (config.search_stage,)
     low, high = config.search_learning_rate
-    found = {
+    dimensions = {
         f"{stage}_learning_rate": Dimension(f"{stage}_learning_rate", "float", low, high, log=True)
         for stage in stages
     }
-    found["batch_size"] = Dimension("batch_size", "categorical", choices=config.search_batch_size)
+    dimensions["batch_size"] = Dimension("batch_size", "categorical", choices=config.search_batch_size)
     problems: list[str] = []
     for name, entry in _entries(config.search_space, problems).items():
         if problem := _refused(name, config.search_stage):
             problems.append(f"{config.search_space}: {name}: {problem}")
         elif entry is None:
-            found.pop(name, None)
+            dimensions.pop(name, None)
         else:
-            dimension, problem = _dimension(name, entry, found)
+            dimension, problem = _dimension(name, entry, dimensions)
             if dimension is None:
                 problems.append(f"{config.search_space}: {name}: {problem}")
             else:
-                found.pop(name, None)  # so that it is drawn where the file has it
-                found[name] = dimension
-    if not found and not problems:
+                dimensions.pop(name, None)  # so that it is drawn in the order of the file
+                dimensions[name] = dimension
+    if not dimensions and not problems:
         problems.append(f"{config.search_space} leaves nothing to search")
-    problems += [problem for item in found.values() for problem in _unfit(config, item)]
+    problems += [problem for item in dimensions.values() for problem in _invalid_edges(config, item)]
     if problems:
         raise UserError(
             problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems:", *problems])
         )
-    return Space(tuple(found.values()))
+    return Space(tuple(dimensions.values()))
 
 
 def _entries(path: str | None, problems: list[str]) -> dict[str, Any]:
@@ -142,7 +137,7 @@ def _entries(path: str | None, problems: list[str]) -> dict[str, Any]:
 
 
 def _refused(name: str, stage: str) -> str:
-    """Why a field cannot be searched, or empty text."""
+    """Return why a field cannot be searched, or empty text."""
     if name not in FIELDS:
         close = nearest(name, FIELDS)
         return "there is no such field" + (f": did you mean {close}?" if close else "")
@@ -157,25 +152,23 @@ def _refused(name: str, stage: str) -> str:
 
 
 def _dimension(name: str, entry: Any, earlier: Mapping[str, Dimension]) -> tuple[Dimension | None, str]:
-    """The dimension that an entry of the file describes, or None and what is wrong."""
+    """Return the dimension that an entry of the file describes, or None and the problem."""
     kind = entry.get("type") if isinstance(entry, dict) else None
     if kind not in KINDS:
         return None, f'expected an object with "type": one of {", ".join(KINDS)}'
     unknown = set(entry) - KINDS[kind] - {"type", "when"}
     if unknown:
-        return (
-            None,
-            f"unknown key {', '.join(sorted(unknown))}; a {kind} takes {', '.join(sorted(KINDS[kind]))}",
-        )
+        known = ", ".join(sorted(KINDS[kind]))
+        return None, f"unknown key {', '.join(sorted(unknown))}; a {kind} takes {known}"
     when, problem = _condition(entry.get("when"), earlier)
     if problem:
         return None, problem
     if kind == "categorical":
         choices = entry.get("choices")
         if not isinstance(choices, list) or not choices:
-            return None, "expected choices: a list of one value or more"
+            return None, "expected choices: a list of at least one value"
         if any(isinstance(value, list | dict) for value in choices):
-            return None, "a choice is a number, a text, true, false or null"
+            return None, "a choice is a number, a string, true, false or null"
         return Dimension(name, kind, choices=tuple(choices), when=when), ""
     low, high, step = entry.get("low"), entry.get("high"), entry.get("step", 1)
     number = int if kind == "int" else (int | float)
@@ -207,16 +200,16 @@ def _condition(
     return (name, tuple(values)), ""
 
 
-def _unfit(config: Config, dimension: Dimension) -> list[str]:
-    """What `Config` says of the values at the edges of a dimension."""
+def _invalid_edges(config: Config, dimension: Dimension) -> list[str]:
+    """Return the problems that `Config` finds with the values at the edges of a dimension."""
     problems = []
     for value in dimension.edges():
         if isinstance(value, float) and dimension.kind == "int":
             value = int(value)
         try:
-            configuration(config, {dimension.name: value})
+            config.replace(**{dimension.name: value})
         except ValidationError as error:
             first = error.errors()[0]
-            words = str(first.get("ctx", {}).get("error", first["msg"]))
-            problems.append(f"{dimension.name}: {to_text(value)} cannot be searched: {words}")
+            message = str(first.get("ctx", {}).get("error", first["msg"]))
+            problems.append(f"{dimension.name}: {to_text(value)} cannot be searched: {message}")
     return problems

@@ -9,13 +9,14 @@ from kronos.distributed.launcher import launched
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import finished, key_parts
 from kronos.stages.data import DataStage
-from kronos.stages.inputs import given_address, resolve_splits, stored_bars, trained_weights
+from kronos.stages.inputs import resolve_splits, stored_bars
 from kronos.stages.runner import run_stage
 from kronos.stages.search.results import write_results
 from kronos.stages.search.session import PARENT, Search, definition_of, study_name
 from kronos.stages.search.space import space_of
 from kronos.stages.search.study import parent_of
 from kronos.stages.train import TRAINING_PARAMS, TokenizerStage
+from kronos.stages.weights import given_address, trained_weights
 from kronos.tracking.client import Tracking
 from kronos.utils.errors import UserError
 

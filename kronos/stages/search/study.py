@@ -1,13 +1,12 @@
-"""The one door to Optuna: a study that several processes share, its trials, figures and table.
+"""Optuna, imported here alone: a study that several processes share, its trials, figures and table.
 
-The study knows nothing of training or tracking: `go` is given the function that makes a trial's values. A trial
-whose process died is tried once more; out-of-memory batch sizes are not drawn again; every trial draws from a
-generator keyed by (seed, trial number), so that no two machines repeat each other.
+The study knows nothing of training or tracking: `go` takes the objective, a function that returns a trial's values. A
+trial whose process died is retried once; batch sizes that ran out of memory are not drawn again; every trial draws
+from a generator keyed by (seed, trial number), so that no two machines draw the same values.
 """
 
 import json
 import logging
-import os
 import re
 import threading
 import time
@@ -24,6 +23,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_incrementing, wait_random
 
 from kronos.report.figures import save_plots
 from kronos.stages.search.space import Dimension, Space
@@ -31,7 +31,7 @@ from kronos.utils.errors import Pruned, TrackingAway, UserError
 from kronos.utils.process_identity import is_gone, this_process
 
 DIRECTIONS: dict[str, Any] = {"val_loss": "minimize", "rank_ic": "maximize", "crps": "minimize"}
-DEFINITION = "definition"  # what the study searches, as given by whoever created it
+DEFINITION = "definition"  # what the study searches, as the process that created it gave it
 NO_MEMORY = "out_of_memory_batch_size"
 PROCESS = "process"
 JOIN_SECONDS = 30.0
@@ -39,7 +39,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class Asked:
-    """One trial: its number and the values drawn for it."""
+    """One trial, as the objective sees it: its number and the values drawn for it."""
 
     def __init__(self, study: "Study", trial: optuna.Trial) -> None:
         self._study, self._trial = study, trial
@@ -47,7 +47,7 @@ class Asked:
         self.values: dict[str, Any] = study.space.draw(lambda item: _suggest(trial, item))
 
     def report(self, step: int, value: float) -> None:
-        """Tell how the trial does after `step` reports; raises Pruned when it should be given up."""
+        """Report the trial's value after `step` reports; raises Pruned when the pruner stops it."""
         if not self._study.prunes:
             return
         self._trial.report(value, step)
@@ -55,11 +55,11 @@ class Asked:
             raise Pruned(f"given up after report {step} of {self._study.reports}, at {value:.5g}")
 
     def note(self, name: str, value: Any) -> None:
-        """Keep a value beside the trial."""
+        """Store a value with the trial."""
         self._trial.set_user_attr(name, value)
 
     def out_of_memory(self, batch_size: int) -> None:
-        """No trial after this one is given this batch size, or a larger one."""
+        """Exclude this batch size, and larger ones, from all later trials."""
         before = self._study.get(NO_MEMORY)
         self._study.set(NO_MEMORY, batch_size if before is None else min(before, batch_size))
 
@@ -68,13 +68,13 @@ Objective = Callable[[Asked], Sequence[float]]
 
 
 class Study:
-    """An Optuna study in a storage that others may use at the same time; it is created where it is not there.
+    """An Optuna study in a storage that other processes may use at the same time; created where it does not exist.
 
     Args:
-        storage: an address that SQLAlchemy knows, or `journal:FILE`.
-        name: of the study.
-        definition: what is searched and from what; a study of that name with another one is refused.
-        reports: how many a trial makes; the pruner's largest resource.
+        storage: a database URL of SQLAlchemy, or `journal:FILE`.
+        definition: what is searched and with which inputs; a study of this name with another definition is refused.
+        reports: how many reports a trial makes; the pruner's largest resource.
+        heartbeat: seconds between signs of life of a running trial, in a database.
     """
 
     def __init__(
@@ -89,13 +89,12 @@ class Study:
         self._pruner = _pruner(pruner if self.prunes else "none", reports)
         self._mine: set[int] = set()
         self._stopped: BaseException | None = None
-        self.created, self.study = self._create(
-            json.loads(json.dumps(definition))
-        )  # as a storage gives it back
+        as_stored = json.loads(json.dumps(definition))  # tuples become lists, as a storage returns them
+        self.created, self.study = self._create(as_stored)
 
     def _create(self, definition: dict[str, Any]) -> tuple[bool, optuna.Study]:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        logging.getLogger("optuna").setLevel(logging.CRITICAL)  # the stage says it in its own words
+        logging.getLogger("optuna").setLevel(logging.CRITICAL)  # the stage reports trials itself
         given: dict[str, Any] = {"storage": self._storage, "sampler": self._sampler, "pruner": self._pruner}
         try:
             study = optuna.create_study(
@@ -105,10 +104,10 @@ class Study:
             study = optuna.load_study(study_name=self.name, **given)
             until = time.monotonic() + JOIN_SECONDS
             while DEFINITION not in study.user_attrs and time.monotonic() < until and not study.trials:
-                time.sleep(0.2)  # whoever creates it is about to say what it is
-            there = study.user_attrs.get(DEFINITION, {})
-            if there != definition:
-                names = [key for key in definition if there.get(key) != definition[key]]
+                time.sleep(0.2)  # the process that creates it is about to store the definition
+            stored = study.user_attrs.get(DEFINITION, {})
+            if stored != definition:
+                names = [key for key in definition if stored.get(key) != definition[key]]
                 raise UserError(
                     f"the storage has another study named {self.name}, with another {' and '.join(names)}: give "
                     "another --study-name, or auto, which follows from them"
@@ -118,26 +117,26 @@ class Study:
         return True, study
 
     def get(self, name: str) -> Any:
-        """A value kept with the study, or None."""
+        """Return a value stored with the study, or None."""
         return self.study.user_attrs.get(name)
 
     def set(self, name: str, value: Any) -> None:
-        """Keep a value with the study, for every process that shares it."""
+        """Store a value with the study, for every process that shares it."""
         self.study.set_user_attr(name, value)
 
     def go(self, objective: Objective, *, n_jobs: int = 1, timeout: float = 0.0, poll: float = 1.0) -> None:
-        """Run trials until the study has `n_trials`, whoever made them; waits for those still running elsewhere.
+        """Run trials until the study has `n_trials`, by any process; waits for those still running elsewhere.
 
-        Trials that fail are FAIL and the search goes on. KeyboardInterrupt ends it; the trials it cut short are
-        tried again at the next start.
+        A trial that fails has the state FAIL and the search continues. KeyboardInterrupt ends it; the trials that it
+        interrupted are retried at the next start.
         """
         end = time.monotonic() + timeout if timeout else None
         while True:
-            self._give_up_the_dead()
+            self._fail_abandoned_trials()
             finished, running = self.count()
-            late = end is not None and time.monotonic() >= end
+            timed_out = end is not None and time.monotonic() >= end
             left = self.n_trials - finished - running
-            if finished >= self.n_trials or late:
+            if finished >= self.n_trials or timed_out:
                 return
             if left <= 0:
                 time.sleep(poll)
@@ -151,14 +150,14 @@ class Study:
                     )
                 )  # fmt: skip
             except KeyboardInterrupt:
-                self._try_again_later()
+                self._retry_interrupted_trials()
                 raise
             if self._stopped is not None:
-                self._try_again_later()
+                self._retry_interrupted_trials()
                 raise self._stopped
 
     def stop(self, error: BaseException) -> None:
-        """End the search with an error that no other trial could escape."""
+        """End the search with an error that every further trial would meet."""
         self._stopped = self._stopped or error
         self.study.stop()
 
@@ -186,16 +185,16 @@ class Study:
             study.stop()
 
     def count(self) -> tuple[int, int]:
-        """(trials that are over, those running); one that is tried again counts once."""
+        """Return (finished trials, running trials); a trial that is retried counts once."""
         trials = self.study.get_trials(deepcopy=False)
-        again = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
-        over = sum(trial.state in FINISHED and trial.number not in again for trial in trials)
-        return over, sum(trial.state == TrialState.RUNNING for trial in trials)
+        retried = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
+        finished = sum(trial.state in FINISHED and trial.number not in retried for trial in trials)
+        return finished, sum(trial.state == TrialState.RUNNING for trial in trials)
 
-    def _give_up_the_dead(self) -> None:
-        """Fail the trials of processes that are gone, and queue each for one more try.
+    def _fail_abandoned_trials(self) -> None:
+        """Fail the trials of processes that are gone, and queue each for one retry.
 
-        On this machine a look at the process is enough; elsewhere it has to have been silent.
+        A process of this machine is looked up; one of another machine counts as gone when its heartbeats stop.
         """
         if isinstance(self._storage, RDBStorage):
             _quiet(lambda: optuna.storages.fail_stale_trials(self.study))
@@ -204,40 +203,40 @@ class Study:
                 continue
             with self._lock:
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-            self._again(trial.number)
+            self._queue_retry(trial.number)
 
     _lock = threading.Lock()
 
-    def _try_again_later(self) -> None:
+    def _retry_interrupted_trials(self) -> None:
+        """Queue this process's interrupted trials for the next start."""
         for trial in self.study.get_trials(deepcopy=False):
             if trial.number in self._mine and trial.state == TrialState.FAIL:
-                self._again(trial.number)
+                self._queue_retry(trial.number)
         self._mine.clear()
 
-    def _again(self, number: int) -> None:
+    def _queue_retry(self, number: int) -> None:
         frozen = next(trial for trial in self.study.get_trials() if trial.number == number)
         frozen.user_attrs = {}
         _quiet(lambda: self._retry(self.study, frozen))
 
     def best(self, count: int) -> list[FrozenTrial]:
-        """The best finished trials, best first; with two objectives the Pareto front, by the first one."""
-        done = self.study.get_trials(states=(TrialState.COMPLETE,))
-        if len(self.metrics) > 1:
-            done = self.study.best_trials
+        """Return the best `count` finished trials, best first; of two objectives the Pareto front."""
+        complete = self.study.get_trials(states=(TrialState.COMPLETE,))
+        done = complete if len(self.metrics) == 1 else self.study.best_trials
         sign = -1 if DIRECTIONS[self.metrics[0]] == "maximize" else 1
         return sorted(done, key=lambda trial: (sign * trial.values[0], trial.number))[:count]
 
     def state(self, number: int) -> str:
-        """RUNNING, COMPLETE, PRUNED, FAIL or WAITING."""
+        """Return the state of a trial: RUNNING, COMPLETE, PRUNED, FAIL or WAITING."""
         return str(self.study.get_trials(deepcopy=False)[number].state.name)
 
     def states(self) -> dict[str, int]:
-        """How many trials are in each state."""
+        """Return how many trials are in each state."""
         names = [trial.state.name for trial in self.study.get_trials(deepcopy=False)]
         return {name: names.count(name) for name in sorted(set(names))}
 
     def failures(self) -> list[str]:
-        """Why trials failed, in their order."""
+        """Return why trials failed, by trial number."""
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         return [
             f"trial {trial.number}: {trial.user_attrs.get('reason', 'its process was killed')}"
@@ -245,22 +244,22 @@ class Study:
         ]
 
     def write_table(self, path: Path) -> None:
-        """Every trial as a row of a CSV file."""
+        """Write a CSV file with one row per trial."""
         attributes = ("number", "state", "value", "params", "user_attrs", "datetime_start", "duration")
         self.study.trials_dataframe(attrs=attributes).to_csv(path, index=False)
 
     def write_figures(self, folder: Path) -> list[str]:
-        """Optuna's figures as PNG files; returns why some were left out."""
+        """Write Optuna's figures as PNG files; returns why some were left out."""
         from optuna.visualization import matplotlib as draw
 
         first = self.metrics[0]
-        about: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": first}
+        target: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": first}
         figures: dict[str, Callable[[], Any]] = {
-            "history": lambda: draw.plot_optimization_history(self.study, **about),
-            "importance": lambda: draw.plot_param_importances(self.study, **about),
-            "slice": lambda: draw.plot_slice(self.study, **about),
-            "contour": lambda: draw.plot_contour(self.study, **about),
-            "parallel_coordinates": lambda: draw.plot_parallel_coordinate(self.study, **about),
+            "history": lambda: draw.plot_optimization_history(self.study, **target),
+            "importance": lambda: draw.plot_param_importances(self.study, **target),
+            "slice": lambda: draw.plot_slice(self.study, **target),
+            "contour": lambda: draw.plot_contour(self.study, **target),
+            "parallel_coordinates": lambda: draw.plot_parallel_coordinate(self.study, **target),
             "timeline": lambda: draw.plot_timeline(self.study),
         }
         if len(self.metrics) > 1:
@@ -272,44 +271,48 @@ class Study:
         return save_plots({name: partial(_quiet, plot) for name, plot in figures.items()}, folder)
 
 
-def connect(address: str, heartbeat: int, retry: Any = None) -> RDBStorage | JournalStorage:
-    """Open a storage, making its tables where it is new; two processes may do so at once."""
+def connect(address: str, heartbeat: int, retry_callback: Any = None) -> RDBStorage | JournalStorage:
+    """Open a storage and create its tables where it is new; several processes may do so at the same time."""
     if address.startswith("journal:"):
         return JournalStorage(JournalFileBackend(address.removeprefix("journal:")))
     if "://" not in address:
         raise UserError(
             f"storage {address!r} is no address: expected sqlite:///FILE or postgresql+psycopg2://..."
         )
-    sqlite = address.startswith("sqlite")
-    options = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
-    for attempt in range(1, 9):
-        try:
-            return _quiet(
-                lambda: RDBStorage(
-                    address, engine_kwargs=options, heartbeat_interval=heartbeat, grace_period=3 * heartbeat,
-                    heartbeat_stale_trial_callback=retry,
-                )
-            )  # fmt: skip
-        except Exception as error:
-            words = str(error)
-            # Another process makes the same tables at this moment.
-            racing = any(
-                part in words.lower() for part in ("already exists", "unique", "duplicate", "locked")
-            )
-            if not racing or attempt == 8:
-                why = (words.splitlines() or [type(error).__name__])[0]
-                shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", address)
-                driver = "psycopg2" in words or (address[:10] == "postgresql" and "DB access module" in words)
-                hint = ": pip install psycopg2-binary" if driver else ""
-                raise UserError(
-                    f"the storage {shown} cannot be reached: {why}{hint}; check --storage and that its server runs"
-                ) from None
-            time.sleep(0.1 * attempt + 0.001 * (os.getpid() % 97))
-    raise AssertionError("unreachable")
+    try:
+        return _open_database(address, heartbeat, retry_callback)
+    except Exception as error:
+        text = str(error)
+        why = (text.splitlines() or [type(error).__name__])[0]
+        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", address)
+        driver = "psycopg2" in text or (address[:10] == "postgresql" and "DB access module" in text)
+        hint = ": pip install psycopg2-binary" if driver else ""
+        raise UserError(
+            f"the storage {shown} cannot be reached: {why}{hint}; check --storage and that its server runs"
+        ) from None
+
+
+def _tables_being_created(error: BaseException) -> bool:
+    """Return whether opening a database failed because another process creates the same tables at this moment."""
+    return any(part in str(error).lower() for part in ("already exists", "unique", "duplicate", "locked"))
+
+
+@retry(
+    retry=retry_if_exception(_tables_being_created), stop=stop_after_attempt(8),
+    wait=wait_incrementing(start=0.1, increment=0.1) + wait_random(0, 0.1), reraise=True,
+)  # fmt: skip
+def _open_database(address: str, heartbeat: int, retry_callback: Any) -> RDBStorage:
+    options = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {"pool_pre_ping": True}
+    return _quiet(
+        lambda: RDBStorage(
+            address, engine_kwargs=options, heartbeat_interval=heartbeat, grace_period=3 * heartbeat,
+            heartbeat_stale_trial_callback=retry_callback,
+        )
+    )  # fmt: skip
 
 
 def parent_of(address: str, name: str, key: str) -> Any:
-    """A value kept with a study that may not be there: None then."""
+    """Return a value stored with a study; None where there is no such study or value."""
     try:
         return optuna.load_study(study_name=name, storage=connect(address, 60)).user_attrs.get(key)
     except KeyError:
@@ -317,7 +320,7 @@ def parent_of(address: str, name: str, key: str) -> Any:
 
 
 class _PerTrial(BaseSampler):
-    """Draws each trial from a sampler seeded by (seed, trial number), and leaves out what ran out of memory."""
+    """Samples each trial by a generator of (seed, trial number), without batch sizes that ran out of memory."""
 
     def __init__(self, study: Study, name: str, seed: int, space: Space) -> None:
         self._study, self._name, self._seed = study, name, seed
@@ -328,13 +331,9 @@ class _PerTrial(BaseSampler):
     def _of(self, trial: FrozenTrial) -> BaseSampler:
         if trial.number not in self._samplers:
             seed = (self._seed * 1_000_003 + trial.number) % 2**32
-            self._samplers[trial.number] = (
-                RandomSampler(seed)
-                if self._name == "random"
-                else _quiet(
-                    lambda: TPESampler(seed=seed, n_startup_trials=self._startup, group=self._conditional)
-                )
-            )
+            tpe = partial(TPESampler, n_startup_trials=self._startup, group=self._conditional)
+            sampler = RandomSampler if self._name == "random" else tpe
+            self._samplers[trial.number] = _quiet(partial(sampler, seed=seed))
         return self._samplers[trial.number]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
@@ -343,8 +342,8 @@ class _PerTrial(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
     ) -> dict[str, Any]:
-        found = self._of(trial).sample_relative(study, trial, search_space)
-        return {name: self._fit(trial, name, search_space[name], value) for name, value in found.items()}
+        values = self._of(trial).sample_relative(study, trial, search_space)
+        return {name: self._fit(trial, name, search_space[name], value) for name, value in values.items()}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
@@ -362,6 +361,7 @@ class _PerTrial(BaseSampler):
         self._samplers.pop(trial.number, None)
 
     def _fit(self, trial: FrozenTrial, name: str, distribution: Any, value: Any) -> Any:
+        """Return the drawn value, or for a batch size that is known not to fit a smaller one."""
         limit = self._study.get(NO_MEMORY) if name == "batch_size" else None
         if limit is None or value < limit:
             return value
@@ -394,7 +394,7 @@ def _suggest(trial: optuna.Trial, item: Dimension) -> Any:
 
 
 def _quiet(function: Callable[[], Any]) -> Any:
-    """Call without Optuna's notes that something is experimental."""
+    """Call a function without Optuna's warnings about experimental features."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return function()

@@ -94,7 +94,8 @@ def forecast_metrics(config: Config) -> dict[str, float]:
     from kronos.evaluation import accuracy, signals
     from kronos.forecast.store_forecaster import forecaster, trading_rules
     from kronos.stages.evaluate import score, wide_bars
-    from kronos.stages.inputs import resolve_splits, stored_bars, trained_pair
+    from kronos.stages.inputs import resolve_splits, stored_bars
+    from kronos.stages.weights import trained_pair
 
     store = stored_bars(config)
     splits = resolve_splits(config, store)

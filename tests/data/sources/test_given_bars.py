@@ -129,7 +129,7 @@ def test_the_guides_line_runs_and_tells_where_bars_are_looked_for(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"\.qlib/qlib_data/cn_data is no Qlib store of day bars"):
+    with pytest.raises(UserError, match=r"\.qlib/qlib_data/cn_data is not a Qlib store of day bars"):
         DataProcessorFactory.create_processor("qlib", Config()).run_pipeline()
     rng = np.random.default_rng(1)
     from kronos.data.calendars import sessions

@@ -153,11 +153,11 @@ def _long(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "changes", "message"),
     [
-        (lambda path: (path / "calendars" / "day.txt").unlink(), {}, "is no Qlib store of day bars"),
+        (lambda path: (path / "calendars" / "day.txt").unlink(), {}, "is not a Qlib store of day bars"),
         (lambda path: None, {"freq": "5min"}, r"calendars/5min.txt is missing\): it has day, or give"),
         (lambda path: None, {"instrument": "csi500"}, "has no universe 'csi500': it has all, csi300; give one"),
-        (lambda path: (path / "calendars" / "day.txt").write_text("soon\n"), {}, "has a line that is no time"),
-        (lambda path: (path / "calendars" / "day.txt").write_text(""), {}, "is empty or out of order"),
+        (lambda path: (path / "calendars" / "day.txt").write_text("soon\n"), {}, "has a line that is not a time"),
+        (lambda path: (path / "calendars" / "day.txt").write_text(""), {}, "is empty or not in order"),
         (lambda path: (path / "instruments" / "all.txt").write_text("AAA\t2020\n"), {}, "all.txt, line 1: .* is not"),
         (lambda path: (path / "instruments" / "all.txt").write_bytes(b"\xff\xfe"), {}, "all.txt is not UTF-8 text"),
         (_cut, {}, r"close.day.bin is damaged: \d+ bytes"),

@@ -179,8 +179,8 @@ FAULTS = {
     "html": (_body(b"<!DOCTYPE html><title>403</title>"), "a page of HTML, as it sends for too many requests"),
     "utf-16": (_body(b"\xff\xfe=\x00(\x00[\x00"), "bytes that are neither UTF-8 nor GB18030 text"),
     "an object": (_body(b'=({"error": 3});'), "a dict, a list of bars was expected"),
-    "a bar without close": (_body(b"=([" + ROW.replace(b"close", b"clos") + b"]);"), "a bar that is none"),
-    "a price that is none": (_body(b"=([" + ROW.replace(b'"1"', b'"--"') + b"]);"), "a bar that is none"),
+    "a bar without close": (_body(b"=([" + ROW.replace(b"close", b"clos") + b"]);"), "an invalid bar"),
+    "a price that is none": (_body(b"=([" + ROW.replace(b'"1"', b'"--"') + b"]);"), "an invalid bar"),
 }  # fmt: skip
 
 

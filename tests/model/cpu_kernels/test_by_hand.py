@@ -1,4 +1,4 @@
-"""What is done by hand for speed on a CPU: PyTorch's values, derivatives and chances."""
+"""Hand-written CPU operations have the values, derivatives and probabilities of PyTorch's."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ from toy_series import bars, stamps
 
 from kronos.model import PREDICTOR_PRESETS, Kronos
 from kronos.model.inference.engine import Engine, engine_for, generate
-from kronos.model.inference.fine_head import AskedOnce
+from kronos.model.inference.fine_head import SingleQuery
 from kronos.model.inference.kv_cache import KeyValues, attend_causally
 from kronos.utils.errors import UserError
 
@@ -187,6 +187,91 @@ def test_an_engine_is_kept_until_a_weight_or_an_option_changes_and_freed_with_it
     assert weak() is None
 
 
+def negate(model):
+    with torch.no_grad():
+        model.transformer[0].ffn.w1.weight.neg_()
+
+
+def swap_rows(model):
+    with torch.no_grad():
+        weight = model.head.proj_s1.weight
+        weight[[0, 1]] = weight[[1, 0]]
+
+
+def load_other_weights(model):
+    torch.manual_seed(99)
+    model.load_state_dict(Kronos(**PREDICTOR_PRESETS["nano"]).state_dict())
+
+
+def optimizer_step(model):
+    optimizer = torch.optim.AdamW([model.norm.weight], lr=1e-3, fused=True)
+    model.norm.weight.grad = torch.ones_like(model.norm.weight)
+    optimizer.step()
+
+
+def data_of_one_value(model):
+    model.transformer[1].ffn.w2.weight.data[3, 5] += 1e-2
+
+
+def data_negated(model):
+    model.transformer[0].self_attn.q_proj.weight.data.neg_()
+
+
+def data_with_swapped_rows(model):
+    weight = model.transformer[0].ffn.w1.weight
+    weight.data[[2, 7]] = weight.data[[7, 2]]
+
+
+def data_with_swapped_columns(model):
+    weight = model.transformer[0].ffn.w1.weight
+    weight.data[:, [2, 7]] = weight.data[:, [7, 2]]
+
+
+def data_with_swapped_biases(model):
+    bias = model.transformer[0].self_attn.q_proj.bias
+    bias.data[[2, 7]] = bias.data[[7, 2]]
+
+
+CHANGES = [negate, swap_rows, load_other_weights, optimizer_step, data_of_one_value, data_negated]
+CHANGES += [data_with_swapped_rows, data_with_swapped_columns, data_with_swapped_biases]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_weight_makes_a_new_engine_whose_forecast_is_that_of_a_fresh_one(nano, change):
+    tokenizer, _ = nano
+    torch.manual_seed(5)
+    predictor = Kronos(**PREDICTOR_PRESETS["nano"])
+    predictor.transformer[0].self_attn.q_proj.bias.data.normal_()  # zeros so far, which swapping leaves equal
+    engine = engine_for(tokenizer, predictor)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert engine_for(tokenizer, predictor) is engine
+    change(predictor)
+    changed = engine_for(tokenizer, predictor)
+    assert changed is not engine
+    assert engine_for(tokenizer, predictor) is changed
+    x, stamp, future = bars(2, 20), stamps(2, 20), stamps(2, 3, first=20)
+    uniform = torch.rand(2, 1, 3, 2, generator=torch.Generator().manual_seed(1))
+    fresh = Engine(tokenizer, predictor)(x, stamp, future, uniform_NSH2=uniform)
+    assert torch.equal(changed(x, stamp, future, uniform_NSH2=uniform), fresh)
+
+
+def test_a_changed_tokenizer_makes_a_new_engine(nano):
+    engine = engine_for(*nano)
+    weight = nano[0].decoder[0].ffn.w1.weight
+    weight.data.neg_()
+    assert engine_for(*nano) is not engine
+    weight.data.neg_()
+
+
+def test_models_made_in_inference_mode_have_engines_too(nano):
+    with torch.inference_mode():
+        predictor = Kronos(**PREDICTOR_PRESETS["nano"])
+        engine = engine_for(nano[0], predictor)
+        assert engine_for(nano[0], predictor) is engine
+        predictor.norm.weight.mul_(2)
+        assert engine_for(nano[0], predictor) is not engine
+
+
 def test_long_windows_attend_as_short_ones_do():
     q, k, v = torch.randn(3, 2, 4, 300, 8, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -201,7 +286,7 @@ def test_bars_asked_once_answer_as_their_keys_and_values_do(nano):
     hidden, newest, token = hidden[0], newest[0, :, :1], token[0, :, :1]
     with torch.inference_mode():
         once, kept = fine.start(hidden, 1, 0), fine.start(hidden, 1, 1)
-        assert isinstance(once, AskedOnce) and isinstance(kept, KeyValues)
+        assert isinstance(once, SingleQuery) and isinstance(kept, KeyValues)
         torch.testing.assert_close(fine(once, newest, token, 29), fine(kept, newest, token, 29))
 
 

@@ -15,7 +15,7 @@ import pytest
 from planted_search import BEST_RATE, Counted, loss, study
 
 import kronos.stages.search.study
-from kronos.stages.search.study import Asked
+from kronos.stages.search.study import Asked, connect
 from kronos.utils.errors import UserError
 
 HERE = Path(__file__).parent
@@ -175,3 +175,28 @@ def test_a_killed_process_leaves_a_study_that_goes_on_and_tries_its_trial_again(
     assert trials[0].state.name == "FAIL" and trials[1].params == trials[0].params
     assert found.count() == (6, 0) and found.states()["COMPLETE"] == 6
     assert time.monotonic() - began < 60
+
+
+def test_a_storage_is_opened_again_while_another_process_creates_its_tables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[str] = []
+
+    def fail_twice(address: str, **options: Any) -> str:
+        opened.append(address)
+        if len(opened) < 3:
+            raise RuntimeError("table studies already exists")
+        return "storage"
+
+    def fail(address: str, **options: Any) -> str:
+        opened.append(address)
+        raise RuntimeError("table studies already exists")
+
+    monkeypatch.setattr(kronos.stages.search.study._open_database.retry, "sleep", lambda seconds: None)
+    monkeypatch.setattr(kronos.stages.search.study, "RDBStorage", fail_twice)
+    assert connect("sqlite:///x.db", 60) == "storage" and len(opened) == 3
+    monkeypatch.setattr(kronos.stages.search.study, "RDBStorage", fail)
+    opened.clear()
+    with pytest.raises(UserError, match="cannot be reached: table studies already exists"):
+        connect("sqlite:///x.db", 60)
+    assert len(opened) == 8

@@ -1,0 +1,164 @@
+"""The weights that stages read: loaded once, with the digest of their tensors and the record of their stage."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kronos.config.schema import Config
+from kronos.data.splits import Ranges
+from kronos.data.store import BarStore
+from kronos.stages.cache import RECORD, SAME_MODEL, read_record, refuse_other_configuration
+from kronos.stages.inputs import field_texts
+from kronos.tracking.model_registry import ADDRESSES, source_run, weights
+from kronos.tracking.reader import TAG
+from kronos.utils.errors import UserError
+
+Kind = Literal["tokenizer", "predictor"]
+KINDS: tuple[Kind, ...] = ("tokenizer", "predictor")
+OWN_TOKENIZER = (
+    "checkpoints/tokenizer"  # in a predictor's folder: a copy of the tokenizer that it was trained with
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A loaded model, the digest of its tensors, and the record of the stage that made it (empty if unknown)."""
+
+    model: Any
+    digest: str
+    record: Mapping[str, Any]
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        """The parts of the cache key that the weights were made with."""
+        found: Mapping[str, Any] = self.record.get("made_from", {})
+        return found
+
+
+def load_weights(kind: Kind, address: str, uri: str | None) -> Weights:
+    """Load weights from a folder, the Hub, `runs:/...` or `models:/...`, with their digest and record."""
+    from kronos.model import checkpoint, load_predictor, load_tokenizer
+
+    load = load_tokenizer if kind == "tokenizer" else load_predictor
+    model = load(weights(address, kind, uri))
+    record: Mapping[str, Any] = {} if address.startswith(ADDRESSES) else record_of_weights(address)
+    if kind == "predictor" and address.startswith(ADDRESSES):
+        digest = source_run(address, f"{kind}_path", uri).tags.get(TAG + "tokenizer_digest")
+        record = {"made_from": {"inputs": {"tokenizer": digest}}} if digest else {}
+    return Weights(model, checkpoint.digest(model), record)
+
+
+def given_address(kind: Kind, config: Config) -> str | None:
+    """The weights that the configuration names instead of those that its own stages trained; None for the latter."""
+    paths = {"tokenizer": config.output.tokenizer_path, "predictor": config.output.predictor_path}
+    if paths[kind] is None and kind == "tokenizer" and config.training.freeze_tokenizer:
+        return config.model.pretrained_tokenizer_path
+    return paths[kind]
+
+
+def pretrained_address(kind: Kind, config: Config) -> str | None:
+    """The weights that training starts from; None for random ones."""
+    model = config.model
+    return model.pretrained_tokenizer_path if kind == "tokenizer" else model.pretrained_predictor_path
+
+
+def trained_weights(kind: Kind, config: Config, store: BarStore, splits: Ranges) -> Weights:
+    """The weights that later stages use: those that are named, else those trained here on these bars and splits."""
+    given = given_address(kind, config)
+    if given is not None:
+        return load_weights(kind, given, config.tracking.tracking_uri)
+    folder = config.model_folder(kind)
+    best = folder / "checkpoints" / "best_model"
+    if not best.is_dir():
+        raise UserError(f"no {kind} at {best}: run  python -m kronos {kind}  or give --{kind}-path")
+    remedy = f"run  python -m kronos {kind}  again, or give --{kind}-path to use other weights"
+    inputs = {"bars": store.digest, "splits": splits.text()}
+    refuse_other_configuration(folder, f"the {kind}", remedy, field_texts(config, SAME_MODEL), inputs)
+    return load_weights(kind, str(best), None)
+
+
+def trained_pair(config: Config, store: BarStore, splits: Ranges) -> tuple[Weights, Weights, tuple[str, ...]]:
+    """(tokenizer, predictor, lines to print): the predictor, and the tokenizer that it was trained with.
+
+    Where the tokenizer that the configuration leads to is another one, the predictor's own copy is used. Raises
+    UserError where there is no copy: a predictor forecasts nonsense from another tokenizer's ids.
+    """
+    tokenizer, problem = None, None
+    try:
+        tokenizer = trained_weights("tokenizer", config, store, splits)
+    except UserError as error:
+        problem = error
+    try:
+        predictor = trained_weights("predictor", config, store, splits)
+    except UserError as error:
+        raise problem or error from None
+    wanted = predictor.made_from.get("inputs", {}).get("tokenizer")
+    if tokenizer is not None and wanted in (None, tokenizer.digest):
+        return tokenizer, predictor, ()
+    if wanted is not None and config.output.tokenizer_path is None:
+        own = _own_tokenizer(config)
+        if own is not None and own.digest == wanted:
+            note = (
+                "the predictor was trained with another tokenizer than the stored one: its own copy is used"
+            )
+            return own, predictor, (note,)
+    if tokenizer is not None:
+        problem = UserError(
+            f"the predictor was trained with a tokenizer of digest {str(wanted)[:12]}, the one to be used has "
+            f"{tokenizer.digest[:12]}: they were not trained together; give --tokenizer-path of the right one, or run"
+            "  python -m kronos predictor"
+        )
+    assert problem is not None
+    raise problem
+
+
+def _own_tokenizer(config: Config) -> Weights | None:
+    """The tokenizer kept with the predictor that the configuration leads to; None where there is none."""
+    address, uri = config.output.predictor_path, config.tracking.tracking_uri
+    if address is not None and address.startswith(ADDRESSES):
+        try:
+            return load_weights("tokenizer", address, uri)
+        except UserError:
+            return None
+    folder = config.model_folder("predictor") if address is None else Path(address).expanduser().absolute()
+    for place in (folder, *folder.parents[:2]):
+        if (place / OWN_TOKENIZER).is_dir():
+            return load_weights("tokenizer", str(place / OWN_TOKENIZER), None)
+    return None
+
+
+def record_of_weights(address: str) -> dict[str, Any]:
+    """The record of the stage that made the weights in a folder; empty where there is none that can be read."""
+    folder = Path(address).expanduser()
+    for place in (folder, *folder.absolute().parents[:2]):
+        if (place / RECORD).is_file():
+            try:
+                return read_record(place)
+            except UserError:
+                return {}
+    return {}
+
+
+def weights_before(kind: Kind, trained: Weights, uri: str | None) -> tuple[Weights | None, str]:
+    """(the weights that these were trained from, "") by their own record, or (None, why they are not known)."""
+    from kronos.distributed.device import seed_everything
+    from kronos.model import checkpoint
+    from kronos.model.presets import random_model
+
+    start = trained.record.get("started_from")
+    if not start:
+        return None, f"the {kind}'s weights have no record of what they were trained from"
+    try:
+        if start["address"] is not None:
+            found = load_weights(kind, start["address"], uri)
+        else:
+            seed_everything(start["seed"])
+            model = random_model(kind, start["preset"])
+            found = Weights(model, checkpoint.digest(model), {})
+    except UserError as error:
+        return None, f"the weights that the {kind} was trained from cannot be loaded ({error})"
+    if found.digest != start["digest"]:
+        place = start["address"] or "the same seed"
+        return None, f"the weights at {place} are not those that the {kind} was trained from"
+    return found, ""
