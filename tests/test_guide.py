@@ -27,7 +27,7 @@ MAP = (
 # Commands of the right-hand column that are not run here, by their beginning, and why.
 NOT_RUN = {
     "pip install -r requirements.txt": "installs from the package index; CI does it",
-    "torchrun --nnodes=2": "needs two machines; tests/test_launch.py has two nodes on loopback",
+    "torchrun --nnodes=2": "needs two machines; tests/distributed/test_launch.py has two nodes on loopback",
 }
 
 

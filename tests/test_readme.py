@@ -29,10 +29,10 @@ NOT_RUN = {
     "source .venv/bin/activate": ".venv is made by make pipeline",
     "python -m qlib.cli.data": "downloads",
     "python -m kronos pipeline --device cuda": "needs a GPU",
-    "torchrun --nnodes=2": "needs two machines; tests/test_launch.py has two nodes on loopback",
-    "mlflow server": "needs PostgreSQL; tests/test_tracking_server.py has one on loopback",
-    "python -m kronos pipeline --tracking-uri": "needs the server; tests/test_tracking_server.py has one on loopback",
-    "python -m kronos search --storage": "needs PostgreSQL; tests/search/test_machines.py has one on loopback",
+    "torchrun --nnodes=2": "needs two machines; tests/distributed/test_launch.py has two nodes on loopback",
+    "mlflow server": "needs PostgreSQL; tests/tracking/test_tracking_server.py has one on loopback",
+    "python -m kronos pipeline --tracking-uri": "needs the server; tests/tracking/test_tracking_server.py has one on loopback",
+    "python -m kronos search --storage": "needs PostgreSQL; tests/stages/search/test_machines.py has one on loopback",
 }
 
 
