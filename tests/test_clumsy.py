@@ -175,6 +175,8 @@ def test_an_optional_package_is_named_with_what_installs_it(
         (PermissionError(13, "Permission denied", "outputs"), "may not read or write here (outputs)"),
         (OSError(24, "Too many open files"), "ulimit -n"),
         (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "the disk is full"),
+        (RuntimeError("(sqlite3.OperationalError) disk I/O error"), "the disk or file system failed: (sqlite3"),
+        (OSError(5, "Input/output error", "outputs/x"), "the disk or file system failed (outputs/x)"),
         (RuntimeError("(sqlite3.OperationalError) attempt to write a readonly database"), "may not read or write"),
         (ModuleNotFoundError("No module named 'psycopg2'", name="psycopg2"), "psycopg2-binary"),
         (ModuleNotFoundError("No module named 'optuna.x'", name="optuna.x"), "the package optuna is not installed"),

@@ -53,6 +53,47 @@ def test_an_error_ends_the_run_with_its_reason(tracking: Tracking, error: BaseEx
     assert tracking.client.get_run(run.id).data.metrics["loss"] == 2.0
 
 
+def test_a_resumed_run_that_ends_well_keeps_no_reason_of_its_interruption(tracking: Tracking) -> None:
+    with pytest.raises(KeyboardInterrupt), tracking.run("data", {}) as run:
+        raise KeyboardInterrupt
+    assert "kronos.reason" in tracking.client.get_run(run.id).data.tags
+    with tracking.run("data", {}, run_id=run.id):
+        pass
+    assert status(tracking, run) == "FINISHED"
+    assert "kronos.reason" not in tracking.client.get_run(run.id).data.tags
+
+
+def test_a_run_that_is_deleted_meanwhile_stops_no_work(uri: str, in_folder: Path) -> None:
+    said: list[str] = []
+    tracking = Tracking(uri, "kronos", say=said.append)
+    with tracking.run("predictor", {}) as run:
+        run.metrics(1, {"loss": 2.0})
+        run.flush()
+        tracking.client.delete_run(run.id)
+        for step in (2, 3):
+            run.metrics(step, {"loss": 1.0})
+            run.flush()
+        run.tags({"model": "nano"})
+    (line,) = said
+    assert f"does not take what run {run.id} reports" in line and "the work goes on" in line
+    assert tracking.outbox.refused[run.id] >= 3
+    with tracking.run("backtest", {}) as other:  # other runs are as before
+        other.metrics(1, {"loss": 2.0})
+    assert status(tracking, other) == "FINISHED" and len(said) == 1
+
+
+def test_an_old_file_store_in_the_folder_is_told_in_one_line(
+    in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (in_folder / "mlruns" / "0").mkdir(parents=True)
+    (in_folder / "mlruns" / "0" / "meta.yaml").write_text("name: Default")
+    assert main(["data"]) == 2
+    line = capsys.readouterr().err
+    assert "mlruns/0/meta.yaml" in line and "--tracking-uri sqlite:///mlflow.db" in line
+    given = ["--data-source", "sample", "--symbols", "AAPL,ABT"]
+    assert main(["data", *given, "--tracking-uri", f"sqlite:///{in_folder}/mlflow.db"]) == 0
+
+
 def test_metrics_are_buffered_and_a_batch_sent_twice_adds_no_row(tracking: Tracking) -> None:
     with tracking.run("tokenizer", {}) as run:
         for step in range(3):

@@ -1,6 +1,7 @@
 """The search stage: a parent and its trials in MLflow, an answer that the pipeline takes, mistakes in plain words."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,3 +251,26 @@ def test_a_pruned_trial_process_is_ended_at_once(monkeypatch: pytest.MonkeyPatch
         processes.train(Config(), prune, 0, tmp_path / "log")
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), signal.SIG_DFL)
+
+
+@pytest.mark.slow
+def test_a_search_writes_in_its_own_folder_and_leaves_the_pipelines_models_alone(
+    finished: Path, in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished / "outputs", "outputs")
+
+    def outside() -> dict[str, bytes]:
+        files = [path for path in Path("outputs").rglob("*") if path.is_file() and "search" not in path.parts]
+        return {path.as_posix(): path.read_bytes() for path in files}
+
+    before = outside()
+    budget = ["--epochs", "2", "--n-train-iter", "256", "--n-val-iter", "64", "--search-reports", "2"]
+    assert main(["search", *budget, "--search-batch-size", "16,32", "--n-trials", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "tokenizer: the one in outputs/models/finetune_tokenizer_demo is used" in said
+    assert outside() == before
+
+    shutil.rmtree("outputs/models")  # without a pipeline the search trains a tokenizer of its own
+    assert main(["search", *budget, "--search-batch-size", "16,32", "--n-trials", "1"]) == 0
+    assert Path("outputs/search/shared/finetune_tokenizer_demo/checkpoints/best_model").is_dir()
+    assert not Path("outputs/models").exists()
