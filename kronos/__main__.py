@@ -79,7 +79,7 @@ def _print_traceback(error: BaseException) -> None:
 
 def _place(arguments: list[str]) -> int:
     """Run the command line, or follow rank 0 where torchrun started this process as another rank."""
-    from kronos.distributed.launcher import dismiss, launched
+    from kronos.distributed.launcher import launched, release_torchrun_workers
 
     place = launched()
     if place is not None and place.rank > 0:  # rank 0 reads the command line and reports its mistakes
@@ -91,7 +91,7 @@ def _place(arguments: list[str]) -> int:
     try:
         return _main(arguments)
     finally:
-        dismiss()
+        release_torchrun_workers()
 
 
 def _main(arguments: list[str]) -> int:

@@ -67,7 +67,7 @@ def world_size(nproc_per_node: int) -> int:
     return place.world
 
 
-class Crew:
+class WorkerGroup:
     """The worker processes of a run, as rank 0 sees them; with `world` 1 there are none.
 
     `command` starts a worker, with host, port, rank and world as further arguments; under torchrun it is not used.
@@ -109,7 +109,7 @@ class Crew:
             if dist.is_initialized():
                 dist.destroy_process_group()
 
-    def call(self) -> None:
+    def start(self) -> None:
         """Start the workers before their first job, so that they load while rank 0 prepares it."""
         if self.place.world > 1:
             self._open()
@@ -201,7 +201,7 @@ class Crew:
             thread.join()
 
 
-def follow(place: Place, store: Any, work: Callable[[dict[str, Any], Place], None]) -> int:
+def run_worker(place: Place, store: Any, work: Callable[[dict[str, Any], Place], None]) -> int:
     """Run a worker's loop: take part in each job until rank 0 ends; returns the exit status.
 
     `work(description, place)` calls `join_group` itself, with the description's `store` and `number`, once it knows
@@ -278,21 +278,21 @@ def _rendezvous() -> Any:
     return store
 
 
-def follow_torchrun(work: Callable[[dict[str, Any], Place], None]) -> int:
+def run_torchrun_worker(work: Callable[[dict[str, Any], Place], None]) -> int:
     """Run the worker loop in a process that torchrun started with a rank above 0; returns the exit status."""
     place = launched()
     assert place is not None
-    return follow(place, torchrun_store(_next_group()), work)
+    return run_worker(place, torchrun_store(_next_group()), work)
 
 
-def dismiss() -> None:
-    """Tell torchrun's workers to end when rank 0 ends before it made a `Crew`."""
+def release_torchrun_workers() -> None:
+    """Tell torchrun's workers to end when rank 0 ends before it made a `WorkerGroup`."""
     place = launched()
     if place is not None and place.world > 1 and not _groups:
-        Crew(place.world, ()).close()
+        WorkerGroup(place.world, ()).close()
 
 
-_groups: list[int] = []  # one per `Crew` of this process; rank 0 and torchrun's workers count alike
+_groups: list[int] = []  # one per `WorkerGroup` of this process; rank 0 and torchrun's workers count alike
 
 
 def _next_group() -> int:

@@ -10,7 +10,7 @@ from kronos.config.schema import Config, fields_of
 if TYPE_CHECKING:
     from kronos.data.splits import Ranges
     from kronos.data.store import BarStore
-    from kronos.distributed.launcher import Crew
+    from kronos.distributed.launcher import WorkerGroup
     from kronos.tracking.client import Tracking
     from kronos.tracking.run import Run
 
@@ -38,7 +38,7 @@ class Context:
     run: "Run"
     tracking: "Tracking | None"
     say: Say
-    workers: "Crew"
+    workers: "WorkerGroup"
     objective: ObjectiveFactory | None = None  # used instead of the public objective
 
 

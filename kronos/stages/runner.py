@@ -8,7 +8,7 @@ from typing import Any
 
 from kronos.config.loading import to_text
 from kronos.config.schema import Config
-from kronos.distributed.launcher import Crew, python_module, world_size
+from kronos.distributed.launcher import WorkerGroup, python_module, world_size
 from kronos.stages.base import Context, Inputs, ObjectiveFactory, Result, Say, Stage
 from kronos.stages.cache import finished, key_of, key_parts
 from kronos.stages.provenance import parent_runs
@@ -181,9 +181,11 @@ def _run_to_continue(stage: Stage, context: Context, inputs: Inputs, key: Mappin
 
 
 @contextmanager
-def _workers(config: Config) -> Iterator[Crew]:
+def _workers(config: Config) -> Iterator[WorkerGroup]:
     """The worker processes of a run, ended with it."""
-    workers = Crew(world_size(config.launch.nproc_per_node), python_module("kronos.stages.train_worker"))
+    workers = WorkerGroup(
+        world_size(config.launch.nproc_per_node), python_module("kronos.stages.train_worker")
+    )
     try:
         yield workers
     finally:

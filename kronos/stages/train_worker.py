@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kronos.distributed.launcher import Place, follow, follow_torchrun, join_group
+from kronos.distributed.launcher import Place, join_group, run_torchrun_worker, run_worker
 
 
 def under_torchrun() -> None:
     """Work for rank 0 until it ends; raises SystemExit where the work failed."""
-    if status := follow_torchrun(work):
+    if status := run_torchrun_worker(work):
         raise SystemExit(status)
 
 
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
     host, port, rank, world = arguments[0], *map(int, arguments[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 receives Ctrl-C and passes it on
     place = Place(rank, world, rank, world)
-    return follow(place, TCPStore(host, port, None, False), work)
+    return run_worker(place, TCPStore(host, port, None, False), work)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from fit_settings import fit_settings
 from kronos.data.splits import Split
 from kronos.data.windows import Batch, Windows
 from kronos.distributed.device import Runtime, seed_everything
-from kronos.distributed.launcher import Place, follow, join_group
+from kronos.distributed.launcher import Place, join_group, run_worker
 from kronos.model import Kronos, KronosTokenizer
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
@@ -137,4 +137,4 @@ def work(job: dict[str, Any], place: Place) -> None:
 if __name__ == "__main__":
     host, port, rank, world = sys.argv[1], *map(int, sys.argv[2:])
     store = dist.TCPStore(host, port, None, False)
-    sys.exit(follow(Place(rank, world, rank, world), store, work))
+    sys.exit(run_worker(Place(rank, world, rank, world), store, work))

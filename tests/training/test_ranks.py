@@ -14,7 +14,7 @@ import ranked
 import torch
 from fit_settings import as_keywords, changed, fit_settings
 
-from kronos.distributed.launcher import Crew
+from kronos.distributed.launcher import WorkerGroup
 from kronos.training.dataloader import parts_of_step
 from kronos.training.settings import FitSettings
 from kronos.utils.errors import UserError
@@ -27,15 +27,15 @@ SETTINGS = fit_settings(
 
 
 @contextmanager
-def crew(world: int) -> Iterator[Crew]:
-    crew = Crew(world, COMMAND)
+def crew(world: int) -> Iterator[WorkerGroup]:
+    crew = WorkerGroup(world, COMMAND)
     try:
         yield crew
     finally:
         crew.close()
 
 
-def run(crew: Crew, folder: Path, settings: FitSettings = SETTINGS, **job: Any) -> SimpleNamespace:
+def run(crew: WorkerGroup, folder: Path, settings: FitSettings = SETTINGS, **job: Any) -> SimpleNamespace:
     options = {name: job.pop(name) for name in ("progress", "stop_requested") if name in job}
     job = {"kind": "predictor", "preset": "nano", "dropout": 0.0, **job, "settings": as_keywords(settings)}
     rows: list[tuple[int, str, float]] = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kronos.config.schema import Config
-from kronos.distributed.launcher import Crew, python_module, world_size
+from kronos.distributed.launcher import WorkerGroup, python_module, world_size
 from kronos.stages.base import Context, Say
 from kronos.stages.runner import run_stage
 from kronos.stages.train import PredictorStage, TokenizerStage
@@ -49,9 +49,11 @@ def train(config: Config, record: Record, say: Say = lambda text: None) -> dict[
     Returns `values`, one per metric of config.search_metric, and `metrics` of the training.
     """
     kinds, wanted = KINDS[config.search.search_stage], config.search.search_metric
-    workers = Crew(world_size(config.launch.nproc_per_node), python_module("kronos.stages.train_worker"))
+    workers = WorkerGroup(
+        world_size(config.launch.nproc_per_node), python_module("kronos.stages.train_worker")
+    )
     try:
-        workers.call()
+        workers.start()
         for kind in kinds:
             prefix = f"{kind}_" if kind != kinds[-1] else ""
             recorder: Any = Recorder(partial(_pass_on, record, prefix))
