@@ -2,7 +2,7 @@
 
 Only the parent process or rank 0 talks to MLflow. Nothing here depends on MLflow's process-wide "active run":
 every call names its run, so runs can be nested, resumed and used from a notebook without surprises. What a run
-records is in `recording.py`.
+records is in `run.py`.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """What a run records, and how it is handed to MLflow: metrics in batches, datasets, artifacts, an honest end.
 
-With `tracking.py`, which opens and ends runs, a part of the one door to MLflow. Everything goes through an `Outbox`,
+With `client.py`, which opens and ends runs, a part of the one door to MLflow. Everything goes through an `Outbox`,
 so that a server that is away stops no training.
 """
 
