@@ -1,6 +1,6 @@
 """Models in MLflow: log a tokenizer and predictor as one model, register versions, find weights by their address.
 
-With `tracking.py` (writing runs) and `tracked.py` (reading them) a part of the one door to MLflow.
+Part of the tracking package: `client.py` opens runs, `reader.py` reads them, this module logs and finds models.
 """
 
 import os
