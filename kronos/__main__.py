@@ -138,8 +138,8 @@ def overview() -> str:
     from kronos.config.schema import FIELDS
     from kronos.stages import STAGES
 
-    stages = "\n".join(f"  {name:<12}{stage.help}" for name, stage in STAGES.items())
-    commands = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+    stages = "\n".join(f"  {name:<14}{stage.help}" for name, stage in STAGES.items())
+    commands = "\n".join(f"  {name:<14}{text}" for name, text in COMMANDS.items())
     fields = help_parser("python -m kronos", "", FIELDS).format_help().split("\n\n", 2)[2]
     return (
         f"usage: {USAGE}\n\nstages:\n{stages}\n\ncommands:\n{commands}\n\n"

@@ -9,8 +9,9 @@ import ast
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+import sysconfig
+from collections.abc import Iterable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +130,60 @@ def _code(file: Path) -> str:
     return ast.dump(tree)
 
 
-def source_digest(function: Callable[..., Any]) -> str:
-    """Name and source of a user's function: the whole module that it is defined in."""
-    try:
-        source = inspect.getsource(inspect.getmodule(function) or function)
-    except (OSError, TypeError):  # typed at a prompt
-        source = function.__code__.co_code.hex() if inspect.isfunction(function) else ""
-    return f"{function.__qualname__} {digest_bytes(source.encode())[:16]}"
+def source_digest(function: Any) -> str:
+    """Name and digest of a user's callable: its modules' source, and the values that it has captured.
+
+    The modules are the one that defines it and the user's own modules that this one imports. A captured value that
+    has no stable text makes the digest differ each time, so that nothing is reused wrongly.
+    """
+    if isinstance(function, partial):
+        bound = [
+            source_digest(function.func),
+            *map(_value, function.args),
+            *map(_value, function.keywords.items()),
+        ]
+        return f"partial {digest_bytes(*(text.encode() for text in bound))[:16]}"
+    if not hasattr(function, "__qualname__"):  # an object that can be called
+        kind = type(function)
+        texts = [_source_of(kind), *map(_value, sorted(vars(function).items()))]
+        return f"{kind.__qualname__} {digest_bytes(*(text.encode() for text in texts))[:16]}"
+    cells = getattr(function, "__closure__", None) or ()
+    values = [*(cell.cell_contents for cell in cells), *(getattr(function, "__defaults__", None) or ())]
+    texts = [_source_of(function), *map(_value, values)]
+    return f"{function.__qualname__} {digest_bytes(*(text.encode() for text in texts))[:16]}"
+
+
+def _value(value: Any) -> str:
+    return source_digest(value) if callable(value) else repr(value)
+
+
+def _source_of(what: Any) -> str:
+    """The source of the module that defines a function or class, and of the user's modules that it imports."""
+    module = inspect.getmodule(what)
+    if module is None or getattr(module, "__file__", None) is None:  # typed at a prompt
+        return what.__code__.co_code.hex() if inspect.isfunction(what) else repr(what)
+    texts: dict[str, str] = {}
+    waiting = [module.__name__]
+    while waiting:
+        name = waiting.pop()
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if name in texts or not file or not _is_users(Path(file)):
+            continue
+        texts[name] = Path(file).read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(texts[name])):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return "\n".join(texts[name] for name in sorted(texts)) or inspect.getsource(what)
+
+
+def _is_users(file: Path) -> bool:
+    """Whether a module is the user's own: neither of this package, nor installed, nor Python's."""
+    if file.suffix != ".py" or file.is_relative_to(PACKAGE):
+        return False
+    installed = {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return "site-packages" not in file.parts and not any(file.is_relative_to(path) for path in installed)
 
 
 def write_record(

@@ -11,15 +11,20 @@ from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import latest_points
 from kronos.data.store import BarStore
 from kronos.stages.base import Context
+from kronos.stages.cache import RECORD
+from kronos.stages.weights import Weights
 from kronos.tracking.client import Run
 from kronos.tracking.model_registry import log_model
+from kronos.utils.files import write_json
 
 
-def log_inputs(context: Context, **models: Any) -> None:
-    """Keep the weights that a stage started from, as `inputs/NAME`."""
+def log_inputs(context: Context, **models: Weights) -> None:
+    """Log the weights that a stage started from, with their records, as `inputs/NAME`."""
     with tempfile.TemporaryDirectory(prefix="kronos-inputs-") as scratch:
-        for name, model in models.items():
-            model.save_pretrained(Path(scratch) / name)
+        for name, one in models.items():
+            one.model.save_pretrained(Path(scratch) / name)
+            if one.record:
+                write_json(Path(scratch) / name / RECORD, dict(one.record))
         context.run.artifact(scratch, "inputs")
 
 

@@ -62,6 +62,8 @@ def stage_lock(
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire()
+    except PermissionError as error:  # the lock's own name would tell the user nothing
+        raise PermissionError(error.errno, error.strerror, str(final.parent)) from None
     except Timeout:
         if not wait:
             raise UserError(f"another process is training {final} with this very configuration") from None

@@ -177,7 +177,10 @@ def _run_to_continue(stage: Stage, context: Context, inputs: Inputs, key: Mappin
     if config.training.resume == "must" and not (config.tracking.reuse and finished(folder, key)[0]):
         check_resumable(folder, key)
     run_id = unfinished_run(folder, key) if config.training.resume != "never" else None
-    return run_id if run_id and tracking.exists(run_id) else None
+    if run_id is None or not tracking.exists(run_id):
+        return None
+    context.say(f"{stage.name}: resumes its interrupted run")
+    return run_id
 
 
 @contextmanager

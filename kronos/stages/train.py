@@ -8,7 +8,7 @@ from kronos.config.schema import Config, fields_of
 from kronos.data.store import BarStore
 from kronos.distributed.launcher import world_size
 from kronos.stages.base import Context, Inputs, Result, Stage
-from kronos.stages.cache import key_of, write_record
+from kronos.stages.cache import RECORD, key_of, write_record
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, splits_to_json, stored_bars
 from kronos.stages.model_logging import log_inputs, log_served_model
 from kronos.stages.run_folder import working_folder
@@ -22,6 +22,7 @@ from kronos.stages.weights import (
     trained_weights,
 )
 from kronos.utils.errors import UserError
+from kronos.utils.files import write_json
 from kronos.utils.progress import Progress
 
 WEIGHTS = ("checkpoints/best_model/config.json", "checkpoints/best_model/model.safetensors")
@@ -162,6 +163,8 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
             save_png(loss_figure(result.curve, f"Losses of the {kind}"), folder / "loss_curve.png")
         if tokenizer is not None:  # a predictor forecasts from this tokenizer's ids and no other's
             tokenizer.save_pretrained(folder / OWN_TOKENIZER)
+            if inputs.tokenizer.record:
+                write_json(folder / OWN_TOKENIZER / RECORD, dict(inputs.tokenizer.record))
         best = load_weights(kind, str(folder / "checkpoints" / "best_model"), None)
         record = write_record(folder, key, run.id, WEIGHTS, {
             "metrics": {
@@ -175,7 +178,7 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
         if tracked:
             _log_result(context, folder, record)
         if tracked and kind == "predictor":
-            log_inputs(context, tokenizer=tokenizer)
+            log_inputs(context, tokenizer=inputs.tokenizer)
             address = log_served_model(run, config, store, tokenizer, best.model, result.steps)
             context.say(f"predictor: logged with its tokenizer as {address}")
     context.say(

@@ -130,8 +130,11 @@ def _own_tokenizer(config: Config) -> Weights | None:
 
 def record_of_weights(address: str) -> dict[str, Any]:
     """The record of the stage that made the weights in a folder; empty where there is none that can be read."""
-    folder = Path(address).expanduser()
-    for place in (folder, *folder.absolute().parents[:2]):
+    folder = Path(address).expanduser().absolute()
+    places = [folder]
+    if folder.parent.name == "checkpoints" and folder.name != Path(OWN_TOKENIZER).name:
+        places.append(folder.parent.parent)  # the folder of the stage that made them
+    for place in places:
         if (place / RECORD).is_file():
             try:
                 return read_record(place)

@@ -199,9 +199,8 @@ class Search:
                 pruned = isinstance(error, Pruned)
                 run.tags({"trial_state": "PRUNED" if pruned else "FAIL"})
                 seconds = time.monotonic() - began
-                self.say(
-                    f"{name}: {'pruned' if pruned else 'failed'}, {error or 'interrupted'} ({drawn}; {seconds:.0f} s)"
-                )
+                ended = "pruned" if pruned else "failed"
+                self.say(f"{name}: {ended}, {str(error) or 'interrupted'} ({drawn}; {seconds:.0f} s)")
                 raise
             finally:
                 run.metrics(0, {"duration_seconds": time.monotonic() - began})

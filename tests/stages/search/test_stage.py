@@ -150,7 +150,7 @@ def test_two_objectives_in_processes_side_by_side_with_repeats(store: Path) -> N
     flags = ["--search-metric", "rank_ic,crps", "--search-stage", "both", "--n-trials", "2", "--n-jobs", "2"]
     assert run_stage("search", *SEARCH, *flags, "--search-repeats", "2", "--search-top", "1") == 0
     assert [run.info.status for run in runs("trial")] == ["FINISHED"] * 3
-    (folder,) = Path("outputs/search").glob("predictor-*")
+    (folder,) = Path("outputs/search").glob("both-*")
     top = pd.read_csv(folder / "top_trials.csv")
     assert top["rank_ic_seeds"][0] == 2 and top["rank_ic_low"][0] < top["rank_ic_high"][0]
 
