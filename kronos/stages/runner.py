@@ -91,7 +91,7 @@ def _run(
             if tracking is not None:
                 log_config(run, config)
             for problem in (inputs, lock.problem):
-                if isinstance(problem, UserError):
+                if isinstance(problem, Exception):
                     raise problem
             assert isinstance(inputs, Inputs)
             result = None if reusable_without_run or not key else _reuse(stage, own, key)
@@ -105,16 +105,16 @@ def _run(
 
 
 class _Lock:
-    """The lock of a cached stage; where a training holds it, `problem` is set and the block runs without it."""
+    """The lock of a cached stage; where it cannot be had, `problem` says why and the block runs without it."""
 
     def __init__(self, stage: Stage, config: Config, key: Mapping[str, Any], say: Say) -> None:
-        self.problem: UserError | None = None
+        self.problem: Exception | None = None
         self._lock = stage_lock(stage.folder(config), key, not stage.resumable, say) if key else nullcontext()
 
     def __enter__(self) -> "_Lock":
         try:
             self._lock.__enter__()
-        except UserError as error:
+        except (UserError, OSError) as error:  # an output folder that may not be written, for instance
             self.problem, self._lock = error, nullcontext()
         return self
 
