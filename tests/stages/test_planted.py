@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from planted import planted_bars, planted_store
+from planted import SEED, planted_bars, planted_store
 
 from kronos.__main__ import main
 from kronos.evaluation import ranking, signals
@@ -20,9 +20,9 @@ CONFIG = Path(__file__).resolve().parents[2] / "experiments" / "planted.json"
 RESULT = Path("outputs/backtest_results/finetune_backtest_demo")
 
 
-def pipeline(pattern: bool) -> tuple[dict[str, Any], str]:
+def pipeline(pattern: bool, seed: int = SEED) -> tuple[dict[str, Any], str]:
     """(metrics.json, first lines of the report) of a whole run in the working directory."""
-    planted_store(Path("outputs/data").absolute(), pattern=pattern)
+    planted_store(Path("outputs/data").absolute(), seed, pattern=pattern)
     assert main(["pipeline", "--config-path", str(CONFIG), "--skip-data-process"]) == 0
     text = (RESULT / "report.md").read_text(encoding="utf-8")
     return json.loads((RESULT / "metrics.json").read_text(encoding="utf-8")), text.split("## ")[0]
@@ -45,9 +45,15 @@ def test_a_planted_pattern_is_found_and_beats_every_ranking_baseline(in_folder):
 
 @pytest.mark.slow
 def test_without_the_pattern_the_interval_holds_zero_and_the_report_says_nothing_was_found(in_folder):
-    found, opening = pipeline(pattern=False)
-    assert found["metrics"]["rank_ic_low"] < 0 < found["metrics"]["rank_ic_high"]
-    assert "**No evidence of predictive value: the ranking is indistinguishable from chance:**" in opening
+    """One 95 % interval in twenty misses zero by chance: of three samples two or more do in 0.7 % of cases."""
+    held = []
+    for seed in (SEED, SEED + 1, SEED + 2):
+        found, opening = pipeline(pattern=False, seed=seed)
+        held.append(found["metrics"]["rank_ic_low"] < 0 < found["metrics"]["rank_ic_high"])
+        if held[-1]:
+            words = "**No evidence of predictive value: the ranking is indistinguishable from chance:**"
+            assert words in opening
+    assert sum(held) >= 2
 
 
 def wide(bars: pd.DataFrame, column: str) -> pd.DataFrame:
