@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from kronos.evaluation.statistics import Estimate, block_length, block_means, estimate, interval
+from kronos.evaluation.statistics import Estimate, estimate, ratio
 
 QUANTILES = (0.1, 0.5, 0.9)
 BANDS = (0.5, 0.9)
@@ -91,23 +91,15 @@ def skill(
     """Return 1 - mean loss / mean baseline with its 95 % interval, and the difference of the daily mean losses.
 
     `loss` and `baseline` are [N] or [N, H]; both are averaged over each day first, so that every day has the same
-    weight; days are resampled in blocks, the two losses together.
+    weight. NaN ends of the interval where there are too few days.
     """
     both = np.isfinite(loss) & np.isfinite(baseline)
     if loss.ndim == 2:
         day = np.repeat(day[:, None], loss.shape[1], axis=1)
     frame = pd.DataFrame({"loss": loss[both], "baseline": baseline[both]})
     daily = frame.groupby(day[both], sort=True).mean().to_numpy()
-    gap = estimate(daily[:, 0] - daily[:, 1], horizon)
-    if len(daily) < max(4, 2 * horizon):
-        value = _skill(*daily.mean(axis=0)) if len(daily) else float("nan")
-        return value, float("nan"), float("nan"), gap
-    block = block_length(len(daily), horizon)
-    means = block_means(daily, block)
-    centre = _skill(*daily.mean(axis=0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low, high, _ = interval(1 - means[:, 0] / means[:, 1], centre, len(daily) / block)
-    return centre, float(low), float(high), gap
+    quotient, low, high = ratio(daily[:, 0], daily[:, 1], horizon)
+    return 1 - quotient, 1 - high, 1 - low, estimate(daily[:, 0] - daily[:, 1], horizon)
 
 
 def crps(samples_NS: np.ndarray, realised_N: np.ndarray) -> np.ndarray:

@@ -85,7 +85,8 @@ def risk(daily: pd.DataFrame) -> dict[str, dict[str, float]]:
 def excesses(daily: pd.DataFrame, others: Mapping[str, tuple[str, pd.Series]], horizon: int) -> list[Excess]:
     """Compare the portfolio after costs with other daily returns (key -> name, returns), over the ledger's days.
 
-    The bootstrap's blocks are those of `horizon`-day forecasts. Raises ValueError where another has no value.
+    The intervals allow for positions of `horizon`-day forecasts, which overlap. Raises ValueError where another has
+    no value.
     """
     net = daily["return"] - daily["cost"]
     found = []

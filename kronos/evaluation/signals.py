@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
 from kronos.config.registries import SIGNALS
-from kronos.evaluation.statistics import newey_west_t
+from kronos.evaluation.statistics import estimate
 from kronos.utils.errors import UserError
 
 Reduction = Callable[[np.ndarray], np.ndarray]
@@ -188,8 +188,8 @@ def summary(ic: pd.DataFrame, horizon: int) -> dict[str, float]:
     """Summarise a frame of `daily_ic` as plain floats; NaN where there are too few days.
 
     For each of `ic` and `rank_ic`: the mean over days, the sample standard deviation, their ratio (`icir`,
-    per day, not annualised) and the Newey-West t-value with lag horizon - 1, since neighbouring targets share
-    horizon - 1 days. `days` counts the days with a correlation, `names` is the mean number of instruments on
+    per day, not annualised) and the t-value of `statistics.estimate`, which allows for neighbouring targets that
+    share horizon - 1 days. `days` counts the days with a correlation, `names` is the mean number of instruments on
     them.
     """
     result: dict[str, float] = {}
@@ -199,7 +199,7 @@ def summary(ic: pd.DataFrame, horizon: int) -> dict[str, float]:
         result[f"{column}_mean"] = float(series.mean()) if len(series) else float("nan")
         result[f"{column}_std"] = deviation
         result[ratio] = result[f"{column}_mean"] / deviation if deviation > 1e-12 else float("nan")
-        result[f"{column}_t_newey_west"] = newey_west_t(series, horizon - 1)
+        result[f"{column}_t"] = estimate(series, horizon).t
     days = ic["ic"].notna()
     result["days"] = float(days.sum())
     result["names"] = float(ic.loc[days, "n"].mean()) if days.any() else float("nan")

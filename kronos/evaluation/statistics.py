@@ -1,4 +1,4 @@
-"""Intervals and tests for a mean over days: Newey-West, block bootstrap, paired differences, Holm's correction.
+"""Intervals and tests for a mean over days, from a variance that allows for overlapping targets; Holm's correction.
 
 Pure functions of daily series. Days whose targets span `horizon` sessions share horizon - 1 of them with their
 neighbours, so that there are far fewer independent observations than days.
@@ -7,16 +7,14 @@ neighbours, so that there are far fewer independent observations than days.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, sqrt
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 LEVEL = 0.95
-RESAMPLES = 2000
-BOOTSTRAP_SEED = 20240701  # a constant: the same numbers give the same interval, whatever the run's own seed
 MIN_PERIODS = 20  # fewer non-overlapping horizons than this: too short to tell
+COSINES = 0.4  # of the days to the power of 2/3, and of the horizons that fit without overlap
 
 
 @dataclass(frozen=True)
@@ -26,11 +24,10 @@ class Estimate:
     mean: float
     low: float
     high: float
-    t: float  # Newey-West
-    p: float  # two-sided, of the bootstrap's standard error
+    t: float  # of Student's distribution with `freedom` degrees, which the interval and p are taken from
+    p: float  # two-sided
     days: int
-    lag: int  # of Newey-West
-    block: int  # length of the bootstrap's blocks, in days of the series
+    freedom: int  # degrees of freedom: the number of cosines behind the variance; 0 without an interval
 
     @property
     def sign(self) -> int:
@@ -55,82 +52,69 @@ def verdict(days: int, horizon: int) -> str:
     return f"too short to tell ({', '.join(counted)})"
 
 
-def newey_west_t(values: pd.Series | np.ndarray | Sequence[float], lag: int) -> float:
-    """Return the Newey-West t-value (Bartlett weights) of the mean of a daily series with overlapping neighbours.
+def degrees_of_freedom(days: int, overlap: int) -> int:
+    """Return how many cosines estimate the variance of a mean over `days` whose targets span `overlap` of them.
 
-    Autocovariances up to `lag` are divided by n, without a small-sample factor. NaN days are dropped and
-    their neighbours taken as adjacent. NaN when fewer than two days are left or nothing varies.
+    0.4 x days^(2/3), as Lazarus, Lewis, Stock and Watson (2018) recommend, but at most 0.4 per independent horizon:
+    the spectrum of overlapping targets falls off from frequency 0, and higher cosines would understate it.
     """
-    series = _finite(values)
-    count = len(series)
-    if count < 2 or np.ptp(series) < 1e-12:
-        return float("nan")
-    centred = series - series.mean()
-    variance = float(centred @ centred) / count
-    for step in range(1, min(lag, count - 1) + 1):
-        variance += 2 * (1 - step / (lag + 1)) * float(centred[step:] @ centred[:-step]) / count
-    return float(series.mean() / np.sqrt(variance / count)) if variance > 0 else float("nan")
+    return max(1, int(COSINES * min(days ** (2 / 3), days / overlap)))
 
 
-def block_length(days: int, horizon: int) -> int:
-    """Return the days per block: at least twice the horizon and the cube root of the days, at most half of the days.
+def standard_error(values: np.ndarray, freedom: int) -> float:
+    """Return the standard error of the mean of a series [D] whose days depend on their neighbours.
 
-    A block of one horizon would cut most of the overlaps that it has to keep.
+    The equal-weighted cosine estimator of the long-run variance (Lazarus, Lewis, Stock and Watson, "HAR inference:
+    recommendations for practice", Journal of Business & Economic Statistics 2018): the mean square of the series'
+    projections on the first `freedom` cosines. The mean over this error follows Student's t with as many degrees.
     """
-    return max(1, horizon, min(max(2 * horizon, ceil(days ** (1 / 3))), days // 2))
+    projections = _cosines(len(values), freedom) @ values
+    return float(np.sqrt(projections @ projections / freedom / len(values)))
 
 
-def block_means(values: np.ndarray, block: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """Return means of `resamples` series as long as `values`, [D] or [D, K], drawn in circular blocks; [R] or [R, K].
-
-    The draws are the same for every series of one length, so that paired series are resampled together.
-    """
-    days = len(values)
-    return np.asarray(_drawn_days(days, min(block, days), resamples) @ values / days)
-
-
-@lru_cache(maxsize=8)
-def _drawn_days(days: int, block: int, resamples: int) -> np.ndarray:
-    """Count how often each resample contains each day, [R, D]."""
-    random = np.random.default_rng(BOOTSTRAP_SEED)
-    starts = random.integers(0, days, (resamples, -(-days // block)))
-    places = ((starts[:, :, None] + np.arange(block)) % days).reshape(resamples, -1)[:, :days]
-    cells = places + days * np.arange(resamples)[:, None]
-    return np.bincount(cells.reshape(-1), minlength=resamples * days).reshape(resamples, days).astype(float)
-
-
-def interval(
-    means: np.ndarray, centre: float | np.ndarray, pieces: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the percentile interval of resampled means, [R] or [R, K], around a centre, and the two-sided p-value.
-
-    Means of blocks drawn from few `pieces` vary too little: the interval is widened by sqrt(pieces / (pieces - 1)),
-    and by Student's t instead of the normal distribution.
-    """
-    freedom = max(pieces - 1, 1.0)
-    spread = sqrt(pieces / freedom)
-    factor = spread * stats.t.ppf(0.5 + LEVEL / 2, freedom) / stats.norm.ppf(0.5 + LEVEL / 2)
-    low, high = centre + factor * (np.quantile(means, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0) - centre)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p_value = 2 * stats.t.sf(np.abs(centre) / (spread * means.std(axis=0)), freedom)
-    return low, high, p_value
+@lru_cache(maxsize=32)
+def _cosines(days: int, count: int) -> np.ndarray:
+    """Return orthonormal cosines of 1 to `count` half periods over the days, [K, D]; each sums to 0."""
+    angles = np.pi * np.outer(np.arange(1, count + 1), np.arange(days) + 0.5) / days
+    return np.sqrt(2 / days) * np.cos(angles)
 
 
 def estimate(values: pd.Series | np.ndarray | Sequence[float], horizon: int, spacing: int = 1) -> Estimate:
-    """Return the mean of a daily series, its Newey-West t (lag horizon - 1) and its block-bootstrap interval.
+    """Return the mean of a daily series with its t-value, p-value and interval, which agree with each other.
 
-    The days are `spacing` sessions apart, so that the lag and the blocks count in those. NaN days are dropped and
-    their neighbours taken as adjacent. The interval is the percentile one, widened for few blocks (`interval`).
+    The days are `spacing` sessions apart, so that neighbours overlap in horizon / spacing of them. NaN days are
+    dropped and their neighbours taken as adjacent. Under the null of no mean, the interval misses 0 in 5 to 6 % of
+    cases for 60 days or more and horizons to 20 (`tests/evaluation/test_level.py`). A series that persists beyond
+    its horizon is harder: with an autocorrelation of 0.9 from day to day the interval at horizon 1 covers the truth
+    in 79 % (60 days) to 89 % (480 days) of cases.
     """
     series = _finite(values)
-    days, overlap = len(series), -(-horizon // spacing)
-    lag, block, nan = overlap - 1, block_length(len(series), overlap), float("nan")
+    days, overlap, nan = len(series), -(-horizon // spacing), float("nan")
+    mean = float(series.mean()) if days else nan
     if days < 4 or days < 2 * overlap:
-        return Estimate(float(series.mean()) if days else nan, nan, nan, nan, nan, days, lag, block)
-    mean = float(series.mean())
-    t_value = newey_west_t(series, lag)
-    low, high, p_value = interval(block_means(series, block), mean, days / block)
-    return Estimate(mean, float(low), float(high), t_value, float(p_value), days, lag, block)
+        return Estimate(mean, nan, nan, nan, nan, days, 0)
+    freedom = degrees_of_freedom(days, overlap)
+    if np.ptp(series) < 1e-12:  # nothing varies: no error to divide by
+        return Estimate(mean, mean, mean, nan, nan, days, freedom)
+    error = standard_error(series, freedom)
+    half = error * float(stats.t.ppf(0.5 + LEVEL / 2, freedom))
+    t_value = mean / error
+    p_value = 2 * float(stats.t.sf(abs(t_value), freedom))
+    return Estimate(mean, mean - half, mean + half, t_value, p_value, days, freedom)
+
+
+def ratio(top: np.ndarray, bottom: np.ndarray, horizon: int) -> tuple[float, float, float]:
+    """Return mean(top) / mean(bottom) of two daily series and its 95 % interval, by the delta method.
+
+    The interval is that of the mean of (top - ratio x bottom) / mean(bottom), day by day. NaN ends where there are
+    too few days, NaN throughout where the lower mean is not positive.
+    """
+    below = float(bottom.mean()) if len(bottom) else 0.0
+    if not below > 0:
+        return float("nan"), float("nan"), float("nan")
+    value = float(top.mean()) / below
+    around = estimate((top - value * bottom) / below, horizon)
+    return value, value + around.low, value + around.high
 
 
 def paired(model: pd.Series, other: pd.Series, horizon: int, spacing: int = 1) -> Estimate:

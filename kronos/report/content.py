@@ -123,7 +123,7 @@ def _ranking(inputs: ReportInputs) -> dict[str, float]:
         ):
             values |= {
                 f"{prefix}{column}_mean": estimate.mean, f"{prefix}{column}_low": estimate.low,
-                f"{prefix}{column}_high": estimate.high, f"{prefix}{column}_t_newey_west": estimate.t,
+                f"{prefix}{column}_high": estimate.high, f"{prefix}{column}_t": estimate.t,
                 f"{prefix}{column.removesuffix('ic')}icir": ratio,
             }  # fmt: skip
     primary = ranking.worths[TRADABLE][inputs.signal]

@@ -200,8 +200,8 @@ def ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figur
         colors = np.where(values > 0, BLUE, RED)
         axes.bar(values.index.to_numpy(), values.to_numpy(), width=0.75, color=list(colors), alpha=0.75, lw=0)
         mean = figures[f"{column}_mean"]
-        t_value = signed(figures[f"{column}_t_newey_west"], "{:+.1f}")
-        text = f"mean {signed(mean, '{:+.3f}')}, t {t_value} (Newey-West)"
+        t_value = signed(figures[f"{column}_t"], "{:+.1f}")
+        text = f"mean {signed(mean, '{:+.3f}')}, t {t_value}"
         axes.axhline(mean, color=INK, lw=1.4, ls="--", label=text)
         legend(axes)
     return figure

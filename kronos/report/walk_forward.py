@@ -52,7 +52,7 @@ def read_fold(folder: Path, name: str, trained: str, signal: str) -> Fold:
 
 
 def pool(folds: Sequence[Fold], horizon: int, before_spacing: int | None = None) -> Pooled:
-    """Return means over the concatenated days of all folds, with block-bootstrap intervals.
+    """Return means over the concatenated days of all folds, with their intervals.
 
     `before_spacing`: days from one forecast of the model before training to the next; None: the horizon.
     """

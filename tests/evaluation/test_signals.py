@@ -147,32 +147,13 @@ def test_perfect_foresight_has_rank_ic_one_and_its_negative_minus_one():
     np.testing.assert_allclose(signals.daily_ic(np.exp(target), target)["rank_ic"], 1)
 
 
-def test_newey_west_equals_its_definition_and_lag_zero_is_the_plain_t():
-    values = np.random.default_rng(5).normal(0.1, 1, size=60)
-    values[1:] += 0.6 * values[:-1]
-    centred = values - values.mean()
-    count, lag = 60, 4
-    total = 0.0  # the sum over all pairs of days, written as the double loop that defines it
-    for i in range(count):
-        for j in range(count):
-            if abs(i - j) <= lag:
-                total += (1 - abs(i - j) / (lag + 1)) * centred[i] * centred[j]
-    assert statistics.newey_west_t(values, lag) == pytest.approx(values.mean() / np.sqrt(total / count**2))
-    plain = stats.ttest_1samp(values, 0).statistic * np.sqrt(count / (count - 1))
-    assert statistics.newey_west_t(values, 0) == pytest.approx(plain)
-    holed = np.insert(values, 10, np.nan)
-    assert statistics.newey_west_t(holed, lag) == pytest.approx(statistics.newey_west_t(values, lag))
-    assert np.isnan(statistics.newey_west_t([1.0], 2)) and np.isnan(statistics.newey_west_t([1.0, 1.0], 2))
-    assert np.isfinite(statistics.newey_west_t([1.0, 2.0, 4.0], 50))
-
-
 def test_summary_is_plain_floats_and_survives_no_days():
     score, target = noisy_pair(seed=6)
     result = signals.summary(signals.daily_ic(score, target), 5)
     assert all(type(value) is float for value in result.values())
     ic = signals.daily_ic(score, target)["rank_ic"]
     assert result["rank_icir"] == pytest.approx(ic.mean() / ic.std())
-    assert result["rank_ic_t_newey_west"] == pytest.approx(statistics.newey_west_t(ic, 4))
+    assert result["rank_ic_t"] == statistics.estimate(ic, 5).t
     assert result["days"] == 30
     empty = signals.summary(signals.daily_ic(score * np.nan, target), 5)
     assert empty["days"] == 0 and np.isnan(empty["rank_ic_mean"]) and np.isnan(empty["icir"])

@@ -1,9 +1,9 @@
-"""Means over overlapping days: statsmodels' Newey-West, coverage of the block bootstrap, Holm by hand."""
+"""Means over overlapping days: the cosine estimator by another transform, coverage, Holm by statsmodels."""
 
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.api as sm
+from scipy import fft, stats
 from statsmodels.stats.multitest import multipletests
 
 from kronos.evaluation import statistics
@@ -15,11 +15,25 @@ def overlapping(random: np.random.Generator, days: int, horizon: int, mean: floa
     return np.convolve(shocks, np.ones(horizon) / horizon, "valid")[:days]
 
 
-@pytest.mark.parametrize("lag", [0, 4, 9])
-def test_newey_west_equals_statsmodels(lag):
-    values = overlapping(np.random.default_rng(lag), 80, 5, 0.1)
-    fit = sm.OLS(values, np.ones(80)).fit(cov_type="HAC", cov_kwds={"maxlags": lag, "use_correction": False})
-    assert statistics.newey_west_t(values, lag) == pytest.approx(fit.tvalues[0], rel=1e-10)
+def test_the_variance_is_the_periodogram_at_its_lowest_frequencies():
+    """The projections of a series and its mirror image on cosines are what the discrete cosine transform gives."""
+    values = np.random.default_rng(4).normal(size=80).cumsum()
+    transformed = fft.dct(values, type=2, norm="ortho")[1:7]
+    expected = np.sqrt(np.mean(transformed**2) / 80)
+    assert statistics.standard_error(values, 6) == pytest.approx(expected, rel=1e-10)
+    assert statistics.standard_error(values + 5, 6) == pytest.approx(expected, rel=1e-10)  # no mean in it
+
+
+def test_the_interval_of_a_ratio_is_that_of_its_linear_part():
+    random = np.random.default_rng(5)
+    bottom = random.uniform(1, 2, 200)
+    top = 0.8 * bottom + random.normal(0, 0.1, 200)
+    value, low, high = statistics.ratio(top, bottom, 1)
+    assert value == pytest.approx(top.mean() / bottom.mean())
+    assert low < 0.8 < high and high - low < 0.1
+    constant = statistics.ratio(2 * bottom, bottom, 1)
+    assert constant == pytest.approx((2, 2, 2))
+    assert np.isnan(statistics.ratio(top, 0 * bottom, 1)).all()
 
 
 def test_holm_equals_statsmodels_and_leaves_nan_out():
@@ -38,10 +52,13 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says(days, horizon):
     assert 0.90 <= np.mean(hits) <= 0.985
 
 
-def test_an_estimate_states_lag_block_and_p_that_agree_with_its_interval():
+def test_an_estimate_states_t_and_p_that_agree_with_its_interval():
     values = overlapping(np.random.default_rng(2), 100, 5, 0.5)
     found = statistics.estimate(values, 5)
-    assert found.lag == 4 and found.block >= 5 and found.days == 100
+    assert found.freedom == 8 and found.days == 100
+    assert found.p == pytest.approx(2 * stats.t.sf(found.t, found.freedom))
+    edge = statistics.estimate(values - found.low, 5)  # a mean on the edge of its interval has p = 0.05
+    assert edge.low == pytest.approx(0, abs=1e-12) and edge.p == pytest.approx(0.05)
     assert found.low < found.mean < found.high and found.sign == 1 and found.p < 0.05
     assert statistics.estimate(-values, 5).sign == -1
     assert statistics.estimate(values - values.mean(), 5).p == pytest.approx(1, abs=1e-6)
@@ -49,7 +66,8 @@ def test_an_estimate_states_lag_block_and_p_that_agree_with_its_interval():
     holed = np.insert(values, 7, np.nan)
     assert statistics.estimate(holed, 5) == found
     apart = statistics.estimate(values, 5, spacing=5)
-    assert apart.lag == 0 and apart.block < found.block
+    assert apart.freedom == 8  # 100 days without overlap, of which 8 cosines are recommended
+    assert statistics.estimate(values, 10).freedom == 4 and statistics.estimate(np.ones(50), 5).sign == 1
 
 
 def test_too_few_days_have_a_mean_and_no_interval():
@@ -66,12 +84,3 @@ def test_a_paired_difference_takes_the_days_that_both_have():
     found = statistics.paired(model, other, 1)
     assert found.days == 55 and found.mean == pytest.approx(0.3)
     assert found.sign == 1  # what both share cancels
-
-
-def test_resamples_are_blocks_of_neighbours_drawn_alike_for_paired_series():
-    values = np.arange(30.0)
-    means = statistics.block_means(np.column_stack([values, 2 * values]), 5)
-    np.testing.assert_allclose(means[:, 1], 2 * means[:, 0])
-    assert abs(means[:, 0].mean() - values.mean()) < 0.5
-    # a block as long as the series is the series, wherever it begins
-    np.testing.assert_allclose(statistics.block_means(values, 30), values.mean())
