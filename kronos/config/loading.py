@@ -55,6 +55,8 @@ def type_text(field: FieldInfo) -> str:
     else:
         inner: Any = next((part for part in arguments if part is not type(None)), annotation)
         text = words.get(inner, "list a,b,...")
+        if float in arguments and str in arguments:
+            text = "auto, fraction"
     limits = [
         sign + to_text(getattr(limit, name))
         for limit in field.metadata

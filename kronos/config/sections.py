@@ -34,11 +34,25 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _limit(value: Any) -> Any:
+    """`auto` or a fraction between 0 and 1."""
+    if value is None or value == "auto":
+        return value
+    try:
+        number = float(_number(value))
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number < 1:
+        raise ValueError("expected auto, none, or a fraction above 0 and below 1, such as 0.095")
+    return number
+
+
 Int = Annotated[int, BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[str, Field(min_length=1)]
 OptionalText = Annotated[str | None, BeforeValidator(_none)]
 OptionalFloat = Annotated[float | None, BeforeValidator(_none)]
+OptionalLimit = Annotated[float | str | None, BeforeValidator(_limit), BeforeValidator(_none)]
 DateRange = Annotated[tuple[date, date], BeforeValidator(_split)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 OptionalNames = Annotated[tuple[str, ...] | None, BeforeValidator(_split), BeforeValidator(_none)]
@@ -260,8 +274,9 @@ class BacktestConfig(Section):
     backtest_close_cost: Float = _field(0.0015, "cost of selling, fraction of value", ge=0, lt=1)
     backtest_min_cost: Float = _field(5.0, "minimum cost per order, in money", ge=0)
     backtest_deal_price: Literal["open", "close"] = _field("open", "price at which orders are filled")
-    backtest_limit_threshold: OptionalFloat = _field(
-        0.095, "daily move at which an instrument cannot be traded, or none", gt=0, lt=1
+    backtest_limit_threshold: OptionalLimit = _field(
+        "auto",
+        "daily move at which an instrument cannot be traded; auto: 95 % of the limit of its exchange, board and day",
     )
     backtest_max_instruments: Int = _field(
         0,

@@ -14,6 +14,7 @@ import pandas as pd
 from kronos.evaluation import accuracy, ranking, signals
 from kronos.evaluation.ranking import PREDICTED, TRADABLE, Comparison, Worth
 from kronos.evaluation.statistics import Estimate, estimate
+from kronos.evaluation.tradability import Tradability, unbuyable_shares
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Ranking:
     group_means: dict[int, Estimate]
     spread: Estimate  # highest group minus the lowest
     turnover: pd.DataFrame  # of `ranking.ranking_turnover`
+    unbuyable: tuple[float, float]  # shares of all pairs and of the highest group that cannot be bought
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Forecasts:
     opening: pd.DataFrame  # wide, of real bars only
     close: pd.DataFrame
     lookback: int
+    tradable: Tradability  # at the opens
 
     @property
     def horizon(self) -> int:
@@ -97,7 +100,7 @@ def rank(forecasts: Forecasts, scores: pd.DataFrame, *, signal: str, seeds: int,
         name: signals.wide(scores, name).reindex(columns=close.columns).rename_axis(index="datetime")
         for name in signals.SIGNALS
     }
-    earned = signals.tradable_returns(opening, close, horizon)
+    earned = signals.tradable_returns(opening, close, horizon, forecasts.tradable)
     worths = {
         TRADABLE: ranking.worths(wide, dict.fromkeys(wide, earned), signal, horizon),
         PREDICTED: ranking.worths(wide, signals.targets(close, horizon), signal, horizon),
@@ -112,6 +115,10 @@ def rank(forecasts: Forecasts, scores: pd.DataFrame, *, signal: str, seeds: int,
             "reversal", f"reversal of {horizon} day{'s' * (horizon > 1)}", mine,
             ranking.reversal(close, horizon), earned, horizon,
         ),
+        ranking.compare(
+            "mean_distance", f"distance of the close from its mean over {forecasts.lookback} days", mine,
+            ranking.mean_distance(close, forecasts.lookback), earned, horizon,
+        ),
         ranking.compare_random(mine, earned, horizon, seeds),
     ]  # fmt: skip
     if before.score is not None:
@@ -124,10 +131,11 @@ def rank(forecasts: Forecasts, scores: pd.DataFrame, *, signal: str, seeds: int,
     steps, _ = ranking.by_step(*_by_step(forecasts, mine.index))
     return Ranking(
         worths=worths, comparisons=comparisons, steps=steps,
-        decay=ranking.decay(mine, opening, close, horizon), groups=groups,
+        decay=ranking.decay(mine, opening, close, horizon, forecasts.tradable), groups=groups,
         group_means={group: estimate(groups[group], horizon) for group in range(1, ranking.GROUPS + 1)},
         spread=estimate(groups[ranking.GROUPS] - groups[1], horizon),
         turnover=ranking.ranking_turnover(mine),
+        unbuyable=unbuyable_shares(mine, forecasts.tradable, ranking.GROUPS),
     )  # fmt: skip
 
 

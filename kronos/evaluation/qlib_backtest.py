@@ -22,6 +22,7 @@ import pandas as pd
 
 from kronos.data.bars import FEATURES, Flag
 from kronos.evaluation.portfolio import risk
+from kronos.evaluation.tradability import Tradability
 from kronos.utils import files
 from kronos.utils.errors import UserError
 
@@ -48,16 +49,21 @@ class BacktestResult:
 
 
 def write_qlib_store(
-    frame: pd.DataFrame, path: str | Path, sessions: pd.DatetimeIndex | np.ndarray, freq: str = "day"
+    frame: pd.DataFrame,
+    path: str | Path,
+    sessions: pd.DatetimeIndex | np.ndarray,
+    freq: str = "day",
+    tradable: Tradability | None = None,
 ) -> Path:
     """Write bars as a Qlib data folder, replacing `path` atomically; returns the path.
 
     `frame` is a long bar frame (instrument, datetime, open, high, low, close, volume, amount, optionally flag).
     `sessions` is the whole calendar in order (a DatetimeIndex, or int64 nanoseconds), with sessions after the
     last bar where they are known: Qlib needs to know when the last day ends. FILLED rows become NaN, that is not
-    tradable. Besides the bars each instrument gets `factor` (1: prices are adjusted already), `previous_close`
-    (of its last bar before) and `change` (close over that, less 1). Raises UserError for instruments whose name
-    cannot be a folder's, ValueError for bars outside the sessions or given twice.
+    tradable. Besides the bars each instrument gets `factor` (1: prices are adjusted already), `change` (close over
+    the close before, less 1), and `no_buy` and `no_sell`, 1 where `tradable` forbids it at the deal price.
+    Raises UserError for instruments whose name cannot be a folder's, ValueError for bars outside the sessions or
+    given twice.
     """
     calendar = pd.DatetimeIndex(pd.to_datetime(np.asarray(sessions)))
     if not calendar.is_monotonic_increasing or not calendar.is_unique:
@@ -85,11 +91,11 @@ def write_qlib_store(
         grids[name] = cells.reshape(len(names), len(calendar))
     known_close = pd.DataFrame(grids["close"]).ffill(axis=1)
     grids["change"] = grids["close"] / known_close.shift(1, axis=1).to_numpy() - 1
-    # Limits are moves from the last close of the day before, within a day too.
-    day = calendar.normalize()
-    before = day.searchsorted(day) - 1
-    previous = np.where(before >= 0, known_close.to_numpy()[:, before], np.nan)
-    grids["previous_close"] = np.where(np.isfinite(grids["close"]), previous, np.nan)
+    grids["no_buy"] = grids["no_sell"] = np.zeros(grids["close"].shape)
+    if tradable is not None:
+        for name, allowed in (("no_buy", tradable.buyable), ("no_sell", tradable.sellable)):
+            aligned = allowed.reindex(index=calendar, columns=pd.Index(names), fill_value=True)
+            grids[name] = (~aligned.to_numpy(dtype=bool)).T.astype(float)
     grids["factor"] = np.where(np.isfinite(grids["close"]), 1.0, np.nan)
 
     first = np.full(len(names), len(calendar))
@@ -217,7 +223,6 @@ def run_backtests(
     close_cost: float,
     min_cost: float,
     deal_price: str,
-    limit_threshold: float | None,
     benchmark: pd.Series,
     benchmark_cost: pd.Series | None = None,
     freq: str = "day",
@@ -232,8 +237,7 @@ def run_backtests(
     (inclusive) whose predecessor has a signal. Up to `n_drop` of the `topk` instruments are replaced per day, none
     before `hold_thresh` sessions; 95 % of the cash is invested. Costs are fractions of the traded value, at
     least `min_cost` in money per order. Shares are not rounded to lots, since prices are adjusted. An instrument with
-    no bar that day is not tradable; nor, with a `limit_threshold`, one whose `deal_price` is that far from its
-    previous close (the price of the fill is judged, since at the open the day's close is not known).
+    no bar that day is not tradable; nor is what the store's `no_buy` and `no_sell` forbid.
     `benchmark` (and its own `benchmark_cost`) are daily fractions, needed for every day of the ledger.
     """
     if deal_price not in DEAL_PRICES:
@@ -257,13 +261,6 @@ def run_backtests(
     days = calendar[(calendar >= first) & (calendar <= last)]
     bench = _cover(benchmark, days, "benchmark")
     bench_cost = None if benchmark_cost is None else _cover(benchmark_cost, days, "benchmark_cost")
-    limits = None
-    if limit_threshold is not None:
-        price = f"${deal_price}"
-        limits = (
-            f"{price}>=$previous_close*{1 + limit_threshold!r}",
-            f"{price}<=$previous_close*{1 - limit_threshold!r}",
-        )
     names = sorted(set().union(*(score.index.unique("instrument") for score in scored.values())))
     results = {}
     with _qlib(store):
@@ -275,7 +272,7 @@ def run_backtests(
             end_time=last,
             codes=names,
             deal_price=deal_price,
-            limit_threshold=limits,
+            limit_threshold=("$no_buy>0", "$no_sell>0"),
             open_cost=open_cost,
             close_cost=close_cost,
             min_cost=min_cost,

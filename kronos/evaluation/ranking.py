@@ -11,6 +11,7 @@ import pandas as pd
 
 from kronos.evaluation.signals import MIN_NAMES, daily_ic, tradable_returns
 from kronos.evaluation.statistics import Estimate, estimate, holm, paired
+from kronos.evaluation.tradability import Tradability
 
 GROUPS = 5
 TRADABLE, PREDICTED = "tradable", "predicted"
@@ -33,7 +34,7 @@ class Worth:
 class Comparison:
     """A naive ranking and the model's difference to it, over the days that both have."""
 
-    key: str  # in metrics: momentum, reversal, random, before
+    key: str  # in metrics: momentum, reversal, mean_distance, random, before
     name: str
     rank_ic: Estimate
     difference: Estimate  # the model's daily Rank IC minus the baseline's
@@ -53,6 +54,16 @@ def reversal(close: pd.DataFrame, days: int) -> pd.DataFrame:
     """Return the short-term reversal: what fell most over the last `days` sessions is ranked highest."""
     held = close.ffill()
     return 1 - held / held.shift(days)
+
+
+def mean_distance(close: pd.DataFrame, days: int) -> pd.DataFrame:
+    """Return how far the mean of the last `days` closes lies above the close, as a return.
+
+    This is what an untrained model ranks by, since it forecasts the mean of its window. A missing close is replaced
+    by the last one before it.
+    """
+    held = close.ffill()
+    return held.rolling(days, min_periods=days).mean() / held - 1
 
 
 def random_rankings(like: pd.DataFrame, seeds: int) -> Iterator[pd.DataFrame]:
@@ -128,11 +139,13 @@ def _beside(model: pd.Series, baseline: pd.Series) -> pd.DataFrame:
     return pd.DataFrame({"model": model, "baseline": baseline}).dropna()
 
 
-def decay(score: pd.DataFrame, opening: pd.DataFrame, close: pd.DataFrame, horizon: int) -> pd.DataFrame:
+def decay(
+    score: pd.DataFrame, opening: pd.DataFrame, close: pd.DataFrame, horizon: int, tradable: Tradability
+) -> pd.DataFrame:
     """Return the Rank IC of one signal with the tradable return over 1 to `horizon` sessions."""
     rows = []
     for sessions in range(1, horizon + 1):
-        rank_ic = daily_ic(score, tradable_returns(opening, close, sessions))["rank_ic"]
+        rank_ic = daily_ic(score, tradable_returns(opening, close, sessions, tradable))["rank_ic"]
         found = estimate(rank_ic, sessions)
         rows.append((sessions, found.mean, found.low, found.high, found.t, found.days))
     return pd.DataFrame(rows, columns=["sessions", "rank_ic", "low", "high", "t", "days"])

@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from kronos.config.registries import SIGNALS
 from kronos.evaluation.statistics import estimate
+from kronos.evaluation.tradability import Tradability, tradability
 from kronos.utils.errors import UserError
 
 Reduction = Callable[[np.ndarray], np.ndarray]
@@ -123,18 +124,31 @@ def targets(close: pd.DataFrame, horizon: int) -> dict[str, pd.DataFrame]:
     }
 
 
-def tradable_returns(opening: pd.DataFrame, close: pd.DataFrame, horizon: int) -> pd.DataFrame:
+def tradable_returns(
+    opening: pd.DataFrame, close: pd.DataFrame, horizon: int, tradable: Tradability | None = None
+) -> pd.DataFrame:
     """Return what a signal can earn: bought at the next session's open, sold `horizon` sessions later at the open.
 
-    Both frames are wide. NaN where the next session has no bar (it cannot be bought) and where the sale runs past
-    the last session. An instrument without a bar on the day of the sale is valued at its last close, as a
-    holder's account values it. Nothing after t + 1 + horizon is read.
+    The frames are wide; `tradable` is the mask of the opens (without one only missing bars are not traded). NaN where
+    the next session cannot be bought and where the sale runs past the last session. A sale that is refused, or falls
+    on a day without a bar, waits for the next session in which it can be made; where there is none, the position is
+    valued at the last close. A purchase that settles on the next day is sold then at the earliest.
     """
-    bought = opening.shift(-1)
-    held = close.ffill().shift(-horizon)  # of the session before the sale
-    sold = opening.shift(-1 - horizon).where(close.shift(-1 - horizon).notna(), held)
-    known = np.arange(len(close)) + 1 + horizon < len(close)
-    return (sold / bought.where(bought > 0) - 1).where(pd.Series(known, close.index), axis=0)
+    mask = tradability(opening, close) if tradable is None else tradable
+    opens, days = opening.to_numpy(dtype=np.float64), len(opening)
+    result = np.full(opens.shape, np.nan)
+    buys = np.arange(1, days)
+    due = np.maximum(buys + horizon, mask.first_sale[1:])
+    buys, due = buys[due < days], due[due < days]
+    if len(buys):
+        sales = mask.sale_rows(due)
+        last = close.ffill().to_numpy(dtype=np.float64)[-1]
+        sold = np.where(
+            sales < days, np.take_along_axis(opens, np.minimum(sales, days - 1), axis=0), last[None, :]
+        )
+        bought = np.where(mask.buyable.to_numpy()[buys] & (opens[buys] > 0), opens[buys], np.nan)
+        result[buys - 1] = sold / bought - 1
+    return pd.DataFrame(result, opening.index, opening.columns)
 
 
 def wide(frame: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -63,7 +63,7 @@ class ReportInputs:
     close_cost: float
     min_cost: float
     deal_price: str
-    limit_threshold: float | None
+    limit_threshold: float | str | None
     forecast: str = ""  # a clause on sampling: "5 samples at temperature 0.6, top-p 0.9"
     scored: int  # (day, instrument) pairs with a score
     excluded: Mapping[str, int]
@@ -134,6 +134,7 @@ def _ranking(inputs: ReportInputs) -> dict[str, float]:
         values[f"{other.key}_rank_ic_mean"] = other.rank_ic.mean
         values |= _ends(f"rank_ic_gain_over_{other.key}", other.difference)
     values |= _ends("group_spread", ranking.spread)
+    values["pairs_not_buyable"], values["top_group_not_buyable"] = ranking.unbuyable
     values["ranking_turnover"] = float(ranking.turnover["top"].mean())
     return values
 

@@ -17,6 +17,7 @@ from kronos.evaluation import forecast_evaluation, portfolio, ranking, signals
 from kronos.evaluation.benchmark import Benchmark, benchmark
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples
 from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests, write_qlib_store
+from kronos.evaluation.tradability import Tradability, trading_mask
 from kronos.forecast.store_forecaster import (
     CLOSE,
     Forecaster,
@@ -54,11 +55,12 @@ def evaluate(
     bars = wide_bars(store, start)
     scores = score(bars["close"], forecast)
     signals.predictions_pickle(scores, folder / "predictions.pkl")
+    tradable = trading_mask(store, bars, "open", rules.backtest_limit_threshold)
     forecasts = Forecasts(
         close_NH=forecast["close"].to_numpy(dtype=np.float64).reshape(len(points), -1),
         last_N=np.asarray(store.values[points.row, CLOSE], dtype=np.float64),
         day_N=points.session.astype(np.int64) - start, instrument_N=points.instrument.astype(np.int64),
-        opening=bars["open"], close=bars["close"], lookback=lookback,
+        opening=bars["open"], close=bars["close"], lookback=lookback, tradable=tradable,
     )  # fmt: skip
     before = before_training(context, inputs, model, points, bars["close"])
     ranked = forecast_evaluation.rank(
@@ -67,7 +69,8 @@ def evaluate(
     samples, examples = sample_paths(model, points, forecasts)
     accurate = forecast_evaluation.measure(forecasts, samples)
     compared = benchmark(config, store, *(bars[name].iloc[first - start :] for name in ("close", "member")))
-    results = simulate(config, splits, store, scores, compared, first)
+    at_deal = trading_mask(store, bars, rules.backtest_deal_price, rules.backtest_limit_threshold)
+    results = simulate(config, splits, store, scores, compared, first, at_deal)
     own = results[rules.backtest_signal]
     write_ledgers(folder, results, rules.backtest_signal)
     context.say(f"backtest: {len(own.daily)} days, {len(own.trades):,} fills")
@@ -116,7 +119,7 @@ def score(close: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
 
 
 def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
-    """`open` and `close` of real bars (NaN elsewhere) and `member`, days x instruments, from a session to the last.
+    """`open`, `close`, `volume` of real bars (NaN elsewhere) and `member`, days x instruments, from a session on.
 
     A member stays one over a hole that is filled: its move is counted when it is back.
     """
@@ -128,7 +131,7 @@ def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
     index = pd.DatetimeIndex(days, name="datetime")
     columns = pd.Index(store.instruments, name="instrument")
     found = {}
-    for name in ("open", "close"):
+    for name in ("open", "close", "volume"):
         table = np.full(shape, np.nan)
         table[session[real] - first_session, instrument[real]] = store.values[real, FEATURES.index(name)]
         found[name] = pd.DataFrame(table, index, columns)
@@ -220,6 +223,7 @@ def simulate(
     scores: pd.DataFrame,
     compared: Benchmark,
     first_session: int,
+    tradable: Tradability,
 ) -> dict[str, BacktestResult]:
     """Trade every signal, and rankings by chance (named random_N), in Qlib from the store's bars."""
     rules = config.backtest
@@ -231,16 +235,15 @@ def simulate(
         traded[f"random_{seed}"] = pd.Series(random.stack())
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
         path = write_qlib_store(
-            frame, Path(scratch) / "bars", store.sessions[first_session:], config.data.freq
+            frame, Path(scratch) / "bars", store.sessions[first_session:], config.data.freq, tradable
         )
         return run_backtests(
             path, traded, *(pd.Timestamp(day) for day in splits.backtest),
             topk=rules.backtest_n_symbol_hold, n_drop=rules.backtest_n_symbol_drop,
-            hold_thresh=rules.backtest_hold_thresh, account=rules.backtest_account,
+            hold_thresh=max(rules.backtest_hold_thresh, tradable.longest_wait), account=rules.backtest_account,
             open_cost=rules.backtest_open_cost, close_cost=rules.backtest_close_cost,
             min_cost=rules.backtest_min_cost, deal_price=rules.backtest_deal_price,
-            limit_threshold=rules.backtest_limit_threshold, benchmark=compared.returns,
-            benchmark_cost=compared.cost, freq=config.data.freq,
+            benchmark=compared.returns, benchmark_cost=compared.cost, freq=config.data.freq,
         )  # fmt: skip
 
 

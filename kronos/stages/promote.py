@@ -23,6 +23,7 @@ from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.evaluation import ranking, signals
 from kronos.evaluation.statistics import independent_periods, verdict
+from kronos.evaluation.tradability import trading_mask
 from kronos.forecast.store_forecaster import forecast_frame, forecaster, trading_rules
 from kronos.model import checkpoint, load_predictor, load_tokenizer
 from kronos.stages.base import Result
@@ -303,7 +304,8 @@ def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict
     # A champion of a shorter context may forecast earlier days than the candidate.
     first = min(int(points.session.min()), int(sessions.searchsorted(theirs["as_of"].min())))
     prices = wide_bars(store, first)
-    earned = signals.tradable_returns(prices["open"], prices["close"], horizon)
+    mask = trading_mask(store, prices, "open", config.backtest.backtest_limit_threshold)
+    earned = signals.tradable_returns(prices["open"], prices["close"], horizon, mask)
     mine, other = (
         signals.wide(score(prices["close"], forecast), signal).rename_axis(index="datetime")
         for forecast, signal in (

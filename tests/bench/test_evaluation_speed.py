@@ -11,6 +11,7 @@ import pytest
 
 from kronos.evaluation import portfolio, signals
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples, measure, rank
+from kronos.evaluation.tradability import tradability
 from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
 
 NAMES, DAYS, LOOKBACK, HORIZON, SERIES, SAMPLES = 300, 240, 90, 10, 500, 20
@@ -43,7 +44,7 @@ def test_300_instruments_times_240_days_are_evaluated_in_under_a_minute(tmp_path
     scores = signals.scores(forecast, pd.Series(close.rename_axis(index="as_of").stack()))
     forecasts = Forecasts(
         close_NH=predicted, last_N=last, day_N=day, instrument_N=instrument, opening=opening, close=close,
-        lookback=LOOKBACK,
+        lookback=LOOKBACK, tradable=tradability(opening, close),
     )  # fmt: skip
     before = Before(score=signals.wide(scores, "last").iloc[::HORIZON], spacing=HORIZON)
     ranked = rank(forecasts, scores, signal="mean", seeds=20, before=before)

@@ -13,6 +13,7 @@ import pytest
 from kronos.data.bars import FEATURES, Flag
 from kronos.evaluation.portfolio import risk
 from kronos.evaluation.qlib_backtest import BacktestResult, run_backtest, write_qlib_store
+from kronos.evaluation.tradability import tradability
 from kronos.utils.errors import UserError
 
 SESSIONS = pd.date_range("2024-03-04", periods=6, freq="B")
@@ -25,7 +26,6 @@ SETTINGS = {
     "close_cost": 0.0015,
     "min_cost": 5.0,
     "deal_price": "open",
-    "limit_threshold": None,
 }
 
 
@@ -194,13 +194,14 @@ def test_no_fill_changes_when_all_later_bars_are_replaced(tmp_path, deal_price):
     after = other_signal.index.get_level_values(0) > cut
     mixed_signal = pd.concat([signal[signal.index.get_level_values(0) <= cut], other_signal[after]])
     bench = pd.Series(0.001, closes.index)
-    settings = {**SETTINGS, "topk": 4, "n_drop": 2, "limit_threshold": 0.05, "deal_price": deal_price}
+    settings = {**SETTINGS, "topk": 4, "n_drop": 2, "deal_price": deal_price}
     results = []
     for place, (o, c, s) in {
         "a": (opens, closes, signal),
         "b": (mixed_opens, mixed_closes, mixed_signal),
     }.items():
-        store = write_qlib_store(long_frame(o, c), tmp_path / place, closes.index)
+        mask = tradability(o if deal_price == "open" else c, c, 0.05)
+        store = write_qlib_store(long_frame(o, c), tmp_path / place, closes.index, tradable=mask)
         results.append(run_backtest(store, s, closes.index[0], closes.index[-1], benchmark=bench, **settings))
     for part in ("trades", "positions"):
         frames = [getattr(result, part) for result in results]
@@ -220,10 +221,13 @@ def test_limits_are_judged_at_the_price_of_the_fill(tmp_path):
     closes = pd.DataFrame(
         {"JUMP": [10, 10, 10], "RISE": [10, 12, 12], "DULL": [10, 10, 10]}, days, dtype=float
     )
+    limited = write_qlib_store(
+        long_frame(opens, closes), tmp_path / "limited", days, tradable=tradability(opens, closes, 0.095)
+    )
     store = write_qlib_store(long_frame(opens, closes), tmp_path / "store", days)
     signal = signal_of({days[0]: {"JUMP": 3, "RISE": 2, "DULL": 1}})
-    settings = {**SETTINGS, "limit_threshold": 0.095}
-    bought = run_backtest(store, signal, days[0], days[1], benchmark=pd.Series(0.0, days), **settings).trades
+    none = pd.Series(0.0, days)
+    bought = run_backtest(limited, signal, days[0], days[1], benchmark=none, **SETTINGS).trades
     # JUMP opens 10 % up and cannot be had; RISE ends 20 % up, which nobody knows at the open
     assert bought["instrument"].tolist() == ["RISE"]
     free = run_backtest(store, signal, days[0], days[1], benchmark=pd.Series(0.0, days), **SETTINGS).trades
@@ -234,10 +238,11 @@ def test_a_name_that_opens_at_its_lower_limit_is_not_sold(tmp_path):
     days = SESSIONS[:4]
     opens = pd.DataFrame({"FALL": [10, 10, 9, 8.5], "NEXT": [10, 10, 10, 10]}, days, dtype=float)
     closes = pd.DataFrame({"FALL": [10, 10, 9, 8], "NEXT": [10, 10, 10, 10]}, days, dtype=float)
-    store = write_qlib_store(long_frame(opens, closes), tmp_path / "store", days)
+    mask = tradability(opens, closes, 0.095)
+    store = write_qlib_store(long_frame(opens, closes), tmp_path / "store", days, tradable=mask)
     better = {"FALL": 1, "NEXT": 2}
     signal = signal_of({days[0]: {"FALL": 2, "NEXT": 1}, days[1]: better, days[2]: better})
-    settings = {**SETTINGS, "topk": 1, "limit_threshold": 0.095}
+    settings = {**SETTINGS, "topk": 1}
     trades = run_backtest(store, signal, days[0], days[3], benchmark=pd.Series(0.0, days), **settings).trades
     sold = trades[(trades["instrument"] == "FALL") & (trades["side"] == "sell")]
     assert sold["datetime"].tolist() == [days[3]]  # 10 % down on the second day, 5.6 % on the third
@@ -275,7 +280,7 @@ def test_store_is_read_by_qlib_as_it_was_written(tmp_path):
     begin = closes["NA"].first_valid_index()
     assert raw[0] == closes.index.get_loc(begin) and raw[1] == np.float32(closes.loc[begin, "NA"])
     with _qlib(store):
-        fields = [f"${name}" for name in (*FEATURES, "change", "previous_close", "factor")]
+        fields = [f"${name}" for name in (*FEATURES, "change", "no_buy", "no_sell", "factor")]
         read = _import("qlib.data.data").D.features(list(closes.columns), fields).dropna(subset=["$close"])
     read = read.reset_index().sort_values(["instrument", "datetime"], ignore_index=True)
     frame = frame.sort_values(["instrument", "datetime"], ignore_index=True)
@@ -389,12 +394,3 @@ def test_a_fresh_process_prints_nothing_and_repeats_every_digit(tmp_path):
     daily = pd.read_parquet(tmp_path / "daily.parquet")
     pd.testing.assert_frame_equal(daily, result.daily, check_exact=True, check_freq=False)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["daily.parquet", "signal.parquet", "store"]
-
-
-def test_limits_within_a_day_are_moves_from_the_last_close_of_the_day_before(tmp_path):
-    bars = pd.DatetimeIndex(["2024-01-02 10:00", "2024-01-02 15:00", "2024-01-03 10:00", "2024-01-03 15:00"])
-    closes = pd.DataFrame({"A": [10.0, 11.0, 12.0, 13.0]}, bars)
-    store = write_qlib_store(long_frame(closes, closes), tmp_path / "store", bars, "30min")
-    (file,) = store.rglob("previous_close.*")
-    _, *values = np.fromfile(file, "<f4")
-    np.testing.assert_array_equal(values, [np.nan, np.nan, 11.0, 11.0])

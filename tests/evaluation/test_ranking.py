@@ -6,6 +6,7 @@ import pytest
 
 from kronos.evaluation import ranking, signals
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, rank
+from kronos.evaluation.tradability import tradability
 
 HORIZON = 5
 
@@ -25,15 +26,15 @@ def test_the_tradable_return_equals_a_plain_loop():
     close.iloc[:20, 2] = opening.iloc[:20, 2] = 50.0
     close.iloc[20:, 2] = opening.iloc[20:, 2] = np.nan  # leaves
     found = signals.tradable_returns(opening, close, HORIZON)
-    held = close.ffill()
+    last = close.ffill().iloc[-1]
     for name in close:
         for day in range(40):
             got, sale = found.iloc[day][name], day + 1 + HORIZON
             if sale >= 40 or np.isnan(opening[name].iloc[day + 1]):
                 assert np.isnan(got)
                 continue
-            sold = opening[name].iloc[sale]
-            sold = held[name].iloc[sale - 1] if np.isnan(sold) else sold
+            later = [price for price in opening[name].iloc[sale:] if not np.isnan(price)]
+            sold = later[0] if later else last[name]
             assert got == pytest.approx(sold / opening[name].iloc[day + 1] - 1, abs=1e-12)
     assert np.isfinite(found["N02"].iloc[18]) and np.isnan(found["N02"].iloc[19])
 
@@ -131,7 +132,8 @@ def make_forecasts(opening: pd.DataFrame, close: pd.DataFrame) -> tuple[Forecast
     })  # fmt: skip
     scores = signals.scores(frame, pd.Series(close.rename_axis(index="as_of").stack()))
     return Forecasts(
-        close_NH=predicted, last_N=last, day_N=day, instrument_N=instrument, opening=opening, close=close, lookback=20
+        close_NH=predicted, last_N=last, day_N=day, instrument_N=instrument, opening=opening, close=close,
+        lookback=20, tradable=tradability(opening, close),
     ), scores  # fmt: skip
 
 
@@ -146,7 +148,7 @@ def test_no_daily_statistic_whose_horizon_has_ended_moves_when_the_future_is_rep
         rank(*make_forecasts(*bars), signal="mean", seeds=2, before=before)
         for bars in ((opening, close), (other_opening, other_close))
     ]
-    ended = close.index[day - HORIZON - 1]
+    ended = close.index[day - HORIZON - 11]  # a sale on a day without a bar waits, here at most ten sessions
     for target in (ranking.TRADABLE, ranking.PREDICTED):
         for name in signals.SIGNALS:
             left, right = (one.worths[target][name].daily.loc[:ended] for one in found)

@@ -12,6 +12,7 @@ from kronos.evaluation import signals
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, rank
 from kronos.evaluation.qlib_backtest import run_backtests, write_qlib_store
 from kronos.evaluation.signals import register_signal
+from kronos.evaluation.tradability import tradability
 from kronos.utils.errors import UserError
 
 HORIZON, LOOKBACK, DAYS, INSTRUMENTS = 4, 5, 30, 8
@@ -53,6 +54,7 @@ def foresight(close: pd.DataFrame) -> tuple[Forecasts, pd.DataFrame]:
     forecasts = Forecasts(
         close_NH=came, last_N=close.to_numpy()[day, instrument], day_N=day, instrument_N=instrument,
         opening=close.shift(1).bfill(), close=close, lookback=LOOKBACK,
+        tradable=tradability(close.shift(1).bfill(), close),
     )  # fmt: skip
     return forecasts, scores
 
@@ -90,7 +92,7 @@ def test_a_registered_signal_is_ranked_pickled_and_traded_beside_the_built_in_on
     results = run_backtests(
         store, {name: scores[name] for name in signals.SIGNALS}, close.index[LOOKBACK], close.index[-2],
         topk=2, n_drop=1, hold_thresh=1, account=1e6, open_cost=0.0, close_cost=0.0, min_cost=0.0,
-        deal_price="open", limit_threshold=None, benchmark=pd.Series(0.0, close.index),
+        deal_price="open", benchmark=pd.Series(0.0, close.index),
     )  # fmt: skip
     assert list(results) == [*BUILT_IN, "median"] and not results["median"].trades.empty
 

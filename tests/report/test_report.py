@@ -18,6 +18,7 @@ from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples, me
 from kronos.evaluation.portfolio import excesses, risk
 from kronos.evaluation.ranking import TRADABLE
 from kronos.evaluation.statistics import estimate
+from kronos.evaluation.tradability import tradability
 from kronos.report.content import metrics
 from kronos.report.writer import Example, Portfolio, ReportInputs, report_text, write_report
 from kronos.utils.errors import UserError
@@ -51,7 +52,7 @@ def make_forecasts(days: int, names: int, strength: float, seed: int) -> tuple[F
     scores = signals.scores(frame, pd.Series(close.rename_axis(index="as_of").stack()))
     return Forecasts(
         close_NH=predicted, last_N=last, day_N=day, instrument_N=instrument, opening=opening, close=close,
-        lookback=LOOKBACK,
+        lookback=LOOKBACK, tradable=tradability(opening, close),
     ), scores  # fmt: skip
 
 

@@ -84,8 +84,9 @@ def quietly(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def forecast_metrics(config: Config) -> dict[str, float]:
     """Rank IC and CRPS of forecasts of the validation range, made as the backtest makes them.
 
-    `rank_ic` is the mean over days for `backtest_signal`, `crps` the fair score of the predicted closes as
-    fractions of the last one seen. Forecasts begin at the range's start + lookback and end within it. Whole days
+    `rank_ic` is the mean over days of `backtest_signal` with the tradable return, as in the report, `crps` the fair
+    score of the predicted closes as fractions of the last one seen.
+    Forecasts begin at the range's start + lookback and end within it. Whole days
     are left out evenly so that about n_val_iter forecasts remain.
     """
     import numpy as np
@@ -94,6 +95,7 @@ def forecast_metrics(config: Config) -> dict[str, float]:
     from kronos.data.bars import FEATURES
     from kronos.data.forecast_points import forecast_points
     from kronos.evaluation import accuracy, signals
+    from kronos.evaluation.tradability import trading_mask
     from kronos.forecast.store_forecaster import forecaster, trading_rules
     from kronos.stages.evaluate import score, wide_bars
     from kronos.stages.inputs import resolve_splits, stored_bars
@@ -116,7 +118,9 @@ def forecast_metrics(config: Config) -> dict[str, float]:
     whole = int(np.isin(points.session, days).sum())
     points = points.subset(np.isin(points.session, days[:: math.ceil(whole / config.training.n_val_iter)]))
     closes_NSH = model.closes(points, trading_rules(config), "forecast")
-    close = wide_bars(store, int(points.session.min()))["close"]
+    start = max(int(points.session.min()) - 1, 0)  # the close before tells a limit
+    bars = wide_bars(store, start)
+    close = bars["close"]
     mean_NH, count = closes_NSH.mean(axis=1), len(points)
     forecast = pd.DataFrame({
         "instrument": np.repeat(np.array(store.instruments, dtype=object)[points.instrument], horizon),
@@ -124,13 +128,14 @@ def forecast_metrics(config: Config) -> dict[str, float]:
         "step": np.tile(np.arange(1, horizon + 1, dtype=np.int32), count), "close": mean_NH.reshape(-1),
     })  # fmt: skip
     predicted = signals.wide(score(close, forecast), config.backtest.backtest_signal)
-    realised = signals.targets(close, horizon)[config.backtest.backtest_signal]
+    end = pd.Timestamp(splits.val[1]) + pd.Timedelta(days=1)
+    known = {name: frame[frame.index < end] for name, frame in bars.items()}  # no bar after the range
+    mask = trading_mask(store, known, "open", config.backtest.backtest_limit_threshold)
+    realised = signals.tradable_returns(known["open"], known["close"], horizon, mask)
     found = {"rank_ic": float(signals.daily_ic(predicted, realised)["rank_ic"].mean())}
     if "crps" in config.search.search_metric:
         seen = store.values[points.row, FEATURES.index("close")].astype(np.float64)
-        place = (
-            points.session.astype(np.int64)[:, None] - int(points.session.min()) + np.arange(1, horizon + 1)
-        )
+        place = points.session.astype(np.int64)[:, None] - start + np.arange(1, horizon + 1)
         ahead_NH = close.to_numpy()[place, points.instrument[:, None]] / seen[:, None]
         parts = accuracy.crps((closes_NSH / seen[:, None, None]).transpose(0, 2, 1), ahead_NH)
         found["crps"] = float(np.nanmean(parts))
