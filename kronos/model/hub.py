@@ -1,6 +1,9 @@
 """Checkpoints from the Hugging Face Hub: files of one commit in the local cache; errors are one line."""
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kronos.utils.errors import UserError
@@ -34,7 +37,8 @@ def download(name: str, filenames: tuple[str, ...], revision: str | None = None)
     what, wanted = f"there is no folder {name} here", revision
     try:
         for filename in filenames:
-            path = Path(hf_hub_download(name, filename, revision=revision))
+            with _without_retry_warnings():
+                path = Path(hf_hub_download(name, filename, revision=revision))
             # The cache's layout is snapshots/COMMIT/FILE: the other files must come from the same commit.
             revision = path.parent.name
     except GatedRepoError:
@@ -62,6 +66,18 @@ def download(name: str, filenames: tuple[str, ...], revision: str | None = None)
     except (HfHubHTTPError, HTTPError, OSError) as error:
         raise UserError(f"{name} could not be downloaded: {_cause(error)}") from None
     return path.parent
+
+
+@contextmanager
+def _without_retry_warnings() -> Iterator[None]:
+    """Hide the warnings that the Hub client logs at each retry: the error raised afterwards gives the reason."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _cause(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The stages by name; the command line, MLproject and notebooks run them through `execute`."""
+"""The registry of stages; the command line, MLproject and notebooks run them through `execute`."""
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -12,7 +12,7 @@ __all__ = ["STAGES", "execute", "register_stage"]
 
 
 class _Stages(Mapping[str, "Stage"]):
-    """Stages by name, in the order of help and MLproject; a stage's module is imported when it is asked for."""
+    """Stages by name, in the order of help and MLproject; a stage's module is imported on first access."""
 
     def __init__(self, places: dict[str, str]) -> None:
         self._places = places
@@ -51,9 +51,9 @@ STAGES = _Stages(
 
 
 def register_stage(stage: "Stage") -> None:
-    """Add a stage defined outside the package: command line, help, tracking and reuse follow.
+    """Add a stage defined outside the package; it gets a command, help, tracking and reuse of its output.
 
-    Its module's code is part of the stage's cache key.
+    The code of its module is part of the stage's cache key.
     """
     from kronos.stages.cache import know_module
 
@@ -67,14 +67,14 @@ def execute(name: str, config: "Config", say: "Say | None" = None) -> dict[str, 
     Args:
         name: a key of `STAGES`.
         config: the settings.
-        say: takes the lines meant for the user; printed by default.
+        say: called with each line of output; the default prints it.
 
     Returns:
-        What each stage left, by its name. Under torchrun, rank 0 does the work and reports; the other ranks take
-        part in training, return nothing, and leave by SystemExit where that failed.
+        The result of each stage, by its name. Under torchrun, rank 0 runs the stage and reports; the other ranks take
+        part in training, return an empty dictionary, and raise SystemExit where training failed.
 
     Raises:
-        UserError: when a field, an input or an outside system is not as it must be; the run ends FAILED.
+        UserError: for an invalid field or input, or an external system that does not work; the run ends as FAILED.
     """
     from kronos.distributed.launcher import launched
     from kronos.stages.runner import print_line, run_stage

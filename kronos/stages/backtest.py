@@ -55,7 +55,7 @@ class BacktestStage(Stage):
         return Inputs(digests, store, splits, tokenizer, predictor, notes=notes)
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, object]) -> Result:
-        """Forecast, evaluate and write the folder, which takes its name when it is complete."""
+        """Forecast, evaluate and write the output folder, which is renamed to its final name when complete."""
         config, store, run = context.config, inputs.store, context.run
         assert store is not None and inputs.splits is not None
         log_dataset(context, store, "testing")
@@ -77,19 +77,19 @@ class BacktestStage(Stage):
         return Result(self.name, run.id, config.backtest_folder, record)
 
     def finish(self, context: Context, result: Result) -> None:
-        """Register what was backtested, reused or not, where a name for it is given."""
+        """Register the backtested models, reused or not, if registered_model_name is set."""
         if context.config.registry.registered_model_name is None:
             return
         from kronos.stages.promote import register_backtest
 
         assert context.tracking is not None
-        context.run.flush()  # its metrics are shown at the model too
-        context.tracking.outbox.wait()  # the registry cannot be written to later
+        context.run.flush()  # MLflow shows the metrics at the model too
+        context.tracking.outbox.wait()  # registry calls cannot be queued for later
         register_backtest(context.tracking, context.run, context.config, result, context.say)
 
 
 def signals_digest() -> str:
-    """Digest of the source of signals that a user has registered; `none` without any."""
+    """Digest of the source of user-registered signals; `none` without any."""
     own = [name for name in signals.SIGNALS if name not in signals.BUILT_IN]
     return " ".join(f"{name} {source_digest(signals.REDUCTIONS[name])}" for name in own) or "none"
 

@@ -1,4 +1,4 @@
-"""The contract of a stage: what it takes, what it is given, and what it leaves."""
+"""Base class of stages, and the data classes for their context, inputs and results."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ ObjectiveFactory = Callable[
     [Config, Any], Any
 ]  # (config, tokenizer or None) -> kronos.training.objectives.Objective
 Say = Callable[[str], None]
-# Fields that change no number of any stage: where things are written, tracked and printed, and how fast.
+# Fields that cannot change the results of any stage: output folders, tracking, printing and speed.
 NO_EFFECT = frozenset((
     *fields_of("output", "tracking", "registry", "search"), "dataset_path", "cache_path", "log_interval",
     "num_workers",
@@ -29,9 +29,9 @@ NO_EFFECT = frozenset((
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage runs in: the configuration, its open MLflow run, where to print, and the worker processes.
+    """What a stage runs with: the configuration, its MLflow run, the output function and the worker processes.
 
-    `tracking` is None in a trial of a search, whose metrics are read by the process of the search.
+    `tracking` is None in a trial of a search, since the process of the search logs the trial's metrics.
     """
 
     config: Config
@@ -44,9 +44,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that a stage reads, opened once, and its digests by name: they are part of the cache key.
+    """Everything that a stage reads, opened once, and the digests of these inputs, which are part of the cache key.
 
-    A stage fills the fields that it needs.
+    A stage sets the fields that it needs.
     """
 
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -54,14 +54,14 @@ class Inputs:
     splits: "Ranges | None" = None
     tokenizer: Any = None
     predictor: Any = None
-    starting: Any = None  # the model that training starts from, or the pair that a backtest compares with
-    more: Any = None  # what only this stage knows
+    starting: Any = None  # the weights that training starts from, None for random initialization
+    more: Any = None  # anything else that the stage needs
     notes: tuple[str, ...] = ()  # lines to print before the stage runs
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage leaves: its run, its folder, the content of the record there, and its children's results."""
+    """The result of a stage: run id, output folder, the record in that folder, and the results of child stages."""
 
     stage: str
     run_id: str
@@ -72,16 +72,16 @@ class Result:
 
 
 class Stage:
-    """One step of the research loop; subclass it and add an instance to `kronos.stages.STAGES`.
+    """One step of the pipeline; subclass it and add an instance with `kronos.stages.register_stage`.
 
     Attributes:
-        name: as on the command line, in MLproject and in the tag `kronos.stage`.
-        help: one line.
-        params: the fields that the stage reads. They are listed by its help and in MLproject, and those that can
-            change its numbers are part of its cache key.
-        by_content: fields of `params` that are in the key as a digest of the inputs, not as text.
-        packages: installed packages whose version can change the stage's numbers.
-        cached: whether a finished output of the same key is reused.
+        name: the name on the command line, in MLproject and in the tag `kronos.stage`.
+        help: one line for the command line.
+        params: the fields that the stage reads. They are listed in its help and in MLproject, and those that can
+            change its results are part of its cache key.
+        by_content: fields of `params` that enter the key through the digest of an input instead of their value.
+        packages: installed packages whose version can change the stage's results.
+        cached: whether a finished output with the same key is reused.
         resumable: whether an interrupted run can be continued from a checkpoint.
     """
 
@@ -94,18 +94,18 @@ class Stage:
     resumable: bool = False
 
     def check(self, config: Config) -> None:
-        """Refuse mistakes that no input has to be opened for; called before the stage's run is created."""
+        """Raise UserError for an invalid configuration; called before inputs are opened and the run is created."""
 
     def folder(self, config: Config) -> Path:
-        """The folder that the stage writes."""
+        """The output folder of the stage."""
         raise NotImplementedError
 
     def inputs(self, config: Config) -> Inputs:
-        """Open what the stage reads, each once, with its digest. Raises UserError where something is missing."""
+        """Open everything that the stage reads, with digests. Raises UserError where something is missing."""
         raise NotImplementedError
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
-        """Do the work. `key` is what the record of the output is written with (`cache.write_record`)."""
+        """Run the stage. `key` holds the parts of the cache key, which `cache.write_record` writes to the record."""
         raise NotImplementedError
 
     def key_fields(self, config: Config) -> tuple[str, ...]:
@@ -113,12 +113,12 @@ class Stage:
         return tuple(name for name in self.params if name not in NO_EFFECT and name not in self.by_content)
 
     def code(self, config: Config) -> tuple[str, ...]:
-        """Modules that make the numbers, in addition to the stage's own; what they import is found from there."""
+        """Further modules that the results depend on, besides the stage's own; their imports are included."""
         return ()
 
     def run_to_continue(self, config: Config, inputs: Inputs, tracking: "Tracking") -> str | None:
-        """The MLflow run that this one continues, for a stage that keeps its progress elsewhere (a search)."""
+        """Id of the MLflow run to resume, for a stage that stores its progress elsewhere (a search); else None."""
         return None
 
     def finish(self, context: Context, result: Result) -> None:
-        """What follows a run of its own, reused or not; within a pipeline it is called at the pipeline's end."""
+        """Called after the stage, reused or not; within a pipeline it is called at the end of the pipeline."""

@@ -1,13 +1,14 @@
-"""What decides whether a finished stage is reused: its cache key, and the record in the folder that it wrote.
+"""The cache of finished stages: the cache key of a stage, and the record in its output folder.
 
 The key of a stage is the digest of its name, the values of the fields that can change its numbers, the digests of
 its inputs, the code that it uses, and the versions of the packages that can change its numbers. Comments, docstrings
-and modules that only show, track or launch are not part of it.
+and modules that only report, track or launch are not part of it.
 """
 
 import ast
 import inspect
 import json
+import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
@@ -37,11 +38,27 @@ SAME_MODEL = (
     "lookback_window",
     "predict_window",
     "clip",
-)  # a model made with others does not fit
+)  # a model trained with other values of these fields cannot be used
+# How a changed input is named in messages, by its name in `Inputs.digests`; the others show both values.
+CHANGED_INPUTS = {
+    "bars": "the bars have changed",
+    "source": "the source data have changed",
+    "tokenizer": "the tokenizer has other weights",
+    "predictor": "the predictor has other weights",
+    "pretrained": "the pretrained weights have changed",
+    "pretrained_tokenizer": "pretrained_tokenizer_path: other weights",
+    "pretrained_predictor": "pretrained_predictor_path: other weights",
+    "before": "the weights that the models were trained from have changed",
+    "signals": "the registered signals have changed",
+    "benchmark": "the benchmark has changed",
+    "seen": "the days that the models were trained on have changed",
+    "objective": "the training objective has changed",
+}
+DIGEST = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{12,}\b")
 
 
 def key_parts(stage: Stage, config: Config, inputs: Inputs, objective: Any = None) -> dict[str, Any]:
-    """Everything that a stage's output depends on; equal parts give equal output."""
+    """Everything that decides a stage's output; equal parts give equal output."""
     digests = dict(inputs.digests)
     if objective is not None:
         digests["objective"] = source_digest(objective)
@@ -69,7 +86,7 @@ def code_digest(*modules: str) -> str:
 
 
 def _imported_from(modules: Iterable[str]) -> dict[str, Path]:
-    """{module: file} of the modules and of what they import, directly or not; those without numbers are left out."""
+    """{module: file} of the modules and all that they import, as far as it can change a stage's numbers."""
     found: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
@@ -94,7 +111,7 @@ def has_numbers(module: str) -> bool:
 
 
 def _file_of(module: str) -> Path | None:
-    """The file of a module of this project, or of a stage defined elsewhere; None for anything else."""
+    """Source file of a module of this project or of a registered stage's module; None for any other module."""
     parts = module.split(".")
     if parts[0] != "kronos":
         loaded = getattr(sys.modules.get(module), "__file__", None)
@@ -110,13 +127,13 @@ _stage_modules: set[str] = set()  # modules outside the package whose stages wer
 
 
 def know_module(name: str) -> None:
-    """Count the code of a module outside the package as code of its stages."""
+    """Include the code of a module outside the package in the cache keys of its stages."""
     _stage_modules.add(name)
 
 
 @cache
 def _code(file: Path) -> str:
-    """A file's syntax tree as text, without docstrings: comments and layout are no part of it."""
+    """A file's syntax tree as text, without docstrings, comments and layout."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -131,10 +148,10 @@ def _code(file: Path) -> str:
 
 
 def source_digest(function: Any) -> str:
-    """Name and digest of a user's callable: its modules' source, and the values that it has captured.
+    """Name and digest of a user's callable: the source of its modules, and the values that it has captured.
 
-    The modules are the one that defines it and the user's own modules that this one imports. A captured value that
-    has no stable text makes the digest differ each time, so that nothing is reused wrongly.
+    The modules are the one that defines it and the user's own modules that this one imports. A captured value whose
+    `repr` is not stable makes the digest differ in each process, so that the stage is run again.
     """
     if isinstance(function, partial):
         bound = [
@@ -158,9 +175,9 @@ def _value(value: Any) -> str:
 
 
 def _source_of(what: Any) -> str:
-    """The source of the module that defines a function or class, and of the user's modules that it imports."""
+    """Source of the module that defines a function or class, and of the user's modules that it imports."""
     module = inspect.getmodule(what)
-    if module is None or getattr(module, "__file__", None) is None:  # typed at a prompt
+    if module is None or getattr(module, "__file__", None) is None:  # defined in an interactive session
         return what.__code__.co_code.hex() if inspect.isfunction(what) else repr(what)
     texts: dict[str, str] = {}
     waiting = [module.__name__]
@@ -179,7 +196,7 @@ def _source_of(what: Any) -> str:
 
 
 def _is_users(file: Path) -> bool:
-    """Whether a module is the user's own: neither of this package, nor installed, nor Python's."""
+    """Whether a module is the user's own: not of this package, not installed, not of the standard library."""
     if file.suffix != ".py" or file.is_relative_to(PACKAGE):
         return False
     installed = {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -189,7 +206,7 @@ def _is_users(file: Path) -> bool:
 def write_record(
     folder: Path, parts: Mapping[str, Any], run_id: str, outputs: Iterable[str], more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write `summary.json`, the last file of a stage: its cache key and parts, its run, and digests of its files."""
+    """Write `summary.json`, the last file of a stage: its cache key and parts, run id, and file digests."""
     record = {
         **more,
         "key": key_of(parts),
@@ -207,51 +224,60 @@ def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def finished(folder: Path, parts: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """The record of an output with this very key whose files are whole, else None and why not."""
+    """(record, "") of a finished output with this key and unchanged files, else (None, the reason)."""
     if not (folder / RECORD).is_file():
-        return None, "there is no finished one"
+        return None, "there is no finished output"
     record = read_record(folder)
     if record.get("key") != key_of(parts):
-        return None, "; ".join(differences(record.get("made_from", {}), parts)) or "it was made otherwise"
+        return None, "; ".join(differences(record.get("made_from", {}), parts)) or "its record does not match"
     try:
         whole = file_digests(folder, record["outputs"]) == record["outputs"]
     except OSError:
         whole = False
-    return (record, "") if whole else (None, "its files changed")
+    return (record, "") if whole else (None, "its files have been changed")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a stage's output; a damaged one is a `UserError`."""
+    """The record of a stage's output. Raises UserError where it is not a JSON object."""
     record = read_json(folder / RECORD)
     if not isinstance(record, dict):
         raise UserError(
-            f"{folder / RECORD} is not a record of a stage: delete {folder} and run the stage again"
+            f"{folder / RECORD} is not the record of a stage: delete {folder} and run the stage again"
         )
     return record
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Where the parts of two keys differ, in words; versions and code come last."""
+    """List what differs between two cache keys, one phrase per field, input or package; the code comes last."""
     found = []
     for part in ("fields", "inputs", "versions"):
         before, after = old.get(part, {}), new.get(part, {})
         found += [
-            f"{name} was {before.get(name, 'unknown')}, is {after[name]}"
+            _change(part, name, str(before.get(name, "unknown")), str(after[name]))
             for name in after
             if before.get(name) != after[name]
         ]
     if old.get("code") != new.get("code"):
-        found.append("the code changed")
+        found.append("the code has changed")
     return found
+
+
+def _change(part: str, name: str, before: str, after: str) -> str:
+    """One difference in words. Digests of inputs are not shown, since a user cannot read them."""
+    if part == "inputs" and name in CHANGED_INPUTS:
+        return CHANGED_INPUTS[name]
+    if DIGEST.search(before) or DIGEST.search(after):
+        return f"{name} has changed"
+    return f"{name} was {before}, is {after}"
 
 
 def refuse_other_configuration(
     folder: Path, what: str, remedy: str, fields: Mapping[str, str], inputs: Mapping[str, str]
 ) -> None:
-    """Refuse a stored output made with other values of `fields` or from other `inputs`.
+    """Raise UserError for a stored output that was made with other values of `fields` or from other `inputs`.
 
-    Only what the output's record knows is compared. A folder without a record (weights from elsewhere, a store built
-    in a notebook) is taken as it is.
+    Only names that the output's record contains are compared. A folder without a record (weights from elsewhere, a
+    store built in a notebook) is accepted.
     """
     if not (folder / RECORD).is_file():
         return

@@ -1,4 +1,4 @@
-"""The data stage: a source's bars, checked, in the store; the windows and forecast days that they give."""
+"""The data stage: read and check bars, write the bar store, and report windows and forecast points."""
 
 import re
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ class DataStage(Stage):
         return (type(_processor(config)).__module__,)
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
-        """Build the store, report what was found in the bars, and check that every split has windows."""
+        """Build the store, report the findings about the bars, and check that every split has windows."""
         config = context.config
         store = replace(_build(context, inputs.more, key), across_days=config.data.windows_across_days)
         context.say(
@@ -104,7 +104,7 @@ def _processor(config: Config) -> BaseDataProcessor:
 
 
 def _build(context: Context, processor: BaseDataProcessor, key: Mapping[str, Any]) -> BarStore:
-    """The store of this configuration: built now, or kept where only the splits have changed since."""
+    """Build the store of this configuration, or keep the existing one if only the splits have changed."""
     config = context.config
     own = {**key, "fields": field_texts(config, store_fields(config))}
     if config.tracking.reuse and (Path(config.data.dataset_path) / "index.json").is_file():
@@ -113,20 +113,20 @@ def _build(context: Context, processor: BaseDataProcessor, key: Mapping[str, Any
         except UserError:
             store = None
         if store is not None and store.key == key_of(own):
-            context.say(f"bars: kept as they are in {store.path}, only the splits are resolved again")
+            context.say(f"bars: unchanged in {store.path}, only the splits are resolved again")
             return store
     if not processor.reusable:
         context.say(
-            f"  {type(processor).__name__} does not say what its bars depend on, so they are read again each time: "
-            "define fingerprint() to have them reused"
+            f"  {type(processor).__name__} does not define what its bars depend on, so they are read each time: "
+            "define fingerprint() to reuse them"
         )
     return processor.run_pipeline(key_of(own))
 
 
 def describe_splits(context: Context, store: BarStore, splits: Ranges) -> pd.DataFrame:
-    """Make every split once, so that an empty one or an overlap is refused before anything is trained.
+    """Make every split once, so that empty or overlapping splits raise UserError before training.
 
-    Returns a table of the instruments: bars, first, last, and windows of each split (train, val, test, forecasts).
+    Returns a table with a row per instrument: bars, first, last, and counts for train, val, test and forecasts.
     """
     config = context.config
     for note in splits.notes:
@@ -156,7 +156,7 @@ def describe_splits(context: Context, store: BarStore, splits: Ranges) -> pd.Dat
 
 
 def write_reports(store: BarStore, ranges: Ranges, windows: pd.DataFrame, counts: dict[str, float]) -> None:
-    """Beside the store: the report with its splits, the same as JSON, a figure, and the windows by instrument."""
+    """Write into the store's folder: the data report (Markdown, JSON, figure) and the windows per instrument."""
     from kronos.data.quality_report import report_markdown
     from kronos.report.figures import data_figure, save_png
 

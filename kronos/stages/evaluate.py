@@ -1,4 +1,4 @@
-"""From forecasts to a report: bars as wide frames, scores, baselines, sample paths of a subset, portfolios."""
+"""Evaluate forecasts: scores, baselines, sample paths of a subset, portfolios, and the report."""
 
 import tempfile
 from collections import Counter
@@ -45,7 +45,11 @@ def evaluate(
     repaired: int,
     folder: Path,
 ) -> dict[str, float]:
-    """Everything after the forecasts, written into `folder`; returns the key figures."""
+    """Evaluate the forecasts and write the report into `folder`; returns the metrics.
+
+    `forecast` has one row per point and step (instrument, as_of, datetime, step, features); `repaired` is the number
+    of repaired forecast bars.
+    """
     config, store, splits = context.config, model.store, inputs.splits
     assert splits is not None
     rules = config.backtest
@@ -114,14 +118,14 @@ def _source_notes(store: BarStore) -> list[str]:
 
 
 def score(close: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
-    """Scores of a long forecast frame, as returns on the last closes of the wide frame."""
+    """Signals of a long forecast frame, as returns relative to the last closes (days x instruments)."""
     return signals.scores(forecast, pd.Series(close.rename_axis(index="as_of").stack()))
 
 
 def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
     """`open`, `close`, `volume` of real bars (NaN elsewhere) and `member`, days x instruments, from a session on.
 
-    A member stays one over a hole that is filled: its move is counted when it is back.
+    An instrument stays a member while its missing bars are filled; its return is counted at its next real bar.
     """
     shape = (store.last_session + 1 - first_session, len(store.instruments))
     flags, session, instrument = np.asarray(store.flags), np.asarray(store.session), store.instrument_of_row
@@ -144,7 +148,7 @@ def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
 def before_training(
     context: Context, inputs: Inputs, model: Forecaster, points: ForecastPoints, close: pd.DataFrame
 ) -> Before:
-    """Scores by the models that these were trained from, by their records, on days `baseline_day_step` apart."""
+    """Scores of the models that training started from, by their records, on days `baseline_day_step` apart."""
     config, store, uri = context.config, model.store, context.config.tracking.tracking_uri
     random = inputs.predictor.record.get("started_from", {}).get("address") is None
     name = "model before training (random weights)" if random else "model before fine-tuning"
@@ -153,7 +157,7 @@ def before_training(
     known = points.session + horizon + 1 <= store.last_session
     part = points.subset(known & ((points.session - points.session.min()) % spacing == 0))
     if not len(part):
-        return Before(name, note="no day of the backtest is followed by a whole horizon")
+        return Before(name, note="no day of the backtest is followed by a full horizon")
     predictor, why_not = weights_before("predictor", inputs.predictor, uri)
     if predictor is None:
         return Before("model before fine-tuning", note=f"not compared: {why_not}")
@@ -170,7 +174,8 @@ def before_training(
         earlier = forecaster(config, store, tokenizer.model, predictor.model)
     except UserError as error:
         return Before(
-            name, note=f"not compared: the two models before training do not fit each other ({error})"
+            name,
+            note=f"not compared: tokenizer and predictor before training do not fit each other ({error})",
         )
     means, _ = earlier.means(part, trading_rules(config), "before training")
     table = signals.wide(score(close, forecast_frame(store, part, means)), config.backtest.backtest_signal)
@@ -183,7 +188,11 @@ def before_training(
 def sample_paths(
     model: Forecaster, points: ForecastPoints, forecasts: Forecasts
 ) -> tuple[list[Samples], list[Example]]:
-    """Paths of a fixed random subset of the points whose horizon is known: as the model says, and as traded."""
+    """Sample paths of a fixed random subset of the points with a realised horizon.
+
+    They are drawn at temperature 1 and top-p 1, and with the trading settings if these are different. Returns the
+    samples, with paths [N, samples, H] relative to the last close, and a few examples for the report.
+    """
     config, store = model.config, model.store
     whole = np.flatnonzero(points.session + config.data.predict_window <= store.last_session)
     order = draw_keys(store, points)[whole].astype(np.uint64) * GOLDEN
@@ -225,7 +234,7 @@ def simulate(
     first_session: int,
     tradable: Tradability,
 ) -> dict[str, BacktestResult]:
-    """Trade every signal, and rankings by chance (named random_N), in Qlib from the store's bars."""
+    """Backtest every signal, and random rankings (named random_N), in Qlib on the bars of the store."""
     rules = config.backtest
     frame = store.frame((*FEATURES, "flag"))
     frame = frame[frame["datetime"] >= pd.Timestamp(store.sessions[first_session])]
@@ -248,7 +257,7 @@ def simulate(
 
 
 def write_ledgers(folder: Path, results: Mapping[str, BacktestResult], configured: str) -> None:
-    """Fills and positions of the configured signal by their plain names; the other signals' under exploratory/."""
+    """Write fills and positions of the configured signal into `folder`, of other signals under exploratory/."""
     for name in signals.SIGNALS:
         place = folder if name == configured else folder / "exploratory" / name
         place.mkdir(parents=True, exist_ok=True)

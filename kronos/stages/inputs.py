@@ -1,4 +1,4 @@
-"""The bars and splits that stages read: the store opened, its splits resolved, and what is made of both."""
+"""Bars and splits for the stages: open the store, resolve its splits, and make windows and forecast points."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,7 +21,7 @@ from kronos.utils.files import read_json, write_json
 SPLITS = "splits.json"
 RANGES = ("train_time_range", "val_time_range", "test_time_range", "backtest_time_range")
 SPLIT_FIELDS = (*RANGES, "lookback_window", "predict_window", "embargo", "windows_across_days")
-# What a store is made from: fields of every source, and those that only some sources read.
+# Fields that decide the content of a store: those of every source, and those that only some sources read.
 STORE_FIELDS = (
     "data_source", "freq", "dataset_begin_time", "dataset_end_time", "symbols", "calendar", "adjust",
 )  # fmt: skip
@@ -32,7 +32,7 @@ SOURCE_FIELDS: dict[str, tuple[str, ...]] = {
     "sina": ("sina_url", "sina_factor_url", "sina_symbols", "sina_datalen", "qlib_data_path", "instrument"),
 }
 EVERY_SOURCE_FIELD = tuple(dict.fromkeys(name for names in SOURCE_FIELDS.values() for name in names))
-# Fields that a digest of bars, splits or weights stands for in the keys of the stages after the data stage.
+# Fields that the digests of bars, splits and weights represent in the cache keys of stages after the data stage.
 BY_CONTENT = (
     *STORE_FIELDS, *EVERY_SOURCE_FIELD, *RANGES, "embargo", "pretrained_tokenizer_path", "pretrained_predictor_path",
     "freeze_tokenizer", "tokenizer_path", "predictor_path", "feature_list", "time_feature_list",
@@ -40,17 +40,17 @@ BY_CONTENT = (
 
 
 def store_fields(config: Config) -> tuple[str, ...]:
-    """The fields that decide what the store of this configuration holds; a user's class may read any of them."""
+    """The fields that decide the content of the store; a user-defined data source may read any source field."""
     return (*STORE_FIELDS, *SOURCE_FIELDS.get(config.data.data_source, EVERY_SOURCE_FIELD))
 
 
 def field_texts(config: Config, names: tuple[str, ...]) -> dict[str, str]:
-    """The values of fields as text, by name."""
+    """Field values as text, by name."""
     return {name: to_text(getattr(config, name)) for name in names}
 
 
 def stored_bars(config: Config) -> BarStore:
-    """The store at `dataset_path`; one that was built from another configuration is refused."""
+    """Open the store at `dataset_path`. Raises UserError if it was built from another configuration."""
     store = open_store(config.data.dataset_path)
     remedy = "run  python -m kronos data  again, or give the other --dataset-path"
     refuse_other_configuration(store.path, "the store", remedy, field_texts(config, store_fields(config)), {})
@@ -58,7 +58,7 @@ def stored_bars(config: Config) -> BarStore:
 
 
 def resolve_splits(config: Config, store: BarStore) -> Ranges:
-    """The days of every split: those that the data stage stored, or resolved by its rule for other ranges."""
+    """The days of every split: as stored by the data stage, or resolved again if the ranges are different."""
     asked = field_texts(config, SPLIT_FIELDS)
     file = store.path / SPLITS
     if file.is_file():
@@ -74,13 +74,13 @@ def resolve_splits(config: Config, store: BarStore) -> Ranges:
 
 
 def store_splits(config: Config, store: BarStore, splits: Ranges) -> None:
-    """Write the resolved splits beside the bars, for the stages that follow."""
+    """Write the resolved splits into the store's folder for later stages."""
     asked = field_texts(config, SPLIT_FIELDS)
     write_json(store.path / SPLITS, {"asked": asked, "digest": store.digest, **splits_to_json(splits)})
 
 
 def splits_to_json(splits: Ranges) -> dict[str, Any]:
-    """Resolved splits as plain values."""
+    """Resolved splits as JSON values."""
     days = {name: [day.isoformat() for day in pair] for name, pair in splits.days().items()}
     return {"days": days, "notes": list(splits.notes)}
 
@@ -95,7 +95,7 @@ def splits_from_json(stored: Mapping[str, Any]) -> Ranges:
 
 
 def backtest_points(config: Config, store: BarStore, splits: Ranges) -> ForecastPoints:
-    """The (day, instrument) pairs of the backtest's range. Raises UserError where there is none."""
+    """The (day, instrument) pairs to forecast in the backtest range. Raises UserError where there are none."""
     lookback = config.data.lookback_window
     points = forecast_points(store, *splits.backtest, lookback, config.data.predict_window)
     if not len(points):
@@ -119,7 +119,7 @@ def backtest_points(config: Config, store: BarStore, splits: Ranges) -> Forecast
 
 
 def training_splits(config: Config, store: BarStore, splits: Ranges) -> tuple[Split, Split]:
-    """Training windows (with the next token) and validation windows."""
+    """The splits of training windows (one bar longer, for the next token) and of validation windows."""
     scored = config.data.lookback_window + config.data.predict_window
     train = windows_of(config, store, "train", splits, config.window_length)
     return train, windows_of(config, store, "val", splits, scored)
@@ -132,7 +132,7 @@ def windows_of(config: Config, store: BarStore, name: str, splits: Ranges, lengt
 
 
 def log_dataset(context: Context, store: BarStore, use: str) -> None:
-    """Name the bars that a run used, with their digest, as MLflow shows a dataset."""
+    """Log the bars that a run used as an MLflow dataset, with their digest."""
     name = str(store.source.get("name", context.config.data.data_source))
     profile = {"bars": len(store.session), "instruments": len(store.instruments), "freq": store.freq}
     context.run.dataset(name, store.digest, {"store": name, "digest": store.digest}, profile, use)

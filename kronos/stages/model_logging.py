@@ -1,4 +1,4 @@
-"""What a run keeps of its models, so that it can be repeated and served from its own artifacts."""
+"""Log models to a run, so that it can be repeated and served from its own artifacts."""
 
 import tempfile
 from pathlib import Path
@@ -19,7 +19,7 @@ from kronos.utils.files import write_json
 
 
 def log_inputs(context: Context, **models: Weights) -> None:
-    """Log the weights that a stage started from, with their records, as `inputs/NAME`."""
+    """Log the weights that a stage used, with their records, as artifacts `inputs/NAME`."""
     with tempfile.TemporaryDirectory(prefix="kronos-inputs-") as scratch:
         for name, one in models.items():
             one.model.save_pretrained(Path(scratch) / name)
@@ -31,7 +31,7 @@ def log_inputs(context: Context, **models: Weights) -> None:
 def log_served_model(
     run: Run, config: Config, store: BarStore, tokenizer: Any, predictor: Any, step: int = 0
 ) -> str:
-    """Log both models as one MLflow model that forecasts as the run's own stages do; returns its address."""
+    """Log both models as one MLflow model with the forecast settings of the configuration; returns its URI."""
     data, forecast = config.data, config.forecast
     settings = {
         "lookback": data.lookback_window, "pred_len": data.predict_window, "T": forecast.inference_T,
@@ -46,7 +46,7 @@ def log_served_model(
 
 
 def example_bars(store: BarStore, lookback: int) -> pd.DataFrame:
-    """The latest context of the first instrument that has one, as a request would give it."""
+    """The last `lookback` bars of the first instrument that has enough, in the format of a request."""
     point = latest_points(store, lookback)
     row, instrument = int(point.row[0]), int(point.instrument[0])
     rows = slice(row - lookback + 1, row + 1)

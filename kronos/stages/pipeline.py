@@ -1,4 +1,4 @@
-"""The pipeline of stages as one run with a child per stage, and TrainingPipeline, whose steps can be replaced."""
+"""The pipeline as one run with a child run per stage, and TrainingPipeline, whose steps can be overridden."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,9 +24,9 @@ Step = Callable[[], Result | None]
 
 
 class PipelineStage(Stage):
-    """Run the stages in order as children of one run; skipped ones must have left their output before.
+    """Run the stages in order as child runs of one run; the output of skipped stages must exist already.
 
-    `steps`, given the pipeline's context, returns functions to call instead of stages, by stage name.
+    `steps(context)` returns functions to call instead of stages, by stage name.
     """
 
     name = "pipeline"
@@ -41,7 +41,7 @@ class PipelineStage(Stage):
         return Path(config.output.save_path).parent
 
     def inputs(self, config: Config) -> Inputs:
-        """Check that what skipped stages should have left is there; everything that is missing is said at once."""
+        """Check that the output of skipped stages exists. Raises UserError with everything that is missing."""
         missing = []
         for stage in ORDER[:3]:
             if not _skip_flags(config)[stage.name] or _is_frozen(config, stage.name):
@@ -61,7 +61,7 @@ class PipelineStage(Stage):
         return Inputs()
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
-        """Run the stages and show their metrics on the pipeline's run."""
+        """Run the stages and log their metrics to the pipeline's run."""
         config, run = context.config, context.run
         write_json(self.folder(config) / CONFIG_FILE, config.model_dump(mode="json"))
         steps = self._steps(context) if self._steps else {}
@@ -73,14 +73,14 @@ class PipelineStage(Stage):
                 run.tags({f"{name}_skipped": "true"})
                 continue
             result = steps[name]() if name in steps else run_stage(stage, config, context)
-            if result is None:  # a step of the user's that is no stage
+            if result is None:  # a user-defined step that does not run a stage
                 continue
             results[name] = result
             run.tags({f"{name}_run": result.run_id, f"{name}_reused": to_text(result.reused)})
             run.metrics(0, {f"{name}_{metric}": value for metric, value in result.record["metrics"].items()})
         if "backtest" in results:
             BacktestStage().finish(context, results["backtest"])
-        context.say(f"pipeline: done, run {run.id}; look at it with  mlflow ui")
+        context.say(f"pipeline: done, run {run.id}; view it with  mlflow ui")
         return Result(self.name, run.id, self.folder(config), {}, children=results)
 
 
@@ -105,7 +105,7 @@ def _used_instead(config: Config, name: str) -> str:
 
 
 class TrainingPipeline:
-    """The stages in order, as children of one tracked run; override a method to change a step.
+    """The stages in order, as child runs of one tracked run; override a method to change a step.
 
         class Mine(TrainingPipeline):
             def train_predictor(self):
@@ -113,22 +113,25 @@ class TrainingPipeline:
 
         Mine(epochs=5).run()
 
-    A method returns what its stage left (`Result`), or None for a step that is no stage. Called outside `run`,
-    a method runs its stage alone.
+    A method returns the `Result` of its stage, or None for a step that does not run a stage. Called outside `run`, a
+    method runs its stage alone.
 
     Args:
-        config: the settings, or None for `fields` over the sample (or over their data source's defaults), as on the
-            command line.
+        config: the settings; None to set `fields` over the defaults of the sample or of the given data source, as on
+            the command line.
+
+    Raises:
+        UserError: where both a configuration and fields are given, or a field is invalid.
     """
 
     def __init__(self, config: Config | None = None, **fields: Any) -> None:
         if config is not None and fields:
             raise UserError("give a configuration or fields, not both")
         self.config = config or load_config(None, fields)[0]
-        self._current: Context | None = None  # of the open pipeline run
+        self._current: Context | None = None  # context of the running pipeline
 
     def process_data(self) -> Result | None:
-        """Bars from the source into the store."""
+        """Read bars from the source into the store."""
         return self._stage("data")
 
     def train_tokenizer(self) -> Result | None:
@@ -136,7 +139,7 @@ class TrainingPipeline:
         return self.fit("tokenizer")
 
     def train_predictor(self) -> Result | None:
-        """Train the predictor on the tokenizer's ids."""
+        """Train the predictor on the tokenizer's token ids."""
         return self.fit("predictor")
 
     def backtest(self) -> Result | None:
@@ -144,24 +147,28 @@ class TrainingPipeline:
         return self._stage("backtest")
 
     def predict(self) -> Result | None:
-        """Forecast from the last bars; not part of `run`."""
+        """Forecast the next bars from the latest ones; not part of `run`."""
         return self._stage("predict")
 
     def fit(self, kind: str, objective: ObjectiveFactory | None = None) -> Result:
-        """Train `kind` ("tokenizer" or "predictor"), by the public objective or your own.
+        """Train `kind` ("tokenizer" or "predictor") with the public objective or your own.
 
-        `objective(config, tokenizer)` returns what is trained and measured, a `kronos.training.objectives.Objective`;
-        the tokenizer is None when it is trained itself. Its name and source are part of the cache key. To train with
-        several processes, define it at the top of a module that they can import.
+        `objective(config, tokenizer)` returns a `kronos.training.objectives.Objective`, which defines the training
+        loss and the validation metrics; `tokenizer` is None when the tokenizer is trained. Its name and source are
+        part of the cache key. To train with several processes, define it at the top level of a module that they can
+        import.
+
+        Raises:
+            UserError: for another `kind`, or an objective that other processes cannot import.
         """
         if kind not in ("tokenizer", "predictor"):
             raise UserError(f"fit takes tokenizer or predictor, not {kind!r}")
         return self._stage(kind, objective)
 
     def run(self) -> dict[str, Result]:
-        """Run all steps in order; those that the configuration skips are left out."""
+        """Run all steps in order, without those that the configuration skips; returns the results by stage name."""
         place = launched()
-        if place is not None and place.rank > 0:  # torchrun's other processes take part in training only
+        if place is not None and place.rank > 0:  # under torchrun, ranks above 0 take part in training only
             from kronos.stages import train_worker
 
             train_worker.under_torchrun()

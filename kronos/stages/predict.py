@@ -1,4 +1,4 @@
-"""The predict stage: the latest bars of every instrument forecast into the future, with quantiles and figures."""
+"""The predict stage: forecast the next bars of every instrument, with quantiles and figures."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +27,8 @@ from kronos.stages.weights import trained_pair
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder
 
-DRAWN = 4  # figures, where none are asked for
-HISTORY = 2  # contexts that a figure shows before the forecast
+DRAWN = 4  # number of figures if predict_figures is not set
+HISTORY = 2  # length of the history in a figure, in units of lookback_window
 NOT_READ = (
     "backtest_result_path",
     "backtest_save_folder_name",
@@ -38,7 +38,7 @@ NOT_READ = (
 
 
 class PredictStage(Stage):
-    """Write forecast.parquet, forecast.csv and figures of the latest bars' forecast."""
+    """Write forecast.parquet, forecast.csv and figures of the forecast from the latest bars."""
 
     name = "predict"
     help = "forecast the next bars of every instrument from its latest ones"
@@ -60,7 +60,7 @@ class PredictStage(Stage):
         return Inputs(digests, store, splits, tokenizer, predictor, notes=notes)
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
-        """Forecast and write the folder, which takes its name when it is complete."""
+        """Forecast and write the output folder, which is renamed to its final name when complete."""
         config, store, run = context.config, inputs.store, context.run
         assert store is not None
         log_dataset(context, store, "inference")
@@ -86,14 +86,14 @@ class PredictStage(Stage):
             run.artifact(folder)
         context.say(
             f"predict: {len(points)} instruments as of {frame['as_of'].iloc[0]}, until {frame['datetime'].max()}; "
-            f"{len(points.excluded)} have no {config.data.lookback_window} bars in a row that end there; "
+            f"{len(points.excluded)} without {config.data.lookback_window} consecutive bars up to that time; "
             f"in {config.predict_folder}"
         )
         return Result(self.name, run.id, config.predict_folder, record)
 
 
 def forecast(context: Context, model: Forecaster, points: ForecastPoints) -> pd.DataFrame:
-    """Long frame: the mean of the sample paths, and of each feature its deviation and quantiles."""
+    """Forecast `points`; returns a long frame with mean, standard deviation and quantiles of each feature."""
     config, store = context.config, model.store
     shape = (len(points), config.data.predict_window, len(FEATURES))
     means, deviations = np.empty(shape, np.float32), np.empty(shape, np.float32)
@@ -113,7 +113,7 @@ def forecast(context: Context, model: Forecaster, points: ForecastPoints) -> pd.
 
 
 def chosen(config: Config, store: BarStore, points: ForecastPoints) -> list[str]:
-    """The instruments to draw; one that is not forecast is refused with the reason."""
+    """The instruments to draw. Raises UserError, with the reason, for one that cannot be forecast."""
     names = [store.instruments[place] for place in points.instrument]
     if config.forecast.predict_figures is None:
         return names[:DRAWN]
@@ -129,7 +129,7 @@ def chosen(config: Config, store: BarStore, points: ForecastPoints) -> list[str]
 
 
 def draw(config: Config, store: BarStore, frame: pd.DataFrame, name: str, path: Path) -> None:
-    """History, mean and bands of the close of one instrument."""
+    """Draw the close of one instrument: history, mean forecast and quantile bands."""
     rows = store.symbol_rows(store.instruments.index(name))
     history = pd.Series(
         store.values[rows, FEATURES.index("close")], index=store.times[rows].astype("datetime64[ns]")

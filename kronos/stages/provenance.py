@@ -1,4 +1,4 @@
-"""The last day that a pair of models has seen: trained on, chosen by, or pretrained on."""
+"""The last day of data that a pair of models has seen in training, validation or pretraining."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -28,23 +28,23 @@ STAGE_INPUTS: dict[str, tuple[Literal["data", "tokenizer", "predictor"], ...]] =
 
 @dataclass(frozen=True)
 class Seen:
-    """`until` is the last day seen by either model, None where that is not known and `why` says of what."""
+    """`until` is the last day seen by either model; None where it is unknown, and then `why` is the reason."""
 
     until: date | None
     why: str = ""
 
     def text(self) -> str:
-        """As a tag keeps it."""
+        """The value of the tag `kronos.seen_until`: an ISO date or `unknown`."""
         return UNKNOWN if self.until is None else self.until.isoformat()
 
 
 def seen_until(config: Config, splits: Ranges) -> Seen:
-    """The last day that the models which a configuration uses have seen."""
+    """The last day seen by the models that a configuration uses."""
     return _latest(part for kind in KINDS for part in _of_kind(kind, config, set(), splits))
 
 
 def weights_seen(kind: Kind, name: str, config: Config) -> Seen:
-    """What the weights of a folder, a Hub name, `runs:/...` or `models:/...` have seen."""
+    """The last day seen by the weights at a folder, Hub name, `runs:/...` or `models:/...`."""
     return _latest(_of_weights(kind, name, config, set()))
 
 
@@ -57,18 +57,18 @@ def _latest(parts: Iterator[date | str]) -> Seen:
 
 
 def seen_by_tag(tags: dict[str, str], what: str) -> Seen:
-    """What the tag of a run or of a registered version says."""
+    """The last day seen according to the tag of a run or registered version; `what` names it in the reason."""
     text = tags.get(TAG + SEEN_TAG, UNKNOWN)
     if text == UNKNOWN:
         return Seen(None, f"which days {what} has seen is not known")
     try:
         return Seen(date.fromisoformat(text))
     except ValueError:  # written by hand
-        return Seen(None, f"the days that {what} has seen are written {text!r}, expected YYYY-MM-DD")
+        return Seen(None, f"the tag with the days that {what} has seen is {text!r}, expected YYYY-MM-DD")
 
 
 def _of_kind(kind: Kind, config: Config, met: set[str], splits: Ranges | None = None) -> Iterator[date | str]:
-    """Yield a day for each training, or a sentence where the days are not known; without splits only pretraining."""
+    """Yield the last day of each training, or a reason if unknown; without splits only that of pretraining."""
     given = given_address(kind, config)
     if given is not None:
         yield from _of_weights(kind, given, config, met)
@@ -126,7 +126,7 @@ def days_of(splits: str) -> dict[str, tuple[date, date]]:
 
 
 def seen_before(config: Config, splits: Ranges) -> list[str]:
-    """Sentences on days of the backtest that training, validation or pretraining may have seen; [] is clean."""
+    """Warnings about backtest days that training, validation or pretraining may have seen; [] if there are none."""
     begin, end = splits.backtest
     found: list[str] = []
     for kind in KINDS:
@@ -158,7 +158,7 @@ def _overlaps(kind: Kind, ranges: dict[str, tuple[date, date]], begin: date, end
 
 
 def _pretrained(kind: Kind, name: str, begin: date, config: Config) -> Iterator[str]:
-    """Weights of a folder or of the Hub: the last day that they, or what they were fine-tuned from, have seen."""
+    """Warn about weights of a folder or the Hub by the last day that they or their pretrained weights have seen."""
     seen = weights_seen(kind, name, config)
     if seen.until is None:
         yield f"the {kind} comes from {_short(name)}: the days that it was trained on are not known."
@@ -170,7 +170,7 @@ def _pretrained(kind: Kind, name: str, begin: date, config: Config) -> Iterator[
 
 
 def _tracked(kind: Kind, address: str, config: Config, begin: date) -> Iterator[str]:
-    """Weights of a tracked run or of the registry: what their run says."""
+    """Warn about weights of a tracked run or of the model registry, by the tags of their run."""
     seen = weights_seen(kind, address, config)
     if seen.until is None:
         yield f"the {kind} is from {address}: the days that it was trained on are not known."
@@ -179,7 +179,7 @@ def _tracked(kind: Kind, address: str, config: Config, begin: date) -> Iterator[
 
 
 def _given(kind: Kind, name: str, begin: date, end: date, config: Config) -> Iterator[str]:
-    """Weights from elsewhere: what their own record says, where they have one."""
+    """Warn about weights given by the configuration, by their record if they have one."""
     record = record_of_weights(name)
     ranges = _ranges_of(record)
     if not ranges:
@@ -192,7 +192,7 @@ def _given(kind: Kind, name: str, begin: date, end: date, config: Config) -> Ite
 
 
 def _ranges_of(record: Mapping[str, Any]) -> dict[str, tuple[date, date]]:
-    """The days that weights were trained and chosen on, by their record; empty where it does not say."""
+    """Training and validation days of weights, from their record; empty where it does not contain them."""
     made_from = record.get("made_from", {})
     found = days_of(made_from.get("inputs", {}).get("splits", ""))
     words = {"train": "trained", "val": "chosen by validation"}
@@ -205,7 +205,7 @@ def _ranges_of(record: Mapping[str, Any]) -> dict[str, tuple[date, date]]:
 
 
 def _parent_of(kind: Kind, record: Mapping[str, Any]) -> str | None:
-    """The pretrained weights that weights were trained from; None for random ones."""
+    """Address of the weights that training started from; None for random initialization."""
     if "started_from" in record:
         address = record["started_from"]["address"]
         return None if address is None else str(address)
@@ -214,12 +214,12 @@ def _parent_of(kind: Kind, record: Mapping[str, Any]) -> str | None:
 
 
 def _short(name: str) -> str:
-    """A Hub name as it is, a folder by its last part: reports name no machine's paths."""
+    """A Hub name unchanged, a folder by its last part, so that reports contain no local paths."""
     return name if not Path(name).expanduser().exists() else Path(name).name
 
 
 def parent_runs(stage: str, config: Config) -> dict[str, str]:
-    """`KIND_run` tags: the runs that made the inputs of a stage, as far as their records or addresses say."""
+    """Tags `KIND_run` with the runs that produced the inputs of a stage, where records or addresses tell."""
     found = {f"{kind}_run": _run_of(kind, config) for kind in STAGE_INPUTS.get(stage, ())}
     return {name: run for name, run in found.items() if run}
 

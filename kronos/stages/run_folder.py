@@ -1,4 +1,4 @@
-"""The working folder of a stage in progress: locked by one process, renamed on success, kept for resuming."""
+"""The working folder of a running stage: locked by one process, renamed on success, kept for resuming."""
 
 import shutil
 import signal
@@ -17,16 +17,18 @@ from kronos.utils.errors import UserError
 from kronos.utils.files import read_json, replace_folder, write_json
 
 RUN_FILE = "run.json"
-SAME_REQUEST = 2.0  # seconds: torchrun repeats a Ctrl-C that the terminal has sent to every process already
+SAME_REQUEST = (
+    2.0  # seconds; torchrun sends a Ctrl-C again that the terminal has already sent to every process
+)
 
 
 def working_path(final: Path, parts: Mapping[str, Any]) -> Path:
-    """The hidden folder beside `final` in which output of this key is made."""
+    """The hidden folder beside `final` in which the output with this key is written."""
     return final.parent / f".{final.name}-{key_of(parts)}"
 
 
 def unfinished_run(final: Path, parts: Mapping[str, Any]) -> str | None:
-    """The MLflow run of an interrupted stage of this key that can be resumed, else None."""
+    """Id of the MLflow run of an interrupted stage with this key that can be resumed, else None."""
     working = working_path(final, parts)
     if not (working / "checkpoints" / "last").is_dir() or not (working / RUN_FILE).is_file():
         return None
@@ -34,48 +36,48 @@ def unfinished_run(final: Path, parts: Mapping[str, Any]) -> str | None:
 
 
 def check_resumable(final: Path, parts: Mapping[str, Any]) -> None:
-    """For resume=must: refuse when there is no unfinished run of this key, and say how those there differ."""
+    """For resume=must: raise UserError if no unfinished run has this key, with the differences of those found."""
     if (working_path(final, parts) / "checkpoints" / "last").is_dir():
         return
     found = []
     for folder in sorted(final.parent.glob(f".{final.name}-*")):
         if (folder / "checkpoints" / "last").is_dir() and (folder / RUN_FILE).is_file():
             differ = differences(read_json(folder / RUN_FILE).get("made_from", {}), parts)
-            found.append(f"{folder}: {'; '.join(differ) or 'it was made otherwise'}")
+            found.append(f"{folder}: {'; '.join(differ) or 'its record does not match'}")
     if found:
         raise UserError(f"resume=must, but the unfinished run differs, {' | '.join(found)}")
-    raise UserError(f"resume=must, but there is no unfinished run of {final}: use resume=auto to begin one")
+    raise UserError(f"resume=must, but there is no unfinished run of {final}: use resume=auto to start one")
 
 
 @contextmanager
 def stage_lock(
     final: Path, parts: Mapping[str, Any], wait: bool, say: Callable[[str], None]
 ) -> Iterator[None]:
-    """Hold the lock of a stage's folder and key, so that two equal commands do not make the same output at once.
+    """Hold the lock of a stage's folder and key, so that two processes do not write the same output at once.
 
-    With `wait` the second process waits for the first, otherwise it is refused with a UserError. Taken before the
-    run of an interrupted stage is looked up: that run may belong to the process that holds the lock.
+    With `wait` the second process waits for the first, otherwise it raises UserError. The lock is acquired before an
+    interrupted run is looked up, since that run may belong to the process that holds the lock.
     """
-    # A training is locked by its key, since trainings of other keys have working folders of their own.
+    # Training is locked by key, since trainings with other keys use other working folders.
     name = f".{final.name}.lock" if wait else f"{working_path(final, parts).name}.lock"
     lock = FileLock(final.with_name(name), timeout=0)
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire()
-    except PermissionError as error:  # the lock's own name would tell the user nothing
+    except PermissionError as error:  # name the folder in the error instead of the lock file
         raise PermissionError(error.errno, error.strerror, str(final.parent)) from None
     except Timeout:
         if not wait:
             raise UserError(f"another process is training {final} with this very configuration") from None
-        say(f"waits for another process that writes {final}")
+        say(f"waiting for another process that writes {final}")
         lock.acquire(timeout=-1)
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows does not delete an open file
+        with suppress(OSError):  # Windows cannot delete an open file
             Path(lock.lock_file).unlink()
         lock.release()
-        with suppress(OSError):  # a folder that nothing was written into
+        with suppress(OSError):  # remove the folder if it is empty
             final.parent.rmdir()
 
 
@@ -83,10 +85,10 @@ def stage_lock(
 def working_folder(
     final: Path, parts: Mapping[str, Any], run_id: str
 ) -> Iterator[tuple[Path, Callable[[], bool]]]:
-    """A folder beside `final` that takes its name when the block ends well; the caller holds `stage_lock`.
+    """A folder beside `final` that is renamed to `final` on success; the caller holds `stage_lock`.
 
-    Yields the folder and a function that says whether Ctrl-C or SIGTERM asked to stop. What can be resumed is kept
-    after a failure, anything else is removed.
+    Yields the folder and a function that returns whether Ctrl-C or SIGTERM has requested a stop. After a failure the
+    folder is kept if it has a checkpoint to resume from, else removed.
     """
     folder = working_path(final, parts)
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,7 @@ def working_folder(
             yield folder, stop
         replace_folder(folder, final)
         (final / RUN_FILE).unlink(missing_ok=True)
-        # Not before: until the new name stands, a killed process must find what to resume from.
+        # Only after renaming, so that a process killed before can be resumed from the checkpoint.
         shutil.rmtree(final / "checkpoints" / "last", ignore_errors=True)
     except BaseException:
         if not (folder / "checkpoints" / "last").is_dir():
@@ -106,7 +108,7 @@ def working_folder(
 
 @contextmanager
 def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a stop request that the loop polls; a later one interrupts at once."""
+    """Turn the first Ctrl-C or SIGTERM into a stop request that the training loop polls; a second one interrupts."""
     requested, first = False, 0.0
 
     def request(signum: int, frame: FrameType | None) -> None:
@@ -116,7 +118,9 @@ def _stop_request() -> Iterator[Callable[[], bool]]:
         if not requested:
             requested, first = True, time.monotonic()
 
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # signal handlers can only be set in the main thread
         yield lambda: False
         return
     before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}

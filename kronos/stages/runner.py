@@ -1,5 +1,5 @@
-"""Running a stage as a tracked run: its inputs opened, a finished output of the same key reused, an interrupted one
-resumed. `run_stage` is the one way to run a stage, alone or as a child of another."""
+"""Run a stage as a tracked run: open its inputs, reuse a finished output with the same cache key, or resume an
+interrupted run. `run_stage` runs a stage alone or as a child of another one."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -18,7 +18,7 @@ from kronos.tracking.run import Run
 from kronos.utils.errors import UserError
 from kronos.utils.files import clone
 
-UNSENT = "unsent"  # what a tracking server has not received
+UNSENT = "unsent"  # folder of messages that an unreachable tracking server has not received
 
 
 def print_line(text: str) -> None:
@@ -35,20 +35,20 @@ def run_stage(
     tags: Mapping[str, str] | None = None,
     nested: bool = True,
 ) -> Result:
-    """Run a stage, or take its finished output where nothing that it depends on has changed.
+    """Run a stage, or reuse its finished output where nothing that it depends on has changed.
 
     Args:
-        stage: what to run.
+        stage: the stage to run.
         config: the settings.
-        parent: the open stage that this one is part of: its tracking, worker processes and printing are used. None
-            for a run of its own.
-        say: takes the lines for the user; only without a parent.
-        objective: what is trained and measured, instead of the public objective.
-        tags: further tags of the run.
-        nested: whether the run is a child of the parent's in MLflow.
+        parent: context of the running stage that this one is part of, whose tracking, worker processes and output
+            function are used; None to run the stage alone.
+        say: called with each line of output; used only without a parent.
+        objective: factory of the training objective to use instead of the public one.
+        tags: additional tags of the run.
+        nested: whether the run is a child of the parent's run in MLflow.
 
     Raises:
-        UserError: where a field, an input or an outside system is not as it must be; the run ends FAILED.
+        UserError: for an invalid field or input, or an external system that does not work; the run ends as FAILED.
     """
     stage.check(config)
     if parent is not None:
@@ -76,7 +76,7 @@ def _run(
     except UserError as error:
         if reusable_without_run:
             raise
-        inputs = error  # raised within the run, so that the failure is on record
+        inputs = error  # raised within the run, so that MLflow shows the failure
     key: dict[str, Any] = {}
     if isinstance(inputs, Inputs) and stage.cached:
         key = key_parts(stage, config, inputs, context.objective)
@@ -105,7 +105,7 @@ def _run(
 
 
 class _Lock:
-    """The lock of a cached stage; where it cannot be had, `problem` says why and the block runs without it."""
+    """The lock of a cached stage; if it cannot be acquired, `problem` is the error and the block runs without it."""
 
     def __init__(self, stage: Stage, config: Config, key: Mapping[str, Any], say: Say) -> None:
         self.problem: Exception | None = None
@@ -114,7 +114,7 @@ class _Lock:
     def __enter__(self) -> "_Lock":
         try:
             self._lock.__enter__()
-        except (UserError, OSError) as error:  # an output folder that may not be written, for instance
+        except (UserError, OSError) as error:  # for instance an output folder without write permission
             self.problem, self._lock = error, nullcontext()
         return self
 
@@ -143,7 +143,7 @@ def _open(
     tags: Mapping[str, str],
     run_id: str | None,
 ) -> Iterator[Run]:
-    """The stage's run in MLflow; in a trial of a search the run is the recorder of the trial."""
+    """Start the stage's MLflow run; within a trial of a search, the run is the trial's recorder."""
     if context.tracking is None:
         yield context.run
         return
@@ -153,21 +153,21 @@ def _open(
 
 
 def _reuse(stage: Stage, context: Context, key: Mapping[str, Any]) -> Result | None:
-    """The finished output of this very key, where there is one and reuse is on; says why it is not used."""
+    """The finished output with this key if there is one and reuse is on, else None; prints the reason."""
     config, say, folder = context.config, context.say, stage.folder(context.config)
     record, why_not = finished(folder, key)
     if record is None:
         say(f"{stage.name}: runs, since {why_not}")
         return None
     if not config.tracking.reuse:
-        say(f"{stage.name}: runs again, reuse=false")
+        say(f"{stage.name}: runs again, since reuse=false")
         return None
-    say(f"{stage.name}: reused, nothing it follows from has changed (run {record['run_id']}, {folder})")
+    say(f"{stage.name}: reused, nothing it depends on has changed (run {record['run_id']}, {folder})")
     return Result(stage.name, str(record["run_id"]), folder, record, reused=True)
 
 
 def _run_to_continue(stage: Stage, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> str | None:
-    """The MLflow run to go on in: that of an interrupted training, or of a search left by another process."""
+    """Id of the MLflow run to resume: that of an interrupted training, or of a search whose process has ended."""
     config, tracking = context.config, context.tracking
     if tracking is None:
         return None
@@ -185,7 +185,7 @@ def _run_to_continue(stage: Stage, context: Context, inputs: Inputs, key: Mappin
 
 @contextmanager
 def _workers(config: Config) -> Iterator[WorkerGroup]:
-    """The worker processes of a run, ended with it."""
+    """The worker processes of a run; they are ended with the block."""
     workers = WorkerGroup(
         world_size(config.launch.nproc_per_node), python_module("kronos.stages.train_worker")
     )
@@ -196,7 +196,7 @@ def _workers(config: Config) -> Iterator[WorkerGroup]:
 
 
 def _tracking(config: Config, say: Callable[[str], None]) -> Tracking:
-    """The connection to MLflow that a configuration asks for."""
+    """The connection to MLflow for a configuration."""
     tracking = config.tracking
     return Tracking(
         tracking.tracking_uri, tracking.experiment_name, unsent=Path(config.output.save_path).parent / UNSENT,
@@ -210,7 +210,7 @@ def tags_of(stage: str, config: Config) -> dict[str, str]:
 
 
 def log_config(run: Run, config: Config) -> None:
-    """Log every resolved parameter, the configuration as a file that can be used again, and all versions."""
+    """Log all parameters, the configuration as config.json, package versions and uncommitted changes."""
     run.parameters({name: to_text(value) for name, value in config.values().items()})
     run.json(config.model_dump(mode="json"), "config.json")
     run.json(versions(), "versions.json")

@@ -1,4 +1,4 @@
-"""The weights that stages read: loaded once, with the digest of their tensors and the record of their stage."""
+"""Load the weights that stages read, with the digest of their tensors and the record of the stage that made them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +18,10 @@ Kind = Literal["tokenizer", "predictor"]
 KINDS: tuple[Kind, ...] = ("tokenizer", "predictor")
 OWN_TOKENIZER = (
     "checkpoints/tokenizer"  # in a predictor's folder: a copy of the tokenizer that it was trained with
+)
+UNCHECKED = (
+    "the predictor has no record of the tokenizer that it was trained with: whether the tokenizer is the right one "
+    "cannot be checked"
 )
 
 
@@ -50,7 +54,7 @@ def load_weights(kind: Kind, address: str, uri: str | None) -> Weights:
 
 
 def given_address(kind: Kind, config: Config) -> str | None:
-    """The weights that the configuration names instead of those that its own stages trained; None for the latter."""
+    """Address of the weights that the configuration names; None where those trained by its own stages are used."""
     paths = {"tokenizer": config.output.tokenizer_path, "predictor": config.output.predictor_path}
     if paths[kind] is None and kind == "tokenizer" and config.training.freeze_tokenizer:
         return config.model.pretrained_tokenizer_path
@@ -58,13 +62,16 @@ def given_address(kind: Kind, config: Config) -> str | None:
 
 
 def pretrained_address(kind: Kind, config: Config) -> str | None:
-    """The weights that training starts from; None for random ones."""
+    """Address of the weights that training starts from; None for random initialization."""
     model = config.model
     return model.pretrained_tokenizer_path if kind == "tokenizer" else model.pretrained_predictor_path
 
 
 def trained_weights(kind: Kind, config: Config, store: BarStore, splits: Ranges) -> Weights:
-    """The weights that later stages use: those that are named, else those trained here on these bars and splits."""
+    """The weights for later stages: those that the configuration names, else those trained on these bars and splits.
+
+    Raises UserError where there are none, or where the trained ones are from another configuration.
+    """
     given = given_address(kind, config)
     if given is not None:
         return load_weights(kind, given, config.tracking.tracking_uri)
@@ -81,8 +88,12 @@ def trained_weights(kind: Kind, config: Config, store: BarStore, splits: Ranges)
 def trained_pair(config: Config, store: BarStore, splits: Ranges) -> tuple[Weights, Weights, tuple[str, ...]]:
     """(tokenizer, predictor, lines to print): the predictor, and the tokenizer that it was trained with.
 
-    Where the tokenizer that the configuration leads to is another one, the predictor's own copy is used. Raises
-    UserError where there is no copy: a predictor forecasts nonsense from another tokenizer's ids.
+    If the configured tokenizer is a different one, the copy stored with the predictor is used. A predictor without a
+    record of its tokenizer is accepted, with a note that the tokenizer cannot be checked.
+
+    Raises:
+        UserError: where the tokenizer is a different one and there is no copy, since a predictor's forecasts are
+            meaningless with the token ids of another tokenizer.
     """
     tokenizer, problem = None, None
     try:
@@ -94,7 +105,9 @@ def trained_pair(config: Config, store: BarStore, splits: Ranges) -> tuple[Weigh
     except UserError as error:
         raise problem or error from None
     wanted = predictor.made_from.get("inputs", {}).get("tokenizer")
-    if tokenizer is not None and wanted in (None, tokenizer.digest):
+    if tokenizer is not None and wanted is None:
+        return tokenizer, predictor, (UNCHECKED,)
+    if tokenizer is not None and wanted == tokenizer.digest:
         return tokenizer, predictor, ()
     if wanted is not None and config.output.tokenizer_path is None:
         own = _own_tokenizer(config)
@@ -105,16 +118,15 @@ def trained_pair(config: Config, store: BarStore, splits: Ranges) -> tuple[Weigh
             return own, predictor, (note,)
     if tokenizer is not None:
         problem = UserError(
-            f"the predictor was trained with a tokenizer of digest {str(wanted)[:12]}, the one to be used has "
-            f"{tokenizer.digest[:12]}: they were not trained together; give --tokenizer-path of the right one, or run"
-            "  python -m kronos predictor"
+            "the predictor was trained with another tokenizer than this one (they were not trained together): "
+            "give --tokenizer-path of the right tokenizer, or run  python -m kronos predictor"
         )
     assert problem is not None
     raise problem
 
 
 def _own_tokenizer(config: Config) -> Weights | None:
-    """The tokenizer kept with the predictor that the configuration leads to; None where there is none."""
+    """The copy of the tokenizer stored with the configured predictor; None where there is none."""
     address, uri = config.output.predictor_path, config.tracking.tracking_uri
     if address is not None and address.startswith(ADDRESSES):
         try:
@@ -129,7 +141,7 @@ def _own_tokenizer(config: Config) -> Weights | None:
 
 
 def record_of_weights(address: str) -> dict[str, Any]:
-    """The record of the stage that made the weights in a folder; empty where there is none that can be read."""
+    """The record of the stage that made the weights in a folder; empty where it is missing or cannot be read."""
     folder = Path(address).expanduser().absolute()
     places = [folder]
     if folder.parent.name == "checkpoints" and folder.name != Path(OWN_TOKENIZER).name:
@@ -144,7 +156,7 @@ def record_of_weights(address: str) -> dict[str, Any]:
 
 
 def weights_before(kind: Kind, trained: Weights, uri: str | None) -> tuple[Weights | None, str]:
-    """(the weights that these were trained from, "") by their own record, or (None, why they are not known)."""
+    """(the weights that training started from, "") according to the record, or (None, the reason why not)."""
     from kronos.distributed.device import seed_everything
     from kronos.model import checkpoint
     from kronos.model.presets import random_model

@@ -1,8 +1,7 @@
-"""The one door to MLflow: where it is, its experiment, and runs that are opened, resumed and ended.
+"""The connection to MLflow: tracking URI, experiment, and starting, resuming and ending runs.
 
-Only the parent process or rank 0 talks to MLflow. Nothing here depends on MLflow's process-wide "active run":
-every call names its run, so runs can be nested, resumed and used from a notebook without surprises. What a run
-records is in `run.py`.
+Only the parent process or rank 0 calls MLflow. Nothing here depends on MLflow's process-wide "active run": every call
+passes a run id, so runs can be nested, resumed and used from a notebook. What a run records is in `run.py`.
 """
 
 import logging
@@ -34,35 +33,37 @@ Answer = TypeVar("Answer")
 
 
 def connect(uri: str | None, begins: bool = False) -> Any:
-    """An MLflow client for a tracking address, or for MLflow's own choice; quiet, and calling home nobody.
+    """Return an MLflow client for a tracking URI, or for MLflow's default (None), with telemetry and info logs off.
 
-    Raises UserError for a store in a local file that is not there, unless work `begins` in it; then where the file
-    may not be written. MLflow itself would make an empty one, or try again for minutes.
+    Raises UserError where the store is a local database file that does not exist or, with `begins` (runs will be
+    created there), cannot be written. MLflow itself would create an empty file or retry for minutes.
     """
     _refuse_old_file_store(uri)
     _check_file(_address(uri), begins)
-    # Set before MLflow is imported: it starts a thread that calls home, and logs set-up steps.
+    # Set before MLflow is imported, since the import starts a telemetry thread and logs database migrations.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line a try: ours is said once
+    logging.getLogger("urllib3.connectionpool").setLevel(
+        logging.ERROR
+    )  # it logs every retry; we report the error once
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # the import sets it
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # the import resets the level
     return MlflowClient(uri)
 
 
 def _refuse_old_file_store(uri: str | None) -> None:
-    """An old `mlruns` folder turns MLflow's default from sqlite:///mlflow.db to its file store, which then raises."""
+    """Raise UserError where an old `mlruns` folder makes MLflow choose its file store, which no longer works."""
     if uri or os.environ.get("MLFLOW_TRACKING_URI"):
         return
     old = next(Path("mlruns").glob("*/meta.yaml"), None)
     if old is not None:
         raise UserError(
-            f"{old} is of MLflow's old file store, which MLflow would use here and no longer can: move the folder "
-            "mlruns away, or give --tracking-uri sqlite:///mlflow.db"
+            f"{old} belongs to MLflow's old file store, which MLflow would choose here but no longer supports: move "
+            "the folder mlruns away, or give --tracking-uri sqlite:///mlflow.db"
         )
 
 
@@ -71,13 +72,13 @@ def _address(uri: str | None) -> str:
 
 
 def _local_file(address: str) -> Path | None:
-    """The file of a local store; None for any other."""
+    """The database file of a local SQLite store; None for any other store."""
     scheme, _, path = address.partition(":///")
     return Path(unquote(path)).absolute() if scheme == "sqlite" else None
 
 
 def _one_at_a_time(address: str) -> AbstractContextManager:
-    """Held while a local store is opened: of two processes that make its tables at once, MLflow lets one fail."""
+    """A lock to hold while a local store is opened: MLflow fails when two processes create the tables at once."""
     file = _local_file(address)
     if file is None:
         return nullcontext()
@@ -91,14 +92,14 @@ def _check_file(address: str, begins: bool) -> None:
         return
     if not begins and not file.exists():
         raise UserError(
-            f"there are no tracked runs here ({file} is missing): work in the folder where they were made, or give "
-            "the tracking address"
+            f"there are no tracked runs here ({file} is missing): run in the folder where they were made, or give "
+            "the tracking URI"
         )
     place = next(one for one in (file, *file.parents) if one.exists())
     if begins and not os.access(place, os.W_OK):
         raise UserError(
-            f"may not write to {place}, where the tracking store {file.name} belongs: work in a folder that is "
-            "yours, or give another --tracking-uri"
+            f"no permission to write to {place}, where the tracking store {file.name} belongs: run in a folder that "
+            "you can write to, or give another --tracking-uri"
         )
 
 
@@ -106,14 +107,14 @@ class Tracking:
     """A connection to one MLflow experiment.
 
     Args:
-        uri: tracking address, or None for MLflow's own rule (the environment, else ./mlflow.db).
-        experiment: name of the experiment; a run started by `mlflow run` stays in the one it was given.
-        unsent: folder for what a server that is away has not received; what lies there is sent first.
-        wait: seconds to wait for a server that is away, before a run begins or at the end of the last one.
-        say: takes the lines meant for the user.
+        uri: tracking URI, or None for MLflow's default (the environment variable, else ./mlflow.db).
+        experiment: name of the experiment; a run started by `mlflow run` stays in the experiment it was given.
+        unsent: folder for messages that an unreachable server has not received; messages left there are sent first.
+        wait: seconds to wait for an unreachable server, before a run starts or after the outermost run ends.
+        say: called with each line to print.
 
     Raises:
-        UserError: where MLflow does not answer. Methods that need an answer raise TrackingAway later.
+        UserError: where MLflow does not answer. Later, methods that need an answer raise TrackingAway.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class Tracking:
                 hand_over(self.client, run_id, message, path)
 
         def is_refusal(error: Exception) -> bool:
-            """Whether MLflow is there and does not take what was sent, for instance for a run deleted meanwhile."""
+            """Whether MLflow answered and rejected the request, for instance because the run has been deleted."""
             from mlflow.exceptions import MlflowException
 
             if not isinstance(error, MlflowException) or sentence(error) is not None:
@@ -166,7 +167,10 @@ class Tracking:
         )  # fmt: skip
 
     def ask(self, call: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
-        """The answer of a call of MLflow's; waits for a server that is away. Raises TrackingAway at last."""
+        """Call an MLflow function and return its result, waiting for an unreachable server.
+
+        Raises TrackingAway where the server is not back within the wait time.
+        """
 
         def limited() -> Answer:
             with limits(brisk=True):
@@ -175,7 +179,7 @@ class Tracking:
         return self.outbox.now(limited)
 
     def attach(self, run_id: str) -> Run:
-        """A run that another process has opened, to add to."""
+        """A run that another process has started, for logging more to it."""
         return Run(self.outbox, run_id, self.experiment_id)
 
     def _experiment(self, name: str) -> str:
@@ -191,14 +195,14 @@ class Tracking:
             return str(found.experiment_id)
         try:
             return str(self.client.create_experiment(name))
-        except MlflowException:  # another process was faster
+        except MlflowException:  # another process created it in the meantime
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 raise
             return str(found.experiment_id)
 
     def _end_orphans(self) -> None:
-        """Mark runs of this machine FAILED whose process is gone: killed without a chance to say so."""
+        """Mark runs of this machine as FAILED if they are RUNNING and their process no longer exists."""
         running = self.ask(
             self.client.search_runs,
             [self.experiment_id],
@@ -212,11 +216,11 @@ class Tracking:
     def run(
         self, name: str, tags: Mapping[str, Any], parent: Run | None = None, run_id: str | None = None
     ) -> Iterator[Run]:
-        """Open a run and end it as its block ends: FINISHED, KILLED (Ctrl-C, SIGTERM) or FAILED and why.
+        """Start a run and end it with its block: FINISHED, KILLED (Ctrl-C, SIGTERM) or FAILED, with the reason.
 
-        The outermost run goes on in the one that `mlflow run` made, if any; `run_id` resumes another. A run that is
-        resumed keeps the rows it has. Raises TrackingAway where the server is away for too long when the run begins,
-        or when one without a parent ends.
+        The outermost run uses the run created by `mlflow run`, if any; `run_id` resumes another one. A resumed run
+        keeps the metrics it has. Raises TrackingAway where the server is unreachable for longer than the wait time
+        when the run starts, or when a run without a parent ends.
         """
         given, self._given_run = self._given_run, None
         host, _, process = this_process().partition(" ")
@@ -226,10 +230,12 @@ class Tracking:
             yield run
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt | SystemExit | Pruned)
-            # A store on the same full disk must not hide why the run ended; the next start marks the run FAILED.
+            # An error of the store (a full disk) must not hide why the run ended; the next start marks it FAILED.
             with suppress(Exception):
                 run.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}".rstrip(": "))
-                if parent is None and not isinstance(error, TrackingAway):  # which has said it
+                if parent is None and not isinstance(
+                    error, TrackingAway
+                ):  # that message has already been printed
                     self.outbox.leave()
             raise
         run.finish("FINISHED")
@@ -239,7 +245,7 @@ class Tracking:
     def _open(self, name: str, tags: dict[str, str], parent: Run | None, run_id: str | None) -> Run:
         from mlflow.exceptions import MlflowException
 
-        # Of a run that is resumed, the pipeline that finishes it is the one to find it under.
+        # A resumed run becomes a child of the pipeline run that finishes it.
         if parent is not None:
             tags = {**tags, "mlflow.parentRunId": parent.id}
         if run_id is not None:
@@ -261,7 +267,7 @@ class Tracking:
         return Run(self.outbox, created.info.run_id, self.experiment_id)
 
     def busy(self, run_id: str) -> bool:
-        """Whether a run is open in a process that lives, or may live: one of another machine."""
+        """Whether a run is RUNNING in a process that exists, or on another machine, where that cannot be checked."""
         found = self.ask(self.client.get_run, run_id)
         if found.info.status != "RUNNING":
             return False
@@ -278,7 +284,7 @@ class Tracking:
 
 
 def _process_of(run: Any) -> str:
-    """The process that has a run open, as `this_process` spells it."""
+    """The process that started a run, in the format of `this_process`."""
     tags = run.data.tags
     return f"{tags.get(TAG + 'host', '-')} {tags.get(TAG + 'process', '0 0')}"
 
@@ -288,11 +294,11 @@ def first_line(error: BaseException) -> str:
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Versions of Python and of packages, by default those that numbers depend on."""
+    """Versions of Python and of packages, by default those that results depend on."""
     return dict(_versions(tuple(packages)))
 
 
-@cache  # a search asks several times a trial, and each answer reads files
+@cache  # a search calls this several times per trial, and each call reads files
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in packages:
@@ -304,7 +310,7 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def source_tags(folder: Path | None) -> dict[str, str]:
-    """The git commit of the code, and whether the tree has uncommitted changes; empty outside a clone (None)."""
+    """Tags with the git commit and whether there are uncommitted changes; empty outside a clone (None)."""
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return {}
@@ -313,7 +319,7 @@ def source_tags(folder: Path | None) -> dict[str, str]:
 
 
 def uncommitted_changes(folder: Path | None) -> str:
-    """What the tree has that its commit has not, as a diff; empty for a clean tree or outside a clone."""
+    """The uncommitted changes as a diff; empty for a clean tree or outside a clone."""
     return _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff")
 
 

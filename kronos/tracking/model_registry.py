@@ -1,6 +1,6 @@
-"""Models in MLflow: log a tokenizer and predictor as one model, register versions, find weights by their address.
+"""Models in MLflow: log a tokenizer and predictor as one model, register versions, find weights by their URI.
 
-Part of the tracking package: `client.py` opens runs, `reader.py` reads them, this module logs and finds models.
+Part of the tracking package: `client.py` starts runs, `reader.py` reads them, this module logs and finds models.
 """
 
 import os
@@ -19,8 +19,8 @@ from kronos.tracking.run import limits, named
 from kronos.utils.errors import UserError
 from kronos.utils.files import PACKAGE, write_json
 
-MODEL = "model"  # name of the model under its run
-MODEL_TAG = "model_uri"  # of the run: a logged model does not lie among its run's artifacts
+MODEL = "model"  # name of the logged model of a run
+MODEL_TAG = "model_uri"  # tag of the run, since a logged model is not among the artifacts of its run
 ADDRESSES = ("runs:/", "models:/")
 CHAMPION = "champion"  # alias
 NEEDED = (
@@ -45,16 +45,23 @@ def log_model(
     example: pd.DataFrame,
     step: int = 0,
 ) -> str:
-    """Log both models as one MLflow model of a run, with signature, example and pinned requirements.
+    """Log both models as one MLflow model of a run, with signature, input example and pinned requirements.
 
-    MLflow shows the run's metrics of `step` at the model too.
+    Args:
+        run: the run that the model belongs to.
+        uri: tracking URI; None is MLflow's default.
+        tokenizer: the tokenizer module.
+        predictor: the predictor module.
+        settings: defaults for serving. A request may override pred_len, T, top_p, top_k, sample_count, seed and
+            quantiles, but not lookback, max_context, clip, calendar, fine_rotary and precision.
+        example: bars as in a request, long format.
+        step: MLflow shows the run's metrics of this step at the model too.
 
-    `settings` are the defaults of serving: pred_len, T, top_p, top_k, sample_count, seed, quantiles may be given
-    with a request; lookback, max_context, clip, calendar, fine_rotary and precision may not.
+    Returns:
+        The model URI. A model that an interrupted run has already logged is used again.
 
-    A model that the run has from before it was interrupted stays the only one.
-
-    Returns the model's address. Raises TrackingAway where the server is away for too long.
+    Raises:
+        TrackingAway: where the server is unreachable for longer than the wait time.
     """
     import mlflow
     from mlflow.models import Model
@@ -73,7 +80,7 @@ def log_model(
             with limits(brisk=False):
                 if there := _logged(run, client):
                     return there
-                # Made here: MLflow would put it into its process-wide experiment, not the run's.
+                # Created here, since MLflow would use its process-wide active experiment instead of the run's.
                 made = client.create_logged_model(
                     run.experiment_id, MODEL, run.id, params=dict(client.get_run(run.id).data.params)
                 )
@@ -95,7 +102,7 @@ def log_model(
 
 
 def _logged(run: Run, client: Any) -> str | None:
-    """The address of the model that a run has; one that did not arrive whole is deleted."""
+    """The URI of the model that the run has logged; a model with an incomplete upload is deleted."""
     for model in client.search_logged_models([run.experiment_id], f"source_run_id = '{run.id}'"):
         if str(model.status) == "READY":
             return str(model.model_uri)
@@ -134,9 +141,9 @@ def _signature(settings: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def _uri(uri: str | None) -> Iterator[None]:
-    """MLflow's model functions know one process-wide tracking address: set it, and leave no trace of that.
+    """Set MLflow's process-wide tracking URI, which its model functions use, and reset it at the end of the block.
 
-    Putting back what `get_tracking_uri` says would pin the default, which follows the working directory.
+    It is reset to None rather than to `get_tracking_uri()`, since the default depends on the working directory.
     """
     if uri is None:
         yield
@@ -144,7 +151,7 @@ def _uri(uri: str | None) -> Iterator[None]:
     import mlflow
 
     before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)  # sets the variable too
+    mlflow.set_tracking_uri(uri)  # also sets the environment variable
     try:
         yield
     finally:
@@ -154,10 +161,10 @@ def _uri(uri: str | None) -> Iterator[None]:
 
 
 def weights(address: str, kind: str, uri: str | None) -> str:
-    """A local folder of the weights at `runs:/...` or `models:/...`; another path is returned as it is.
+    """Download the weights at `runs:/...` or `models:/...`, return the local folder; other paths are returned as is.
 
-    `kind` is tokenizer or predictor. A `runs:/RUN` address without a path means that part of the model that the
-    run logged, or its own best checkpoint.
+    `kind` is tokenizer or predictor. `runs:/RUN` without a path means the tokenizer or predictor of the model that
+    the run logged, or else the run's best checkpoint. Raises UserError where there is no such checkpoint.
     """
     if not address.startswith(ADDRESSES):
         return address
@@ -176,12 +183,12 @@ def weights(address: str, kind: str, uri: str | None) -> str:
         for found in (folder, folder / "artifacts" / kind):
             if (found / "model.safetensors").is_file():
                 return str(found)
-        reason = f"no checkpoint of a {kind} there"
+        reason = f"there is no {kind} checkpoint"
     raise UserError(f"{kind}_path {address}: {reason}")
 
 
 def _candidates(address: str, uri: str | None) -> list[str]:
-    """What an address may mean: itself; for a bare run, the model that it logged or its checkpoint."""
+    """URIs to try: the address itself or, for a run without a path, its logged model and then its checkpoint."""
     if address.startswith("models:/") or "/" in address.removeprefix("runs:/").strip("/"):
         return [address]
     tags = load_run(address.removeprefix("runs:/").strip("/"), uri).tags
@@ -191,7 +198,7 @@ def _candidates(address: str, uri: str | None) -> list[str]:
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a registered model; `run_id` is that of the run whose model it is."""
+    """A version of a registered model; `run_id` is the run that logged the model."""
 
     name: str
     number: int
@@ -203,14 +210,14 @@ class Version:
         return f"models:/{self.name}/{self.number}"
 
     def tag(self, name: str, default: str = "") -> str:
-        """A tag of this project."""
+        """The value of the tag `kronos.NAME`, or the default."""
         return self.tags.get(TAG + name, default)
 
 
 def register(
     name: str, model: str, run_id: str, tags: Mapping[str, Any], description: str, uri: str | None
 ) -> Version:
-    """Make a logged model (`models:/m-...`) the next version under a name; the first makes the name."""
+    """Register a logged model (`models:/m-...`) as the next version of `name`, which is created if needed."""
     from mlflow.exceptions import MlflowException
 
     client = connect(uri)
@@ -218,7 +225,7 @@ def register(
         try:
             client.create_registered_model(name)
         except MlflowException:
-            client.get_registered_model(name)  # it is there already, or this says what is wrong
+            client.get_registered_model(name)  # it exists already, or this call raises the actual error
         found = client.create_model_version(
             name,
             model,
@@ -231,7 +238,7 @@ def register(
 
 
 def versions_of(name: str, uri: str | None) -> list[Version]:
-    """All versions under a name, the oldest first; none where the name is not there."""
+    """All versions of a registered model, oldest first; empty where the model does not exist."""
     client = connect(uri)
     with _told(f"registered_model_name {name}"):
         found = [_version(one) for one in client.search_model_versions(f"name = '{name}'")]
@@ -239,7 +246,7 @@ def versions_of(name: str, uri: str | None) -> list[Version]:
 
 
 def champion_of(name: str, uri: str | None) -> Version | None:
-    """The version that has the alias `champion`, if any."""
+    """The version with the alias `champion`, or None."""
     client = connect(uri)
     with _told(f"registered_model_name {name}"):
         known = client.search_registered_models(f"name = '{name}'")
@@ -249,7 +256,7 @@ def champion_of(name: str, uri: str | None) -> Version | None:
 
 
 def describe(version: Version, tags: Mapping[str, Any], description: str, uri: str | None) -> None:
-    """Set tags and the description of a version that is there."""
+    """Set tags and description of an existing version."""
     client = connect(uri)
     with _told(version.address):
         for key, text in named(tags).items():
@@ -264,7 +271,7 @@ def make_champion(version: Version, uri: str | None) -> None:
 
 
 def download(version: Version, uri: str | None, folder: Path) -> Path:
-    """Copy a version into `folder`; tokenizer/, predictor/ and serving.json lie in the folder returned."""
+    """Download a version into `folder`; returns the folder with tokenizer/, predictor/ and serving.json."""
     import mlflow
 
     with _told(version.address), _uri(uri):
@@ -278,17 +285,17 @@ def _version(found: Any) -> Version:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """MLflow's refusal as one sentence."""
+    """Raise a UserError with the first line of an error of MLflow."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise UserError(f"{what}: MLflow's registry says: {first_line(error)}") from None
+        raise UserError(f"{what}: error from MLflow's model registry: {first_line(error)}") from None
 
 
 def source_run(address: str, what: str, uri: str | None) -> TrackedRun:
-    """The run behind `runs:/...` or `models:/...`; `what` names the address in the error where there is none."""
+    """The run of a `runs:/...` or `models:/...` URI. Raises UserError, which begins with `what`, if there is none."""
     from mlflow.exceptions import MlflowException
 
     client = connect(uri)

@@ -1,7 +1,7 @@
-"""What a tracking server has not received yet: kept on disk while it is away, sent in order when it is back.
+"""Queue of messages for a tracking server: stored on disk while it is unreachable, sent in order when it is back.
 
-Knows nothing of MLflow: it is given a function that delivers one message and one that tells an absent server from
-a refusal. Delivering a message twice must change nothing, since an answer can be lost on its way back.
+This module does not depend on MLflow: it is given a function that sends one message, and one that tells an
+unreachable server from a rejected message. Sending a message twice must change nothing, since a response can be lost.
 """
 
 import json
@@ -18,23 +18,23 @@ from filelock import FileLock, Timeout
 from kronos.utils.errors import TrackingAway
 
 JOURNAL = "journal.jsonl"
-RETRY_SECONDS = 5.0  # at least, between two attempts to reach a server that is away
-RETRY_COST = 50.0  # times the length of an attempt until the next one: at most 2 % of the time goes to them
-POLL_SECONDS = 2.0  # where nothing else is left to do than to wait
+RETRY_SECONDS = 5.0  # minimum time between two attempts to reach the server
+RETRY_COST = 50.0  # wait 50 times the duration of a failed attempt: attempts take at most 2 % of the time
+POLL_SECONDS = 2.0  # interval of attempts while there is nothing else to do
 Answer = TypeVar("Answer")
 Message = dict[str, Any]
 Send = Callable[[str, Message, Path | None], None]
 
 
 class Journal:
-    """The messages of one run that wait to be sent, as lines of JSON in a folder, the files to send beside them.
+    """The unsent messages of one run, as JSON lines in a folder that also holds the files to send.
 
     A line is {"message": {...}, "file": name or null} or, once the first n messages have been sent, {"sent": n}. A
-    process killed while it writes leaves at most a torn last line, which is left out. The folder is locked while
-    this object lives, so that only one process sends it.
+    process that is killed while writing leaves at most an incomplete last line, which is ignored. The folder is
+    locked until `close` or `remove`, so that only one process sends it.
 
     Raises:
-        filelock.Timeout: where another process holds the folder.
+        filelock.Timeout: where another process holds the lock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,13 +59,13 @@ class Journal:
             self._stream.write("\n")
 
     def append(self, message: Message, path: Path | None = None) -> None:
-        """Keep a message, and a copy of the file or folder at `path`; on disk when this returns."""
+        """Store a message, with a copy of the file or folder at `path`; it is on disk when this returns."""
         kept = None
         if path is not None:
             kept = Path("files") / f"{len(self._messages)}" / path.name
             shutil.rmtree(
                 self.folder / kept.parent, ignore_errors=True
-            )  # of a process killed while it copied
+            )  # left by a process that was killed while copying
             (self.folder / kept.parent).mkdir(parents=True)
             copy = shutil.copytree if path.is_dir() else shutil.copy2
             copy(path, self.folder / kept)
@@ -73,20 +73,20 @@ class Journal:
         self._messages.append((message, kept and self.folder / kept))
 
     def pending(self) -> Iterator[tuple[Message, Path | None]]:
-        """What has not been sent, in order; each is taken as sent when the next one is asked for."""
+        """Iterate over the unsent messages in order; a message counts as sent when the next one is requested."""
         while self._sent < len(self._messages):
             yield self._messages[self._sent]
             self._sent += 1
             self._write({"sent": self._sent})
 
     def remove(self) -> None:
-        """Delete the folder: everything was sent."""
+        """Delete the folder, after everything has been sent."""
         self._stream.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
 
     def close(self) -> None:
-        """Let other processes have the folder."""
+        """Release the lock of the folder, so that other processes can use it."""
         self._stream.close()
         self._lock.release()
 
@@ -97,18 +97,17 @@ class Journal:
 
 
 class Outbox:
-    """Sends messages at once while the server is there, and keeps them in journals, one a run, while it is not.
+    """Sends messages at once while the server is reachable, else stores them in one journal per run.
 
     Args:
-        folder: where journals lie; one a server.
-        send: delivers (run id, message, file or None), or raises.
-        is_away: whether an error of `send` means that the server is away; any other error is raised to the caller.
-        ping: raises where the server is away; asked before kept messages are sent.
-        place: the server's name, for the user.
-        wait: seconds that may pass in waiting for the server where nothing can go on without it.
-        say: takes the lines meant for the user.
-        is_refusal: whether an error of `send` means that the server is there and does not take the message; the work
-            then goes on without it.
+        folder: folder of the journals of one server.
+        send: sends (run id, message, file or None), or raises.
+        is_away: whether an error of `send` means that the server is unreachable; other errors are raised.
+        ping: raises where the server is unreachable; called before stored messages are sent.
+        place: name of the server in messages.
+        wait: maximum seconds to wait for the server where its response is needed.
+        say: called with each line to print.
+        is_refusal: whether an error of `send` means that the server rejected the message, which is then dropped.
     """
 
     def __init__(
@@ -120,14 +119,14 @@ class Outbox:
         self._send, self._is_away, self._ping = send, is_away, ping
         self._place, self._wait, self._say = place, wait, say
         self._is_refusal = is_refusal
-        self.refused: dict[str, int] = {}  # messages that the server did not take, by run
+        self.refused: dict[str, int] = {}  # number of rejected messages, by run
         self._journals: dict[str, Journal] = {}
-        self._since: float | None = None  # when the server was first missed
-        self._next = 0.0  # not tried again before
-        self._lock = threading.RLock()  # trials of a search run side by side
+        self._since: float | None = None  # time at which the server became unreachable
+        self._next = 0.0  # time of the next attempt
+        self._lock = threading.RLock()  # trials of a search run in parallel
 
     def put(self, run_id: str, message: Message, path: Path | None = None) -> None:
-        """Send a message, or keep it until the server is back; the file at `path` may change afterwards."""
+        """Send a message, or store it until the server is back; the file at `path` may change afterwards."""
         with self._lock:
             if self._since is None and run_id not in self._journals:
                 began = time.monotonic()
@@ -146,7 +145,7 @@ class Outbox:
                 self.deliver()
 
     def deliver(self) -> bool:
-        """Try to send everything that is kept; returns whether nothing is left."""
+        """Try to send all stored messages; returns whether none is left."""
         with self._lock:
             began = time.monotonic()
             try:
@@ -169,12 +168,14 @@ class Outbox:
                 return False
             if self._since is not None:
                 away = time.monotonic() - self._since
-                self._say(f"MLflow at {self._place} is back after {away:.0f} s: what was kept has been sent")
+                self._say(
+                    f"MLflow at {self._place} is reachable again after {away:.0f} s: stored messages have been sent"
+                )
                 self._since = None
             return True
 
     def now(self, call: Callable[[], Answer]) -> Answer:
-        """The answer of a call that cannot be kept for later. Raises TrackingAway as `wait` does."""
+        """Return the result of a call that cannot be deferred. Raises TrackingAway as `wait` does."""
         until = None
         while True:
             self.wait()
@@ -185,38 +186,40 @@ class Outbox:
                 if not self._is_away(error):
                     raise
                 until = began + self._wait if until is None else until
-                if began > until:  # it answers, but not this
+                if began > until:  # the server answers pings, but this call keeps failing
                     raise self._given_up() from error
                 with self._lock:
                     self._lost(error, began)
                 time.sleep(POLL_SECONDS)
 
     def wait(self) -> None:
-        """Until everything is sent. Raises TrackingAway where the server is not back in time."""
+        """Wait until everything is sent. Raises TrackingAway where the server is not back within `wait` seconds."""
         until, said = time.monotonic() + self._wait, False
-        self.patient = True  # a server that is slow, not away, can take it all
+        self.patient = True  # longer timeouts, for a server that is slow
         try:
             while not self.deliver():
                 if time.monotonic() >= until:
                     raise self._given_up()
                 if not said:
-                    self._say(f"  waits up to {self._wait:g} s for MLflow at {self._place}")
+                    self._say(f"  waiting up to {self._wait:g} s for MLflow at {self._place}")
                     said = True
                 time.sleep(POLL_SECONDS)
         finally:
             self.patient = False
 
     def leave(self) -> None:
-        """Before an end that has another cause: try once, and say where the rest lies."""
+        """Try once to send everything, before the process ends with another error; print where the rest is stored."""
         if not self.deliver():
-            self._say(f"what MLflow has not received is kept in {self.folder} and sent by the next start")
+            self._say(
+                f"what MLflow has not received is stored in {self.folder} and will be sent at the next start"
+            )
 
     def take_over(self) -> None:
-        """Send what processes that are gone have left. What a server that is there refuses stays, and is said."""
+        """Send messages left by processes that have ended. Rejected messages stay on disk, and a line is printed."""
         for path in sorted(self.folder.glob(f"*/{JOURNAL}")):
             try:
                 journal = Journal(path.parent)
-            except Timeout:  # its process lives, and sends it
+            except Timeout:  # its process is running and will send it
                 continue
             run_id, began = path.parent.name, time.monotonic()
             if self._since is not None:
@@ -227,17 +230,17 @@ class Outbox:
                     self._send(run_id, message, file)
             except Exception as error:
                 if self._is_away(error) and not self._is_there():
-                    self._journals[run_id] = journal  # before anything else of this run
+                    self._journals[run_id] = journal  # to be sent before new messages of this run
                     self._lost(error, began)
                     continue
                 journal.close()
                 self._say(
-                    f"MLflow at {self._place} does not take what is kept in {path.parent}: {_reason(error)}; "
-                    "delete the folder if it is not wanted"
+                    f"MLflow at {self._place} rejected the messages stored in {path.parent}: {_reason(error)}; "
+                    "delete the folder if they are not needed"
                 )
             else:
                 journal.remove()
-                self._say(f"sent to MLflow what was kept of run {run_id} while it was away")
+                self._say(f"sent the stored messages of run {run_id} to MLflow")
 
     def _is_there(self) -> bool:
         try:
@@ -249,16 +252,16 @@ class Outbox:
     def _note_refusal(self, run_id: str, error: Exception) -> None:
         if run_id not in self.refused:
             self._say(
-                f"MLflow at {self._place} does not take what run {run_id} reports: {_reason(error)}; the work goes "
-                "on, and its tracking is incomplete"
+                f"MLflow at {self._place} rejected a message of run {run_id}: {_reason(error)}; the run continues, "
+                "and its tracking is incomplete"
             )
         self.refused[run_id] = self.refused.get(run_id, 0) + 1
 
     def _given_up(self) -> TrackingAway:
         return TrackingAway(
             f"MLflow at {self._place} was not back within {self._wait:g} s (--tracking-wait): nothing is lost, what "
-            f"it has not received is kept in {self.folder} and sent by the next start of any stage; this same "
-            "command goes on where it stopped and repeats nothing that is finished"
+            f"it has not received is kept in {self.folder} and will be sent at the next start of any stage; run the "
+            "same command again to continue, finished stages are not repeated"
         )
 
     def _lost(self, error: Exception, began: float) -> None:
@@ -267,8 +270,8 @@ class Outbox:
         if self._since is None:
             self._since = began
             self._say(
-                f"MLflow at {self._place} is away: the work goes on, and what it reports is kept in {self.folder} "
-                f"until then ({_reason(error)})"
+                f"MLflow at {self._place} is unreachable: the run continues, and its messages are stored in "
+                f"{self.folder} until the server is back ({_reason(error)})"
             )
 
 

@@ -1,6 +1,6 @@
-"""Read tracked runs: the latest of a stage or one by id, its metrics, files and predictions as plain values.
+"""Read tracked runs: the latest run of a stage or a run by id, with its metrics, artifacts and predictions.
 
-Reads MLflow only; `tracking.client` opens runs and `tracking.run` records in them.
+Only reads from MLflow; `tracking.client` starts runs and `tracking.run` logs to them.
 """
 
 import os
@@ -19,17 +19,17 @@ from kronos.utils.errors import UserError
 from kronos.utils.files import read_json
 
 MAX_RUNS = 1000
-DATABASE = "mlflow.db"  # MLflow's own default, in the folder in which the runs were made
+DATABASE = "mlflow.db"  # MLflow's default, in the working folder of the runs
 
 
 class TrackedRun:
-    """A run in the tracking store. Everything is read when it is needed; artifacts are copied once.
+    """A run in the tracking store. Data are read on access; each artifact is downloaded to a temporary folder.
 
     Args:
         client: the MLflow client that found the run.
-        run: the run, as MLflow gives it.
-        uri: tracking address at which it was found; None is MLflow's own rule.
-        folder: where the run was made: the start of relative paths in its configuration.
+        run: the MLflow run entity.
+        uri: tracking URI of the store; None is MLflow's default.
+        folder: working folder of the run, which relative paths in its configuration start from.
     """
 
     def __init__(self, client: Any, run: Any, uri: str | None = None, folder: Path = Path()) -> None:
@@ -47,21 +47,21 @@ class TrackedRun:
 
     @property
     def stage(self) -> str:
-        """The stage of the run; empty for a run that is not of this project."""
+        """The stage of the run; empty for a run of another project."""
         return self.tags.get(TAG + "stage", "")
 
     @property
     def parent(self) -> str | None:
-        """The run id of the pipeline or search that the run belongs to."""
+        """The run id of the parent run (pipeline or search), or None."""
         return self.tags.get("mlflow.parentRunId")
 
     @cached_property
     def config(self) -> Config:
-        """The configuration that the run was made with."""
+        """The configuration of the run."""
         return Config.model_validate(read_json(self.file("config.json")))
 
     def history(self, metric: str) -> pd.Series:
-        """Return a metric by step; empty where it was not recorded."""
+        """Return a metric as a series over steps; empty where it was not logged."""
         points = self._client.get_metric_history(self.id, metric)
         index = pd.Index([point.step for point in points], name="step")
         return pd.Series(
@@ -69,11 +69,11 @@ class TrackedRun:
         ).sort_index()
 
     def files(self, folder: str | None = None) -> list[str]:
-        """Return the names of the run's artifacts, folders too, below `folder`."""
+        """Return the paths of the run's artifacts (files and folders) directly below `folder`."""
         return [item.path for item in self._client.list_artifacts(self.id, folder)]
 
     def file(self, name: str) -> Path:
-        """Return an artifact (a file or a folder) as a local path."""
+        """Download an artifact (file or folder) and return its local path. Raises UserError if it is missing."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -89,40 +89,43 @@ class TrackedRun:
         return self._folder.name
 
     def predictions(self) -> pd.DataFrame:
-        """Return the forecasts of a backtest or predict run: instrument, as_of, datetime, step and the features."""
+        """Return the forecasts of a backtest or predict run: instrument, as_of, datetime, step and the features.
+
+        Raises UserError for a run of another stage.
+        """
         names = {"backtest": "predictions.parquet", "predict": "forecast.parquet"}
         if self.stage not in names:
             raise UserError(
-                f"run {self.id} ({self.stage or 'no stage'}) has no predictions: take a backtest run"
+                f"run {self.id} ({self.stage or 'no stage'}) has no predictions: use a backtest or predict run"
             )
         return pd.read_parquet(self.file(names[self.stage]))
 
     def store(self) -> BarStore:
-        """Open the bars that the run used, where it found them; other bars that are there by now are refused."""
+        """Open the bar store that the run used. Raises UserError where it has been rebuilt with other bars since."""
         store = open_store(self.folder / self.config.dataset_path)
         if store.digest != self.tags.get(TAG + "data_digest"):
             raise UserError(
-                f"the store at {store.path} has other bars than run {self.id} used: build them again"
+                f"the store at {store.path} has other bars than run {self.id} used: run the data stage again"
             )
         return store
 
     def children(self) -> list["TrackedRun"]:
-        """Return the runs under this one, in the order in which they began."""
+        """Return the child runs, in order of their start times."""
         where = f"tags.`mlflow.parentRunId` = '{self.id}'"
         found = _search(self._client, self._run.info.experiment_id, where)
         return [TrackedRun(self._client, run, self.uri, self.folder) for run in found[::-1]]
 
 
 def latest(stage: str, uri: str | None = None, experiment: str = "kronos") -> TrackedRun:
-    """Return the newest finished run of a stage, without those that `newest` leaves out.
+    """Return the newest finished run of a stage, except the runs that `newest` excludes.
 
     Args:
         stage: data, tokenizer, predictor, backtest, predict, pipeline or search.
-        uri: tracking address; None is MLflow's own rule, with `mlflow.db` looked for in the parent folders too.
+        uri: tracking URI; None is MLflow's default, with `mlflow.db` searched for in the parent folders too.
         experiment: name of the experiment.
 
     Raises:
-        UserError: where there is no such experiment or run.
+        UserError: where the experiment or such a run does not exist.
     """
     runs = newest(stage, 1, uri, experiment)
     if not runs:
@@ -135,8 +138,8 @@ def latest(stage: str, uri: str | None = None, experiment: str = "kronos") -> Tr
 def newest(stage: str, count: int, uri: str | None = None, experiment: str = "kronos") -> list[TrackedRun]:
     """Return up to `count` finished runs of a stage, the newest first.
 
-    Left out are runs that point to another run's output, and runs that a search made for itself: its trials, and
-    the bars and the tokenizer that it prepared for them.
+    Excluded are runs that reused the output of another run, and runs that belong to a search: its trials, and the
+    data and tokenizer runs that prepared them.
     """
     uri, folder = _place(uri)
     client = connect(uri)
@@ -151,9 +154,10 @@ def newest(stage: str, count: int, uri: str | None = None, experiment: str = "kr
 
 
 def compare(runs: Sequence[TrackedRun]) -> pd.DataFrame:
-    """Return a table of runs as columns: the parameters that differ, then every metric that one of them has.
+    """Return a table with one column per run: the parameters and tags that differ, then all metrics.
 
-    Predictor losses of runs with different tokenizers are not comparable: the row `tokenizer_digest` shows them.
+    Predictor losses of runs with different tokenizers are not comparable; the row `tokenizer_digest` shows whether
+    the tokenizers differ.
     """
     columns = [f"{run.name} {run.id[:8]}" for run in runs]
     rows: dict[tuple[str, str], list[Any]] = {}
@@ -172,7 +176,7 @@ def compare(runs: Sequence[TrackedRun]) -> pd.DataFrame:
 
 
 def load_run(run_id: str, uri: str | None = None) -> TrackedRun:
-    """Return a run by its id; the address is as in `latest`. Raises UserError where there is none."""
+    """Return a run by its id; `uri` is as in `latest`. Raises UserError where the run does not exist."""
     from mlflow.exceptions import MlflowException
 
     uri, folder = _place(uri)
@@ -184,10 +188,10 @@ def load_run(run_id: str, uri: str | None = None) -> TrackedRun:
 
 
 def _place(uri: str | None) -> tuple[str | None, Path]:
-    """Return the tracking address and the folder that relative paths of its runs start from.
+    """Return the tracking URI and the folder that relative paths of its runs start from.
 
-    Without an address, runs are read from the nearest parent folder with a database, up to the clone of the project:
-    a notebook works in a folder below the one in which the runs were made.
+    Without a URI, the nearest parent folder with `mlflow.db` is used, up to the root of the project's clone, since
+    the working folder of a notebook is below the one in which the runs were made.
     """
     if uri or os.environ.get("MLFLOW_TRACKING_URI"):
         return uri, Path()
@@ -203,6 +207,6 @@ def _place(uri: str | None) -> tuple[str | None, Path]:
 
 
 def _search(client: Any, experiment_id: str, where: str) -> list[Any]:
-    """Return MLflow's runs that match, the newest first."""
+    """Return the matching runs, newest first."""
     order = ["attributes.start_time DESC"]
     return list(client.search_runs([experiment_id], where, max_results=MAX_RUNS, order_by=order))

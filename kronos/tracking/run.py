@@ -1,7 +1,7 @@
-"""What a run records, and how it is handed to MLflow: metrics in batches, datasets, artifacts, an honest end.
+"""Logging to an MLflow run: parameters, tags, metrics in batches, datasets, artifacts and the final status.
 
-With `client.py`, which opens and ends runs, a part of the one door to MLflow. Everything goes through an `Outbox`,
-so that a server that is away stops no training.
+`client.py` starts and ends runs. Everything is sent through an `Outbox`, so that training continues while the server
+is unreachable.
 """
 
 import json
@@ -21,15 +21,15 @@ METRICS_A_CALL = 1000
 FLUSH_METRICS = 400
 FLUSH_SECONDS = 5.0
 TAG = "kronos."
-# (seconds until a request is given up, tries after the first) while work waits for it, and where nothing else is to
-# be done. MLflow's own 7 retries take some four minutes when the server is away.
+# (request timeout in seconds, retries): BRISK while training waits, PATIENT for uploads and at the end of a run.
+# MLflow's default of 7 retries takes about four minutes when the server is unreachable.
 BRISK, PATIENT = (5, 1), (120, 1)
 
 
 class Run:
-    """One MLflow run. Metrics wait in a buffer, with the time they were recorded at, until `flush`.
+    """One MLflow run. Metrics are buffered with their timestamps until `flush`.
 
-    `there` are the steps that the run has already, by metric: nothing is recorded at them again.
+    `there` maps each metric to the steps that a resumed run already has; these steps are not logged again.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class Run:
         self._flushed_at = time.monotonic()
 
     def parameters(self, values: Mapping[str, str]) -> None:
-        """Log parameters that the run does not have yet; MLflow refuses to change one it has."""
+        """Log parameters that the run does not have yet; MLflow does not allow changing a logged parameter."""
         self.outbox.put(self.id, {"do": "parameters", "values": dict(values)})
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        """Set tags; `named` says how."""
+        """Set tags; names without a dot get the prefix `kronos.` (see `named`)."""
         self.outbox.put(self.id, {"do": "tags", "values": named(values)})
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record metrics at a step; sent when enough are waiting or the last batch is some seconds old."""
+        """Log metrics at a step; they are sent once 400 are buffered or 5 seconds after the last batch."""
         now = int(time.time() * 1000)
         rows = {re.sub(r"[^\w.]+", "_", name): float(value) for name, value in values.items()}
         self._waiting += [
@@ -59,7 +59,10 @@ class Run:
             self.flush()
 
     def flush(self) -> None:
-        """Send what is waiting, or have it on disk. A batch sent twice adds no row: each metric keeps its time."""
+        """Send the buffered metrics, or write them to disk while the server is unreachable.
+
+        A batch that is sent twice adds no duplicate rows, since each value keeps its timestamp.
+        """
         while self._waiting:
             self.outbox.put(self.id, {"do": "metrics", "rows": self._waiting[:METRICS_A_CALL]})
             del self._waiting[:METRICS_A_CALL]
@@ -68,7 +71,7 @@ class Run:
     def dataset(
         self, name: str, digest: str, source: Mapping[str, Any], profile: Mapping[str, Any], context: str
     ) -> None:
-        """Log a dataset input, shown in the UI with its digest; `context` is training, testing, ..."""
+        """Log a dataset input, shown in the MLflow UI with its digest; `context` is training, testing, ..."""
         fields = {
             "name": name, "digest": digest[:32], "source_type": "kronos_store", "source": json.dumps(source),
             "profile": json.dumps(profile),
@@ -76,7 +79,7 @@ class Run:
         self.outbox.put(self.id, {"do": "dataset", "fields": fields, "context": context})
 
     def artifact(self, path: str | Path, folder: str | None = None) -> None:
-        """Log a file, or a folder's content, under `folder` of the run's artifacts."""
+        """Log a file, or the content of a folder, as artifacts under `folder`."""
         self.outbox.put(self.id, {"do": "artifact", "folder": folder}, Path(path))
 
     def json(self, value: Any, name: str) -> None:
@@ -88,7 +91,7 @@ class Run:
         self.outbox.put(self.id, {"do": "text", "text": text, "name": name})
 
     def finish(self, status: str, reason: str = "") -> None:
-        """End the run FINISHED, FAILED or KILLED; a reason becomes the tag `kronos.reason`."""
+        """End the run with status FINISHED, FAILED or KILLED; a reason is set as the tag `kronos.reason`."""
         try:
             self.flush()
             if reason:
@@ -101,12 +104,12 @@ class Run:
 
 
 def named(tags: Mapping[str, Any]) -> dict[str, str]:
-    """Tags as MLflow takes them; names without a dot get the project's prefix."""
+    """Tags as strings for MLflow; names without a dot get the prefix `kronos.`."""
     return {name if "." in name else TAG + name: str(text) for name, text in tags.items()}
 
 
 def hand_over(client: Any, run_id: str, message: Message, path: Path | None) -> None:
-    """Hand a message of `Run` to MLflow; one that it has had before changes nothing."""
+    """Send a message of `Run` to MLflow; sending the same message twice changes nothing."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
     match message["do"]:
@@ -132,13 +135,13 @@ def hand_over(client: Any, run_id: str, message: Message, path: Path | None) -> 
 
 
 def is_away(error: Exception) -> bool:
-    """Whether a call of a remote MLflow failed for want of a server that works, not for what was asked of it."""
+    """Whether a call of a remote MLflow failed because the server is unreachable or broken."""
     from mlflow.exceptions import MlflowException
 
     code: int
     if isinstance(error, MlflowException):
         code = error.get_http_status_code()
-        # Where nobody answered it is the 500 of any mistake in code on this side, which is no absence.
+        # MLflow also raises code 500 for client-side errors; only failed API requests mean an unreachable server.
         if type(error) is MlflowException and code == 500:
             return str(error).startswith("API request to")
     elif getattr(error, "response", None) is not None:
@@ -153,9 +156,9 @@ _calling = threading.Lock()
 
 @contextmanager
 def limits(brisk: bool) -> Iterator[None]:
-    """Bound MLflow's requests while the block runs; it reads its limits from the environment at each one.
+    """Set timeout and retries of MLflow's requests within the block, by the environment variables that MLflow reads.
 
-    `brisk` is for calls that work waits for. Otherwise limits that the user has set stand.
+    `brisk` is for calls that training waits for. Without it, values that the user has set are kept.
     """
     seconds, retries = BRISK if brisk else PATIENT
     wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}

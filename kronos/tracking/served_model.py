@@ -1,6 +1,6 @@
-"""The file that MLflow loads a model from: bars in, forecasts out, the same numbers as the run's own.
+"""The MLflow pyfunc model, loaded from code: bars in, forecasts out, with the same results as the run's own stages.
 
-The artifact beside it holds the tokenizer's and predictor's checkpoint folders and `serving.json`; no pickle.
+Its artifacts are the checkpoint folders of tokenizer and predictor and `serving.json`; nothing is pickled.
 """
 
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ from kronos.utils.files import read_json
 
 
 class ServedKronos(PythonModel):
-    """A tokenizer and a predictor that take a table of bars and return a table of forecasts."""
+    """A pyfunc model that takes a table of bars and returns a table of forecasts."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the weights; `self.tokenizer` and `self.predictor` are plain torch modules."""
+        """Load the weights into `self.tokenizer` and `self.predictor`, which are torch modules in eval mode."""
         from kronos.model import load_predictor, load_tokenizer
 
         self.tokenizer = load_tokenizer(context.artifacts["tokenizer"]).eval()
@@ -37,9 +37,18 @@ class ServedKronos(PythonModel):
     ) -> pd.DataFrame:
         """Forecast each instrument of the table from its last bars.
 
-        `model_input` is long: datetime, open, high, low, close, and where known instrument, volume and amount.
-        The result is long: instrument, as_of, datetime, step, the six features (means over the sample paths)
-        and their quantiles. Bad input is an error of the client's, with the reason.
+        Args:
+            context: not used; the weights are loaded in `load_context`.
+            model_input: one row per instrument and bar: datetime, open, high, low, close, and optionally instrument,
+                volume and amount.
+            params: settings that replace those logged with the model, as listed in its signature.
+
+        Returns:
+            One row per instrument and forecast bar: instrument, as_of, datetime, step, the six features (means over
+            the sample paths) and their quantiles.
+
+        Raises:
+            MlflowException: for invalid input, with error code INVALID_PARAMETER_VALUE and the reason.
         """
         try:
             return self._forecast(model_input, {**self.settings, **(params or {})})
@@ -53,7 +62,7 @@ class ServedKronos(PythonModel):
         series = [(name, bars) for name, bars in _bars(table).groupby("instrument", sort=True)]
         short = [f"{name} has {len(bars)}" for name, bars in series if len(bars) < lookback]
         if short:
-            raise UserError(f"{lookback} bars a series are needed: {', '.join(short[:5])}")
+            raise UserError(f"each instrument needs {lookback} bars: {', '.join(short[:5])}")
         names = [str(name) for name, _ in series]
         bars = np.stack([own[list(FEATURES)].to_numpy(np.float32)[-lookback:] for _, own in series])
         times = np.stack(
@@ -73,14 +82,14 @@ class ServedKronos(PythonModel):
 
     @staticmethod
     def _after(last: int, horizon: int, settings: Mapping[str, Any]) -> np.ndarray:
-        """The next sessions of the exchange after a bar, int64 ns [H]."""
+        """Timestamps of the next H bars of the exchange calendar after `last`, int64 nanoseconds [H]."""
         after = pd.Timestamp(int(last))
         found = next_sessions(settings["calendar"], after, horizon, settings["freq"], settings["label"])
         return found.tz_localize(None).as_unit("ns").asi8
 
 
 def _bars(table: pd.DataFrame) -> pd.DataFrame:
-    """The client's table as bars: every column there, numbers, in order."""
+    """The table of a request as bars: missing columns filled in. Raises UserError for invalid values or order."""
     bars = rename_aliases(table).copy()
     missing = [name for name in ("datetime", *PRICES) if name not in bars]
     if missing:
@@ -104,14 +113,16 @@ def _bars(table: pd.DataFrame) -> pd.DataFrame:
         lambda times: bool(times.is_monotonic_increasing and times.is_unique)
     )
     if not rising.all():
-        raise UserError(f"datetime must rise within a series: {rising.index[~rising][0]} does not")
+        raise UserError(
+            f"datetime must increase within an instrument: for {rising.index[~rising][0]} it does not"
+        )
     return bars
 
 
 def _table(
     names: list[str], as_of: np.ndarray, ahead_NH: np.ndarray, paths_NSHF: np.ndarray, quantiles: list[float]
 ) -> pd.DataFrame:
-    """The forecast as a long table."""
+    """The forecast as a table with one row per instrument and step; paths_NSHF is [N, samples, H, features]."""
     count, horizon = ahead_NH.shape
     columns: dict[str, Any] = {
         "instrument": np.repeat(names, horizon),

@@ -1,4 +1,4 @@
-"""What the machine does to a run (a full disk, a folder that may not be written, a missing package), in one line."""
+"""One-line messages for failures of the environment: a full disk, missing permissions, a missing package."""
 
 import errno
 import io
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-# Libraries that write by themselves (safetensors, SQLite, Arrow) pass the system's words on, but not its number.
+# Libraries with their own I/O (safetensors, SQLite, Arrow) pass on the message of the system, but not its errno.
 FULL_WORDS = (
     "No space left on device",
     "File too large",
@@ -24,38 +24,39 @@ REFUSED_WORDS = (
 )
 
 BROKEN_WORDS = ("disk I/O error", "Input/output error")
-SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy says no more than that
-# Of torch.compile: there is no compiler, or it did not build.
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # the whole message of numpy
+# torch.compile: there is no compiler, or compiling failed.
 COMPILER_WORDS = ("InvalidCxxCompiler", "CppCompileError")
 OPTIONAL = {"psycopg2": "pip install psycopg2-binary"}
 
 
 def sentence(error: BaseException) -> str | None:
-    """The user's line for a failure of the machine; None for anything else, which is a fault of the code."""
+    """The message for a failure of the environment; None for any other error, which is a bug."""
     for part in _causes(error):
         where = f" ({part.filename})" if isinstance(part, OSError) and part.filename else ""
         number = part.errno if isinstance(part, OSError) else None
         words = str(part)
         if number in FULL or any(word in words for word in FULL_WORDS) or SHORT_WRITE.fullmatch(words):
-            return f"the disk is full{where}: free some space, or write elsewhere with another working folder"
+            return f"the disk is full{where}: free some space, or run in a folder on another disk"
         if number == errno.EIO or any(word in words for word in BROKEN_WORDS):
             return (
                 f"the disk or file system failed{where}: {words.splitlines()[0]}; check it (dmesg, the mount), or "
-                "write elsewhere with another working folder"
+                "run in a folder on another disk"
             )
         if number in REFUSED or any(word in words for word in REFUSED_WORDS):
-            return f"may not read or write here{where or ' (' + os.getcwd() + ')'}: work in a folder that is yours"
+            place = where or f" ({os.getcwd()})"
+            return f"no permission to read or write{place}: run in a folder that you can write to"
         if number in (errno.EMFILE, errno.ENFILE):
             return f"too many open files{where}: raise the limit (ulimit -n), or lower num_workers and n_jobs"
         if isinstance(part, UnicodeEncodeError):
             letters = part.object[part.start : part.end]
             return (
-                f"the locale ({sys.getfilesystemencoding()}) cannot spell {letters!r}: set PYTHONUTF8=1, or a UTF-8 "
+                f"the locale ({sys.getfilesystemencoding()}) cannot encode {letters!r}: set PYTHONUTF8=1, or a UTF-8 "
                 "locale such as LC_ALL=C.UTF-8"
             )
         if any(word in words for word in COMPILER_WORDS):
             return (
-                "torch.compile cannot build here: it needs a C++ compiler, and a path of PyTorch without spaces "
+                "torch.compile failed: it needs a C++ compiler, and a PyTorch installation path without spaces "
                 f"({sys.prefix}); set compile=false and inference_compile=false"
             )
         if isinstance(part, ModuleNotFoundError) and part.name and part.name.split(".")[0] != "kronos":
@@ -66,10 +67,10 @@ def sentence(error: BaseException) -> str | None:
 
 
 def refusal(error: BaseException) -> str | None:
-    """The user's line where MLflow, which is there, refuses what was asked of it: a deleted run, missing rights."""
+    """The message where MLflow rejects a request, such as for a deleted run or missing permissions; else None."""
     for part in _causes(error):
         if any(kind.__name__ == "MlflowException" for kind in type(part).__mro__):
-            return f"MLflow refused: {str(part).strip().partition(chr(10))[0]}"
+            return f"MLflow rejected the request: {str(part).strip().partition(chr(10))[0]}"
     return None
 
 
@@ -80,13 +81,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def speak_any_encoding() -> None:
-    """Let a terminal that knows fewer letters than UTF-8 show an escape instead of ending the run."""
+    """Print backslash escapes on a terminal without UTF-8, instead of raising UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
             stream.reconfigure(errors="backslashreplace")
 
 
 def quiet_end_of_output() -> int:
-    """The reader of our output has gone (`| head`): end without a word, as commands do; 141 is 128 + SIGPIPE."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+    """Silence output after a broken pipe (`| head`); returns the exit status 141, which is 128 + SIGPIPE."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again at exit
     return 141

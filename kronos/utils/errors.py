@@ -1,13 +1,13 @@
-"""The errors that a user can cause; each becomes one line on standard error and exit status 2."""
+"""Errors that users can cause; the command line prints them as one line and exits with status 2."""
 
 
 class UserError(Exception):
-    """A user's mistake: the message says what came, what was expected and what to do."""
+    """Invalid input or configuration; the message says what was given, what was expected and what to do."""
 
 
 class Pruned(Exception):
-    """A trial of a search that was given up for being weak: no failure, and no result."""
+    """A trial of a search was stopped by the pruner; this is not a failure."""
 
 
 class TrackingAway(UserError):
-    """The tracking server went away and was not back in time: the same command goes on where this one stopped."""
+    """The tracking server was unreachable for too long; running the same command again continues the work."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, JSON, and content digests."""
+"""File helpers: atomic writes, JSON, and content digests."""
 
 import hashlib
 import json
@@ -12,18 +12,16 @@ from typing import Any
 
 from kronos.utils.errors import UserError
 
-PACKAGE = (
-    Path(__file__).resolve().parents[1]
-)  # the folder of the package `kronos`, wherever this module lies in it
+PACKAGE = Path(__file__).resolve().parents[1]  # the folder of the package `kronos`
 
 
 def clone() -> Path | None:
-    """The clone of the project that this package lies in; None where pip installed it elsewhere."""
+    """The root of the project's clone that contains this package; None where it was installed elsewhere by pip."""
     return PACKAGE.parent if (PACKAGE.parent / "MLproject").is_file() else None
 
 
 def shipped(path: str | Path) -> Path | None:
-    """`experiments/...` as the project brings it, from its clone or its package; None where it has no such file."""
+    """The file `experiments/...` of the clone or the installed package; None where there is no such file."""
     if Path(path).parts[:1] != ("experiments",):
         return None
     found = (root / path for root in (clone(), PACKAGE) if root is not None)
@@ -31,20 +29,20 @@ def shipped(path: str | Path) -> Path | None:
 
 
 def or_shipped(path: str | Path) -> str | Path:
-    """The path, or where there is nothing the file that the project brings under that name."""
+    """The path if it exists, else the file of that name that ships with the project, if any."""
     return path if Path(path).exists() else shipped(path) or path
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; on success it takes the name `path`, on failure it is removed.
+    """Yield a temporary folder beside `path`, renamed to `path` on success and removed on failure.
 
-    An existing folder of that name is replaced, never written into: readers see the old one or the new one.
+    An existing folder of that name is replaced as a whole: readers see either the old or the new one.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    temporary.chmod(0o755)  # mkdtemp makes it private to the user
+    temporary.chmod(0o755)  # mkdtemp creates it with mode 700
     try:
         yield temporary
         replace_folder(temporary, target)
@@ -53,7 +51,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Rename the folder `source` to `target`; one of that name is moved aside first and deleted after."""
+    """Rename the folder `source` to `target`; an existing `target` is moved aside first and deleted afterwards."""
     if not target.exists():
         os.rename(source, target)
         return
@@ -61,7 +59,7 @@ def replace_folder(source: Path, target: Path) -> None:
     os.rename(target, aside)
     try:
         os.rename(source, target)
-    except BaseException:  # Ctrl-C too: the old folder must come back
+    except BaseException:  # also on Ctrl-C, the old folder must be restored
         os.rename(aside, target)
         raise
     finally:
@@ -85,12 +83,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN is refused, since other readers cannot parse it."""
+    """Write `value` as indented JSON, atomically. Raises ValueError for NaN, which is not valid JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Parse a JSON file; a missing or malformed one is a `UserError` that names the file and the place."""
+    """Parse a JSON file. Raises UserError, with path and position, where it is missing or malformed."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

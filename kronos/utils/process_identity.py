@@ -1,4 +1,4 @@
-"""Identify a process by host, number and start time, since the system gives numbers again."""
+"""Identify a process by host name, pid and start time, since pids are reused."""
 
 import socket
 
@@ -6,13 +6,13 @@ import psutil
 
 
 def this_process() -> str:
-    """Return the text by which any process can tell, now or later, whether this one still runs: `host pid start`."""
+    """Return `host pid start`, by which other processes can check whether this process is still running."""
     me = psutil.Process()
     return f"{socket.gethostname()} {me.pid} {me.create_time():.2f}"
 
 
 def is_gone(process: str | None) -> bool:
-    """Return whether a process of this machine has ended; False for another machine's, of which nothing is known."""
+    """Return whether a process of this machine has ended; False for other machines, which cannot be checked."""
     host, pid, start = (process or "- 0 0").split()
     if host != socket.gethostname():
         return False

@@ -1,4 +1,4 @@
-"""What a person sees while a long step runs: a progress bar on a terminal, plain lines elsewhere."""
+"""Progress output of long steps: a progress bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -8,14 +8,19 @@ from typing import Any
 from tqdm import tqdm
 
 ESTIMATE_AFTER_STEPS = 50
-SHOWN = ("train_loss", "val_loss", "learning_rate", "windows_per_second")  # of all that is recorded
+SHOWN = (
+    "train_loss",
+    "val_loss",
+    "learning_rate",
+    "windows_per_second",
+)  # the metrics shown, of all that are logged
 
 
 class Progress:
     """Progress of one long step. Call it with (done, total, values); use it as a context manager.
 
-    On a terminal it is a tqdm bar. Elsewhere it prints a line about every tenth of the way, and after
-    50 steps an estimate of the whole time.
+    On a terminal it is a tqdm bar. Elsewhere it prints a line about every 10 %, and after 50 steps an estimate of the
+    remaining time.
     """
 
     def __init__(self, label: str) -> None:
@@ -62,7 +67,7 @@ class Progress:
         self._estimated = True
         seconds = (time.monotonic() - self._began) / steps * (total - done)
         if seconds > 30:
-            print(f"{self.label}: about {_duration(seconds)} to go", flush=True)
+            print(f"{self.label}: about {_duration(seconds)} left", flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,6 @@
-"""Random numbers that are a function of keys: the same on any machine, in any order, beside any others.
+"""Counter-based random numbers: a function of keys, independent of machine, order and batch composition.
 
-The hash is the finaliser of splitmix64; integers wrap at 64 bits on purpose.
+The hash is the finalizer of splitmix64; integers wrap at 64 bits on purpose.
 """
 
 from functools import lru_cache
@@ -13,7 +13,7 @@ GOLDEN = np.uint64(
 
 
 def mix(bits: np.ndarray) -> np.ndarray:
-    """Hash a uint64 array in place and return it: flipping any input bit changes each output bit half of the time."""
+    """Hash a uint64 array in place and return it: a flipped input bit flips each output bit with probability 1/2."""
     scratch = bits >> np.uint64(30)
     bits ^= scratch
     bits *= np.uint64(0xBF58476D1CE4E5B9)

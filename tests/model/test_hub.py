@@ -1,6 +1,7 @@
 """from_pretrained by Hub name: the real client in a process of its own, against a loopback server."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import torch
 from hub_server import HubServer
 
 from kronos.model import Kronos, digest, save_model
-from kronos.model.hub import is_hub_name
+from kronos.model.hub import download, is_hub_name
+from kronos.utils.errors import UserError
 
 LOAD = """
 import json, sys
@@ -114,6 +116,21 @@ def test_a_hub_that_cannot_be_reached_is_said_in_one_line(tmp_path):
     )
     assert "http://127.0.0.1:9 cannot be asked (" in answer and "\n" not in answer
     assert answer.endswith("give a folder, or run once with a connection")
+
+
+def test_retry_warnings_of_the_client_are_not_logged(monkeypatch, caplog):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def unreachable(*given, **more):
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    before = logging.getLogger("huggingface_hub").level
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="cannot be asked"):
+        download("someone/kronos", ("config.json",))
+    assert not caplog.records
+    assert logging.getLogger("huggingface_hub").level == before
 
 
 def test_what_reads_as_a_hub_name():

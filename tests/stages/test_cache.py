@@ -12,7 +12,7 @@ from kronos.__main__ import main
 from kronos.config.loading import load_config
 from kronos.config.schema import Config
 from kronos.stages import STAGES, cache
-from kronos.stages.cache import code_digest, key_of, key_parts
+from kronos.stages.cache import code_digest, differences, key_of, key_parts
 from kronos.utils.files import read_json
 
 GIVEN = {
@@ -85,6 +85,30 @@ def test_versions_that_change_numbers_count_and_others_do_not(
     assert [name for name in before if after[name] != before[name]] == [*TRAINED, "backtest"]
     after = upgraded("exchange_calendars")
     assert [name for name in before if after[name] != before[name]] == ["data", "backtest"]
+
+
+def test_a_rerun_is_explained_in_words_without_digests() -> None:
+    old, new = ("0123456789abcdef" * 4, "fedcba9876543210" * 4)
+    names = ("bars", "pretrained_tokenizer", "tokenizer", "mine", "objective")
+    before = {
+        "inputs": {**dict.fromkeys(names, old), "processes": "1"},
+        "fields": {"seed": "100"},
+        "code": old,
+    }
+    after = {"inputs": {**dict.fromkeys(names, new), "processes": "2"}, "fields": {"seed": "7"}, "code": new}
+    assert differences(before, after) == [
+        "seed was 100, is 7",
+        "the bars have changed",
+        "pretrained_tokenizer_path: other weights",
+        "the tokenizer has other weights",
+        "mine has changed",
+        "the training objective has changed",
+        "processes was 1, is 2",
+        "the code has changed",
+    ]
+    assert differences({"inputs": {"pretrained": "random weights"}}, {"inputs": {"pretrained": new}}) == [
+        "the pretrained weights have changed"
+    ]
 
 
 def test_code_counts_and_comments_do_not(tmp_path: Path) -> None:

@@ -65,7 +65,9 @@ def count_stage() -> Any:
 def test_a_stage_from_outside_has_command_help_tracking_and_reuse(
     store: Path, count_stage: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["count"]) == 0 and "count: runs, since there is no finished one" in capsys.readouterr().out
+    assert (
+        main(["count"]) == 0 and "count: runs, since there is no finished output" in capsys.readouterr().out
+    )
     assert main(["count", "--log-interval", "7"]) == 0 and "count: reused" in capsys.readouterr().out
     assert main(["count", "--seed", "7"]) == 0 and "seed was 100, is 7" in capsys.readouterr().out
     with pytest.raises(SystemExit):
@@ -172,6 +174,15 @@ def test_the_model_before_training_follows_the_weights_own_record(trained: Confi
         "predictor", type(predictor)(predictor.model, predictor.digest, changed), None
     )
     assert found is None and "are not those that the predictor was trained from" in why_not
+
+
+def test_a_predictor_without_a_record_is_used_with_a_note(store: Path, weights: Path) -> None:
+    paths = {f"{kind}_path": str(weights / kind) for kind in ("tokenizer", "predictor")}
+    config, _ = load_config(None, paths)
+    bars = stored_bars(config)
+    _, _, notes = trained_pair(config, bars, resolve_splits(config, bars))
+    (note,) = notes
+    assert "no record of the tokenizer" in note and "cannot be checked" in note
 
 
 def test_the_number_format_of_training_is_no_matter_of_forecasts(store: Path, weights: Path) -> None:

@@ -23,7 +23,7 @@ def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
     capsys.readouterr()
     assert main(["pipeline", *TINY, *arguments]) == 0
     said = capsys.readouterr().out
-    reused = re.findall(r"^(\w+): reused, nothing it follows from has changed", said, re.MULTILINE)
+    reused = re.findall(r"^(\w+): reused, nothing it depends on has changed", said, re.MULTILINE)
     fresh = re.findall(r"^(\w+): runs, since ", said, re.MULTILINE)
     assert sorted(reused + fresh) == sorted(ORDER)
     return fresh

@@ -56,7 +56,7 @@ def test_steps_can_be_replaced_one_by_one(in_folder: Path, capsys: pytest.Captur
     assert Mine(**SMALL).run()["tokenizer"].reused
     plain = TrainingPipeline(**SMALL).train_tokenizer()  # alone, by the public objective: another origin
     assert plain is not None and not plain.reused
-    assert "tokenizer: runs, since it was made otherwise" in capsys.readouterr().out
+    assert "tokenizer: runs, since its record does not match" in capsys.readouterr().out
 
 
 @pytest.mark.slow

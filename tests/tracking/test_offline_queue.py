@@ -131,13 +131,13 @@ def test_it_says_once_that_the_server_is_away_and_once_that_it_is_back(tmp_path:
         clock.now += 1
         box.put("a", {"number": number})
     assert len(said) == 1
-    assert "is away: the work goes on" in said[0] and str(tmp_path / "unsent") in said[0]
+    assert "is unreachable: the run continues" in said[0] and str(tmp_path / "unsent") in said[0]
     server.there = True
     for number in range(100, 110):
         clock.now += 1
         box.put("a", {"number": number})
     assert len(said) == 2
-    assert "is back after 10" in said[1]
+    assert "is reachable again after 10" in said[1]
     assert server.rows["a"] == [(number, None) for number in range(110)]
 
 
@@ -167,7 +167,7 @@ def test_an_absent_server_is_waited_for_and_then_given_up(tmp_path: Path, clock:
     with pytest.raises(TrackingAway, match=r"was not back within 60 s .*is kept in .*unsent"):
         box.wait()
     assert clock.now >= 60
-    assert said[1:] == ["  waits up to 60 s for MLflow at http://here"]
+    assert said[1:] == ["  waiting up to 60 s for MLflow at http://here"]
     with pytest.raises(TrackingAway):
         box.now(lambda: 7)
     server.there = True
@@ -203,7 +203,7 @@ def test_what_the_server_refuses_at_the_next_start_stays_and_is_said(tmp_path: P
     said: list[str] = []
     server.outbox(tmp_path / "unsent", said.append).take_over()
     assert len(said) == 2
-    assert "does not take what is kept in" in said[0] and "the run is deleted" in said[0]
+    assert "rejected the messages stored in" in said[0] and "the run is deleted" in said[0]
     server.refuses = False
     server.outbox(tmp_path / "unsent").take_over()
     assert server.rows == {"a": [(0, None)], "b": [(0, None)]}

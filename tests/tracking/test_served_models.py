@@ -127,8 +127,8 @@ def test_the_served_answer_is_the_runs_own_and_bad_input_gets_400(served: str) -
     assert (status, len(answer["predictions"])) == (200, 3)
     assert "close_q0.5" in answer["predictions"][0]
     for table, params, reason in (
-        (bars.head(10), {}, "32 bars a series are needed: AAPL has 10"),
-        (bars.iloc[::-1], {}, "datetime must rise within a series"),
+        (bars.head(10), {}, "each instrument needs 32 bars: AAPL has 10"),
+        (bars.iloc[::-1], {}, "datetime must increase within an instrument"),
         (bars.assign(close=-1.0), {}, "prices must be above 0"),
         (bars.drop(columns="close"), {}, "close"),
         (bars, {"pred_len": 0}, "pred_len is 0"),

@@ -75,7 +75,7 @@ def test_a_run_that_is_deleted_meanwhile_stops_no_work(uri: str, in_folder: Path
             run.flush()
         run.tags({"model": "nano"})
     (line,) = said
-    assert f"does not take what run {run.id} reports" in line and "the work goes on" in line
+    assert f"rejected a message of run {run.id}" in line and "the run continues" in line
     assert tracking.outbox.refused[run.id] >= 3
     with tracking.run("backtest", {}) as other:  # other runs are as before
         other.metrics(1, {"loss": 2.0})
@@ -288,4 +288,7 @@ def test_a_run_deleted_while_it_is_written_is_told_in_one_line(tmp_path, monkeyp
 
     monkeypatch.setattr(command, "_place", gone)
     assert command.main(["data"]) == 2
-    assert capsys.readouterr().err == "kronos: MLflow refused: The run 1a2b must be in the 'active' state.\n"
+    assert (
+        capsys.readouterr().err
+        == "kronos: MLflow rejected the request: The run 1a2b must be in the 'active' state.\n"
+    )

@@ -119,7 +119,7 @@ def test_a_server_killed_in_mid_training_and_started_again(fresh: MlflowServer, 
     kronos.wait_for(lambda: kronos.kept() >= 2)
     fresh.start()
     said = kronos.ends(0)
-    assert said.count("is away: the work goes on") == said.count("is back after") == 1
+    assert said.count("is unreachable: the run continues") == said.count("is reachable again after") == 1
     assert "Traceback" not in said and "Retry" not in said
     run = check_every_step_is_there_once(fresh, "tokenizer", folder)
     client = MlflowClient(fresh.address)
@@ -142,7 +142,7 @@ def test_a_training_killed_while_the_server_is_away_is_sent_when_it_goes_on(
     fresh.start()
     again = Kronos(folder, fresh, *arguments)
     said = again.ends(0)
-    assert "sent to MLflow what was kept of run" in said
+    assert "sent the stored messages of run" in said
     check_every_step_is_there_once(fresh, "tokenizer", folder)
 
 
@@ -160,7 +160,7 @@ def test_a_server_away_at_the_end_gets_all_of_it_from_the_next_start(
     assert "Traceback" not in said
     fresh.start()
     said = Kronos(folder, fresh, *arguments).ends(0)
-    assert "sent to MLflow what was kept of run" in said
+    assert "sent the stored messages of run" in said
     run = check_every_step_is_there_once(fresh, "predictor", folder)
     assert said.count(run.info.run_id) >= 1
     client = MlflowClient(fresh.address)

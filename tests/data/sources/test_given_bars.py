@@ -121,7 +121,7 @@ def test_the_whole_pipeline_runs_on_them(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "outputs/backtest_results/finetune_backtest_demo/report.md").is_file()
     assert "data: reused" in kronos(tmp_path, "data")
     said = kronos(tmp_path, "data", "--embargo", "2")
-    assert "bars: kept as they are" in said and "embargo 2: train_time_range ends" in said
+    assert "bars: unchanged" in said and "embargo 2: train_time_range ends" in said
 
 
 def test_the_guides_line_runs_and_tells_where_bars_are_looked_for(
