@@ -219,6 +219,7 @@ def run_backtests(
     deal_price: str,
     limit_threshold: float | None,
     benchmark: pd.Series,
+    periods_per_year: float,
     benchmark_cost: pd.Series | None = None,
     freq: str = "day",
 ) -> dict[str, BacktestResult]:
@@ -235,6 +236,7 @@ def run_backtests(
     no bar that day is not tradable; nor, with a `limit_threshold`, one whose `deal_price` is that far from its
     previous close (the price of the fill is judged, since at the open the day's close is not known).
     `benchmark` (and its own `benchmark_cost`) are daily fractions, needed for every day of the ledger.
+    Risk figures are annualised by `periods_per_year` sessions (Qlib's own take 238 days).
     """
     if deal_price not in DEAL_PRICES:
         raise UserError(
@@ -296,7 +298,7 @@ def run_backtests(
             report, held = next(iter(portfolio.values()))
             trades = _trades(next(iter(indicators.values()))[1].order_indicator_his)
             positions = _positions(held, quoted[quoted].index, freq)
-            results[name] = _result(report, trades, positions, bench, bench_cost)
+            results[name] = _result(report, trades, positions, bench, bench_cost, periods_per_year)
     return results
 
 
@@ -306,6 +308,7 @@ def _result(
     positions: pd.DataFrame,
     bench: pd.Series,
     bench_cost: pd.Series | None,
+    periods_per_year: float,
 ) -> BacktestResult:
     daily = report[["return", "cost", "turnover"]].copy()
     daily["bench"] = bench
@@ -318,7 +321,7 @@ def _result(
         daily=daily,
         trades=trades,
         positions=positions,
-        risk=risk(daily),
+        risk=risk(daily, periods_per_year),
         turnover=float(daily["turnover"].mean()),
         stranded=tuple(final["instrument"]),
     )

@@ -11,6 +11,7 @@ import pandas as pd
 from kronos.config.schema import Config
 from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts
+from kronos.data.markets import sessions_per_year
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.evaluation import forecast_evaluation, portfolio, ranking, signals
@@ -67,7 +68,8 @@ def evaluate(
     samples, examples = sample_paths(model, points, forecasts)
     accurate = forecast_evaluation.measure(forecasts, samples)
     compared = benchmark(config, store, *(bars[name].iloc[first - start :] for name in ("close", "member")))
-    results = simulate(config, splits, store, scores, compared, first)
+    year = sessions_per_year(store.calendar, *splits.backtest, store.freq, store.label)
+    results = simulate(config, splits, store, scores, compared, first, year)
     own = results[rules.backtest_signal]
     write_ledgers(folder, results, rules.backtest_signal)
     context.say(f"backtest: {len(own.daily)} days, {len(own.trades):,} fills")
@@ -95,7 +97,7 @@ def evaluate(
             name: Portfolio(daily=one.daily, risk=one.risk, turnover=one.turnover, stranded=one.stranded)
             for name, one in results.items() if name in signals.SIGNALS
         },
-        excesses=portfolio.excesses(own.daily, compared.others, horizon),
+        excesses=portfolio.excesses(own.daily, compared.others, horizon, year), periods_per_year=year,
         random_net=pd.DataFrame(by_chance) if by_chance else None, examples=examples,
     )  # fmt: skip
     return write_report(folder, content)
@@ -220,6 +222,7 @@ def simulate(
     scores: pd.DataFrame,
     compared: Benchmark,
     first_session: int,
+    periods_per_year: float,
 ) -> dict[str, BacktestResult]:
     """Trade every signal, and rankings by chance (named random_N), in Qlib from the store's bars."""
     rules = config.backtest
@@ -240,7 +243,7 @@ def simulate(
             open_cost=rules.backtest_open_cost, close_cost=rules.backtest_close_cost,
             min_cost=rules.backtest_min_cost, deal_price=rules.backtest_deal_price,
             limit_threshold=rules.backtest_limit_threshold, benchmark=compared.returns,
-            benchmark_cost=compared.cost, freq=config.data.freq,
+            benchmark_cost=compared.cost, periods_per_year=periods_per_year, freq=config.data.freq,
         )  # fmt: skip
 
 
