@@ -5,7 +5,8 @@ add an entry. Each rule names its source and holds from the day `since` until th
 first take the first cost, and no price limit. A calendar without an entry has `DEFAULT`: no limits, 0.1 % each way.
 
 Shares under special treatment (ST, 5 % on the main boards) cannot be told from bars or codes and are treated like any
-other. Commissions and fees are typical ones, not those of a given broker.
+other; so are Shenzhen's funds of ChiNext indices (20 % from 2020-08-24, here 10 % as any fund). Commissions and fees
+are typical ones, not those of a given broker.
 """
 
 import re
@@ -85,18 +86,18 @@ MARKETS = {
             Limit("star", 0.2, "2019-07-22", "SSE STAR Market special rules 2019", free=5, lot=200),
             Limit("beijing", 0.3, "2021-11-15", "BSE trading rules 2021", free=1),
             Limit("fund", 0.1, "1996-12-16", f"{_MAIN}, funds"),
-            Limit("star_fund", 0.2, "2020-08-24", "SSE notice on funds of STAR indices 2020"),
+            Limit("star_fund", 0.2, "2020-08-24", "SSE rules on funds of STAR shares 2020"),
         ),
         settlement="T+1", qlib_region="cn",
     ),
     "XHKG": Market(
         "Hong Kong",
         costs=(
-            Costs(0.0011, 0.0011, 0.0, "1993-01-01", f"stamp duty 0.1 % on both sides; {_HK_FEES}"),
+            Costs(0.0011, 0.0011, 0.0, "2001-09-01", f"stamp duty 0.1 % on both sides; {_HK_FEES}"),
             Costs(0.0014, 0.0014, 0.0, "2021-08-01",
-                  f"stamp duty 0.13 % on both sides (Stamp Duty Amendment Ordinance 2021); {_HK_FEES}"),
+                  f"stamp duty 0.13 % on both sides (Revenue (Stamp Duty) Ordinance 2021); {_HK_FEES}"),
             Costs(0.0011, 0.0011, 0.0, "2023-11-17",
-                  f"stamp duty 0.1 % on both sides (Stamp Duty Amendment Ordinance 2023); {_HK_FEES}"),
+                  f"stamp duty 0.1 % on both sides (Stamp Duty Amendment Ordinance of 2023); {_HK_FEES}"),
         ),
         source="HKEX trading rules: no daily limit; lots are set by each issuer",
     ),

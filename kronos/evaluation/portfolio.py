@@ -1,7 +1,11 @@
 """Risk figures of a simulated portfolio's daily ledger: return, volatility, drawdown, win rate, excess returns.
 
-Conventions, Qlib's: returns are summed, not compounded; a year has 238 days; drawdown is the largest fall of the
-summed curve (negative or 0).
+Conventions: returns are summed, not compounded, as in Qlib; a year has as many periods as the caller says, counted
+from the market's calendar (`kronos.data.markets.sessions_per_year`); drawdown is the largest fall of the summed
+curve, which starts at 0, so that a loss on the first day counts (negative or 0).
+
+Qlib's own figures take 238 days for a year of any market, and leave the start out of the drawdown: for the same
+annual figures give `QLIB_DAYS_A_YEAR`.
 """
 
 from collections.abc import Mapping
@@ -12,16 +16,7 @@ import pandas as pd
 
 from kronos.evaluation.statistics import Estimate, estimate
 
-DAYS_A_YEAR = 238  # Qlib's own constant; risk figures are annualised by it
-ALL_DAYS = 365  # of a market that never closes
-
-
-def periods_a_year(index: pd.Index) -> int:
-    """Return the bars per year: 238 days (365 where weekends are traded) times the median number of bars per day."""
-    times = pd.DatetimeIndex(index)
-    counts = times.normalize().value_counts()
-    days = ALL_DAYS if (times.day_of_week >= 5).any() else DAYS_A_YEAR
-    return days * (int(np.median(counts)) if len(counts) else 1)
+QLIB_DAYS_A_YEAR = 238  # Qlib's own constant for daily bars, for comparison with its figures
 
 
 @dataclass(frozen=True)
@@ -33,37 +28,40 @@ class Excess:
     annualised: float  # return of the other
     difference: Estimate  # per day
     information_ratio: float
-    periods: int  # per year
+    periods: float  # per year
 
 
-def figures(returns: pd.Series) -> dict[str, float]:
-    """Return the risk figures of daily (or, intraday, per-bar) returns as plain floats; NaN where undefined.
+def figures(returns: pd.Series, periods_per_year: float) -> dict[str, float]:
+    """Return the risk figures of returns per period (day, or bar within a day) as plain floats; NaN where undefined.
 
-    `annualised_return` is the mean x 238, `volatility` the sample standard deviation x sqrt(238),
+    `annualised_return` is the mean x `periods_per_year`, `volatility` the sample standard deviation x its root,
     `information_ratio` their quotient (of a portfolio's own returns it is the Sharpe ratio with a risk-free rate
-    of 0), `calmar` the annualised return over the size of the largest fall, `win_rate` the share of days above 0.
+    of 0), `max_drawdown` the largest fall of the sums from their highest before, the 0 at the start included (Qlib's
+    `risk_analysis` leaves it out, so that its fall is smaller after an early loss), `calmar` the annualised return
+    over the size of that fall, `win_rate` the share of periods above 0; `periods_per_year` is returned too.
     """
     values = returns.to_numpy(dtype=np.float64)
     count = len(values)
     mean = float(values.mean()) if count else float("nan")
     deviation = float(values.std(ddof=1)) if count > 1 else float("nan")
     curve = values.cumsum()
-    fall = float((curve - np.maximum.accumulate(curve)).min()) if count else float("nan")
-    periods = periods_a_year(returns.index)
-    year = mean * periods
+    highest = np.maximum.accumulate(np.maximum(curve, 0))
+    fall = float((curve - highest).min()) if count else float("nan")
+    year, root = mean * periods_per_year, float(np.sqrt(periods_per_year))
     return {
         "mean": mean,
         "std": deviation,
         "annualised_return": year,
-        "volatility": deviation * float(np.sqrt(periods)),
-        "information_ratio": mean / deviation * float(np.sqrt(periods)) if deviation > 0 else float("nan"),
+        "volatility": deviation * root,
+        "information_ratio": mean / deviation * root if deviation > 0 else float("nan"),
         "max_drawdown": fall,
         "calmar": year / -fall if fall < 0 else float("nan"),
         "win_rate": float((values > 0).mean()) if count else float("nan"),
+        "periods_per_year": float(periods_per_year),
     }
 
 
-def risk(daily: pd.DataFrame) -> dict[str, dict[str, float]]:
+def risk(daily: pd.DataFrame, periods_per_year: float) -> dict[str, dict[str, float]]:
     """Return `figures` of each series of a ledger: the portfolio, its excess over the benchmark, and the benchmark.
 
     "Without cost" is the same trades with their costs added back; "with both costs" also charges the benchmark its
@@ -79,10 +77,12 @@ def risk(daily: pd.DataFrame) -> dict[str, dict[str, float]]:
     }
     if "bench_cost" in daily:
         series["with_both_costs"] = net - (daily["bench"] - daily["bench_cost"])
-    return {name: figures(values) for name, values in series.items()}
+    return {name: figures(values, periods_per_year) for name, values in series.items()}
 
 
-def excesses(daily: pd.DataFrame, others: Mapping[str, tuple[str, pd.Series]], horizon: int) -> list[Excess]:
+def excesses(
+    daily: pd.DataFrame, others: Mapping[str, tuple[str, pd.Series]], horizon: int, periods_per_year: float
+) -> list[Excess]:
     """Compare the portfolio after costs with other daily returns (key -> name, returns), over the ledger's days.
 
     The intervals allow for positions of `horizon`-day forecasts, which overlap. Raises ValueError where another has
@@ -95,7 +95,7 @@ def excesses(daily: pd.DataFrame, others: Mapping[str, tuple[str, pd.Series]], h
         if other.isna().any():
             raise ValueError(f"{name} has no value on {int(other.isna().sum())} days of the ledger")
         gap = net - other
-        ratio = figures(gap)["information_ratio"]
-        found.append(Excess(key, name, figures(other)["annualised_return"], estimate(gap, horizon), ratio,
-                            periods_a_year(daily.index)))  # fmt: skip
+        annualised = figures(other, periods_per_year)["annualised_return"]
+        ratio = figures(gap, periods_per_year)["information_ratio"]
+        found.append(Excess(key, name, annualised, estimate(gap, horizon), ratio, periods_per_year))
     return found

@@ -224,6 +224,7 @@ def run_backtests(
     min_cost: float,
     deal_price: str,
     benchmark: pd.Series,
+    periods_per_year: float,
     benchmark_cost: pd.Series | None = None,
     freq: str = "day",
 ) -> dict[str, BacktestResult]:
@@ -239,6 +240,7 @@ def run_backtests(
     least `min_cost` in money per order. Shares are not rounded to lots, since prices are adjusted. An instrument with
     no bar that day is not tradable; nor is what the store's `no_buy` and `no_sell` forbid.
     `benchmark` (and its own `benchmark_cost`) are daily fractions, needed for every day of the ledger.
+    Risk figures are annualised by `periods_per_year` sessions (Qlib's own take 238 days).
     """
     if deal_price not in DEAL_PRICES:
         raise UserError(
@@ -293,7 +295,7 @@ def run_backtests(
             report, held = next(iter(portfolio.values()))
             trades = _trades(next(iter(indicators.values()))[1].order_indicator_his)
             positions = _positions(held, quoted[quoted].index, freq)
-            results[name] = _result(report, trades, positions, bench, bench_cost)
+            results[name] = _result(report, trades, positions, bench, bench_cost, periods_per_year)
     return results
 
 
@@ -303,6 +305,7 @@ def _result(
     positions: pd.DataFrame,
     bench: pd.Series,
     bench_cost: pd.Series | None,
+    periods_per_year: float,
 ) -> BacktestResult:
     daily = report[["return", "cost", "turnover"]].copy()
     daily["bench"] = bench
@@ -315,7 +318,7 @@ def _result(
         daily=daily,
         trades=trades,
         positions=positions,
-        risk=risk(daily),
+        risk=risk(daily, periods_per_year),
         turnover=float(daily["turnover"].mean()),
         stranded=tuple(final["instrument"]),
     )

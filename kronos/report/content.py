@@ -74,6 +74,7 @@ class ReportInputs:
     accuracy: Accuracy
     portfolios: Mapping[str, Portfolio]
     excesses: Sequence[Excess]
+    periods_per_year: float  # sessions (bars, within a day) by which figures are annualised
     # daily returns after costs of portfolios of random rankings, one column per seed
     random_net: pd.DataFrame | None = None
     examples: Sequence[Example] = ()
@@ -102,6 +103,7 @@ def metrics(inputs: ReportInputs) -> dict[str, float]:
     """
     values = {**_ranking(inputs), **_accuracy(inputs), **_portfolio(inputs)}
     values["test_days"] = len(inputs.daily)
+    values["periods_per_year"] = inputs.periods_per_year
     values["independent_periods"] = independent_periods(len(inputs.daily), inputs.horizon)
     values["scored_pairs"] = inputs.scored
     values["excluded_pairs"] = sum(inputs.excluded.values())

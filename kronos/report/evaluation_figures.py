@@ -36,7 +36,7 @@ def drawdown_figure(daily: pd.DataFrame, signal: str, period: str) -> Figure:
         (lower, "excess, with costs", net - daily["bench"], GREEN),
     ):
         curve = series.cumsum()
-        fall = (curve - curve.cummax()).to_numpy()
+        fall = (curve - curve.cummax().clip(lower=0)).to_numpy()
         text = f"{label}  {signed(float(fall.min()), '{:.2%}')} at most"
         axes.fill_between(daily.index.to_numpy(), fall, 0, color=color, alpha=0.2, lw=0)
         axes.plot(daily.index.to_numpy(), fall, color=color, lw=1.6, label=text)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.evaluation.portfolio import periods_a_year
 from kronos.evaluation.statistics import Estimate, estimate, verdict
 from kronos.report.content import plain
 from kronos.report.evaluation_figures import fold_figure
@@ -35,7 +34,7 @@ class Pooled:
     rank_ic: Estimate
     gains: dict[str, Estimate]  # over each baseline
     excess: Estimate  # per day, after costs
-    periods: int  # per year
+    periods: float  # per year
 
 
 def read_fold(folder: Path, name: str, trained: str, signal: str) -> Fold:
@@ -51,10 +50,13 @@ def read_fold(folder: Path, name: str, trained: str, signal: str) -> Fold:
     return Fold(name, trained, daily, own, baselines)
 
 
-def pool(folds: Sequence[Fold], horizon: int, before_spacing: int | None = None) -> Pooled:
+def pool(
+    folds: Sequence[Fold], horizon: int, periods_per_year: float, before_spacing: int | None = None
+) -> Pooled:
     """Return means over the concatenated days of all folds, with their intervals.
 
-    `before_spacing`: days from one forecast of the model before training to the next; None: the horizon.
+    `periods_per_year`: sessions (bars, within a day) of the market's year. `before_spacing`: days from one forecast
+    of the model before training to the next; None: the horizon.
     """
     daily = pd.concat([fold.daily for fold in folds])
     keys = dict.fromkeys(key for fold in folds for key in fold.baselines)
@@ -65,7 +67,7 @@ def pool(folds: Sequence[Fold], horizon: int, before_spacing: int | None = None)
         gains[key] = estimate(both["model"] - both["baseline"], horizon, spacing)
     return Pooled(
         rank_ic=estimate(pd.concat([fold.rank_ic for fold in folds]), horizon), gains=gains,
-        excess=estimate(_excess(daily), horizon), periods=periods_a_year(daily.index),
+        excess=estimate(_excess(daily), horizon), periods=periods_per_year,
     )  # fmt: skip
 
 
@@ -79,15 +81,16 @@ def write_pooled(
     *,
     signal: str,
     horizon: int,
+    periods_per_year: float,
     refit: bool,
     before_spacing: int | None = None,
     warnings: Sequence[str] = (),
 ) -> dict[str, float]:
     """Write report.md, report.html, metrics.json, folds.csv and a figure; returns the key figures."""
-    pooled = pool(folds, horizon, before_spacing)
+    pooled = pool(folds, horizon, periods_per_year, before_spacing)
     days = sum(len(fold.daily) for fold in folds)
     note = verdict(days, horizon) or verdict(pooled.rank_ic.days, horizon)
-    each = [pool([fold], horizon, before_spacing) for fold in folds]
+    each = [pool([fold], horizon, periods_per_year, before_spacing) for fold in folds]
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     period = f"{len(folds)} folds, {days} sessions" + (f"; {note}" if note else "")
     figure = fold_figure([fold.name for fold in folds], [one.rank_ic for one in each],
@@ -110,7 +113,7 @@ def write_pooled(
 
 
 def _metrics(pooled: Pooled, days: int, folds: int) -> dict[str, float]:
-    values: dict[str, float] = {"folds": folds, "test_days": days}
+    values: dict[str, float] = {"folds": folds, "test_days": days, "periods_per_year": pooled.periods}
     for name, one, factor in (
         ("rank_ic_mean", pooled.rank_ic, 1), ("excess_return_annualised", pooled.excess, pooled.periods),
         *((f"rank_ic_gain_over_{key}", gain, 1) for key, gain in pooled.gains.items()),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from kronos.evaluation.portfolio import periods_a_year
+from kronos.evaluation.portfolio import QLIB_DAYS_A_YEAR
 from kronos.evaluation.ranking import TRADABLE
 from kronos.evaluation.signals import MIN_NAMES
 from kronos.evaluation.statistics import independent_periods
@@ -91,7 +91,8 @@ def _content(inputs: ReportInputs) -> dict[str, Any]:
     steps, decay = (frame.to_dict("records") for frame in (inputs.ranking.steps, inputs.ranking.decay))
     return {
         "inputs": inputs, "steps": list(zip(steps, decay, strict=True)), "fewest": MIN_NAMES,
-        "periods": independent_periods(len(inputs.daily), inputs.horizon), "year": periods_a_year(inputs.daily.index),
+        "periods": independent_periods(len(inputs.daily), inputs.horizon), "year": inputs.periods_per_year,
+        "qlib_year": QLIB_DAYS_A_YEAR,
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from kronos.config.schema import Config
 from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts
+from kronos.data.markets import sessions_per_year
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.evaluation import forecast_evaluation, portfolio, ranking, signals
@@ -73,8 +74,9 @@ def evaluate(
     samples, examples = sample_paths(model, points, forecasts)
     accurate = forecast_evaluation.measure(forecasts, samples)
     compared = benchmark(config, store, *(bars[name].iloc[first - start :] for name in ("close", "member")))
+    year = sessions_per_year(store.calendar, *splits.backtest, store.freq, store.label)
     at_deal = trading_mask(store, bars, rules.backtest_deal_price, rules.backtest_limit_threshold)
-    results = simulate(config, splits, store, scores, compared, first, at_deal)
+    results = simulate(config, splits, store, scores, compared, first, at_deal, year)
     own = results[rules.backtest_signal]
     write_ledgers(folder, results, rules.backtest_signal)
     context.say(f"backtest: {len(own.daily)} days, {len(own.trades):,} fills")
@@ -102,7 +104,7 @@ def evaluate(
             name: Portfolio(daily=one.daily, risk=one.risk, turnover=one.turnover, stranded=one.stranded)
             for name, one in results.items() if name in signals.SIGNALS
         },
-        excesses=portfolio.excesses(own.daily, compared.others, horizon),
+        excesses=portfolio.excesses(own.daily, compared.others, horizon, year), periods_per_year=year,
         random_net=pd.DataFrame(by_chance) if by_chance else None, examples=examples,
     )  # fmt: skip
     return write_report(folder, content)
@@ -233,6 +235,7 @@ def simulate(
     compared: Benchmark,
     first_session: int,
     tradable: Tradability,
+    periods_per_year: float,
 ) -> dict[str, BacktestResult]:
     """Backtest every signal, and random rankings (named random_N), in Qlib on the bars of the store."""
     rules = config.backtest
@@ -252,7 +255,8 @@ def simulate(
             hold_thresh=max(rules.backtest_hold_thresh, tradable.longest_wait), account=rules.backtest_account,
             open_cost=rules.backtest_open_cost, close_cost=rules.backtest_close_cost,
             min_cost=rules.backtest_min_cost, deal_price=rules.backtest_deal_price,
-            benchmark=compared.returns, benchmark_cost=compared.cost, freq=config.data.freq,
+            benchmark=compared.returns, benchmark_cost=compared.cost, periods_per_year=periods_per_year,
+            freq=config.data.freq,
         )  # fmt: skip
 
 

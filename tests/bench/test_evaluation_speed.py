@@ -49,13 +49,14 @@ def test_300_instruments_times_240_days_are_evaluated_in_under_a_minute(tmp_path
     before = Before(score=signals.wide(scores, "last").iloc[::HORIZON], spacing=HORIZON)
     ranked = rank(forecasts, scores, signal="mean", seeds=20, before=before)
     accurate = measure(forecasts, [Samples("plain", paths, rows), Samples("trading", paths, rows)])
-    one = Portfolio(daily=daily, risk=portfolio.risk(daily), turnover=0.1)
+    one = Portfolio(daily=daily, risk=portfolio.risk(daily, 252), turnover=0.1)
     inputs = ReportInputs(
         universe="made up", benchmark="nothing", signal="mean", horizon=HORIZON, lookback=LOOKBACK, seed=1, topk=50,
         n_drop=5, hold_thresh=5, account=1e8, open_cost=0.001, close_cost=0.001, min_cost=5, deal_price="open",
         limit_threshold=None, scored=len(day), excluded={}, repaired_bars=0, model_digests={}, ranking=ranked,
         before=before, accuracy=accurate, portfolios=dict.fromkeys(signals.SIGNALS, one),
-        excesses=portfolio.excesses(daily, {"equal_weight": ("nothing", daily["bench"])}, HORIZON),
+        excesses=portfolio.excesses(daily, {"equal_weight": ("nothing", daily["bench"])}, HORIZON, 252),
+        periods_per_year=252,
         random_net=pd.DataFrame(random.normal(0, 0.01, (DAYS, 20)), daily.index),
         examples=[Example("N000", index[0], np.ones(LOOKBACK), paths[0], np.ones(HORIZON))],
     )  # fmt: skip

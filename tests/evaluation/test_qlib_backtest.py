@@ -26,6 +26,7 @@ SETTINGS = {
     "close_cost": 0.0015,
     "min_cost": 5.0,
     "deal_price": "open",
+    "periods_per_year": 252,
 }
 
 
@@ -143,22 +144,22 @@ def test_fills_and_positions_are_kept(worked):
     assert last["price"].tolist() == [13.0, 18.0, 54.0]
 
 
-def test_risk_states_qlibs_conventions(worked):
+def test_risk_is_annualised_by_the_sessions_given_and_falls_count_from_the_start(worked):
     daily = worked.daily
     excess = daily["return"] - daily["cost"] - daily["bench"]
     figures = worked.risk["with_cost"]
-    assert figures["annualised_return"] == pytest.approx(excess.mean() * 238)
-    assert figures["volatility"] == pytest.approx(excess.std(ddof=1) * np.sqrt(238))
-    assert figures["information_ratio"] == pytest.approx(excess.mean() / excess.std() * np.sqrt(238))
+    assert figures["annualised_return"] == pytest.approx(excess.mean() * 252)
+    assert figures["volatility"] == pytest.approx(excess.std(ddof=1) * np.sqrt(252))
+    assert figures["information_ratio"] == pytest.approx(excess.mean() / excess.std() * np.sqrt(252))
     summed = excess.cumsum()
-    assert figures["max_drawdown"] == pytest.approx((summed - summed.cummax()).min())
+    assert figures["max_drawdown"] == pytest.approx((summed - summed.cummax().clip(lower=0)).min())
     assert worked.risk["without_cost"]["mean"] == pytest.approx(figures["mean"] + daily["cost"].mean())
     assert worked.risk["with_both_costs"]["mean"] == pytest.approx(figures["mean"] + 0.0005)
     assert worked.risk["benchmark"]["mean"] == pytest.approx(0.005)
     assert worked.turnover == pytest.approx(daily["turnover"].mean())
     assert all(type(value) is float for block in worked.risk.values() for value in block.values())
-    assert set(risk(daily.drop(columns="bench_cost"))) == set(worked.risk) - {"with_both_costs"}
-    still = risk(daily.assign(bench=0.001))["benchmark"]
+    assert set(risk(daily.drop(columns="bench_cost"), 252)) == set(worked.risk) - {"with_both_costs"}
+    still = risk(daily.assign(bench=0.001), 252)["benchmark"]
     assert np.isnan(still["information_ratio"]) or abs(still["information_ratio"]) > 1e6
 
 

@@ -92,7 +92,7 @@ def test_a_registered_signal_is_ranked_pickled_and_traded_beside_the_built_in_on
     results = run_backtests(
         store, {name: scores[name] for name in signals.SIGNALS}, close.index[LOOKBACK], close.index[-2],
         topk=2, n_drop=1, hold_thresh=1, account=1e6, open_cost=0.0, close_cost=0.0, min_cost=0.0,
-        deal_price="open", benchmark=pd.Series(0.0, close.index),
+        deal_price="open", benchmark=pd.Series(0.0, close.index), periods_per_year=252,
     )  # fmt: skip
     assert list(results) == [*BUILT_IN, "median"] and not results["median"].trades.empty
 

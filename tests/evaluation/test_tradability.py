@@ -13,7 +13,7 @@ from kronos.evaluation.tradability import AT_LIMIT, tradability, unbuyable_share
 
 COSTS = {
     "topk": 1, "n_drop": 1, "hold_thresh": 1, "account": 1e6, "open_cost": 0.0, "close_cost": 0.0, "min_cost": 0.0,
-    "deal_price": "open",
+    "deal_price": "open", "periods_per_year": 252,
 }  # fmt: skip
 BOARDS = [  # instrument, first day, limit of its board on that day
     ("SH600000", "2024-03-04", 0.1), ("SZ000001", "2015-03-02", 0.1), ("SZ300001", "2020-08-19", 0.1),

@@ -25,6 +25,7 @@ from kronos.utils.errors import UserError
 
 NOTE = "too short to tell (57 days, 11 independent 5-day periods)"
 HORIZON, LOOKBACK = 5, 20
+YEAR = 251.6  # periods_per_year
 
 
 def make_forecasts(days: int, names: int, strength: float, seed: int) -> tuple[Forecasts, pd.DataFrame]:
@@ -65,7 +66,7 @@ def make_portfolio(days: int, gain: float, random: np.random.Generator) -> Portf
     daily["account"] = 1e8 * (1 + daily["return"] - daily["cost"]).cumprod()
     daily["cash"], daily["holdings"] = 5e6, 52
     daily["value"] = daily["account"] - daily["cash"]
-    return Portfolio(daily=daily, risk=risk(daily), turnover=0.2, stranded=("ARG", "MFE"))
+    return Portfolio(daily=daily, risk=risk(daily, YEAR), turnover=0.2, stranded=("ARG", "MFE"))
 
 
 def make_inputs(days: int = 57, seed: int = 0, strength: float = 0.0, gain: float = 0.0) -> ReportInputs:
@@ -117,7 +118,8 @@ def make_inputs(days: int = 57, seed: int = 0, strength: float = 0.0, gain: floa
         before=before,
         accuracy=measure(forecasts, samples),
         portfolios=portfolios,
-        excesses=excesses(daily, others, HORIZON),
+        excesses=excesses(daily, others, HORIZON, YEAR),
+        periods_per_year=YEAR,
         random_net=pd.DataFrame(random.normal(0, 0.01, (days, 3)), daily.index),
         examples=[
             Example(
@@ -204,6 +206,7 @@ def test_metrics_are_the_numbers_of_the_parts(tmp_path, inputs):
         assert metrics[f"excess_max_drawdown_{name}"] == portfolio.risk[name]["max_drawdown"]
     assert metrics["portfolio_sharpe_with_cost"] == portfolio.risk["portfolio_with_cost"]["information_ratio"]
     assert metrics["test_days"] == 57 and metrics["independent_periods"] == 11 and metrics["ic_days"] == 57
+    assert metrics["periods_per_year"] == YEAR and "251.6 periods make a year" in report_text(inputs)
     assert metrics["turnover_daily"] == pytest.approx(0.2)
     assert metrics["scored_pairs"] == 28500 and metrics["excluded_pairs"] == 322
     written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))

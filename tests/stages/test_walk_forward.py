@@ -94,20 +94,25 @@ def made_up(seed: int, name: str, gain: float, start: str) -> Fold:
 
 def test_pooled_means_are_those_of_all_days_with_more_degrees_of_freedom(tmp_path):
     folds = [made_up(1, "fold 1", 0.004, "2024-01-01"), made_up(2, "fold 2", 0.004, "2024-04-01")]
-    found = pool(folds, 5)
+    found = pool(folds, 5, 252)
     ic = pd.concat([fold.rank_ic for fold in folds])
     assert found.rank_ic.mean == pytest.approx(ic.mean()) and found.rank_ic.days == 120
-    alone = pool(folds[:1], 5)
+    alone = pool(folds[:1], 5, 252)
     assert found.rank_ic.freedom > alone.rank_ic.freedom
     assert found.gains["momentum"].days == 120 and found.gains["before"].days == 24
     assert found.gains["before"].freedom == degrees_of_freedom(24, 1)  # a horizon apart: no overlap
 
-    metrics = write_pooled(tmp_path, folds, signal="mean", horizon=5, refit=True, warnings=["seen."])
+    metrics = write_pooled(
+        tmp_path, folds, signal="mean", horizon=5, periods_per_year=252, refit=True, warnings=["seen."]
+    )
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "**Over all folds the ranking has predictive value:**" in text and "**Warning:** seen." in text
+    excess = pd.concat([fold.daily["return"] for fold in folds]).mean()
+    assert metrics["excess_return_annualised"] == pytest.approx(252 * excess)
+    assert metrics["periods_per_year"] == 252 and "252.0 periods make a year" in text
     assert metrics["rank_ic_mean"] == pytest.approx(ic.mean()) and metrics["folds"] == 2
     short = [replace(fold, daily=fold.daily.iloc[:30]) for fold in folds]
-    write_pooled(tmp_path, short, signal="mean", horizon=5, refit=True)
+    write_pooled(tmp_path, short, signal="mean", horizon=5, periods_per_year=252, refit=True)
     assert (
         "**Too short to tell (60 days, 12 independent 5-day periods).**"
         in (tmp_path / "report.md").read_text()
