@@ -122,7 +122,7 @@ def test_another_space_under_the_same_name_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
-        ("optuna.db", "is no address: expected sqlite:///FILE"),
+        ("optuna.db", "is not a valid URL: expected sqlite:///FILE"),
         ("postgresql+psycopg2://me:secret@127.0.0.1:1/x", "cannot be reached"),
         ("sqlite:////nowhere/at/all.db", "cannot be reached"),
     ],
