@@ -72,7 +72,7 @@ class Study:
 
     Args:
         storage: a database URL of SQLAlchemy, or `journal:FILE`.
-        definition: what is searched and with which inputs, as JSON values.
+        definition: what is searched and with which inputs; a study with another definition raises UserError.
         reports: number of reports per trial, the pruner's maximum resource.
         heartbeat: interval in seconds of the heartbeats of running trials in a database.
     """
