@@ -1,9 +1,9 @@
-"""After a backtest: its models as a version in the registry, and whether that version becomes the champion.
+"""Register the models of a backtest or search, and decide whether a new version becomes the champion.
 
-A version takes the alias `champion` from the present one where its daily Rank IC is higher, by the paired 95 %
-interval: that of the signal which each was registered with, against the tradable return, on the names and days of the
-new version's backtest that both rank. Rank IC is in price space, so that models with other tokenizers, contexts and
-sampling rules can be compared.
+A new version gets the alias `champion` if its mean daily Rank IC is higher than the champion's and the paired 95 %
+confidence interval of the difference is above 0. Each version is ranked by the signal that it was registered with,
+against the tradable return, on the instruments and days of the new version's backtest that both rank. Rank IC is
+computed on prices, so that models with different tokenizers, contexts and sampling settings can be compared.
 """
 
 import json
@@ -49,7 +49,7 @@ from kronos.utils.errors import UserError
 from kronos.utils.files import digest_bytes, read_json
 
 PREDICTIONS = "predictions.parquet"
-# What a model is served with, by the field that it comes from.
+# Serving settings of a model, and the configuration fields that they come from.
 SERVED = {
     "lookback": "lookback_window", "T": "inference_T", "top_p": "inference_top_p", "top_k": "inference_top_k",
     "sample_count": "inference_sample_count", "seed": "seed", "max_context": "max_context", "clip": "clip",
@@ -60,19 +60,19 @@ FIRST, PROMOTED, REFUSED, FORCED, NOT_ASKED = "first", "promoted", "refused", "f
 
 
 class NotComparable(UserError):
-    """A champion that answers another question, or none on these days."""
+    """The champion cannot be compared: another horizon or frequency, no signal, or no forecasts on these days."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a version, why, and the numbers behind it."""
+    """The decision about a version: its word, the reason, and the numbers that it is based on."""
 
     word: str
     why: str
     numbers: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def crowned(self) -> bool:
+    def becomes_champion(self) -> bool:
         return self.word in (FIRST, PROMOTED, FORCED)
 
     @property
@@ -85,7 +85,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is registered: the models that a stage used, its configuration, bars and splits."""
+    """The models to register, with configuration, bars and splits of the stage that used them."""
 
     config: Config
     store: BarStore
@@ -95,7 +95,7 @@ class Candidate:
     seen: Seen
 
     def tags(self) -> dict[str, Any]:
-        """What a later version needs to know of this one."""
+        """Tags of the registered version, which later versions are compared by."""
         return {
             "horizon": self.config.predict_window, "freq": self.store.freq, "signal": self.config.backtest_signal,
             SEEN_TAG: self.seen.text(), "data_digest": self.store.digest,
@@ -104,10 +104,10 @@ class Candidate:
         }  # fmt: skip
 
     def model(self, run: Run, step: int = 0) -> str:
-        """The address of the model under `run`, with the metrics of a step; logged if it is not there yet."""
+        """The URI of the logged model of `run`, shown with the metrics of `step`; logs the model if needed."""
         uri = self.config.tracking_uri
         there = load_run(run.id, uri).tags.get(TAG + MODEL_TAG)
-        if there is not None:  # registered under another name
+        if there is not None:  # already logged, to register it under another name
             return there
         run.tags({SEEN_TAG: self.seen.text()})
         return log_served_model(run, self.config, self.store, self.tokenizer, self.predictor, step)
@@ -117,7 +117,7 @@ class Candidate:
         return self.splits.backtest
 
     def windows(self) -> str:
-        """A name of what the backtest forecasts: bars, days and horizon."""
+        """Digest of the forecast windows of the backtest: bars, days and horizon."""
         first, last = self.days
         parts = [
             self.store.digest,
@@ -130,7 +130,7 @@ class Candidate:
 
 
 def candidate(config: Config) -> Candidate:
-    """The models that a configuration names, and what they have seen."""
+    """The candidate of a configuration, with the last day that its models have seen."""
     store = stored_bars(config)
     splits = resolve_splits(config, store)
     tokenizer, predictor, _ = trained_pair(config, store, splits)
@@ -138,19 +138,22 @@ def candidate(config: Config) -> Candidate:
 
 
 def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Result, say: Say) -> Version:
-    """Register what a backtest evaluated under `registered_model_name`, and decide whether it is the champion.
+    """Register the models of a backtest under `registered_model_name`, and decide whether they become the champion.
 
-    A backtest has one version under a name: reused, it is neither registered nor decided on twice, unless
-    `promote=force` asks for it or it was not asked before.
+    A backtest has one version per name: a reused backtest is not registered or decided again, unless `promote=force`
+    is set or no decision was made before.
 
-    The model is logged under the backtest's own run, with the settings that the backtest forecast with: that of the
-    predictor's run may be served with others, and given or pretrained weights have none.
+    The model is logged to the backtest's own run with the forecast settings of the backtest, since the model of the
+    predictor's run may have other settings, and given or pretrained weights have no run.
+
+    Raises:
+        UserError: where the backtest's run is not in this tracking store, or the registry rejects a request.
     """
     name, uri = str(config.registered_model_name), config.tracking_uri
     if not tracking.exists(outcome.run_id):
         raise UserError(
             f"registered_model_name {name}: the backtest's run {outcome.run_id} is not in this tracking store, which "
-            "would have to hold its model and predictions: run the backtest again with --reuse false"
+            "must contain its model and predictions: run the backtest again with --reuse false"
         )
     before, present = versions_of(name, uri), champion_of(name, uri)
     mine = next((one for one in before if one.tag("backtest_run") == outcome.run_id), None)
@@ -171,11 +174,11 @@ def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Res
         mine = register(name, model, outcome.run_id, tags, decision.text, uri)
     else:
         describe(mine, tags, decision.text, uri)
-    if decision.crowned:
+    if decision.becomes_champion:
         make_champion(mine, uri)
     run.tags({"registered_version": f"{name}/{mine.number}", "decision": decision.word})
     say(f"registry: {mine.address}, {decision.text}")
-    holder = mine if decision.crowned else present
+    holder = mine if decision.becomes_champion else present
     say(f"registry: {f'{holder.address} is models:/{name}@{CHAMPION}' if holder else 'there is no champion'}")
     return mine
 
@@ -183,10 +186,11 @@ def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Res
 def register_search(
     tracking: Tracking, config: Config, trial_run: str, values: Mapping[str, float], say: Say
 ) -> Version:
-    """Register a search's best weights; they are no champion, since they were chosen on the validation days.
+    """Register the weights of a search's best trial, without the alias `champion`.
 
-    The model is logged under the trial's run, `values` are what the trial was chosen by. Raises UserError where the
-    weights that the configuration names are not that trial's.
+    They cannot become champion, since they were selected on the validation days. The model is logged to the trial's
+    run; `values` are the metrics that the trial was selected by. Raises UserError where the weights that the
+    configuration names are not those of the trial.
     """
     name, uri = str(config.registered_model_name), config.tracking_uri
     mine = next((one for one in versions_of(name, uri) if one.tag("trial_run") == trial_run), None)
@@ -199,7 +203,7 @@ def register_search(
         raise UserError("the best trial's weights are not on this machine")
     decision = Decision(
         NOT_ASKED,
-        "a search chooses on the validation days; a backtest of the same name decides on later ones",
+        "a search selects on the validation days; a backtest with the same name decides on later days",
     )
     tags = {**new.tags(), "trial_run": trial_run, **decision.tags()}
     tags |= {f"search_{metric}": value for metric, value in values.items()}
@@ -218,18 +222,18 @@ def _is_asked(config: Config, mine: Version, present: Version | None) -> bool:
 def decide(
     new: Candidate, outcome: Result, present: Version | None, before: list[Version], say: Say
 ) -> Decision:
-    """Compare a candidate with the champion, `before` being all earlier versions."""
+    """Compare a candidate with the champion `present`; `before` are all earlier versions."""
     asked = new.config.promote
     if asked == "never":
         return Decision(NOT_ASKED, "promote=never")
     if present is None:
-        return Decision(FIRST, "there was no champion, so that nothing was compared")
+        return Decision(FIRST, "there was no champion to compare with")
     numbers = {"champion_version": present.number, **uses(new, before)}
     try:
         why_not = unfair(new, present)
         numbers |= compare(new, outcome, present, say)
         why_not = why_not or too_little(numbers, new.config.predict_window)
-    except NotComparable as error:  # and no other: a server that fails now may answer the next time
+    except NotComparable as error:  # other errors are raised, since a failing server may work the next time
         why_not = str(error)
     if asked == "force":
         return Decision(FORCED, f"promote=force{f', although {why_not}' if why_not else ''}", numbers)
@@ -239,9 +243,9 @@ def decide(
 
 
 def uses(new: Candidate, before: list[Version]) -> dict[str, int]:
-    """How often versions were measured before on these very windows, and on days among which some of these are.
+    """Count earlier versions that were evaluated on the same windows, and on overlapping days.
 
-    Those that were not asked count too: their numbers were there to choose by.
+    Versions without a decision count too, since their metrics could be used for selection.
     """
     compared = [one for one in before if one.tag("windows")]
     first, last = (day.isoformat() for day in new.days)
@@ -254,26 +258,24 @@ def uses(new: Candidate, before: list[Version]) -> dict[str, int]:
 
 
 def unfair(new: Candidate, present: Version) -> str:
-    """Why the days do not count: one of the two was trained or chosen on them, or may have been; else ''."""
+    """Why the comparison is not fair: one version has or may have seen the compared days; else empty text."""
     first, _ = new.days
     theirs = f"version {present.number}"
     for what, seen in (("this version", new.seen), (theirs, seen_by_tag(present.tags, theirs))):
         if seen.until is None:
             return seen.why
         if seen.until >= first:
-            return (
-                f"{what} was trained or chosen on days up to {seen.until}, the compared ones begin on {first}"
-            )
+            return f"{what} was trained or selected on days up to {seen.until}, the compared days begin on {first}"
     return ""
 
 
 def too_little(numbers: dict[str, Any], horizon: int) -> str:
-    """Why the difference is not enough; an empty text where its whole interval is above 0."""
+    """Why the difference is not sufficient; empty text where its 95 % interval is above 0."""
     if short := verdict(numbers["days"], horizon):
         return f"{short}: {_difference(numbers)}"
     if numbers["difference_low"] > 0:
         return ""
-    word = "worse than" if numbers["difference_high"] < 0 else "not to be told from"
+    word = "worse than" if numbers["difference_high"] < 0 else "not distinguishable from"
     return f"{word} version {numbers['champion_version']}, {_difference(numbers)}"
 
 
@@ -285,23 +287,23 @@ def _difference(numbers: dict[str, Any]) -> str:
 
 
 def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict[str, Any]:
-    """The paired difference of the daily Rank ICs, its 95 % interval, and what it was taken from.
+    """The paired difference of daily Rank ICs with its 95 % interval, number of days and both means.
 
-    Raises NotComparable where the champion forecasts something else, or cannot forecast these days.
+    Raises NotComparable where the champion has another horizon or frequency, or cannot forecast these days.
     """
     config, store = new.config, new.store
     horizon = config.predict_window
     bars, freq = present.tag("horizon", "unknown"), present.tag("freq", "unknown")
     if (bars, freq) != (str(horizon), store.freq):
         raise NotComparable(
-            f"version {present.number} answers another question, {bars} bars of {freq} instead of {horizon} of "
+            f"version {present.number} forecasts {bars} bars of {freq} instead of {horizon} of "
             f"{store.freq}: give another --registered-model-name"
         )
     if present.tag("signal") not in signals.SIGNALS:
-        raise NotComparable(f"version {present.number} does not say what it ranks by")
+        raise NotComparable(f"version {present.number} has no tag with the signal that it ranks by")
     points = backtest_points(config, store, new.splits)
     theirs, sessions = forecast_of(present, new, points, say), pd.DatetimeIndex(store.sessions)
-    # A champion of a shorter context may forecast earlier days than the candidate.
+    # A champion with a shorter context may forecast earlier days than the candidate.
     first = min(int(points.session.min()), int(sessions.searchsorted(theirs["as_of"].min())))
     prices = wide_bars(store, first)
     mask = trading_mask(store, prices, "open", config.backtest.backtest_limit_threshold)
@@ -323,7 +325,7 @@ def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict
 
 
 def forecast_of(present: Version, new: Candidate, points: ForecastPoints, say: Say) -> pd.DataFrame:
-    """What the champion forecasts on the candidate's days: as its own backtest did, or anew with its own settings."""
+    """The champion's forecasts on the candidate's days: stored by its backtest, or computed with its settings."""
     config, store = new.config, new.store
     if present.tag("windows") == new.windows():
         try:
@@ -344,7 +346,7 @@ def forecast_of(present: Version, new: Candidate, points: ForecastPoints, say: S
     able = able.subset(np.isin(keys, wanted))
     if not len(able):
         raise NotComparable(
-            f"version {present.number} needs more bars of context than any instrument has on these days"
+            f"version {present.number} needs a longer context than any instrument has on these days"
         )
     say(f"registry: {present.address} forecasts {len(able):,} series, its backtest had other windows")
     means, _ = forecaster(theirs, store, *pair).means(able, trading_rules(theirs), CHAMPION)

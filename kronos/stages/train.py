@@ -1,4 +1,4 @@
-"""The tokenizer and predictor stages: one model each, trained by the one loop into its own folder."""
+"""The tokenizer and predictor stages, which train one model each with the same training loop."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,12 +32,12 @@ TRAINING_PARAMS = tuple(
     for name in fields_of("data", "model", "training", "launch", "output", "tracking")
     if not name.startswith(("skip_", "backtest_", "predict_result", "predict_save", "test_"))
 )
-# In the key of neither training: they decide how the trained model is used.
+# Not part of the cache key of training, since they only affect how the trained model is used.
 NOT_TRAINED_WITH = ("max_context",)
 
 
 class TrainStage(Stage):
-    """What both trainings share."""
+    """Base class of the two training stages."""
 
     kind: Kind
     by_content = (*BY_CONTENT, *NOT_TRAINED_WITH)
@@ -48,14 +48,16 @@ class TrainStage(Stage):
         return config.model_folder(self.kind)
 
     def _common(self, config: Config, store: BarStore, splits: Any) -> tuple[dict[str, str], Weights | None]:
-        """Digests that both trainings depend on, and the weights that training starts from (None: random ones)."""
+        """Digests of the common inputs, and the weights that training starts from (None: random initialization)."""
         address = pretrained_address(self.kind, config)
         start = None if address is None else load_weights(self.kind, address, config.tracking.tracking_uri)
         digests = {
             "bars": store.digest,
             "splits": splits.text(),
             "pretrained": "random weights" if start is None else start.digest,
-            "processes": str(world_size(config.launch.nproc_per_node)),  # they multiply the effective batch
+            "processes": str(
+                world_size(config.launch.nproc_per_node)
+            ),  # the effective batch size depends on it
         }
         return digests, start
 
@@ -80,7 +82,7 @@ class TokenizerStage(TrainStage):
     def inputs(self, config: Config) -> Inputs:
         if config.training.freeze_tokenizer:
             raise UserError(
-                "freeze_tokenizer=true leaves nothing to train here: run  python -m kronos predictor"
+                "freeze_tokenizer=true, so the tokenizer is not trained: run  python -m kronos predictor"
             )
         store = stored_bars(config)
         splits = resolve_splits(config, store)
@@ -89,7 +91,7 @@ class TokenizerStage(TrainStage):
 
 
 class PredictorStage(TrainStage):
-    """Train the predictor on the token ids that the tokenizer gives."""
+    """Train the predictor on the token ids of the tokenizer."""
 
     name = "predictor"
     kind: Kind = "predictor"
@@ -109,7 +111,7 @@ class PredictorStage(TrainStage):
 
 
 def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> dict[str, Any]:
-    """Train one model and keep its best weights; returns the record of its folder."""
+    """Train one model and keep its best checkpoint; returns the record of its folder."""
     from kronos.distributed.device import choose, seed_everything
     from kronos.model import checkpoint
     from kronos.training.settings import FitSettings
@@ -153,15 +155,15 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
         run.flush()
         if result.interrupted:
             raise KeyboardInterrupt
-        tracked = context.tracking is not None  # of a search's trial the numbers and the weights are enough
+        tracked = context.tracking is not None  # a trial of a search needs only its metrics and weights
         if tracked:
-            from kronos.report.figures import (  # over a second, which a trial needs not spend
+            from kronos.report.figures import (  # this import takes over a second, which trials skip
                 loss_figure,
                 save_png,
             )
 
             save_png(loss_figure(result.curve, f"Losses of the {kind}"), folder / "loss_curve.png")
-        if tokenizer is not None:  # a predictor forecasts from this tokenizer's ids and no other's
+        if tokenizer is not None:  # the predictor can only be used with this tokenizer
             tokenizer.save_pretrained(folder / OWN_TOKENIZER)
             if inputs.tokenizer.record:
                 write_json(folder / OWN_TOKENIZER / RECORD, dict(inputs.tokenizer.record))
@@ -189,18 +191,18 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
 
 
 def importable(function: Any) -> str:
-    """module:name of a function that other processes can import."""
+    """Return module:name of a function. Raises UserError where other processes cannot import it."""
     module, name = function.__module__, function.__qualname__
     if module == "__main__" or "<" in name:
         raise UserError(
-            f"the objective {name} of {module} cannot be imported by other processes: define it at the top of a "
-            "module, or train with one process"
+            f"the objective {name} of {module} cannot be imported by other processes: define it at the top level "
+            "of a module, or train with one process"
         )
     return f"{module}:{name}"
 
 
 def _starting_model(kind: Kind, context: Context, pretrained: Weights | None) -> tuple[Any, dict[str, Any]]:
-    """The model that training starts from, and a note of it for the record of the trained weights."""
+    """The model that training starts from, and its description for the record of the trained weights."""
     from kronos.model import checkpoint
     from kronos.model.presets import random_model
 
@@ -216,7 +218,7 @@ def _starting_model(kind: Kind, context: Context, pretrained: Weights | None) ->
 
 
 def _describe(context: Context, runtime: Any, model: Any, settings: Any, count: int) -> None:
-    """Print and log what was chosen, with its reason, and the arithmetic of the batch."""
+    """Print and log the device and precision with the reasons, the parameter count and the effective batch size."""
     from kronos.training.settings import plan
 
     for reason in runtime.reasons:
@@ -231,7 +233,7 @@ def _describe(context: Context, runtime: Any, model: Any, settings: Any, count: 
 
 
 def _log_result(context: Context, folder: Path, record: dict[str, Any]) -> None:
-    """Log artifacts and closing metrics of a training run."""
+    """Log artifacts and final metrics of a training run."""
     run = context.run
     run.artifact(folder / "checkpoints" / "best_model", "checkpoints/best_model")
     run.artifact(folder / "summary.json")
@@ -241,5 +243,5 @@ def _log_result(context: Context, folder: Path, record: dict[str, Any]) -> None:
 
 
 def closing(metrics: dict[str, float]) -> dict[str, float]:
-    """The figures of a whole training, under names that no report of its last step has taken."""
+    """Metrics of the whole training; renamed where a metric of single steps has the same name."""
     return {name.replace("windows_per_second", "mean_windows_per_second"): metrics[name] for name in metrics}

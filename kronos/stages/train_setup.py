@@ -1,4 +1,4 @@
-"""What a training consists of, built in the same way on every rank: model, objective, windows."""
+"""Set up training in the same way on every rank: model, objective, windows."""
 
 from importlib import import_module
 from typing import Any
@@ -29,7 +29,10 @@ def windows(config: Config, store: BarStore, splits: Ranges) -> tuple[Any, Any]:
 
 
 def freeze(model: Any, config: Config) -> Any:
-    """Freeze the predictor's first `freeze_blocks` blocks and its embeddings; returns the model."""
+    """Freeze the predictor's embeddings and first `freeze_blocks` blocks; returns the model.
+
+    Raises UserError where the predictor has fewer blocks.
+    """
     blocks = getattr(model, "transformer", None)
     if blocks is None or not config.training.freeze_blocks:
         return model
@@ -43,7 +46,7 @@ def freeze(model: Any, config: Config) -> Any:
 
 
 def make_objective(kind: Kind, config: Config, tokenizer: Any, custom: str | None = None) -> Any:
-    """The public objective of a kind of model, or `custom`: module:function of (config, tokenizer)."""
+    """The public objective for `kind`, or that of `custom`, a module:function called with (config, tokenizer)."""
     from kronos.training.objectives import PredictorObjective, TokenizerObjective
 
     if custom is not None:
@@ -59,7 +62,7 @@ def make_objective(kind: Kind, config: Config, tokenizer: Any, custom: str | Non
 
 
 def share_tokenizer(objective: Any, runtime: Any) -> None:
-    """Give the objective's tokenizer rank 0's weights on every rank."""
+    """Broadcast the weights of the objective's tokenizer from rank 0 to all ranks."""
     from kronos.distributed.collectives import Collectives
 
     tokenizer = getattr(objective, "tokenizer", None)

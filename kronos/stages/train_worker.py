@@ -1,7 +1,7 @@
-"""The worker processes of a training stage: the ranks above 0, which receive everything from rank 0.
+"""The worker processes of a training stage: ranks above 0, which receive their job from rank 0.
 
-Rank 0 starts one with `python -m kronos.stages.train_worker HOST PORT RANK WORLD`. Neither MLflow nor Qlib is loaded
-here.
+Rank 0 starts each one with `python -m kronos.stages.train_worker HOST PORT RANK WORLD`. MLflow and Qlib are not
+imported here.
 """
 
 import signal
@@ -13,13 +13,13 @@ from kronos.distributed.launcher import Place, join_group, run_torchrun_worker, 
 
 
 def under_torchrun() -> None:
-    """Work for rank 0 until it ends; raises SystemExit where the work failed."""
+    """Run the jobs of rank 0 until it ends. Raises SystemExit where a job failed."""
     if status := run_torchrun_worker(work):
         raise SystemExit(status)
 
 
 def work(description: dict[str, Any], place: Place) -> None:
-    """Take part in one training run."""
+    """Take part in one training as rank `place.rank`; `description` is the job from rank 0."""
     import torch.distributed as dist
 
     from kronos.config.schema import Config
@@ -68,13 +68,13 @@ def _same_bars(store: Any, digest: str) -> None:
 
     if store.digest != digest:
         raise UserError(
-            f"the bars in {store.path} here have digest {store.digest[:12]}, rank 0's {digest[:12]}: all nodes need "
-            "the same store, on a shared file system or copied"
+            f"the bars in {store.path} on this node are not the same as those of rank 0: all nodes need the same "
+            "store, on a shared file system or copied"
         )
 
 
 def main(arguments: list[str]) -> int:
-    """Run a worker process that rank 0 started on its own machine."""
+    """Run a worker process that rank 0 started on the same machine; returns the exit status."""
     from torch.distributed import TCPStore
 
     host, port, rank, world = arguments[0], *map(int, arguments[1:])

@@ -1,4 +1,4 @@
-"""The walk-forward stage: the backtest's days in folds, each tested by models of the days before it, pooled."""
+"""The walk-forward stage: split the backtest days into folds, test each with models trained before it, and pool."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -28,7 +28,7 @@ from kronos.utils.files import atomic_folder
 
 
 class WalkForwardStage(Stage):
-    """Train (unless refit is off) and backtest each fold as children of one run, then pool their days."""
+    """Train (unless refit is off) and backtest each fold as child runs of one run, then pool the test days."""
 
     name = "walk_forward"
     help = "train and backtest on several parts of the backtest's days, pooled"
@@ -66,7 +66,7 @@ class WalkForwardStage(Stage):
         return ("kronos.stages.train", "kronos.stages.backtest")
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
-        """Run the folds and write the pooled report, which takes its name when it is complete."""
+        """Run the folds and write the pooled report into a folder that is renamed to its final name when complete."""
         config, store, splits, run = context.config, inputs.store, inputs.splits, context.run
         assert store is not None and splits is not None
         log_dataset(context, store, "testing")
@@ -104,10 +104,14 @@ class WalkForwardStage(Stage):
 
 
 def fold_configs(config: Config, store: BarStore, splits: Ranges) -> list[Config]:
-    """One configuration per fold: its part of the backtest's days, and the other ranges moved along with it.
+    """One configuration per fold: its part of the backtest days, with the other ranges shifted accordingly.
 
-    Training keeps its first day and grows; validation and test keep their length. What lies between training,
-    validation and the first fold is kept between every fold and its own, so that a horizon that is purged stays so.
+    The training range keeps its first day and grows (expanding window); validation and test ranges keep their length.
+    The gaps between training, validation and the first fold are the same for every fold, so that purging by the
+    horizon still holds.
+
+    Raises:
+        UserError: where the range has too few days for the folds, or weights are given although each fold is trained.
     """
     days = pd.DatetimeIndex(store.sessions[: store.last_session + 1])
     begin, end = (pd.Timestamp(day) for day in splits.backtest)
@@ -126,8 +130,8 @@ def fold_configs(config: Config, store: BarStore, splits: Ranges) -> list[Config
         return [_placed(config, place, _days(part), **ranges) for place, part in enumerate(parts, start=1)]
     if config.output.tokenizer_path is not None or config.output.predictor_path is not None:
         raise UserError(
-            "walk_forward_refit=true trains both models anew in each fold, tokenizer_path and predictor_path say "
-            "which to use instead: leave them out, or give --walk-forward-refit false"
+            "walk_forward_refit=true trains both models in each fold, but tokenizer_path or predictor_path is given: "
+            "leave them out, or give --walk-forward-refit false"
         )
     all_days = pd.DatetimeIndex(np.unique(days.normalize()))
     start = all_days.searchsorted(pd.Timestamp(tested[0]))
@@ -152,13 +156,13 @@ def _moved(days: pd.DatetimeIndex, given: tuple[date, date], shift: int) -> tupl
 
 
 def _later(days: pd.DatetimeIndex, day: date, shift: int) -> date:
-    """The day so many sessions later; a day without a session stands for the last one before it."""
+    """The day `shift` sessions later; a day without a session counts as the last session before it."""
     place = int(days.searchsorted(pd.Timestamp(day), side="right")) - 1 + shift
     return day if shift == 0 else days[min(max(place, 0), len(days) - 1)].date()
 
 
 def _placed(config: Config, place: int, tested: tuple[date, date], **ranges: tuple[date, date]) -> Config:
-    """The configuration of a fold: its days and folders; its models' folders too, where they are trained again."""
+    """The configuration of a fold: its days and output folders, and model folders if models are trained again."""
     folder = WalkForwardStage().folder(config)
     changed: dict[str, Any] = {
         **ranges,

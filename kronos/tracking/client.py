@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from kronos.tracking.offline_queue import Message, Outbox
-from kronos.tracking.run import TAG, Run, hand_over, is_away, limits, named
+from kronos.tracking.run import TAG, Run, is_away, limits, named, send_message
 from kronos.utils.error_messages import sentence
 from kronos.utils.errors import Pruned, TrackingAway, UserError
 from kronos.utils.files import digest_bytes
@@ -146,7 +146,7 @@ class Tracking:
 
         def send(run_id: str, message: Message, path: Path | None) -> None:
             with limits(brisk=message["do"] != "artifact" and not self.outbox.patient):
-                hand_over(self.client, run_id, message, path)
+                send_message(self.client, run_id, message, path)
 
         def is_refusal(error: Exception) -> bool:
             """Whether MLflow answered and rejected the request, for instance because the run has been deleted."""

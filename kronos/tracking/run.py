@@ -108,7 +108,7 @@ def named(tags: Mapping[str, Any]) -> dict[str, str]:
     return {name if "." in name else TAG + name: str(text) for name, text in tags.items()}
 
 
-def hand_over(client: Any, run_id: str, message: Message, path: Path | None) -> None:
+def send_message(client: Any, run_id: str, message: Message, path: Path | None) -> None:
     """Send a message of `Run` to MLflow; sending the same message twice changes nothing."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 

@@ -74,7 +74,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def test_a_better_version_is_promoted_with_its_numbers(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     found = case.decide(1.0, 0.0, monkeypatch)
     numbers = found.numbers
-    assert (found.word, found.crowned) == (PROMOTED, True)
+    assert (found.word, found.becomes_champion) == (PROMOTED, True)
     assert 0 < numbers["difference_low"] < numbers["difference"] < numbers["difference_high"]
     assert numbers["difference"] == pytest.approx(numbers["rank_ic"] - numbers["champion_rank_ic"])
     assert numbers["rank_ic"] > 0.25 and numbers["champion_version"] == 1
@@ -83,28 +83,28 @@ def test_a_better_version_is_promoted_with_its_numbers(case: Case, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("mine", "theirs", "why"), [(0.0, 1.0, "worse than"), (1.0, 1.0, "not to be told from")]
+    ("mine", "theirs", "why"), [(0.0, 1.0, "worse than"), (1.0, 1.0, "not distinguishable from")]
 )
 def test_a_worse_or_an_equal_version_is_refused(
     case: Case, monkeypatch: pytest.MonkeyPatch, mine: float, theirs: float, why: str
 ) -> None:
     found = case.decide(mine, theirs, monkeypatch)
-    assert (found.word, found.crowned) == (REFUSED, False) and why in found.why
+    assert (found.word, found.becomes_champion) == (REFUSED, False) and why in found.why
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"seen": Seen(date(2021, 10, 15))}, "this version was trained or chosen on days up to 2021-10-15"),
+        ({"seen": Seen(date(2021, 10, 15))}, "this version was trained or selected on days up to 2021-10-15"),
         ({"seen": Seen(None, "nobody knows")}, "nobody knows"),
         (
             {"tags": {"seen_until": "2022-01-01"}},
-            "version 1 was trained or chosen on days up to 2022-01-01",
+            "version 1 was trained or selected on days up to 2022-01-01",
         ),
         ({"tags": {"seen_until": "unknown"}}, "which days version 1 has seen is not known"),
         ({"tags": {"horizon": "10"}}, "10 bars of day instead of 5 of day: give another"),
-        ({"tags": {"signal": ""}}, "does not say what it ranks by"),
-        ({"tags": {"seen_until": "2021/10/13"}}, "written '2021/10/13', expected YYYY-MM-DD"),
+        ({"tags": {"signal": ""}}, "has no tag with the signal"),
+        ({"tags": {"seen_until": "2021/10/13"}}, "is '2021/10/13', expected YYYY-MM-DD"),
     ],
 )
 def test_days_that_one_has_seen_or_another_question_decide_nothing(

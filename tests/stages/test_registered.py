@@ -96,7 +96,10 @@ def test_versions_are_registered_and_the_better_one_is_the_champion(
     assert len(versions_of("kronos", address())) == 2
 
     assert pipeline("--reuse", "false") == 0  # the same weights once more
-    assert tags(3)["decision"] == "refused" and "not to be told from version 2" in tags(3)["decision_reason"]
+    assert (
+        tags(3)["decision"] == "refused"
+        and "not distinguishable from version 2" in tags(3)["decision_reason"]
+    )
     assert float(tags(3)["difference"]) == 0 and tags(3)["windows_used"] == "2"
     assert tags(3)["predictor_digest"] == better["predictor_digest"]
 

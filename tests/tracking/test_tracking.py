@@ -13,7 +13,7 @@ from kronos.__main__ import main
 from kronos.tracking import run as recording
 from kronos.tracking.client import Run, Tracking, source_tags, versions
 from kronos.tracking.offline_queue import Outbox
-from kronos.tracking.run import METRICS_A_CALL, hand_over, is_away, limits
+from kronos.tracking.run import METRICS_A_CALL, is_away, limits, send_message
 from kronos.utils.errors import UserError
 
 
@@ -157,7 +157,7 @@ def test_all_that_a_run_records_is_kept_while_the_server_is_away(tracking: Track
     def send(run_id: str, message: dict, path: Path | None) -> None:
         if away:
             raise ConnectionRefusedError("nobody")
-        hand_over(tracking.client, run_id, message, path)
+        send_message(tracking.client, run_id, message, path)
 
     box = Outbox(tmp_path / "unsent", send, lambda error: isinstance(error, OSError), lambda: None,
                  place="here", wait=0, say=lambda text: None)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a search leaves: best.json, the best weights, tables and figures, in its folder and on its MLflow run."""
+"""Results of a search: best.json, the best weights, tables and figures, in its folder and on its MLflow run."""
 
 import csv
 import math
@@ -16,9 +16,9 @@ INTERVAL = 0.95
 
 
 def write_results(search: Search, asked: Config) -> dict[str, Any]:
-    """Write everything that the study says by now; the last process to leave says it all.
+    """Write the current results of the study; with several processes, the last one to finish writes the final ones.
 
-    Raises UserError when no trial has finished.
+    Returns the record with the best trial and its metrics. Raises UserError where no trial has finished.
     """
     study, folder, config = search.study, search.folder, search.config
     folder.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,9 @@ def write_results(search: Search, asked: Config) -> dict[str, Any]:
     for name in ("trials.csv", "figures"):
         search.parent.artifact(folder / name, "figures" if name == "figures" else None)
     states = study.states()
-    trials = sum(states.values())  # the step: a study that goes on adds to what its parent has
+    trials = sum(
+        states.values()
+    )  # used as the step, so that a continued study adds metrics to its parent run
     search.parent.metrics(trials, {f"trials_{name.lower()}": count for name, count in states.items()})
     search.parent.flush()
     top = table_of(search)
@@ -57,7 +59,7 @@ def write_results(search: Search, asked: Config) -> dict[str, Any]:
     search.parent.tags({"best_trial": best.number, "best_run": record["run_id"]})
     search.parent.flush()
     if search.parent.id != search.own.id and not search.tracking.busy(search.parent.id):
-        search.parent.finish("FINISHED")  # whose process is gone: this one completed its search
+        search.parent.finish("FINISHED")  # its process has ended, and this one completed the search
     for line in left_out:
         search.say(f"  figure left out, {line}")
     counted = ", ".join(f"{count} {name.lower()}" for name, count in states.items())
@@ -69,7 +71,7 @@ def write_results(search: Search, asked: Config) -> dict[str, Any]:
 
 
 def answer_fields(found: Config, asked: Config) -> dict[str, Any]:
-    """The fields for `pipeline --config-path`: those that differ from the defaults, writing where `asked` writes."""
+    """The fields for `pipeline --config-path` that differ from the defaults, with the output paths of `asked`."""
     found = found.replace(dataset_path=asked.data.dataset_path, save_path=asked.output.save_path)
     values, defaults = found.model_dump(mode="json"), Config().model_dump(mode="json")
     kept = {
@@ -78,14 +80,14 @@ def answer_fields(found: Config, asked: Config) -> dict[str, Any]:
         if SECTION_OF[name] not in ("search", "tracking", "registry") and value != defaults[name]
     }
     if found.search_stage == "predictor" and found.tokenizer_path:
-        kept["skip_tokenizer"] = True  # the loss was reached with this tokenizer and no other
+        kept["skip_tokenizer"] = True  # the validation loss was reached with this tokenizer
     return {"data_source": values["data_source"], **kept}
 
 
 def table_of(search: Search) -> list[dict[str, Any]]:
-    """The top trials with their parameters; mean and interval over seeds where trials were repeated.
+    """The best trials with their parameters, and mean and 95 % interval over seeds where trials were repeated.
 
-    With repeats the order is that of the means.
+    Repeated trials are sorted by their means and come first.
     """
     study, rows = search.study, []
     for trial in study.best(max(search.config.search_top, 10)):
@@ -108,7 +110,7 @@ def table_of(search: Search) -> list[dict[str, Any]]:
 
 
 def interval(values: list[float]) -> tuple[float, float | None, float | None]:
-    """Mean and its 95 % interval by Student's t over seeds; no interval from a single value."""
+    """(mean, low, high) with the 95 % interval of the mean by Student's t; (value, None, None) for one value."""
     from scipy.stats import t
 
     if len(values) < 2:
@@ -132,7 +134,7 @@ def _row_text(row: dict[str, Any]) -> str:
 
 
 def _keep_weights(search: Search, number: int) -> None:
-    """Keep the best trial's folder, where it was trained on this machine, as `best`."""
+    """Copy the best trial's folder to `best` if it was trained on this machine; delete folders of ended trials."""
     trials = search.folder / "trials"
     source = trials / f"trial-{number}"
     if source.is_dir():

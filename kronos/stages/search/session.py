@@ -1,4 +1,4 @@
-"""A search in progress: trials of a study as child runs, in this process or in processes of their own."""
+"""A running search: trials of a study as child runs, in this process or in separate processes."""
 
 import json
 import math
@@ -28,7 +28,7 @@ from kronos.tracking.run import Run
 from kronos.utils.errors import Pruned, TrackingAway
 from kronos.utils.files import atomic_folder, digest_bytes
 
-PARENT = "mlflow_parent"  # attribute of the study: the run that all trials are children of
+PARENT = "mlflow_parent"  # user attribute of the study: id of the parent run of all trials
 PARENT_SECONDS = 10.0
 FORECAST_FIELDS = (
     "inference_T", "inference_top_p", "inference_top_k", "inference_sample_count", "backtest_signal",
@@ -36,7 +36,7 @@ FORECAST_FIELDS = (
 
 
 def definition_of(config: Config, space: Space) -> dict[str, Any]:
-    """What a study searches and from what: two studies that differ in it cannot share trials."""
+    """Everything that decides the results of a study's trials; studies share trials only if it is equal."""
     search = config.search
     stage = STAGES_BY_KIND["predictor" if search.search_stage == "predictor" else "tokenizer"]
     names = dict.fromkeys(stage.key_fields(config))
@@ -54,7 +54,7 @@ def definition_of(config: Config, space: Space) -> dict[str, Any]:
 
 
 def study_name(config: Config, definition: dict[str, Any]) -> str:
-    """The study's name: as given, or derived from what it searches."""
+    """The study's name: as configured, or derived from the definition."""
     if config.search.study_name != "auto":
         return config.search.study_name
     digest = digest_bytes(json.dumps(definition, sort_keys=True).encode())[:12]
@@ -62,7 +62,7 @@ def study_name(config: Config, definition: dict[str, Any]) -> str:
 
 
 class Search:
-    """One process's part in a search: it runs trials of a study that several processes may share."""
+    """One process of a search: it runs trials of a study that several processes may share."""
 
     def __init__(self, context: Context, space: Space) -> None:
         self.config, self.space, self.say = context.config, space, context.say
@@ -89,34 +89,34 @@ class Search:
     def _introduce(self) -> None:
         config, study = self.config, self.study
         finished, running = study.count()
-        going = f", {finished} trials over, {running} running" if finished or running else ""
+        going = f", {finished} trials finished, {running} running" if finished or running else ""
         self.say(f"search: study {study.name} in {config.search.storage.split('@')[-1]}{going}")
         each = self.budget["n_train_iter"]
         self.say(
-            f"  {config.search.n_trials} trials of {self.budget['epochs'] * each:,} windows, at any batch size, a "
-            f"report every {each:,}; sampler {config.search.search_sampler}, pruner "
+            f"  {config.search.n_trials} trials of {self.budget['epochs'] * each:,} windows at any batch size, a "
+            f"report every {each:,} windows; sampler {config.search.search_sampler}, pruner "
             + (config.search.search_pruner if study.prunes else "none")
         )
         if not study.prunes and config.search.search_pruner != "none":
             why = (
-                "two objectives have no order to prune by"
+                "pruning is not possible with two objectives"
                 if len(config.search.search_metric) > 1
-                else "predictors with different tokenizers have no loss in common"
+                else "losses of predictors with different tokenizers are not comparable"
             )
-            self.say(f"  nothing is pruned: {why}")
+            self.say(f"  no pruning: {why}")
         if self.processes:
-            self.say(f"  each trial in processes of its own, {self.processes.threads} thread(s) each")
+            self.say(f"  each trial in a separate process with {self.processes.threads} thread(s)")
         self.own.tags({"study": study.name, "storage_kind": config.search.storage.split(":")[0]})
 
     def _needs_processes(self) -> bool:
-        """Whether trials need processes of their own: several at a time, several ranks, a GPU, a time limit."""
+        """Whether trials need separate processes: for parallel trials, several ranks, a GPU or a time limit."""
         launch, search = self.config.launch, self.config.search
         if search.n_jobs > 1 or launch.nproc_per_node > 1 or search.search_trial_timeout:
             return True
         return choose(launch.device, launch.cpu).device.type != "cpu"
 
     def _parent(self) -> Run:
-        """The run that all trials of the study are children of: whoever created the study gives its own."""
+        """The parent run of all trials of the study, which is the run of the process that created the study."""
         until = time.monotonic() + (0.0 if self.study.created else PARENT_SECONDS)
         parent = self.study.get(PARENT)
         while parent is None and time.monotonic() < until:
@@ -132,7 +132,7 @@ class Search:
         return self.tracking.attach(parent)
 
     def go(self) -> None:
-        """Run trials until the study has enough."""
+        """Run trials until the study has `n_trials` finished trials or the timeout is reached."""
         with self._end_processes_with_this_one():
             self.study.go(
                 self._try, n_jobs=self.config.search.n_jobs, timeout=self.config.search.search_timeout
@@ -140,7 +140,7 @@ class Search:
 
     def _try(self, asked: Any) -> list[float]:
         sign = -1.0 if DIRECTIONS[self.config.search.search_metric[0]] == "maximize" else 1.0
-        evaluations = [-1]  # the first one is of the untrained weights
+        evaluations = [-1]  # the first evaluation is that of the untrained weights
 
         def report(metrics: dict[str, float]) -> None:
             if "val_loss" in metrics:
@@ -164,7 +164,7 @@ class Search:
         self, config: Config, name: str, asked: Any, report: Callable[[dict[str, float]], None],
         more: dict[str, Any] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """One training as a run of its own under the search's parent."""
+        """Train one trial as a child run of the search's parent run; returns its result."""
         number, began = asked.number, time.monotonic()
         folder = self.folder / "trials" / name.replace(" ", "-")
         config = config.replace(save_path=str(folder), resume="never", reuse=False, **self.shared_tokenizer())
@@ -212,7 +212,7 @@ class Search:
         return result
 
     def shared_tokenizer(self) -> dict[str, Any]:
-        """The fields by which a trial, and later the pipeline, finds the one tokenizer of all trials."""
+        """The field `tokenizer_path` of the tokenizer shared by all trials, also for the final configuration."""
         config = self.config
         if config.search.search_stage != "predictor" or given_address("tokenizer", config) is not None:
             return {}
@@ -221,7 +221,7 @@ class Search:
             if not kept.is_dir():
                 with atomic_folder(kept) as new:
                     shutil.copytree(source / "checkpoints" / "best_model", new, dirs_exist_ok=True)
-                    if (source / RECORD).is_file():  # which days the tokenizer has seen
+                    if (source / RECORD).is_file():  # has the days that the tokenizer was trained on
                         shutil.copyfile(source / RECORD, new / RECORD)
         return {"tokenizer_path": str(kept)}
 
@@ -244,7 +244,7 @@ class Search:
                 signal.signal(number, handler)
 
     def repeat(self) -> None:
-        """Train the best few with further seeds, so that luck is not taken for a better value."""
+        """Train the best trials again with other seeds, to measure the variance over seeds."""
         count = self.config.search.search_repeats
         for trial in self.study.best(self.config.search.search_top) if count > 1 else []:
             for offset in range(1, count):
@@ -269,7 +269,7 @@ class Search:
 
 
 class _Again:
-    """A trial trained once more: nothing is asked of the study."""
+    """A repeated trial with fixed parameters, which is not part of the Optuna study."""
 
     def __init__(self, number: int, values: dict[str, Any]) -> None:
         self.number, self.values = number, values
@@ -278,7 +278,7 @@ class _Again:
 
 
 def budget(config: Config, windows_there_are: int) -> dict[str, int]:
-    """Epochs and windows an epoch that make the configured budget with a validation at each report."""
+    """Epochs and windows per epoch for the configured training budget, with one validation per report."""
     epoch = min(config.training.n_train_iter, windows_there_are)
     reports = max(config.search.search_reports, config.training.epochs)
     return {"epochs": reports, "n_train_iter": max(1, math.ceil(config.training.epochs * epoch / reports))}

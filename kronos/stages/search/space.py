@@ -1,7 +1,7 @@
 """The search space: fields of `Config` with their ranges, checked before the first trial.
 
 Learning rate and batch size come from the search fields of the configuration. A JSON file adds other fields, or
-replaces these:
+replaces them:
 
     {"adam_weight_decay": {"type": "float", "low": 0.001, "high": 0.3, "log": true},
      "accumulation_steps": {"type": "int", "low": 1, "high": 4},
@@ -77,7 +77,7 @@ class Space:
         return [edge for item in self.dimensions if item.name == name for edge in item.edges()]
 
     def check_batches(self, config: Config, windows: int, processes: int) -> None:
-        """Refuse an effective batch above the windows between two reports, which no step could fill."""
+        """Raise UserError where an effective batch size exceeds the number of windows between two reports."""
         for size in self._edges("batch_size") or [config.batch_size]:
             whole = size * processes * self.largest("accumulation_steps", config)
             if whole > windows:
@@ -91,10 +91,10 @@ class Space:
 
 
 def space_of(config: Config) -> Space:
-    """Return the space that a configuration describes.
+    """Return the search space of a configuration.
 
-    Raises UserError with all problems together: unknown fields, empty or reversed ranges, values that `Config`
-    refuses.
+    Raises UserError with a list of all problems: unknown fields, empty or reversed ranges, values that `Config` does
+    not accept.
     """
     stages = ("tokenizer", "predictor") if config.search_stage == "both" else (config.search_stage,)
     low, high = config.search_learning_rate
@@ -114,7 +114,7 @@ def space_of(config: Config) -> Space:
             if dimension is None:
                 problems.append(f"{config.search_space}: {name}: {problem}")
             else:
-                dimensions.pop(name, None)  # so that it is drawn in the order of the file
+                dimensions.pop(name, None)  # so that fields are drawn in the order of the file
                 dimensions[name] = dimension
     if not dimensions and not problems:
         problems.append(f"{config.search_space} leaves nothing to search")
@@ -137,17 +137,17 @@ def _entries(path: str | None, problems: list[str]) -> dict[str, Any]:
 
 
 def _refused(name: str, stage: str) -> str:
-    """Return why a field cannot be searched, or empty text."""
+    """Return why a field cannot be searched, or an empty string."""
     if name not in FIELDS:
         close = nearest(name, FIELDS)
         return "there is no such field" + (f": did you mean {close}?" if close else "")
     if SECTION_OF[name] not in ("training", "model") or name in FIXED:
-        return "it is the same for every trial: a search varies fields of training and model only"
+        return "it must be the same for every trial: a search varies only fields of training and model"
     other = {"tokenizer": "predictor", "predictor": "tokenizer"}.get(stage, "-")
     if name.startswith(other) or name.startswith(f"pretrained_{other}") or name == f"freeze_{other}":
         return f"it belongs to the {other}, search_stage is {stage}: give search_stage=both"
     if name == "model_preset" and stage == "predictor":
-        return "it shapes the tokenizer too, search_stage is predictor: give search_stage=both"
+        return "it also changes the tokenizer, search_stage is predictor: give search_stage=both"
     return ""
 
 
@@ -201,7 +201,7 @@ def _condition(
 
 
 def _invalid_edges(config: Config, dimension: Dimension) -> list[str]:
-    """Return the problems that `Config` finds with the values at the edges of a dimension."""
+    """Return the validation errors of `Config` for the values at the edges of a dimension."""
     problems = []
     for value in dimension.edges():
         if isinstance(value, float) and dimension.kind == "int":

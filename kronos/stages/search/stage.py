@@ -1,4 +1,4 @@
-"""The search stage: trials of the training stages in a study that machines may share, and its result as a file."""
+"""The search stage: hyperparameter search with Optuna over the training stages; writes the best configuration."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +22,10 @@ from kronos.utils.errors import UserError
 
 
 class SearchStage(Stage):
-    """Run trials until the study has enough; the same command again continues the study.
+    """Run trials until the study has `n_trials`; running the same command again continues the study.
 
-    A search writes under `search_path` only: bars and a tokenizer that the pipeline has left are used where they fit,
-    otherwise the search makes its own.
+    A search writes only under `search_path`: bars and tokenizer of the pipeline are used if they match the
+    configuration, otherwise the search makes its own.
     """
 
     name = "search"
@@ -42,7 +42,7 @@ class SearchStage(Stage):
     def check(self, config: Config) -> None:
         if (place := launched()) is not None and place.world > 1:
             raise UserError(
-                "search starts the processes of its trials itself: leave out torchrun, give --nproc-per-node"
+                "search starts the processes of its trials itself: run it without torchrun and give --nproc-per-node"
             )
         if config.registry.registered_model_name is not None and config.search.search_stage == "tokenizer":
             raise UserError(
@@ -54,17 +54,17 @@ class SearchStage(Stage):
         return Inputs(more=space_of(config))
 
     def run_to_continue(self, config: Config, inputs: Inputs, tracking: Tracking) -> str | None:
-        """The run of a study whose process is gone."""
+        """Id of the parent run of the same study if its process has ended, else None."""
         try:
             used = _with_tokenizer(_with_bars(config))
             name = study_name(used, definition_of(used, inputs.more))
             parent = parent_of(config.search.storage, name, PARENT)
-        except UserError:  # raised again inside the run, where it is on record
+        except UserError:  # raised again within the run, so that MLflow shows it
             return None
         return parent if parent and tracking.exists(parent) and not tracking.busy(parent) else None
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
-        """Search, repeat the best trials with other seeds where asked, and write the results."""
+        """Run the search, repeat the best trials with other seeds if configured, and write the results."""
         asked = context.config
         prepared = Context(_prepare(context), context.run, context.tracking, context.say, context.workers)
         search = Search(prepared, inputs.more)
@@ -74,7 +74,7 @@ class SearchStage(Stage):
 
 
 def _prepare(context: Context) -> Config:
-    """Make what the trials share and is not there: bars and tokenizer, as runs of their own beside the search."""
+    """Make the bars and the tokenizer that the trials share, if missing, as separate runs next to the search."""
     tags = {"search": context.run.id}
     config = _with_bars(context.config)
     if not config.launch.skip_data_process:
@@ -87,7 +87,7 @@ def _prepare(context: Context) -> Config:
             result = run_stage(TokenizerStage(), config, context, tags=tags, nested=False)
             context.run.tags({"tokenizer_run": result.run_id})
         else:
-            context.say(f"tokenizer: the one in {config.model_folder('tokenizer')} is used")
+            context.say(f"tokenizer: using the one in {config.model_folder('tokenizer')}")
         context.workers.close()  # the trials start processes of their own
     return config
 
@@ -97,7 +97,7 @@ def _needs_tokenizer(config: Config) -> bool:
 
 
 def _with_bars(config: Config) -> Config:
-    """The configuration with the place of its bars: the store that is there if it is current, else the search's."""
+    """The configuration with the path of its bars: the existing store if up to date, else the search's own."""
     stage = DataStage()
     own = config.replace(dataset_path=str(Path(config.search.search_path) / "data"))
     if config.launch.skip_data_process:
@@ -112,7 +112,7 @@ def _with_bars(config: Config) -> Config:
 
 
 def _with_tokenizer(config: Config) -> Config:
-    """The configuration with the place of the shared tokenizer: the pipeline's, where it fits, else the search's."""
+    """The configuration with the path of the shared tokenizer: the pipeline's if it matches, else the search's."""
     if not _needs_tokenizer(config):
         return config
     shared = config.replace(save_path=str(Path(config.search.search_path) / "shared"))

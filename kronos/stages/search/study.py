@@ -1,8 +1,8 @@
-"""Optuna, imported here alone: a study that several processes share, its trials, figures and table.
+"""An Optuna study that several processes share, with its trials, figures and table; only this module imports Optuna.
 
-The study knows nothing of training or tracking: `go` takes the objective, a function that returns a trial's values. A
-trial whose process died is retried once; batch sizes that ran out of memory are not drawn again; every trial draws
-from a generator keyed by (seed, trial number), so that no two machines draw the same values.
+The study does not depend on training or tracking: `go` takes the objective, a function that returns a trial's values.
+A trial whose process died is retried once; batch sizes that ran out of memory are not drawn again; every trial uses
+a generator seeded by (seed, trial number), so that different machines draw different values.
 """
 
 import json
@@ -31,7 +31,7 @@ from kronos.utils.errors import Pruned, TrackingAway, UserError
 from kronos.utils.process_identity import is_gone, this_process
 
 DIRECTIONS: dict[str, Any] = {"val_loss": "minimize", "rank_ic": "maximize", "crps": "minimize"}
-DEFINITION = "definition"  # what the study searches, as the process that created it gave it
+DEFINITION = "definition"  # user attribute: the definition given by the process that created the study
 NO_MEMORY = "out_of_memory_batch_size"
 PROCESS = "process"
 JOIN_SECONDS = 30.0
@@ -39,7 +39,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class Asked:
-    """One trial, as the objective sees it: its number and the values drawn for it."""
+    """A trial as passed to the objective: its number and the values drawn for it."""
 
     def __init__(self, study: "Study", trial: optuna.Trial) -> None:
         self._study, self._trial = study, trial
@@ -47,19 +47,19 @@ class Asked:
         self.values: dict[str, Any] = study.space.draw(lambda item: _suggest(trial, item))
 
     def report(self, step: int, value: float) -> None:
-        """Report the trial's value after `step` reports; raises Pruned when the pruner stops it."""
+        """Report the trial's value at report number `step`. Raises Pruned where the pruner stops the trial."""
         if not self._study.prunes:
             return
         self._trial.report(value, step)
         if self._trial.should_prune():
-            raise Pruned(f"given up after report {step} of {self._study.reports}, at {value:.5g}")
+            raise Pruned(f"pruned after report {step} of {self._study.reports}, at {value:.5g}")
 
     def note(self, name: str, value: Any) -> None:
         """Store a value with the trial."""
         self._trial.set_user_attr(name, value)
 
     def out_of_memory(self, batch_size: int) -> None:
-        """Exclude this batch size, and larger ones, from all later trials."""
+        """Exclude this batch size and larger ones from all later trials."""
         before = self._study.get(NO_MEMORY)
         self._study.set(NO_MEMORY, batch_size if before is None else min(before, batch_size))
 
@@ -68,13 +68,13 @@ Objective = Callable[[Asked], Sequence[float]]
 
 
 class Study:
-    """An Optuna study in a storage that other processes may use at the same time; created where it does not exist.
+    """An Optuna study in a storage that other processes may use at the same time; created if it does not exist.
 
     Args:
         storage: a database URL of SQLAlchemy, or `journal:FILE`.
-        definition: what is searched and with which inputs; a study of this name with another definition is refused.
-        reports: how many reports a trial makes; the pruner's largest resource.
-        heartbeat: seconds between signs of life of a running trial, in a database.
+        definition: what is searched and with which inputs; a study with another definition raises UserError.
+        reports: number of reports per trial, the pruner's maximum resource.
+        heartbeat: interval in seconds of the heartbeats of running trials in a database.
     """
 
     def __init__(
@@ -104,13 +104,13 @@ class Study:
             study = optuna.load_study(study_name=self.name, **given)
             until = time.monotonic() + JOIN_SECONDS
             while DEFINITION not in study.user_attrs and time.monotonic() < until and not study.trials:
-                time.sleep(0.2)  # the process that creates it is about to store the definition
+                time.sleep(0.2)  # the process that created it has not stored the definition yet
             stored = study.user_attrs.get(DEFINITION, {})
             if stored != definition:
                 names = [key for key in definition if stored.get(key) != definition[key]]
                 raise UserError(
-                    f"the storage has another study named {self.name}, with another {' and '.join(names)}: give "
-                    "another --study-name, or auto, which follows from them"
+                    f"the storage has a study named {self.name} with another {' and '.join(names)}: give another "
+                    "--study-name, or auto to derive the name from them"
                 ) from None
             return False, study
         study.set_user_attr(DEFINITION, definition)
@@ -125,10 +125,10 @@ class Study:
         self.study.set_user_attr(name, value)
 
     def go(self, objective: Objective, *, n_jobs: int = 1, timeout: float = 0.0, poll: float = 1.0) -> None:
-        """Run trials until the study has `n_trials`, by any process; waits for those still running elsewhere.
+        """Run trials until the study has `n_trials` from all processes; waits for trials running elsewhere.
 
-        A trial that fails has the state FAIL and the search continues. KeyboardInterrupt ends it; the trials that it
-        interrupted are retried at the next start.
+        A failing trial gets the state FAIL and the search continues. KeyboardInterrupt ends the search; interrupted
+        trials are retried at the next start. `timeout` and `poll` are in seconds.
         """
         end = time.monotonic() + timeout if timeout else None
         while True:
@@ -157,7 +157,7 @@ class Study:
                 raise self._stopped
 
     def stop(self, error: BaseException) -> None:
-        """End the search with an error that every further trial would meet."""
+        """End the search with an error that every further trial would raise."""
         self._stopped = self._stopped or error
         self.study.stop()
 
@@ -192,9 +192,9 @@ class Study:
         return finished, sum(trial.state == TrialState.RUNNING for trial in trials)
 
     def _fail_abandoned_trials(self) -> None:
-        """Fail the trials of processes that are gone, and queue each for one retry.
+        """Set trials whose process has ended to FAIL, and queue each for one retry.
 
-        A process of this machine is looked up; one of another machine counts as gone when its heartbeats stop.
+        A process of this machine is looked up; one of another machine counts as ended when its heartbeats stop.
         """
         if isinstance(self._storage, RDBStorage):
             _quiet(lambda: optuna.storages.fail_stale_trials(self.study))
@@ -220,7 +220,7 @@ class Study:
         _quiet(lambda: self._retry(self.study, frozen))
 
     def best(self, count: int) -> list[FrozenTrial]:
-        """Return the best `count` finished trials, best first; of two objectives the Pareto front."""
+        """Return the best `count` finished trials, best first; with two objectives, those of the Pareto front."""
         complete = self.study.get_trials(states=(TrialState.COMPLETE,))
         done = complete if len(self.metrics) == 1 else self.study.best_trials
         sign = -1 if DIRECTIONS[self.metrics[0]] == "maximize" else 1
@@ -249,7 +249,7 @@ class Study:
         self.study.trials_dataframe(attrs=attributes).to_csv(path, index=False)
 
     def write_figures(self, folder: Path) -> list[str]:
-        """Write Optuna's figures as PNG files; returns why some were left out."""
+        """Write Optuna's plots as PNG files; returns one line with the reason per plot that was left out."""
         from optuna.visualization import matplotlib as draw
 
         first = self.metrics[0]
@@ -272,12 +272,12 @@ class Study:
 
 
 def connect(address: str, heartbeat: int, retry_callback: Any = None) -> RDBStorage | JournalStorage:
-    """Open a storage and create its tables where it is new; several processes may do so at the same time."""
+    """Open a storage and create its tables if needed; safe with several processes. Raises UserError on failure."""
     if address.startswith("journal:"):
         return JournalStorage(JournalFileBackend(address.removeprefix("journal:")))
     if "://" not in address:
         raise UserError(
-            f"storage {address!r} is no address: expected sqlite:///FILE or postgresql+psycopg2://..."
+            f"storage {address!r} is not a valid URL: expected sqlite:///FILE or postgresql+psycopg2://..."
         )
     try:
         return _open_database(address, heartbeat, retry_callback)
@@ -293,7 +293,7 @@ def connect(address: str, heartbeat: int, retry_callback: Any = None) -> RDBStor
 
 
 def _tables_being_created(error: BaseException) -> bool:
-    """Return whether opening a database failed because another process creates the same tables at this moment."""
+    """Return whether opening a database failed because another process is creating the same tables."""
     return any(part in str(error).lower() for part in ("already exists", "unique", "duplicate", "locked"))
 
 
@@ -320,7 +320,7 @@ def parent_of(address: str, name: str, key: str) -> Any:
 
 
 class _PerTrial(BaseSampler):
-    """Samples each trial by a generator of (seed, trial number), without batch sizes that ran out of memory."""
+    """Samples each trial with a generator seeded by (seed, trial number), without batch sizes that do not fit."""
 
     def __init__(self, study: Study, name: str, seed: int, space: Space) -> None:
         self._study, self._name, self._seed = study, name, seed
@@ -361,7 +361,7 @@ class _PerTrial(BaseSampler):
         self._samplers.pop(trial.number, None)
 
     def _fit(self, trial: FrozenTrial, name: str, distribution: Any, value: Any) -> Any:
-        """Return the drawn value, or for a batch size that is known not to fit a smaller one."""
+        """Return the drawn value, or a smaller one for a batch size that ran out of memory before."""
         limit = self._study.get(NO_MEMORY) if name == "batch_size" else None
         if limit is None or value < limit:
             return value

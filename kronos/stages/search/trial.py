@@ -1,7 +1,7 @@
-"""One trial of a search: the training stages with a recorder instead of an MLflow run, then its metrics.
+"""One trial of a search: run the training stages with a recorder instead of an MLflow run, then compute its metrics.
 
-Runs in the process of the search or in one of its own (`kronos.stages.search.trial_worker`); imports neither MLflow
-nor Optuna.
+Runs in the process of the search or in a separate one (`kronos.stages.search.trial_worker`); does not import MLflow
+or Optuna.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ KINDS = {"tokenizer": ("tokenizer",), "predictor": ("predictor",), "both": ("tok
 
 
 class Recorder:
-    """What a stage sees of its run: metrics go to a function, the rest stays in the trial's folder."""
+    """Replaces the MLflow run of a stage: metrics are passed to a function, everything else is ignored."""
 
     id = "trial"
 
@@ -43,10 +43,15 @@ class Recorder:
 
 
 def train(config: Config, record: Record, say: Say = lambda text: None) -> dict[str, Any]:
-    """Train what the search is about and measure what its trials are compared by.
+    """Train the models of `search_stage` and compute the metrics that trials are compared by.
 
-    `record(step, metrics)` is called with all that training reports; an exception that it raises ends the trial.
-    Returns `values`, one per metric of config.search_metric, and `metrics` of the training.
+    `record(step, metrics)` is called with all metrics of training; an exception that it raises ends the trial.
+
+    Returns:
+        `values`, one per metric of config.search_metric, `metrics` of the training, and `digest` of the weights.
+
+    Raises:
+        ValueError: where a value is not finite.
     """
     kinds, wanted = KINDS[config.search.search_stage], config.search.search_metric
     workers = WorkerGroup(
@@ -76,18 +81,18 @@ def _pass_on(record: Record, prefix: str, step: int, metrics: dict[str, float]) 
 
 
 def quietly(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Call without the lines that a training prints."""
+    """Call a function without its output to stdout."""
     with contextlib.redirect_stdout(io.StringIO()):
         return function()
 
 
 def forecast_metrics(config: Config) -> dict[str, float]:
-    """Rank IC and CRPS of forecasts of the validation range, made as the backtest makes them.
+    """Rank IC and CRPS of forecasts on the validation range, computed in the same way as in the backtest.
 
     `rank_ic` is the mean over days of `backtest_signal` with the tradable return, as in the report, `crps` the fair
-    score of the predicted closes as fractions of the last one seen.
-    Forecasts begin at the range's start + lookback and end within it. Whole days
-    are left out evenly so that about n_val_iter forecasts remain.
+    CRPS of the predicted closes divided by the last close of the context. Forecasts begin at the range's start +
+    lookback and end within the range. Days are subsampled evenly so that about n_val_iter forecasts remain. Raises
+    UserError where the range is too short.
     """
     import numpy as np
     import pandas as pd

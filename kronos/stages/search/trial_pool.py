@@ -1,4 +1,4 @@
-"""Isolated trials: each in a process of its own with its share of the cores and GPUs, and a time limit."""
+"""Run each trial in a separate process with its share of the CPU cores and GPUs, and a time limit."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from kronos.distributed.launcher import python_module
 
 
 class TrialFailed(Exception):
-    """A trial that ended without a result, with its reason."""
+    """A trial ended without a result; the message is the reason."""
 
     def __init__(self, reason: str, out_of_memory: bool = False) -> None:
         super().__init__(reason)
@@ -41,10 +41,17 @@ class TrialProcesses:
     def train(
         self, config: Config, record: Callable[[int, dict[str, float]], None], timeout: float, log: Path
     ) -> dict[str, Any]:
-        """Return what `kronos.stages.search.trial.train` returns in the process of the trial.
+        """Run `kronos.stages.search.trial.train` in a separate process and return its result.
 
-        An exception that `record` raises ends the process and is passed on. Raises TrialFailed with the trial's
-        error, its time limit (`timeout` seconds, 0 for none), or how its process died.
+        Args:
+            config: the configuration of the trial.
+            record: called with (step, metrics); an exception that it raises ends the process and is raised here.
+            timeout: time limit in seconds, 0 for none.
+            log: file for the output of the process.
+
+        Raises:
+            TrialFailed: where the trial raised an error, reached its time limit, or its process died.
+            KeyboardInterrupt: after `stop`.
         """
         gpus = self._free_gpus.get()
         try:
@@ -82,7 +89,7 @@ class TrialProcesses:
             try:
                 process.stdin.write(config.model_dump_json())
                 process.stdin.close()
-            except BrokenPipeError:  # it died at once; the reason is raised below
+            except BrokenPipeError:  # the process has ended already; the reason is raised below
                 pass
             for line in process.stdout:
                 message = json.loads(line)
@@ -103,11 +110,11 @@ class TrialProcesses:
         if self.stopping:
             raise KeyboardInterrupt
         if timed_out.is_set():
-            raise TrialFailed(f"time limit: it was not finished after {timeout:.0f} s (search_trial_timeout)")
+            raise TrialFailed(f"time limit: not finished after {timeout:.0f} s (search_trial_timeout)")
         raise TrialFailed(f"its process {process.outcome()}; its output is in {log}", process.out_of_memory())
 
     def stop(self) -> None:
-        """End every trial's process; the threads that wait for them then raise KeyboardInterrupt."""
+        """End the processes of all trials; the threads that wait for them then raise KeyboardInterrupt."""
         self.stopping = True
         for process in list(self._running):
             process.end()

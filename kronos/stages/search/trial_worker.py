@@ -1,9 +1,9 @@
-"""`python -m kronos.stages.search.trial_worker`: run one trial of a search in a process of its own.
+"""`python -m kronos.stages.search.trial_worker`: run one trial of a search in a separate process.
 
 Reads a configuration as JSON from standard input and writes one line of JSON per report to standard output:
-{"step": 10, "metrics": {...}}, and last {"result": {...}} or {"error": "...", "out_of_memory": true}. Everything else
-that the training prints goes to standard error. Where `nproc_per_node` is above 1 this process is rank 0. Neither
-MLflow nor Optuna is loaded.
+{"step": 10, "metrics": {...}}, and last {"result": {...}} or {"error": "...", "out_of_memory": true}. All other
+output of training goes to standard error. Where `nproc_per_node` is above 1 this process is rank 0. MLflow
+and Optuna are not imported.
 """
 
 import json
@@ -19,7 +19,7 @@ from kronos.stages.search.trial import train
 def main() -> int:
     """Run the trial; returns the exit status: 0 with a result, 1 with an error line."""
     messages = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what this process and its children print
+    os.dup2(2, 1)  # output of this process and its children goes to stderr
 
     def send(message: dict[str, Any]) -> None:
         messages.write(json.dumps(message) + "\n")

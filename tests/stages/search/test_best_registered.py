@@ -23,7 +23,7 @@ def test_the_best_trial_is_registered_once_and_the_pipeline_makes_it_the_champio
     assert "a search of the tokenizer alone has no predictor to register" in capsys.readouterr().err
     assert main(["search", *SEARCH, *given, "--skip-data-process"]) == 0
     (version,) = versions_of("kronos", address)
-    assert version.tag("decision") == "not asked" and "chooses on the validation days" in version.tag(
+    assert version.tag("decision") == "not asked" and "selects on the validation days" in version.tag(
         "decision_reason"
     )
     assert version.tag("seen_until") == "2010-05-28" and float(version.tag("search_val_loss")) > 0

@@ -42,8 +42,8 @@ def test_a_file_adds_replaces_fixes_and_conditions(tmp_path: Path) -> None:
     ("entries", "message"),
     [
         ({"adam_weight_dekay": None}, "there is no such field: did you mean adam_weight_decay?"),
-        ({"epochs": {"type": "int", "low": 1, "high": 9}}, "epochs: it is the same for every trial"),
-        ({"lookback_window": {"type": "int", "low": 8, "high": 9}}, "a search varies fields of training and model"),
+        ({"epochs": {"type": "int", "low": 1, "high": 9}}, "epochs: it must be the same for every trial"),
+        ({"lookback_window": {"type": "int", "low": 8, "high": 9}}, "varies only fields of training and model"),
         ({"tokenizer_learning_rate": None}, "it belongs to the tokenizer, search_stage is predictor"),
         ({"adam_beta2": {"type": "float", "low": 0.99, "high": 0.9}}, "adam_beta2: the range 0.99..0.9 is reversed"),
         ({"adam_beta2": {"type": "float", "low": 0.9, "high": 0.9}}, "adam_beta2: the range 0.9..0.9 is empty"),

@@ -122,7 +122,7 @@ def test_every_end_of_a_trial_is_on_record_and_the_best_are_repeated(
     assert any("no memory for a batch of 32" in reason for reason in reasons)
     assert all("duration_seconds" in run.data.metrics for run in trials)
     pruned = next(run for run in once if run.info.status == "KILLED")
-    assert "given up after report" in pruned.data.tags["kronos.reason"]
+    assert "pruned after report" in pruned.data.tags["kronos.reason"]
     assert len(MlflowClient(address()).get_metric_history(pruned.info.run_id, "val_loss")) > 1
 
     figures = {item.path for item in MlflowClient(address()).list_artifacts(parent.info.run_id, "figures")}
@@ -218,7 +218,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, how: str) -> TrialProcesses:
     [
         ("os.kill(os.getpid(), 9)", "was killed by signal 9", False),
         ("sys.exit(3)", "ended with status 3", False),
-        ("time.sleep(60)", "time limit: it was not finished after 2 s", False),
+        ("time.sleep(60)", "time limit: not finished after 2 s", False),
         (
             'print(json.dumps({"error": "CUDA out of memory", "out_of_memory": True}))',
             "CUDA out of memory",
@@ -267,7 +267,7 @@ def test_a_search_writes_in_its_own_folder_and_leaves_the_pipelines_models_alone
     budget = ["--epochs", "2", "--n-train-iter", "256", "--n-val-iter", "64", "--search-reports", "2"]
     assert main(["search", *budget, "--search-batch-size", "16,32", "--n-trials", "1"]) == 0
     said = capsys.readouterr().out
-    assert "tokenizer: the one in outputs/models/finetune_tokenizer_demo is used" in said
+    assert "tokenizer: using the one in outputs/models/finetune_tokenizer_demo" in said
     assert outside() == before
 
     shutil.rmtree("outputs/models")  # without a pipeline the search trains a tokenizer of its own

@@ -115,14 +115,14 @@ def test_an_interrupted_trial_is_tried_again_in_the_same_study(tmp_path: Path) -
 
 def test_another_space_under_the_same_name_is_refused(tmp_path: Path) -> None:
     study(tmp_path)
-    with pytest.raises(UserError, match="another study named planted, with another space"):
+    with pytest.raises(UserError, match="a study named planted with another space"):
         study(tmp_path, search_batch_size=(8, 16))
 
 
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
-        ("optuna.db", "is no address: expected sqlite:///FILE"),
+        ("optuna.db", "is not a valid URL: expected sqlite:///FILE"),
         ("postgresql+psycopg2://me:secret@127.0.0.1:1/x", "cannot be reached"),
         ("sqlite:////nowhere/at/all.db", "cannot be reached"),
     ],

@@ -28,7 +28,7 @@ open({counters!r}, "w").write("oom_kill 1\\n")
             "killed by signal 9: the machine or its container ran out of memory",
             True,
         ),
-        ("time.sleep(60)", "time limit: it was not finished after 1 s", False),
+        ("time.sleep(60)", "time limit: not finished after 1 s", False),
     ],
 )
 def test_only_a_trial_that_the_kernel_killed_ran_out_of_memory(
