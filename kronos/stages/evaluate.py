@@ -30,6 +30,7 @@ from kronos.forecast.store_forecaster import (
 from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
 from kronos.stages.base import Context, Inputs
 from kronos.stages.provenance import seen_before
+from kronos.stages.test_loss import test_losses
 from kronos.stages.weights import weights_before
 from kronos.utils.errors import UserError
 from kronos.utils.random_keys import GOLDEN
@@ -72,6 +73,7 @@ def evaluate(
         forecasts, scores, signal=rules.backtest_signal, seeds=rules.baseline_seeds, before=before
     )
     samples, examples = sample_paths(model, points, forecasts)
+    losses = test_losses(context, inputs)
     accurate = forecast_evaluation.measure(forecasts, samples)
     compared = benchmark(config, store, *(bars[name].iloc[first - start :] for name in ("close", "member")))
     year = sessions_per_year(store.calendar, *splits.backtest, store.freq, store.label)
@@ -99,7 +101,7 @@ def evaluate(
         ),
         scored=len(points), excluded=Counter(sorted(points.excluded["reason"])), repaired_bars=repaired,
         model_digests={name: inputs.digests[name] for name in ("tokenizer", "predictor")},
-        ranking=ranked, before=before, accuracy=accurate,
+        ranking=ranked, before=before, accuracy=accurate, test_losses=losses,
         portfolios={
             name: Portfolio(daily=one.daily, risk=one.risk, turnover=one.turnover, stranded=one.stranded)
             for name, one in results.items() if name in signals.SIGNALS
