@@ -12,7 +12,7 @@ from kronos.config.schema import Config
 from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts
 from kronos.data.markets import sessions_per_year
-from kronos.data.splits import Ranges
+from kronos.data.splits import Ranges, session_range
 from kronos.data.store import BarStore
 from kronos.evaluation import forecast_evaluation, portfolio, ranking, signals
 from kronos.evaluation.benchmark import Benchmark, benchmark
@@ -70,8 +70,9 @@ def evaluate(
     )  # fmt: skip
     before = before_training(context, inputs, model, points, bars["close"])
     ranked = forecast_evaluation.rank(
-        forecasts, scores, signal=rules.backtest_signal, seeds=rules.baseline_seeds, before=before
-    )
+        forecasts, scores, signal=rules.backtest_signal, seeds=rules.baseline_seeds, before=before,
+        trained=trained_baselines(config, splits, store, bars["close"]),
+    )  # fmt: skip
     samples, examples = sample_paths(model, points, forecasts)
     losses = test_losses(context, inputs)
     accurate = forecast_evaluation.measure(forecasts, samples)
@@ -88,8 +89,8 @@ def evaluate(
     content = ReportInputs(
         universe=str(source.get("universe", f"{len(store.instruments)} instruments of {config.data.data_source}")),
         source_notes=_source_notes(store),
-        warnings=seen_before(config, splits), benchmark=compared.name, signal=rules.backtest_signal,
-        horizon=horizon, lookback=lookback, seed=config.training.seed,
+        warnings=[*seen_before(config, splits), *compared.warnings], benchmark=compared.name,
+        signal=rules.backtest_signal, horizon=horizon, lookback=lookback, seed=config.training.seed,
         topk=rules.backtest_n_symbol_hold, n_drop=rules.backtest_n_symbol_drop,
         hold_thresh=rules.backtest_hold_thresh, account=rules.backtest_account,
         open_cost=rules.backtest_open_cost, close_cost=rules.backtest_close_cost,
@@ -112,6 +113,26 @@ def evaluate(
     return write_report(folder, content)
 
 
+def trained_baselines(
+    config: Config, splits: Ranges, store: BarStore, close: pd.DataFrame
+) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return rankings that were fitted on the training range: key -> (name, scores for the days of `close`)."""
+    lookback, horizon = config.data.lookback_window, config.data.predict_window
+    first, last = session_range(store, *splits.train)
+    if last - first < lookback + horizon:
+        return {}
+    past = {name: frame.iloc[: last + 1 - first] for name, frame in wide_bars(store, first).items()}
+    mask = trading_mask(store, past, "open", config.backtest.backtest_limit_threshold)
+    earned = signals.tradable_returns(past["open"], past["close"], horizon, mask)
+    weights = ranking.fit_returns(past["close"], earned, lookback)
+    return {
+        "linear": (
+            f"linear regression on the last {lookback - 1} returns",
+            ranking.by_returns(close, weights),
+        )
+    }
+
+
 def _source_notes(store: BarStore) -> list[str]:
     notes = [str(store.source["survivorship"])] if "survivorship" in store.source else []
     if store.freq != "day":
@@ -129,7 +150,8 @@ def score(close: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
 def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
     """`open`, `close`, `volume` of real bars (NaN elsewhere) and `member`, days x instruments, from a session on.
 
-    An instrument stays a member while its missing bars are filled; its return is counted at its next real bar.
+    An instrument without a bar (a suspension) stays what it was, a member or not, until its next bar, so that its
+    return on resumption is counted; after its last bar it is no member.
     """
     shape = (store.last_session + 1 - first_session, len(store.instruments))
     flags, session, instrument = np.asarray(store.flags), np.asarray(store.session), store.instrument_of_row
@@ -143,9 +165,11 @@ def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
         table = np.full(shape, np.nan)
         table[session[real] - first_session, instrument[real]] = store.values[real, FEATURES.index(name)]
         found[name] = pd.DataFrame(table, index, columns)
-    inside = np.zeros(shape, bool)
-    inside[session[member] - first_session, instrument[member]] = True
-    found["member"] = pd.DataFrame(inside, index, columns)
+    status, last = np.full(shape, np.nan), np.full(shape[1], -1)
+    status[session[later] - first_session, instrument[later]] = member[later]
+    np.maximum.at(last, instrument[later], session[later] - first_session)
+    held = pd.DataFrame(status, index, columns).ffill() == 1
+    found["member"] = held & (np.arange(shape[0])[:, None] <= last)
     return found
 
 
