@@ -34,10 +34,20 @@ class Benchmark:
     warnings: tuple[str, ...] = ()  # whole sentences, for the first lines of the report
 
 
-def benchmark(config: Config, store: BarStore, close: pd.DataFrame, member: pd.DataFrame) -> Benchmark:
-    """Return the benchmark that `backtest_benchmark` selects, over the sessions of the wide closes."""
+def benchmark(
+    config: Config,
+    store: BarStore,
+    close: pd.DataFrame,
+    member: pd.DataFrame,
+    open_cost: float,
+    close_cost: float,
+) -> Benchmark:
+    """Return the benchmark that `backtest_benchmark` selects, over the sessions of the wide closes.
+
+    `open_cost` and `close_cost` are fractions of value, charged to the equal weight for its rebalancing.
+    """
     weight = signals.equal_weight_returns(close, member)
-    cost = signals.equal_weight_costs(close, member, config.backtest_open_cost, config.backtest_close_cost)
+    cost = signals.equal_weight_costs(close, member, open_cost, close_cost)
     others = {
         "equal_weight": ("the equal weight before its costs", weight),
         "equal_weight_with_cost": ("the equal weight after its own costs", weight - cost),

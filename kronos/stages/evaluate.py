@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config
+from kronos.data import markets
 from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts
-from kronos.data.markets import sessions_per_year
 from kronos.data.splits import Ranges, session_range
 from kronos.data.store import BarStore
 from kronos.evaluation import forecast_evaluation, portfolio, ranking, signals
 from kronos.evaluation.benchmark import Benchmark, benchmark
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples
 from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests, write_qlib_store
-from kronos.evaluation.tradability import Tradability, trading_mask
+from kronos.evaluation.tradability import Tradability, trading_costs, trading_mask
 from kronos.forecast.store_forecaster import (
     CLOSE,
     Forecaster,
@@ -76,10 +76,17 @@ def evaluate(
     samples, examples = sample_paths(model, points, forecasts)
     losses = test_losses(context, inputs)
     accurate = forecast_evaluation.measure(forecasts, samples)
-    compared = benchmark(config, store, *(bars[name].iloc[first - start :] for name in ("close", "member")))
-    year = sessions_per_year(store.calendar, *splits.backtest, store.freq, store.label)
+    within = {name: bars[name].iloc[first - start :] for name in ("close", "member")}
+    traded = pd.DatetimeIndex(within["close"].index)
+    costs = trading_costs(
+        store.calendar, traded, rules.backtest_open_cost, rules.backtest_close_cost, rules.backtest_min_cost
+    )
+    for line in markets.describe(store.calendar, *splits.backtest):
+        context.say(f"  {line}")
+    compared = benchmark(config, store, within["close"], within["member"], *costs[:2])
+    year = markets.sessions_per_year(store.calendar, *splits.backtest, store.freq, store.label)
     at_deal = trading_mask(store, bars, rules.backtest_deal_price, rules.backtest_limit_threshold)
-    results = simulate(config, splits, store, scores, compared, first, at_deal, year)
+    results = simulate(config, splits, store, scores, compared, first, at_deal, costs, year)
     own = results[rules.backtest_signal]
     write_ledgers(folder, results, rules.backtest_signal)
     context.say(f"backtest: {len(own.daily)} days, {len(own.trades):,} fills")
@@ -93,8 +100,7 @@ def evaluate(
         signal=rules.backtest_signal, horizon=horizon, lookback=lookback, seed=config.training.seed,
         topk=rules.backtest_n_symbol_hold, n_drop=rules.backtest_n_symbol_drop,
         hold_thresh=rules.backtest_hold_thresh, account=rules.backtest_account,
-        open_cost=rules.backtest_open_cost, close_cost=rules.backtest_close_cost,
-        min_cost=rules.backtest_min_cost, deal_price=rules.backtest_deal_price,
+        open_cost=costs[0], close_cost=costs[1], min_cost=costs[2], deal_price=rules.backtest_deal_price,
         limit_threshold=rules.backtest_limit_threshold,
         forecast=(
             f"{config.forecast.inference_sample_count} sample paths at temperature {config.forecast.inference_T:g}, "
@@ -261,6 +267,7 @@ def simulate(
     compared: Benchmark,
     first_session: int,
     tradable: Tradability,
+    costs: tuple[float, float, float],
     periods_per_year: float,
 ) -> dict[str, BacktestResult]:
     """Backtest every signal, and random rankings (named random_N), in Qlib on the bars of the store."""
@@ -279,8 +286,7 @@ def simulate(
             path, traded, *(pd.Timestamp(day) for day in splits.backtest),
             topk=rules.backtest_n_symbol_hold, n_drop=rules.backtest_n_symbol_drop,
             hold_thresh=max(rules.backtest_hold_thresh, tradable.longest_wait), account=rules.backtest_account,
-            open_cost=rules.backtest_open_cost, close_cost=rules.backtest_close_cost,
-            min_cost=rules.backtest_min_cost, deal_price=rules.backtest_deal_price,
+            open_cost=costs[0], close_cost=costs[1], min_cost=costs[2], deal_price=rules.backtest_deal_price,
             benchmark=compared.returns, benchmark_cost=compared.cost, periods_per_year=periods_per_year,
             freq=config.data.freq,
         )  # fmt: skip

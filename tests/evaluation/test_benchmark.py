@@ -61,7 +61,7 @@ def test_what_the_bar_store_holds_is_read_from_it_and_not_from_a_qlib_store(tmp_
     ):
         asked = config(backtest_benchmark=wanted, qlib_data_path=path)
         assert fingerprint(asked, store) == "none"
-        found = benchmark(asked, store, close, member)
+        found = benchmark(asked, store, close, member, 0.001, 0.0015)
         np.testing.assert_allclose(found.returns, series.pct_change())
     for wanted in ("auto", "equal_weight"):
         assert fingerprint(config(backtest_benchmark=wanted, qlib_data_path=path), Store()) == "none"
@@ -89,11 +89,14 @@ def test_an_index_of_prices_beside_prices_with_dividends_is_warned_of():
         findings = ({"kind": "adjustment factor changes"},) if adjusted else ()
         index = pd.Series(1.0, DAYS)
         stored = Store(benchmark_name=name, benchmark=index, findings=findings)
-        return benchmark(config(backtest_benchmark=name), stored, close, member).warnings
+        return benchmark(config(backtest_benchmark=name), stored, close, member, 0.001, 0.0015).warnings
 
     (sentence,) = warnings("SH000300", adjusted=True)
     assert "SH000300" in sentence and "total return index" in sentence
     assert warnings("SH000300", adjusted=False) == ()
     assert warnings("H00300", adjusted=True) == () and warnings("SPX total return", adjusted=True) == ()
     given = Store(findings=({"kind": "adjustment factor changes"},))
-    assert benchmark(config(backtest_benchmark="equal_weight"), given, close, member).warnings == ()
+    assert (
+        benchmark(config(backtest_benchmark="equal_weight"), given, close, member, 0.001, 0.0015).warnings
+        == ()
+    )
