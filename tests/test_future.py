@@ -90,7 +90,9 @@ def all_sold(store: BarStore, last: int, horizon: int) -> pd.DatetimeIndex:
     bought = mask.buyable.to_numpy()[1 : days + 1]
     sales = mask.sale_rows(np.arange(days) + 1 + horizon)
     traded_until = np.where(mask.sellable, np.arange(len(mask.sellable))[:, None], 0).max(axis=0)
-    waits = (sales > last) & (traded_until > last)  # those without a bar afterwards are valued at the last close
+    waits = (sales > last) & (
+        traded_until > last
+    )  # those without a bar afterwards are valued at the last close
     known = ~(bought & waits).any(axis=1)
     assert known.mean() > 0.8
     return pd.DatetimeIndex(mask.buyable.index[:days][known])
