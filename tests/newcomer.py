@@ -91,7 +91,7 @@ def made_up_bars() -> tuple[pd.DataFrame, pd.DatetimeIndex]:
 
 def chinese_bars(path: Path) -> None:
     """A Qlib store of the made-up bars: six members of csi300, and its index."""
-    from kronos.evaluation.qlib_backtest import write_qlib_store
+    from kronos.evaluation.qlib_store import write_qlib_store
 
     frame, days = made_up_bars()
     write_qlib_store(frame, path, days)

@@ -49,7 +49,7 @@ SEARCH_ROWS = [
 DOORS = {
     "mlflow": ("kronos.tracking",),
     "optuna": ("kronos.stages.search.study",),
-    "qlib": ("kronos.evaluation.qlib_backtest", "kronos.data.sources.qlib"),
+    "qlib": ("kronos.evaluation.qlib_store", "kronos.evaluation.qlib_backtest", "kronos.data.sources.qlib"),
 }
 FILES = sorted(ROOT.rglob("*.py"))
 MOST_PACKAGES = 12
@@ -74,7 +74,7 @@ def imports(path: Path) -> list[tuple[str, int]]:
             whole = [f"{node.module}.{alias.name}" for alias in node.names]
             modules = {name for name in whole if name in MODULES} or {node.module or ""}
             found += [(name, node.lineno) for name in sorted(modules)]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "_import")):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "load_module")):
             argument = node.args[0] if node.args else None
             if isinstance(argument, ast.Constant):
                 found.append((str(argument.value), node.lineno))

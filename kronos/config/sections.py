@@ -305,6 +305,11 @@ class BacktestConfig(Section):
         "auto",
         "daily move at which an instrument cannot be traded; auto: 95 % of the limit of its exchange, board and day",
     )
+    backtest_delisting_return: OptionalFloat = _field(
+        None,
+        "return from its last close that a share pays which leaves for good, -1 for nothing; none: its last close",
+        ge=-1,
+    )
     backtest_max_instruments: Int = _field(
         0,
         "most instruments that a backtest forecasts, spread evenly over the list of instruments; 0 is all",

@@ -52,8 +52,8 @@ def make_split(
     """Return every window of `length` consecutive bars of one instrument that lies within begin..end.
 
     A window of validation or test counts only where the instrument is a member at its last lookback bar, where the
-    forecast would be made. Training takes an instrument's whole history. Raises UserError with the arithmetic when
-    there is no window.
+    forecast would be made. Training takes the whole history within the range of every instrument that was a member
+    by its end: who joins later is not known then. Raises UserError with the arithmetic when there is no window.
     """
     first, last = session_range(store, begin, end)
     starts = np.zeros(0, np.int64)
@@ -64,9 +64,13 @@ def make_split(
             & (session[: len(store) - length + 1] >= first)
             & (session[length - 1 :] <= last)
         ).astype(np.int64)
-        if name != "train":
-            as_of = np.asarray(store.flags)[starts + lookback - 1]
-            starts = starts[(as_of & Flag.NONMEMBER) == 0]
+        member = (np.asarray(store.flags) & Flag.NONMEMBER) == 0
+        if name == "train":
+            joined = np.zeros(len(store.instruments), bool)
+            joined[store.instrument_of_row[member & (session <= last)]] = True
+            starts = starts[joined[store.instrument_of_row[starts]]]
+        else:
+            starts = starts[member[starts + lookback - 1]]
     if len(starts) == 0:
         raise UserError(_no_window(store, name, begin, end, first, last, lookback, horizon, length))
     return Split(name, first, last, starts, length)

@@ -1,4 +1,4 @@
-"""Write a store that Qlib reads, run its top-k backtest, and return plain frames.
+"""Run Qlib's top-k backtest on a folder of `qlib_store`, and return plain frames.
 
 Qlib keeps process-wide state (configuration, providers, an exception hook, loggers, an exit handler). All of
 it is restored after each run, nothing is printed, no process is started, and its experiment recorder is never
@@ -9,21 +9,18 @@ import atexit
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import FEATURES, Flag
 from kronos.evaluation.portfolio import risk
-from kronos.evaluation.tradability import Tradability
-from kronos.utils import files
+from kronos.evaluation.qlib_store import load_module
 from kronos.utils.errors import UserError
 
 DEAL_PRICES = ("open", "high", "low", "close")
@@ -48,113 +45,6 @@ class BacktestResult:
     stranded: tuple[str, ...]  # instruments held at the end that had no bar on the last day
 
 
-def write_qlib_store(
-    frame: pd.DataFrame,
-    path: str | Path,
-    sessions: pd.DatetimeIndex | np.ndarray,
-    freq: str = "day",
-    tradable: Tradability | None = None,
-) -> Path:
-    """Write bars as a Qlib data folder, replacing `path` atomically; returns the path.
-
-    `frame` is a long bar frame (instrument, datetime, open, high, low, close, volume, amount, optionally flag).
-    `sessions` is the whole calendar in order (a DatetimeIndex, or int64 nanoseconds), with sessions after the
-    last bar where they are known: Qlib needs to know when the last day ends. FILLED rows become NaN, that is not
-    tradable. Besides the bars each instrument gets `factor` (1: prices are adjusted already), `change` (close over
-    the close before, less 1), and `no_buy` and `no_sell`, 1 where `tradable` forbids it at the deal price.
-    Raises UserError for instruments whose name cannot be a folder's, ValueError for bars outside the sessions or
-    given twice.
-    """
-    calendar = pd.DatetimeIndex(pd.to_datetime(np.asarray(sessions)))
-    if not calendar.is_monotonic_increasing or not calendar.is_unique:
-        raise ValueError("sessions must be in order and unique")
-    bars = frame
-    if "flag" in frame.columns:
-        bars = frame[(frame["flag"].to_numpy() & int(Flag.FILLED)) == 0]
-    if bars.empty:
-        raise UserError("there are no bars to backtest on: the frame is empty")
-    instrument, labels = pd.factorize(bars["instrument"], sort=True)
-    names = [str(name) for name in labels]
-    _check_names(names)
-    session = calendar.get_indexer(pd.DatetimeIndex(bars["datetime"]))
-    if (session < 0).any():
-        day = bars["datetime"].to_numpy()[session < 0][0]
-        raise ValueError(f"{(session < 0).sum()} bars are outside the sessions, the first is at {day}")
-    cell = instrument.astype(np.int64) * len(calendar) + session
-    if len(np.unique(cell)) < len(cell):
-        raise ValueError("the frame holds an instrument twice at one time")
-
-    grids: dict[str, np.ndarray] = {}
-    for name in FEATURES:
-        cells = np.full(len(names) * len(calendar), np.nan)
-        cells[cell] = bars[name].to_numpy(dtype=np.float64)
-        grids[name] = cells.reshape(len(names), len(calendar))
-    known_close = pd.DataFrame(grids["close"]).ffill(axis=1)
-    grids["change"] = grids["close"] / known_close.shift(1, axis=1).to_numpy() - 1
-    grids["no_buy"] = grids["no_sell"] = np.zeros(grids["close"].shape)
-    if tradable is not None:
-        for name, allowed in (("no_buy", tradable.buyable), ("no_sell", tradable.sellable)):
-            aligned = allowed.reindex(index=calendar, columns=pd.Index(names), fill_value=True)
-            grids[name] = (~aligned.to_numpy(dtype=bool)).T.astype(float)
-    grids["factor"] = np.where(np.isfinite(grids["close"]), 1.0, np.nan)
-
-    first = np.full(len(names), len(calendar))
-    last = np.full(len(names), -1)
-    np.minimum.at(first, instrument, session)
-    np.maximum.at(last, instrument, session)
-    known = int(calendar.get_indexer(pd.DatetimeIndex([frame["datetime"].max()]))[0]) + 1
-    # Qlib reads the session after the one it trades in; with none known, any later time will do
-    future = calendar
-    if known == len(calendar):
-        future = pd.DatetimeIndex(calendar.append(calendar[-1:] + pd.Timedelta(days=1)))
-    text = future.strftime("%Y-%m-%d" if freq == "day" else "%Y-%m-%d %H:%M:%S").tolist()
-    ranges = [
-        f"{name}\t{text[begin]}\t{text[end]}" for name, begin, end in zip(names, first, last, strict=True)
-    ]
-
-    with files.atomic_folder(path) as folder:
-        _write_lines(folder / "calendars" / f"{freq}.txt", text[:known])
-        _write_lines(folder / "calendars" / f"{freq}_future.txt", text)
-        _write_lines(folder / "instruments" / "all.txt", ranges)
-        for row, name in enumerate(names):
-            place = folder / "features" / _folder_name(name)
-            place.mkdir(parents=True)
-            span = slice(first[row], last[row] + 1)
-            for field, grid in grids.items():
-                np.append(first[row], grid[row, span]).astype("<f4").tofile(place / f"{field}.{freq}.bin")
-    return Path(path)
-
-
-def _check_names(names: list[str]) -> None:
-    seen: dict[str, str] = {}
-    for name in names:
-        if name.strip() in ("", ".", "..") or any(letter in name for letter in "/\\\t\n"):
-            raise UserError(f"instrument {name!r} cannot be a folder of a Qlib store: rename it")
-        other = seen.setdefault(name.lower(), name)
-        if other != name:
-            raise UserError(
-                f"instruments {other} and {name} differ only by case, which a Qlib store cannot hold"
-            )
-
-
-def _folder_name(instrument: str) -> str:
-    return str(_import("qlib.utils").code_to_fname(instrument)).lower()
-
-
-def _import(module: str) -> Any:
-    """Import a module of Qlib without the advertisement that one of its dependencies prints."""
-    with suppress(ImportError):
-        import_module("gym_notices.notices").notices.clear()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return import_module(module)
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 @contextmanager
 def _qlib(path: Path) -> Iterator[None]:
     """Initialise Qlib silently on the store at `path`; everything that this changes is restored afterwards."""
@@ -163,9 +53,9 @@ def _qlib(path: Path) -> Iterator[None]:
     # a bare logger would still reach the root's handlers, or standard error when there are none
     logger.handlers, logger.propagate = [logging.NullHandler()], False
     try:
-        qlib, config = _import("qlib"), _import("qlib.config").C
-        data, loop = _import("qlib.data.data"), _import("qlib.backtest.backtest")
-        recorder, cache = _import("qlib.workflow").R, _import("qlib.data.cache").H
+        qlib, config = load_module("qlib"), load_module("qlib.config").C
+        data, loop = load_module("qlib.data.data"), load_module("qlib.backtest.backtest")
+        recorder, cache = load_module("qlib.workflow").R, load_module("qlib.data.cache").H
         places = ("Cal", "Inst", "FeatureD", "PITD", "ExpressionD", "DatasetD", "D")
         shared = [*(getattr(data, place) for place in places), recorder]
         providers = [wrapper.__dict__["_provider"] for wrapper in shared]
@@ -266,9 +156,9 @@ def run_backtests(
     names = sorted(set().union(*(score.index.unique("instrument") for score in scored.values())))
     results = {}
     with _qlib(store):
-        strategy = _import("qlib.contrib.strategy.signal_strategy").TopkDropoutStrategy
-        executor = _import("qlib.backtest.executor").SimulatorExecutor
-        exchange = _import("qlib.backtest.exchange").Exchange(
+        strategy = load_module("qlib.contrib.strategy.signal_strategy").TopkDropoutStrategy
+        executor = load_module("qlib.backtest.executor").SimulatorExecutor
+        exchange = load_module("qlib.backtest.exchange").Exchange(
             freq=freq,
             start_time=first,
             end_time=last,
@@ -282,10 +172,16 @@ def run_backtests(
         )
         quoted = exchange.quote_df["$close"].notna()
         for name, score in scored.items():
-            portfolio, indicators = _import("qlib.backtest").backtest(
+            portfolio, indicators = load_module("qlib.backtest").backtest(
                 start_time=first,
                 end_time=last,
-                strategy=strategy(signal=score, topk=topk, n_drop=n_drop, hold_thresh=hold_thresh),
+                strategy=strategy(
+                    signal=score,
+                    topk=topk,
+                    n_drop=n_drop,
+                    hold_thresh=hold_thresh,
+                    forbid_all_trade_at_limit=False,  # each direction by its own column of the store
+                ),
                 executor=executor(time_per_step=freq, generate_portfolio_metrics=True),
                 benchmark=bench,
                 account=float(account),
@@ -325,7 +221,7 @@ def _result(
 
 
 def _ordered_position() -> type:
-    base: Any = _import("qlib.backtest.position").Position
+    base: Any = load_module("qlib.backtest.position").Position
 
     class OrderedPosition(base):
         """Qlib lists what is held through a set: sums would differ in the last digit between two runs."""

@@ -7,7 +7,7 @@ sold on the day on which it was bought, which matters for bars within a day.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,10 @@ class Tradability:
     def longest_wait(self) -> int:
         """The most sessions from a purchase to the first one in which it may be sold."""
         return int((self.first_sale - np.arange(len(self.first_sale))).max(initial=1))
+
+    def with_payments(self, paid_out: pd.DataFrame) -> "Tradability":
+        """Return the mask in which the cells of `paid_out` (bool) can be sold, and not bought."""
+        return replace(self, buyable=self.buyable & ~paid_out, sellable=self.sellable | paid_out)
 
     def sale_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return the first session at or after `rows`, [N], in which each instrument can be sold: [N, I].
@@ -89,7 +93,7 @@ def trading_mask(
     `bars` are wide frames of open, close and volume from some session of the store to its last. `limit` is a move at
     which nothing is traded, None for no limit, or "auto" for 95 % of the price limit of each board and day. An
     instrument counts as new, with the sessions without a limit that its board has, from its first stored bar,
-    unless that is the first session of the store.
+    unless that is the first session of the store. Where there is a frame `paid_out`, its cells can be sold only.
     """
     close = bars["close"]
     limits: float | np.ndarray | None = None if limit is None or limit == "auto" else float(limit)
@@ -100,7 +104,8 @@ def trading_mask(
         age = np.where((first == 0) | (age < 0), NOT_NEW, age)
         limits = AT_LIMIT * markets.price_limits(store.calendar, store.instruments, close.index, age)
     next_day = store.freq != "day" and markets.settlement(store.calendar) == "T+1"
-    return tradability(bars[price], close, limits, volume=bars["volume"], next_day=next_day)
+    mask = tradability(bars[price], close, limits, volume=bars["volume"], next_day=next_day)
+    return mask.with_payments(bars["paid_out"]) if "paid_out" in bars else mask
 
 
 def trading_costs(

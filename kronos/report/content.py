@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kronos.evaluation.departures import Departures
 from kronos.evaluation.forecast_evaluation import Accuracy, Before, Ranking
 from kronos.evaluation.portfolio import Excess
 from kronos.evaluation.ranking import PREDICTED, TRADABLE
@@ -81,6 +82,7 @@ class ReportInputs:
     # daily returns after costs of portfolios of random rankings, one column per seed
     random_net: pd.DataFrame | None = None
     examples: Sequence[Example] = ()
+    departures: Departures | None = None
 
     @property
     def portfolio(self) -> Portfolio:

@@ -14,10 +14,11 @@ from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts
 from kronos.data.splits import Ranges, session_range
 from kronos.data.store import BarStore
-from kronos.evaluation import forecast_evaluation, portfolio, ranking, signals
+from kronos.evaluation import departures, forecast_evaluation, portfolio, ranking, signals
 from kronos.evaluation.benchmark import Benchmark, benchmark
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples
-from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests, write_qlib_store
+from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests
+from kronos.evaluation.qlib_store import write_qlib_store
 from kronos.evaluation.tradability import Tradability, trading_costs, trading_mask
 from kronos.forecast.store_forecaster import (
     CLOSE,
@@ -58,7 +59,8 @@ def evaluate(
     lookback, horizon = config.data.lookback_window, config.data.predict_window
     first = int(points.session.min())
     start = max(0, first - lookback)
-    bars = wide_bars(store, start)
+    plain = wide_bars(store, start)
+    bars = departures.pay_out(plain, rules.backtest_delisting_return)
     scores = score(bars["close"], forecast)
     signals.predictions_pickle(scores, folder / "predictions.pkl")
     tradable = trading_mask(store, bars, "open", rules.backtest_limit_threshold)
@@ -86,8 +88,14 @@ def evaluate(
     compared = benchmark(config, store, within["close"], within["member"], *costs[:2])
     year = markets.sessions_per_year(store.calendar, *splits.backtest, store.freq, store.label)
     at_deal = trading_mask(store, bars, rules.backtest_deal_price, rules.backtest_limit_threshold)
-    results = simulate(config, splits, store, scores, compared, first, at_deal, costs, year)
+    paid = {name: frame.iloc[first - start :] for name, frame in bars.items()}
+    results = simulate(config, splits, store, scores, compared, paid, at_deal, costs, year)
     own = results[rules.backtest_signal]
+    left = departures.effect(
+        plain, signals.wide(scores, rules.backtest_signal), horizon,
+        trading_mask(store, plain, "open", rules.backtest_limit_threshold), rules.backtest_delisting_return,
+        own.positions,
+    )  # fmt: skip
     write_ledgers(folder, results, rules.backtest_signal)
     context.say(f"backtest: {len(own.daily)} days, {len(own.trades):,} fills")
     by_chance = {name: one.daily["return"] - one.daily["cost"] for name, one in results.items()
@@ -114,7 +122,7 @@ def evaluate(
             for name, one in results.items() if name in signals.SIGNALS
         },
         excesses=portfolio.excesses(own.daily, compared.others, horizon, year), periods_per_year=year,
-        random_net=pd.DataFrame(by_chance) if by_chance else None, examples=examples,
+        random_net=pd.DataFrame(by_chance) if by_chance else None, examples=examples, departures=left,
     )  # fmt: skip
     return write_report(folder, content)
 
@@ -128,6 +136,7 @@ def trained_baselines(
     if last - first < lookback + horizon:
         return {}
     past = {name: frame.iloc[: last + 1 - first] for name, frame in wide_bars(store, first).items()}
+    past = departures.pay_out(past, config.backtest.backtest_delisting_return)
     mask = trading_mask(store, past, "open", config.backtest.backtest_limit_threshold)
     earned = signals.tradable_returns(past["open"], past["close"], horizon, mask)
     weights = ranking.fit_returns(past["close"], earned, lookback)
@@ -265,23 +274,26 @@ def simulate(
     store: BarStore,
     scores: pd.DataFrame,
     compared: Benchmark,
-    first_session: int,
+    bars: Mapping[str, pd.DataFrame],
     tradable: Tradability,
     costs: tuple[float, float, float],
     periods_per_year: float,
 ) -> dict[str, BacktestResult]:
-    """Backtest every signal, and random rankings (named random_N), in Qlib on the bars of the store."""
+    """Backtest every signal, and random rankings (named random_N), in Qlib on the bars of the store.
+
+    `bars` are the wide frames of the days that are traded, whose `paid_out` prices are added to the store's bars.
+    """
     rules = config.backtest
     frame = store.frame((*FEATURES, "flag"))
-    frame = frame[frame["datetime"] >= pd.Timestamp(store.sessions[first_session])]
+    frame = frame[frame["datetime"] >= bars["close"].index[0]]
+    frame = departures.with_payments(frame, bars)
+    sessions = store.sessions[int(store.sessions.searchsorted(bars["close"].index[0].value)) :]
     traded: dict[str, pd.Series] = {name: scores[name] for name in signals.SIGNALS}
     own = signals.wide(scores, rules.backtest_signal)
     for seed, random in enumerate(ranking.random_rankings(own, rules.baseline_seeds)):
         traded[f"random_{seed}"] = pd.Series(random.stack())
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
-        path = write_qlib_store(
-            frame, Path(scratch) / "bars", store.sessions[first_session:], config.data.freq, tradable
-        )
+        path = write_qlib_store(frame, Path(scratch) / "bars", sessions, config.data.freq, tradable)
         return run_backtests(
             path, traded, *(pd.Timestamp(day) for day in splits.backtest),
             topk=rules.backtest_n_symbol_hold, n_drop=rules.backtest_n_symbol_drop,

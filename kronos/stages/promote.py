@@ -22,6 +22,7 @@ from kronos.data.forecast_points import ForecastPoints, forecast_points
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.evaluation import ranking, signals
+from kronos.evaluation.departures import pay_out
 from kronos.evaluation.statistics import independent_periods, verdict
 from kronos.evaluation.tradability import trading_mask
 from kronos.forecast.store_forecaster import forecast_frame, forecaster, trading_rules
@@ -305,7 +306,7 @@ def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict
     theirs, sessions = forecast_of(present, new, points, say), pd.DatetimeIndex(store.sessions)
     # A champion with a shorter context may forecast earlier days than the candidate.
     first = min(int(points.session.min()), int(sessions.searchsorted(theirs["as_of"].min())))
-    prices = wide_bars(store, first)
+    prices = pay_out(wide_bars(store, first), config.backtest.backtest_delisting_return)
     mask = trading_mask(store, prices, "open", config.backtest.backtest_limit_threshold)
     earned = signals.tradable_returns(prices["open"], prices["close"], horizon, mask)
     mine, other = (

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kronos.data.bars import Flag
 from kronos.data.calendars import sessions
 from kronos.data.forecast_points import forecast_points
 from kronos.data.splits import check_ranges, make_split, session_range, settle_ranges
@@ -130,3 +131,27 @@ def test_time_features_and_adjacency_over_lunch_and_night(intraday: BarStore) ->
     assert stamps[23].tolist() == [30, 11, 0, 3, 6] and stamps[24].tolist() == [5, 13, 0, 3, 6]
     assert stamps[47].tolist() == [0, 15, 0, 3, 6] and stamps[48].tolist() == [35, 9, 1, 4, 6]
     assert (intraday.history == np.arange(1, 481)).all(), "the next bar after lunch or the night is adjacent"
+
+
+def test_training_leaves_out_who_joins_later_so_that_later_bars_change_no_training_window(
+    make_bars: MakeBars, make_store: MakeStore
+) -> None:
+    frame = make_bars(200, names=["EARLY", "LATE", "LEFT"]).assign(flag=np.uint8(0))
+    days = np.sort(frame["datetime"].unique())
+    begin, end = (pd.Timestamp(days[place]).date() for place in (0, 119))
+    joins, leaves = days[150], days[80]
+    late = (frame["instrument"] == "LATE") & (frame["datetime"] < joins)
+    left = (frame["instrument"] == "LEFT") & (frame["datetime"] > leaves)
+    frame.loc[late | left, "flag"] = np.uint8(Flag.NONMEMBER)
+    known = frame[frame["datetime"] <= days[130]]
+    stores = make_store(frame), make_store(known[known["instrument"] != "LATE"], "known")
+    found = []
+    for store in stores:
+        split = make_split(store, "train", begin, end, lookback=20, horizon=5, length=26)
+        names = np.array(store.instruments)[store.instrument_of_row[split.starts]]
+        found.append(sorted(zip(names, store.session[split.starts].tolist(), strict=True)))
+    assert found[0] == found[1] and {name for name, _ in found[0]} == {"EARLY", "LEFT"}
+    later = make_split(
+        stores[0], "train", begin, pd.Timestamp(days[-1]).date(), lookback=20, horizon=5, length=26
+    )
+    assert "LATE" in np.array(stores[0].instruments)[stores[0].instrument_of_row[later.starts]]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kronos.config.schema import Config
 from kronos.evaluation.benchmark import benchmark, fingerprint
-from kronos.evaluation.qlib_backtest import write_qlib_store
+from kronos.evaluation.qlib_store import write_qlib_store
 
 DAYS = pd.bdate_range("2024-07-01", periods=8, name="datetime")
 

@@ -12,7 +12,8 @@ import pytest
 
 from kronos.data.bars import FEATURES, Flag
 from kronos.evaluation.portfolio import risk
-from kronos.evaluation.qlib_backtest import BacktestResult, run_backtest, write_qlib_store
+from kronos.evaluation.qlib_backtest import BacktestResult, run_backtest
+from kronos.evaluation.qlib_store import write_qlib_store
 from kronos.evaluation.tradability import tradability
 from kronos.utils.errors import UserError
 
@@ -266,7 +267,8 @@ def test_foresight_earns_more_than_noise_and_its_negative_less(tmp_path):
 
 
 def test_store_is_read_by_qlib_as_it_was_written(tmp_path):
-    from kronos.evaluation.qlib_backtest import _import, _qlib
+    from kronos.evaluation.qlib_backtest import _qlib
+    from kronos.evaluation.qlib_store import load_module
 
     opens, closes, _ = random_market(5, days=10, names=4)
     closes.columns = opens.columns = ["NA", "CON", "BRK.B", "600519"]  # names that trip readers of text
@@ -282,7 +284,9 @@ def test_store_is_read_by_qlib_as_it_was_written(tmp_path):
     assert raw[0] == closes.index.get_loc(begin) and raw[1] == np.float32(closes.loc[begin, "NA"])
     with _qlib(store):
         fields = [f"${name}" for name in (*FEATURES, "change", "no_buy", "no_sell", "factor")]
-        read = _import("qlib.data.data").D.features(list(closes.columns), fields).dropna(subset=["$close"])
+        read = (
+            load_module("qlib.data.data").D.features(list(closes.columns), fields).dropna(subset=["$close"])
+        )
     read = read.reset_index().sort_values(["instrument", "datetime"], ignore_index=True)
     frame = frame.sort_values(["instrument", "datetime"], ignore_index=True)
     assert read["instrument"].tolist() == frame["instrument"].tolist()

@@ -10,7 +10,8 @@ import pytest
 from kronos.config import registries
 from kronos.evaluation import signals
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, rank
-from kronos.evaluation.qlib_backtest import run_backtests, write_qlib_store
+from kronos.evaluation.qlib_backtest import run_backtests
+from kronos.evaluation.qlib_store import write_qlib_store
 from kronos.evaluation.signals import register_signal
 from kronos.evaluation.tradability import tradability
 from kronos.utils.errors import UserError

@@ -8,7 +8,8 @@ import pytest
 
 from kronos.data import markets
 from kronos.evaluation import ranking, signals, statistics
-from kronos.evaluation.qlib_backtest import run_backtest, write_qlib_store
+from kronos.evaluation.qlib_backtest import run_backtest
+from kronos.evaluation.qlib_store import write_qlib_store
 from kronos.evaluation.tradability import AT_LIMIT, tradability, trading_costs, unbuyable_shares
 
 COSTS = {
@@ -62,6 +63,19 @@ def test_qlib_and_the_mask_agree_on_both_sides_of_each_boards_limit(tmp_path, in
         assert frame[instrument].iloc[2] == inside
         assert (len(traded) == 1) == inside
         assert (mask.sellable if sign > 0 else mask.buyable)[instrument].all()  # the other side is open
+
+
+def test_a_held_share_that_opens_at_its_upper_limit_is_sold_in_qlib(tmp_path):
+    price = wide({"SH600000": [100, 100, 110, 110], "SH600519": [100.0] * 4})
+    mask = by_table(price, price)
+    store = write_qlib_store(long(price, price), tmp_path / "bars", price.index, tradable=mask)
+    days = price.index
+    signal = pd.DataFrame({
+        days[0]: {"SH600000": 2.0, "SH600519": 1.0}, days[1]: {"SH600000": 1.0, "SH600519": 2.0},
+    }).T.stack()  # fmt: skip
+    trades = run_backtest(store, signal, days[0], days[2], benchmark=pd.Series(0.0, days), **COSTS).trades
+    sold = trades[trades["side"] == "sell"]
+    assert sold[["instrument", "datetime"]].to_numpy().tolist() == [["SH600000", days[2]]]
 
 
 def test_an_american_share_that_opens_twelve_per_cent_up_is_bought():

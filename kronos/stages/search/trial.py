@@ -100,6 +100,7 @@ def forecast_metrics(config: Config) -> dict[str, float]:
     from kronos.data.bars import FEATURES
     from kronos.data.forecast_points import forecast_points
     from kronos.evaluation import accuracy, signals
+    from kronos.evaluation.departures import pay_out
     from kronos.evaluation.tradability import trading_mask
     from kronos.forecast.store_forecaster import forecaster, trading_rules
     from kronos.stages.evaluate import score, wide_bars
@@ -135,6 +136,7 @@ def forecast_metrics(config: Config) -> dict[str, float]:
     predicted = signals.wide(score(close, forecast), config.backtest.backtest_signal)
     end = pd.Timestamp(splits.val[1]) + pd.Timedelta(days=1)
     known = {name: frame[frame.index < end] for name, frame in bars.items()}  # no bar after the range
+    known = pay_out(known, config.backtest.backtest_delisting_return)
     mask = trading_mask(store, known, "open", config.backtest.backtest_limit_threshold)
     realised = signals.tradable_returns(known["open"], known["close"], horizon, mask)
     found = {"rank_ic": float(signals.daily_ic(predicted, realised)["rank_ic"].mean())}

@@ -16,7 +16,7 @@ from kronos.data.bars import FEATURES, Flag
 from kronos.data.splits import make_split
 from kronos.data.store import BarStore
 from kronos.data.windows import Windows
-from kronos.evaluation.qlib_backtest import write_qlib_store
+from kronos.evaluation.qlib_store import write_qlib_store
 from kronos.utils.errors import UserError
 from kronos.utils.files import read_json
 

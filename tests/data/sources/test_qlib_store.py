@@ -17,7 +17,7 @@ from kronos.data.sources.qlib import QlibDataProcessor, QlibStore, closes
 from kronos.data.splits import make_split
 from kronos.data.store import BarStore
 from kronos.evaluation import qlib_backtest as qlib_bridge
-from kronos.evaluation.qlib_backtest import write_qlib_store
+from kronos.evaluation.qlib_store import write_qlib_store
 from kronos.utils.errors import UserError
 
 MakeBars = Callable[..., pd.DataFrame]
