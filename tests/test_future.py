@@ -73,6 +73,8 @@ def backtest(folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         "2",
         "--inference-sample-count",
         "2",
+        "--baseline-lightgbm",
+        "false",
         "--baseline-seeds",
         "2",
         "--evaluation-series",

@@ -288,6 +288,9 @@ class BacktestConfig(Section):
     baseline_day_step: Int = _field(
         0, "days between forecasts of the model before fine-tuning; 0 means the horizon", ge=0
     )
+    baseline_lightgbm: bool = _field(
+        True, "compare with LightGBM on Qlib's Alpha158 features, trained on the same ranges"
+    )
     backtest_signal: Text = _field(
         "mean",
         "reduction of the predicted closes that is traded: last, mean, max, min, or a registered one",

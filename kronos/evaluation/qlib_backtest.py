@@ -1,18 +1,10 @@
 """Run Qlib's top-k backtest on a folder of `qlib_store`, and return plain frames.
 
-Qlib keeps process-wide state (configuration, providers, an exception hook, loggers, an exit handler). All of
-it is restored after each run, nothing is printed, no process is started, and its experiment recorder is never
-used.
+Qlib's experiment recorder is never used.
 """
 
-import atexit
-import logging
-import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.evaluation.portfolio import risk
-from kronos.evaluation.qlib_store import load_module
+from kronos.evaluation.qlib_store import initialised, load_module
 from kronos.utils.errors import UserError
 
 DEAL_PRICES = ("open", "high", "low", "close")
@@ -43,49 +35,6 @@ class BacktestResult:
     risk: Mapping[str, Mapping[str, float]]
     turnover: float  # mean of the daily turnover
     stranded: tuple[str, ...]  # instruments held at the end that had no bar on the last day
-
-
-@contextmanager
-def _qlib(path: Path) -> Iterator[None]:
-    """Initialise Qlib silently on the store at `path`; everything that this changes is restored afterwards."""
-    logger = logging.getLogger("qlib")
-    hook, handlers, propagate = sys.excepthook, logger.handlers, logger.propagate
-    # a bare logger would still reach the root's handlers, or standard error when there are none
-    logger.handlers, logger.propagate = [logging.NullHandler()], False
-    try:
-        qlib, config = load_module("qlib"), load_module("qlib.config").C
-        data, loop = load_module("qlib.data.data"), load_module("qlib.backtest.backtest")
-        recorder, cache = load_module("qlib.workflow").R, load_module("qlib.data.cache").H
-        places = ("Cal", "Inst", "FeatureD", "PITD", "ExpressionD", "DatasetD", "D")
-        shared = [*(getattr(data, place) for place in places), recorder]
-        providers = [wrapper.__dict__["_provider"] for wrapper in shared]
-        saved = config.__dict__["_config"]  # setting up replaces this dict, it does not write into it
-        bar = loop.tqdm
-        try:
-            recorder.__dict__["_provider"] = None  # with an active recorder Qlib refuses to be set up again
-            loop.tqdm = partial(bar, disable=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                # logging_config: Qlib's own would close the handlers of the whole process.
-                # region "us": no price limit and no lot size of Qlib's choosing.
-                qlib.init(
-                    provider_uri=str(path),
-                    region="us",
-                    kernels=1,
-                    logging_config={},
-                    logging_level=logging.CRITICAL,
-                )
-                atexit.unregister(recorder.end_exp)
-                yield
-        finally:
-            loop.tqdm = bar
-            cache.clear()
-            for wrapper, provider in zip(shared, providers, strict=True):
-                wrapper.__dict__["_provider"] = provider
-            config.__dict__["_config"] = saved
-    finally:
-        sys.excepthook = hook
-        logger.handlers, logger.propagate = handlers, propagate
 
 
 def run_backtest(
@@ -155,7 +104,7 @@ def run_backtests(
     bench_cost = None if benchmark_cost is None else _cover(benchmark_cost, days, "benchmark_cost")
     names = sorted(set().union(*(score.index.unique("instrument") for score in scored.values())))
     results = {}
-    with _qlib(store):
+    with initialised(store):
         strategy = load_module("qlib.contrib.strategy.signal_strategy").TopkDropoutStrategy
         executor = load_module("qlib.backtest.executor").SimulatorExecutor
         exchange = load_module("qlib.backtest.exchange").Exchange(

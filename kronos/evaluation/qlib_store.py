@@ -1,8 +1,16 @@
-"""The Qlib data folder that a backtest reads, written from bars, and the import of Qlib's modules."""
+"""Qlib on bars of our own: the data folder that it reads, its initialisation, and its features.
 
+Qlib keeps process-wide state (configuration, providers, an exception hook, loggers, an exit handler). All of
+it is restored after each use, nothing is printed, and no process is started.
+"""
+
+import atexit
+import logging
+import sys
 import warnings
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,7 +37,8 @@ def write_qlib_store(
     `sessions` is the whole calendar in order (a DatetimeIndex, or int64 nanoseconds), with sessions after the
     last bar where they are known: Qlib needs to know when the last day ends. FILLED rows become NaN, that is not
     tradable. Besides the bars each instrument gets `factor` (1: prices are adjusted already), `change` (close over
-    the close before, less 1), and `no_buy` and `no_sell`, 1 where `tradable` forbids it at the deal price.
+    the close before, less 1), `vwap` (amount over volume), and `no_buy` and `no_sell`, 1 where `tradable` forbids it
+    at the deal price.
     Raises UserError for instruments whose name cannot be a folder's, ValueError for bars outside the sessions or
     given twice.
     """
@@ -59,6 +68,8 @@ def write_qlib_store(
         grids[name] = cells.reshape(len(names), len(calendar))
     known_close = pd.DataFrame(grids["close"]).ffill(axis=1)
     grids["change"] = grids["close"] / known_close.shift(1, axis=1).to_numpy() - 1
+    traded = np.where(grids["volume"] > 0, grids["volume"], np.nan)
+    grids["vwap"] = grids["amount"] / traded
     grids["no_buy"] = grids["no_sell"] = np.zeros(grids["close"].shape)
     if tradable is not None:
         for name, allowed in (("no_buy", tradable.buyable), ("no_sell", tradable.sellable)):
@@ -121,3 +132,61 @@ def load_module(module: str) -> Any:
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def initialised(path: Path) -> Iterator[None]:
+    """Initialise Qlib silently on the store at `path`; everything that this changes is restored afterwards."""
+    logger = logging.getLogger("qlib")
+    hook, handlers, propagate = sys.excepthook, logger.handlers, logger.propagate
+    # a bare logger would still reach the root's handlers, or standard error when there are none
+    logger.handlers, logger.propagate = [logging.NullHandler()], False
+    try:
+        qlib, config = load_module("qlib"), load_module("qlib.config").C
+        data, loop = load_module("qlib.data.data"), load_module("qlib.backtest.backtest")
+        recorder, cache = load_module("qlib.workflow").R, load_module("qlib.data.cache").H
+        places = ("Cal", "Inst", "FeatureD", "PITD", "ExpressionD", "DatasetD", "D")
+        shared = [*(getattr(data, place) for place in places), recorder]
+        providers = [wrapper.__dict__["_provider"] for wrapper in shared]
+        saved = config.__dict__["_config"]  # setting up replaces this dict, it does not write into it
+        bar = loop.tqdm
+        try:
+            recorder.__dict__["_provider"] = None  # with an active recorder Qlib refuses to be set up again
+            loop.tqdm = partial(bar, disable=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # logging_config: Qlib's own would close the handlers of the whole process.
+                # region "us": no price limit and no lot size of Qlib's choosing.
+                qlib.init(
+                    provider_uri=str(path),
+                    region="us",
+                    kernels=1,
+                    logging_config={},
+                    logging_level=logging.CRITICAL,
+                )
+                atexit.unregister(recorder.end_exp)
+                yield
+        finally:
+            loop.tqdm = bar
+            cache.clear()
+            for wrapper, provider in zip(shared, providers, strict=True):
+                wrapper.__dict__["_provider"] = provider
+            config.__dict__["_config"] = saved
+    finally:
+        sys.excepthook = hook
+        logger.handlers, logger.propagate = handlers, propagate
+
+
+def alpha158(
+    path: str | Path, instruments: Sequence[str], begin: pd.Timestamp, end: pd.Timestamp, freq: str = "day"
+) -> pd.DataFrame:
+    """Return Qlib's Alpha158 features of a folder of `write_qlib_store`, inside `initialised`.
+
+    Indexed by (instrument, datetime) with one float32 column per feature, for the sessions begin..end; rolling
+    features read up to 60 sessions before.
+    """
+    fields, names = load_module("qlib.contrib.data.loader").Alpha158DL.get_feature_config({
+        "kbar": {}, "price": {"windows": [0], "feature": ["OPEN", "HIGH", "LOW", "VWAP"]}, "rolling": {},
+    })  # fmt: skip
+    features = load_module("qlib.data.data").D.features(list(instruments), fields, begin, end, freq)
+    return features.set_axis(pd.Index(names), axis=1).astype(np.float32)

@@ -35,7 +35,7 @@ class Worth:
 class Comparison:
     """A naive ranking and the model's difference to it, over the days that both have."""
 
-    key: str  # in metrics: momentum, reversal, mean_distance, linear, random, before
+    key: str  # in metrics: momentum, reversal, mean_distance, linear, lightgbm, random, before
     name: str
     rank_ic: Estimate
     difference: Estimate  # the model's daily Rank IC minus the baseline's

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from kronos.config.schema import Config
 from kronos.data import markets
@@ -14,7 +15,7 @@ from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts
 from kronos.data.splits import Ranges, session_range
 from kronos.data.store import BarStore
-from kronos.evaluation import departures, forecast_evaluation, portfolio, ranking, signals
+from kronos.evaluation import boosted_trees, departures, forecast_evaluation, portfolio, ranking, signals
 from kronos.evaluation.benchmark import Benchmark, benchmark
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples
 from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests
@@ -132,20 +133,27 @@ def trained_baselines(
 ) -> dict[str, tuple[str, pd.DataFrame]]:
     """Return rankings that were fitted on the training range: key -> (name, scores for the days of `close`)."""
     lookback, horizon = config.data.lookback_window, config.data.predict_window
-    first, last = session_range(store, *splits.train)
-    if last - first < lookback + horizon:
-        return {}
-    past = {name: frame.iloc[: last + 1 - first] for name, frame in wide_bars(store, first).items()}
-    past = departures.pay_out(past, config.backtest.backtest_delisting_return)
-    mask = trading_mask(store, past, "open", config.backtest.backtest_limit_threshold)
-    earned = signals.tradable_returns(past["open"], past["close"], horizon, mask)
-    weights = ranking.fit_returns(past["close"], earned, lookback)
-    return {
-        "linear": (
-            f"linear regression on the last {lookback - 1} returns",
-            ranking.by_returns(close, weights),
-        )
-    }
+    past = {}  # wide closes and tradable returns of each range, with no bar after it
+    for name, days in (("train", splits.train), ("val", splits.val)):
+        first, last = session_range(store, *days)
+        bars = {key: frame.iloc[: last + 1 - first] for key, frame in wide_bars(store, first).items()}
+        bars = departures.pay_out(bars, config.backtest.backtest_delisting_return)
+        mask = trading_mask(store, bars, "open", config.backtest.backtest_limit_threshold)
+        earned = signals.tradable_returns(bars["open"], bars["close"], horizon, mask)
+        past[name] = (bars["close"], earned.where(bars["member"]))
+    found = {}
+    if len(past["train"][0]) > lookback + horizon:
+        weights = ranking.fit_returns(*past["train"], lookback)
+        name = f"linear regression on the last {lookback - 1} returns"
+        found["linear"] = (name, ranking.by_returns(close, weights))
+    if config.backtest.baseline_lightgbm:
+        trees = boosted_trees.ranking(
+            store, {name: earned for name, (_, earned) in past.items()}, pd.DatetimeIndex(close.index),
+            torch.get_num_threads(), config.training.seed,
+        )  # fmt: skip
+        if trees is not None:
+            found["lightgbm"] = (boosted_trees.NAME, trees)
+    return found
 
 
 def _source_notes(store: BarStore) -> list[str]:

@@ -267,8 +267,7 @@ def test_foresight_earns_more_than_noise_and_its_negative_less(tmp_path):
 
 
 def test_store_is_read_by_qlib_as_it_was_written(tmp_path):
-    from kronos.evaluation.qlib_backtest import _qlib
-    from kronos.evaluation.qlib_store import load_module
+    from kronos.evaluation.qlib_store import initialised, load_module
 
     opens, closes, _ = random_market(5, days=10, names=4)
     closes.columns = opens.columns = ["NA", "CON", "BRK.B", "600519"]  # names that trip readers of text
@@ -282,7 +281,7 @@ def test_store_is_read_by_qlib_as_it_was_written(tmp_path):
     raw = np.fromfile(store / "features" / "na" / "close.day.bin", "<f4")
     begin = closes["NA"].first_valid_index()
     assert raw[0] == closes.index.get_loc(begin) and raw[1] == np.float32(closes.loc[begin, "NA"])
-    with _qlib(store):
+    with initialised(store):
         fields = [f"${name}" for name in (*FEATURES, "change", "no_buy", "no_sell", "factor")]
         read = (
             load_module("qlib.data.data").D.features(list(closes.columns), fields).dropna(subset=["$close"])

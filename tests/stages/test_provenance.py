@@ -19,7 +19,7 @@ CLEAN = {"pretrained_tokenizer_path": None, "pretrained_predictor_path": None}
 class Store:
     """As much of a bar store as the benchmark reads."""
 
-    benchmark_name, benchmark, instruments = None, None, ("A", "B", "SH000300")
+    benchmark_name, benchmark, instruments, findings = None, None, ("A", "B", "SH000300"), ()
 
 
 def config(**changes) -> Config:
@@ -87,21 +87,21 @@ def bars() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_the_benchmark_is_an_instrument_a_file_or_the_equal_weight(tmp_path):
     close, member = bars()
-    found = benchmark(config(backtest_benchmark="SH000300"), Store(), close, member)
+    found = benchmark(config(backtest_benchmark="SH000300"), Store(), close, member, 0.001, 0.0015)
     pd.testing.assert_series_equal(found.returns, close["SH000300"].pct_change(), check_names=False)
     assert found.cost is None and set(found.others) == {"equal_weight", "equal_weight_with_cost", "index"}
 
     path = tmp_path / "index.csv"
     close["A"].rename("close").to_csv(path, index_label="date")
     wanted = config(backtest_benchmark=str(path))
-    found = benchmark(wanted, Store(), close, member)
+    found = benchmark(wanted, Store(), close, member, 0.001, 0.0015)
     np.testing.assert_allclose(found.returns, close["A"].pct_change())
     assert found.name == "closes of index.csv"
     before = fingerprint(wanted, Store())
     close["B"].rename("close").to_csv(path, index_label="date")
     assert fingerprint(wanted, Store()) != before and fingerprint(config(), Store()) == "none"
 
-    equal = benchmark(config(backtest_benchmark="equal_weight"), Store(), close, member)
+    equal = benchmark(config(backtest_benchmark="equal_weight"), Store(), close, member, 0.001, 0.0015)
     assert equal.cost is not None and set(equal.others) == {"equal_weight", "equal_weight_with_cost"}
     np.testing.assert_allclose(equal.returns.iloc[1:], close.pct_change().mean(axis=1).iloc[1:])
 
@@ -119,14 +119,16 @@ def test_a_benchmark_file_that_cannot_serve_is_refused_in_one_sentence(tmp_path:
     path = tmp_path / "index.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=said):
-        benchmark(config(backtest_benchmark=str(path)), Store(), *bars())
+        benchmark(config(backtest_benchmark=str(path)), Store(), *bars(), 0.001, 0.0015)
 
 
 def test_an_unknown_benchmark_names_what_can_be_given():
     with pytest.raises(UserError, match="'SP500': no such instrument among the 3 stored ones"):
-        benchmark(config(backtest_benchmark="SP500", qlib_data_path="/nowhere"), Store(), *bars())
+        benchmark(
+            config(backtest_benchmark="SP500", qlib_data_path="/nowhere"), Store(), *bars(), 0.001, 0.0015
+        )
     with pytest.raises(UserError, match="cannot be read"):
-        benchmark(config(backtest_benchmark="/nowhere/index.csv"), Store(), *bars())
+        benchmark(config(backtest_benchmark="/nowhere/index.csv"), Store(), *bars(), 0.001, 0.0015)
 
 
 def test_pretrained_weights_of_a_folder_warn_by_their_own_record(tmp_path):

@@ -26,6 +26,8 @@ POOR = ["--n-train-iter", "64", "--n-val-iter", "64"]
 QUICK = [
     "--epochs",
     "1",
+    "--baseline-lightgbm",
+    "false",
     "--baseline-seeds",
     "2",
     "--evaluation-series",

@@ -126,7 +126,7 @@ def test_a_walk_forward_runs_its_folds_as_children_and_pools_them(in_folder, ref
     quick = [
         "--config-path", str(CONFIG), "--epochs", "1", "--n-train-iter", "2000", "--n-val-iter", "300",
         "--walk-forward-folds", "2", "--inference-sample-count", "2", "--baseline-seeds", "2",
-        "--evaluation-series", "30",
+        "--evaluation-series", "30", "--baseline-lightgbm", "false",
     ]  # fmt: skip
     if not refit:
         assert main(["tokenizer", *quick]) == 0 and main(["predictor", *quick]) == 0

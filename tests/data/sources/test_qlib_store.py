@@ -16,8 +16,7 @@ from kronos.data.forecast_points import forecast_points
 from kronos.data.sources.qlib import QlibDataProcessor, QlibStore, closes
 from kronos.data.splits import make_split
 from kronos.data.store import BarStore
-from kronos.evaluation import qlib_backtest as qlib_bridge
-from kronos.evaluation.qlib_store import write_qlib_store
+from kronos.evaluation.qlib_store import initialised, write_qlib_store
 from kronos.utils.errors import UserError
 
 MakeBars = Callable[..., pd.DataFrame]
@@ -49,7 +48,7 @@ def config(path: Path, tmp_path: Path, **changes: Any) -> Any:
 def test_the_reader_equals_qlibs_own_loader_bar_by_bar(written: tuple[BarStore, Path]) -> None:
     path = written[1]
     fields = [*FEATURES, "factor"]
-    with qlib_bridge._qlib(path):
+    with initialised(path):
         from qlib.data import D
 
         theirs = D.features(list(NAMES), [f"${name}" for name in fields])

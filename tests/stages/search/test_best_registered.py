@@ -38,7 +38,16 @@ def test_the_best_trial_is_registered_once_and_the_pipeline_makes_it_the_champio
     assert "models:/kronos/1 is this trial's already" in capsys.readouterr().out
 
     (answer,) = Path("outputs/search").glob("*/best.json")
-    quick = ["--inference-sample-count", "1", "--evaluation-series", "20", "--baseline-seeds", "2"]
+    quick = [
+        "--inference-sample-count",
+        "1",
+        "--evaluation-series",
+        "20",
+        "--baseline-lightgbm",
+        "false",
+        "--baseline-seeds",
+        "2",
+    ]
     assert main(["pipeline", "--config-path", str(answer), "--skip-data-process", *quick, *given]) == 0
     found = champion_of("kronos", address)
     assert found is not None and (found.number, found.tag("decision")) == (2, "first")

@@ -1,0 +1,88 @@
+"""The baseline that Qlib's users have at hand: LightGBM on Qlib's Alpha158 features of the same bars.
+
+It is trained on the training range to predict the tradable return of the horizon, stops by the validation range, and
+ranks the days of the backtest. Parameters are those of Qlib's published benchmark of LightGBM on Alpha158.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import pandas as pd
+
+from kronos.data.bars import FEATURES
+from kronos.data.store import BarStore
+from kronos.evaluation.qlib_store import alpha158, initialised, write_qlib_store
+
+NAME = "LightGBM on Qlib's Alpha158 features"
+PARAMETERS = {
+    "objective": "mse", "learning_rate": 0.2, "num_leaves": 210, "max_depth": 8, "feature_fraction": 0.8879,
+    "bagging_fraction": 0.8789, "lambda_l1": 205.6999, "lambda_l2": 580.9768,
+}  # fmt: skip
+ROUNDS, PATIENCE = 1000, 50
+MAX_ROWS = 1_000_000  # of training, and of validation: days are left out evenly beyond, to bound the memory
+MIN_ROWS = 1000  # of training, fewer are no basis for trees of 210 leaves
+CHUNK = 100  # instruments whose features are computed at once
+
+
+def ranking(
+    store: BarStore, earned: Mapping[str, pd.DataFrame], days: pd.DatetimeIndex, threads: int, seed: int
+) -> pd.DataFrame | None:
+    """Return scores for `days`, wide; None where training or validation has too few returns.
+
+    `earned["train"]` and `earned["val"]` are the wide tradable returns of the days of these ranges, NaN where there
+    is none. `days` are sessions of the store.
+    """
+    labels = {name: _labels(earned[name]) for name in ("train", "val")}
+    if labels["train"].notna().to_numpy().sum() < MIN_ROWS or not labels["val"].notna().to_numpy().any():
+        return None
+    begin = min(labels["train"].index[0], days[0])
+    end = max(labels["val"].index[-1], days[-1])
+    parts: dict[str, list[pd.DataFrame]] = {"train": [], "val": [], "days": []}
+    frame = store.frame((*FEATURES, "flag"))
+    with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
+        path = write_qlib_store(frame, Path(scratch) / "bars", store.sessions, store.freq)
+        with initialised(path):
+            for place in range(0, len(store.instruments), CHUNK):
+                names = store.instruments[place : place + CHUNK]
+                found = alpha158(path, names, begin, end, store.freq)
+                when = found.index.get_level_values("datetime")
+                for key, wanted in (*((name, label.index) for name, label in labels.items()), ("days", days)):
+                    parts[key].append(found[when.isin(wanted)])
+    features = {name: pd.concat(found) for name, found in parts.items()}
+    model = _train(features, labels, threads, seed)
+    predicted = pd.Series(
+        model.predict(features["days"], num_iteration=model.best_iteration), features["days"].index
+    )
+    wide = predicted.unstack("instrument")
+    return wide.reindex(index=days.rename("datetime"), columns=pd.Index(store.instruments, name="instrument"))
+
+
+def _labels(earned: pd.DataFrame) -> pd.DataFrame:
+    """Return the returns standardised over the instruments of each day, with about MAX_ROWS values at most."""
+    step = max(1, -(-int(earned.notna().to_numpy().sum()) // MAX_ROWS))
+    kept = earned.iloc[::step]
+    return kept.sub(kept.mean(axis=1), axis=0).div(kept.std(axis=1).replace(0.0, np.nan), axis=0)
+
+
+def _train(
+    features: Mapping[str, pd.DataFrame], labels: Mapping[str, pd.DataFrame], threads: int, seed: int
+) -> lightgbm.Booster:
+    sets: dict[str, lightgbm.Dataset] = {}
+    for name, label in labels.items():
+        long = label.T.stack().dropna()
+        long.index.names = ["instrument", "datetime"]
+        rows = features[name].index.intersection(long.index).sort_values()
+        sets[name] = lightgbm.Dataset(
+            features[name].loc[rows], long.loc[rows], reference=sets.get("train"), params={"verbose": -1}
+        )
+    parameters = {
+        **PARAMETERS, "num_threads": threads, "seed": seed, "deterministic": True, "force_row_wise": True,
+        "verbose": -1,
+    }  # fmt: skip
+    return lightgbm.train(
+        parameters, sets["train"], ROUNDS, valid_sets=[sets["val"]],
+        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
+    )  # fmt: skip
