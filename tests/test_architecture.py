@@ -27,7 +27,7 @@ STAGE_ROWS = [
     {"cache"},
     {"inputs", "run_folder"},
     {"weights"},
-    {"provenance", "model_logging", "train_setup", "decision"},
+    {"provenance", "model_logging", "train_setup", "decision", "looks"},
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
     {"backtest", "predict"},

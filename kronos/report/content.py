@@ -78,6 +78,7 @@ class ReportInputs:
     # daily returns after costs of portfolios of random rankings, one column per seed
     random_net: pd.DataFrame | None = None
     examples: Sequence[Example] = ()
+    looks_before: int = 0  # other models that were evaluated on these days before this one
 
     @property
     def portfolio(self) -> Portfolio:
@@ -107,6 +108,7 @@ def metrics(inputs: ReportInputs) -> dict[str, float]:
     values["independent_periods"] = independent_periods(len(inputs.daily), inputs.horizon)
     values["scored_pairs"] = inputs.scored
     values["excluded_pairs"] = sum(inputs.excluded.values())
+    values["looks_before"] = inputs.looks_before
     return {name: float(value) for name, value in values.items() if np.isfinite(value)}
 
 

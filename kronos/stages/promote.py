@@ -27,6 +27,7 @@ from kronos.evaluation.statistics import independent_periods
 from kronos.evaluation.tradability import trading_mask
 from kronos.forecast.store_forecaster import forecast_frame, forecaster, trading_rules
 from kronos.model import checkpoint, load_predictor, load_tokenizer
+from kronos.stages import looks
 from kronos.stages.base import Result
 from kronos.stages.decision import (
     FIRST,
@@ -108,6 +109,12 @@ class Candidate:
     def days(self) -> tuple[date, date]:
         return self.splits.backtest
 
+    def look(self) -> looks.Look:
+        """The look at the days of the backtest, with the model of the backtest, so that it does not count twice."""
+        tokenizer, predictor = (checkpoint.digest(one) for one in (self.tokenizer, self.predictor))
+        model = looks.model_digest(self.config, tokenizer, predictor)
+        return looks.look_of(looks.CHALLENGE, self.config, self.store, self.days, predictor, model)
+
     def windows(self) -> str:
         """Digest of the forecast windows of the backtest: bars, days and horizon."""
         first, last = self.days
@@ -159,7 +166,11 @@ def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Res
         "windows_last": last,
     }  # fmt: skip
     others = [one for one in before if mine is None or one.number != mine.number]
+    if "looks_before" in outcome.record.get("metrics", {}):
+        tags["looks_before"] = int(outcome.record["metrics"]["looks_before"])
     decision = decide(new, outcome, present, others, say)
+    if "challenge" in decision.numbers:
+        looks.record(looks.ledger_of(config), new.look(), run, say)
     tags |= decision.tags()
     if mine is None:
         model = new.model(tracking.attach(outcome.run_id))

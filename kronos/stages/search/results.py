@@ -44,6 +44,7 @@ def write_results(search: Search, asked: Config) -> dict[str, Any]:
         "run_id": best.user_attrs.get("mlflow_run"), "trial": best.number, "study": study.name,
         "storage": config.storage.split("@")[-1], "metric": list(study.metrics), "values": list(best.values),
         "params": dict(best.params), "states": states, "top": top,
+        "model_digest": best.user_attrs.get("model_digest"),
         "tokenizer_digest": study.get("definition")["inputs"].get("tokenizer"),
     }  # fmt: skip
     write_json(folder / "best_trial.json", record)

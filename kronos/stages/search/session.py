@@ -155,6 +155,7 @@ class Search:
             if is_out_of_memory(error) or getattr(error, "out_of_memory", False):
                 asked.out_of_memory(config.training.batch_size)
             raise
+        asked.note("model_digest", result["digest"])
         asked.note(
             "metrics", {name: value for name, value in result["metrics"].items() if math.isfinite(value)}
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 from kronos.config.schema import Config, fields_of
 from kronos.distributed.launcher import launched
+from kronos.stages import looks
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import finished, key_parts
 from kronos.stages.data import DataStage
@@ -19,6 +20,7 @@ from kronos.stages.train import TRAINING_PARAMS, TokenizerStage
 from kronos.stages.weights import given_address, trained_weights
 from kronos.tracking.client import Tracking
 from kronos.utils.errors import UserError
+from kronos.utils.files import digest_bytes
 
 
 class SearchStage(Stage):
@@ -70,7 +72,20 @@ class SearchStage(Stage):
         search = Search(prepared, inputs.more)
         search.go()
         search.repeat()
-        return Result(self.name, search.parent.id, search.folder, write_results(search, asked))
+        record = write_results(search, asked)
+        _record_look(search, asked, record)
+        return Result(self.name, search.parent.id, search.folder, record)
+
+
+def _record_look(search: Search, asked: Config, record: Mapping[str, Any]) -> None:
+    """Record that the trials of the study were compared on the validation days."""
+    store = stored_bars(search.config)
+    days = resolve_splits(search.config, store).val
+    compared = sum(record["states"].get(name, 0) for name in ("COMPLETE", "PRUNED"))
+    model = digest_bytes(search.study.name.encode())[:16]
+    best = str(record["model_digest"] or "")
+    look = looks.look_of(looks.SEARCH, search.config, store, days, best, model, compared)
+    looks.record(looks.ledger_of(asked), look, search.parent, search.say)
 
 
 def _prepare(context: Context) -> Config:

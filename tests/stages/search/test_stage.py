@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from kronos.__main__ import main
 from kronos.config.loading import load_config
 from kronos.config.schema import FIELDS, Config
+from kronos.stages.looks import read_looks
 from kronos.stages.search import trial_pool as trial_processes
 from kronos.stages.search.results import interval
 from kronos.stages.search.session import budget
@@ -79,6 +80,10 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
     assert same.info.run_id == parent.info.run_id and len(runs("trial")) == 4
     assert same.data.metrics["trials_complete"] == 4
     assert list(pd.read_csv(folder / "trials.csv")["number"]) == [0, 1, 2, 3]
+    looked = read_looks(Path("outputs/looks.jsonl"), pytest.fail)
+    assert [(one.kind, one.models) for one in looked] == [("search", 2), ("search", 4)]
+    assert {one.last for one in looked} == {str(config.val_time_range[1])}
+    assert same.data.tags["kronos.look"] == looked[0].key == looked[1].key
 
 
 class Stub:
