@@ -26,8 +26,8 @@ from kronos.utils.files import digest_bytes
 class SearchStage(Stage):
     """Run trials until the study has `n_trials`; running the same command again continues the study.
 
-    A search writes only under `search_path`: bars and tokenizer of the pipeline are used if they match the
-    configuration, otherwise the search makes its own.
+    A search writes only under `search_path`, apart from its line in the record of looks: bars and tokenizer of the
+    pipeline are used if they match the configuration, otherwise the search makes its own.
     """
 
     name = "search"

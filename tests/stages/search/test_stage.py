@@ -27,6 +27,7 @@ from kronos.utils.errors import Pruned
 from kronos.utils.files import read_json
 
 TINY = ["--epochs", "1", "--n-train-iter", "384", "--n-val-iter", "64", "--log-interval", "4"]
+LOOKS = Path("outputs/looks.jsonl")
 SEARCH = [*TINY, "--search-reports", "3", "--search-batch-size", "16,32", "--skip-data-process"]
 
 
@@ -80,7 +81,7 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
     assert same.info.run_id == parent.info.run_id and len(runs("trial")) == 4
     assert same.data.metrics["trials_complete"] == 4
     assert list(pd.read_csv(folder / "trials.csv")["number"]) == [0, 1, 2, 3]
-    looked = read_looks(Path("outputs/looks.jsonl"), pytest.fail)
+    looked = read_looks(LOOKS, pytest.fail)
     assert [(one.kind, one.models) for one in looked] == [("search", 2), ("search", 4)]
     assert {one.last for one in looked} == {str(config.val_time_range[1])}
     assert same.data.tags["kronos.look"] == looked[0].key == looked[1].key
@@ -266,7 +267,7 @@ def test_a_search_writes_in_its_own_folder_and_leaves_the_pipelines_models_alone
 
     def outside() -> dict[str, bytes]:
         files = [path for path in Path("outputs").rglob("*") if path.is_file() and "search" not in path.parts]
-        return {path.as_posix(): path.read_bytes() for path in files}
+        return {path.as_posix(): path.read_bytes() for path in files if path != LOOKS}
 
     before = outside()
     budget = ["--epochs", "2", "--n-train-iter", "256", "--n-val-iter", "64", "--search-reports", "2"]
@@ -274,6 +275,10 @@ def test_a_search_writes_in_its_own_folder_and_leaves_the_pipelines_models_alone
     said = capsys.readouterr().out
     assert "tokenizer: using the one in outputs/models/finetune_tokenizer_demo" in said
     assert outside() == before
+    assert [one.kind for one in read_looks(LOOKS, pytest.fail)] == [
+        "backtest",
+        "search",
+    ]  # the only line outside
 
     shutil.rmtree("outputs/models")  # without a pipeline the search trains a tokenizer of its own
     assert main(["search", *budget, "--search-batch-size", "16,32", "--n-trials", "1"]) == 0
