@@ -41,6 +41,7 @@ SEARCH_ROWS = [
     {"trial"},
     {"trial_pool", "trial_worker"},
     {"session"},
+    {"selection"},
     {"results"},
     {"stage"},
 ]

@@ -98,6 +98,28 @@ def deflated_sharpe(
     return float(stats.norm.cdf((sharpe - by_chance) * np.sqrt((observations - 1) / variance)))
 
 
+def deflated_sharpe_of(matrix: np.ndarray, best: int, observations: float) -> float:
+    """Return the deflated Sharpe ratio of one trial of a matrix of daily values [T, N].
+
+    Args:
+        matrix: the daily values of N trials on the same T days, higher is better.
+        best: the column of the trial that was chosen.
+        observations: as in `deflated_sharpe`.
+
+    Returns:
+        A probability; NaN where a trial does not vary, and as in `deflated_sharpe`.
+
+    Raises:
+        ValueError: for fewer than two trials.
+    """
+    values = np.asarray(matrix, dtype=np.float64)
+    if (np.ptp(values, axis=0) < 1e-12).any():
+        return float("nan")
+    sharpes_N, chosen = values.mean(axis=0) / values.std(axis=0, ddof=1), values[:, best]
+    skew, kurtosis = float(stats.skew(chosen)), float(stats.kurtosis(chosen, fisher=False))
+    return deflated_sharpe(float(sharpes_N[best]), sharpes_N, observations, skew, kurtosis)
+
+
 def probability_of_backtest_overfitting(matrix: np.ndarray, blocks: int = BLOCKS) -> float:
     """Return how often the best trial on one half of the days is in the lower half of the trials on the other days.
 

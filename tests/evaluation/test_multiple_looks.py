@@ -8,6 +8,7 @@ from scipy import stats
 
 from kronos.evaluation.multiple_looks import (
     deflated_sharpe,
+    deflated_sharpe_of,
     expected_best_sharpe,
     false_alarm_rate,
     level_of_challenge,
@@ -37,15 +38,22 @@ def test_the_best_of_trials_without_an_effect_seldom_has_a_deflated_sharpe_ratio
     for _ in range(400):
         values = random.normal(size=(120, 20))
         sharpes = values.mean(axis=0) / values.std(axis=0, ddof=1)
-        best = values[:, sharpes.argmax()]
-        skew, kurtosis = stats.skew(best), stats.kurtosis(best, fisher=False)
-        deflated.append(deflated_sharpe(sharpes.max(), sharpes, 120, skew, kurtosis))
+        deflated.append(deflated_sharpe_of(values, int(sharpes.argmax()), 120))
         plain.append(stats.norm.cdf(sharpes.max() * np.sqrt(119)))
     print(
         f"above 95 %: deflated {np.mean(np.array(deflated) > 0.95):.3f}, alone {np.mean(np.array(plain) > 0.95):.3f}"
     )
     assert np.mean(np.array(deflated) > 0.95) <= 0.05 < 0.5 < np.mean(np.array(plain) > 0.95)
     assert 0.4 < np.median(deflated) < 0.6
+
+
+def test_the_deflated_sharpe_ratio_of_a_matrix_is_that_of_its_moments():
+    values = np.random.default_rng(6).standard_t(5, size=(80, 4))
+    sharpes, best = values.mean(axis=0) / values.std(axis=0, ddof=1), values[:, 2]
+    expected = deflated_sharpe(sharpes[2], sharpes, 16, stats.skew(best), stats.kurtosis(best, fisher=False))
+    assert deflated_sharpe_of(values, 2, 16) == expected
+    values[:, 0] = 0.1  # a trial that does not vary has no ratio
+    assert np.isnan(deflated_sharpe_of(values, 2, 16)) and np.isnan(deflated_sharpe_of(values[:1], 2, 16))
 
 
 def test_a_trial_that_is_really_better_has_a_high_deflated_sharpe_ratio():

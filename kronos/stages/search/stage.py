@@ -1,6 +1,7 @@
 """The search stage: hyperparameter search with Optuna over the training stages; writes the best configuration."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +73,19 @@ class SearchStage(Stage):
         search = Search(prepared, inputs.more)
         search.go()
         search.repeat()
-        record = write_results(search, asked)
-        _record_look(search, asked, record)
+        look, ledger = _look(search), looks.ledger_of(asked)
+        record = write_results(search, asked, looks.looked_before(ledger, look, context))
+        look = replace(look, predictor=str(record["model_digest"] or "")[:16], models=record["compared"])
+        looks.record(ledger, look, search.parent, search.say)
         return Result(self.name, search.parent.id, search.folder, record)
 
 
-def _record_look(search: Search, asked: Config, record: Mapping[str, Any]) -> None:
-    """Record that the trials of the study were compared on the validation days."""
+def _look(search: Search) -> looks.Look:
+    """The look of the study at the validation days, without the number of its trials and the best one's weights."""
     store = stored_bars(search.config)
     days = resolve_splits(search.config, store).val
-    compared = sum(record["states"].get(name, 0) for name in ("COMPLETE", "PRUNED"))
-    model = digest_bytes(search.study.name.encode())[:16]
-    best = str(record["model_digest"] or "")
-    look = looks.look_of(looks.SEARCH, search.config, store, days, best, model, compared)
-    looks.record(looks.ledger_of(asked), look, search.parent, search.say)
+    study = digest_bytes(search.study.name.encode())[:16]
+    return looks.look_of(looks.SEARCH, search.config, store, days, "", study)
 
 
 def _prepare(context: Context) -> Config:
