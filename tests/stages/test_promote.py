@@ -16,7 +16,6 @@ from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import forecast_points
 from kronos.data.splits import Ranges
 from kronos.evaluation.multiple_looks import level_of_challenge
-from kronos.evaluation.statistics import paired
 from kronos.forecast.store_forecaster import forecast_frame
 from kronos.stages import promote as champion
 from kronos.stages import provenance
@@ -216,15 +215,6 @@ def test_a_champion_of_a_shorter_context_may_forecast_earlier_days(
     assert case.decide(1.0, 0.5, monkeypatch).numbers == plain
 
 
-def numbers_of(mine: pd.Series, theirs: pd.Series, challenge: int, horizon: int) -> dict[str, Any]:
-    """What the decision is made from, of two series of daily Rank ICs."""
-    gap = paired(mine, theirs, horizon)
-    return {
-        "difference": gap.mean, "difference_low": gap.low, "difference_high": gap.high, "p": gap.p,
-        "days": gap.days, "champion_version": 1, "challenge": challenge, "level": level_of_challenge(challenge),
-    }  # fmt: skip
-
-
 def test_a_difference_that_is_enough_for_the_first_challenge_is_not_for_the_tenth() -> None:
     numbers = {
         "difference": 0.02, "difference_low": 0.005, "difference_high": 0.035, "p": 0.01, "days": 200,
@@ -238,24 +228,3 @@ def test_a_difference_that_is_enough_for_the_first_challenge_is_not_for_the_tent
     lower = numbers | {"difference": -0.02, "difference_low": -0.035, "difference_high": -0.005}
     assert too_little(lower, 5).startswith("worse than version 3")
     assert too_little(numbers | {"p": float("nan")}, 5) != ""  # nothing varies
-
-
-@pytest.mark.slow
-def test_twenty_equal_challengers_take_the_title_in_under_five_per_cent_of_cases() -> None:
-    """Each model's daily Rank IC is the market's part of the day and its own, which overlap over the horizon."""
-    random, horizon, days, challengers, repetitions = np.random.default_rng(0), 5, 230, 20, 600
-    index = pd.bdate_range("2024-01-01", periods=days)
-    lost = {"level": 0, "interval": 0}
-    for _ in range(repetitions):
-        shocks = random.normal(size=(challengers + 2, days + horizon - 1))
-        shocks = np.cumsum(np.pad(shocks, ((0, 0), (1, 0))), axis=1)
-        daily = (shocks[:, horizon:] - shocks[:, :-horizon]) / horizon
-        models = [pd.Series(0.03 + 0.1 * (daily[0] + one), index) for one in daily[1:]]
-        found = [
-            numbers_of(mine, models[0], place, horizon) for place, mine in enumerate(models[1:], start=1)
-        ]
-        lost["level"] += any(too_little(numbers, horizon) == "" for numbers in found)
-        lost["interval"] += any(numbers["difference_low"] > 0 for numbers in found)
-    shares = {name: count / repetitions for name, count in lost.items()}
-    print(f"title lost to one of {challengers} equal challengers: {shares}")
-    assert shares["level"] < 0.05 < 0.2 < shares["interval"]
