@@ -27,7 +27,7 @@ STAGE_ROWS = [
     {"cache"},
     {"inputs", "run_folder"},
     {"weights"},
-    {"provenance", "model_logging", "train_setup"},
+    {"provenance", "model_logging", "train_setup", "decision", "looks"},
     {"test_loss"},
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
@@ -42,6 +42,7 @@ SEARCH_ROWS = [
     {"trial"},
     {"trial_pool", "trial_worker"},
     {"session"},
+    {"selection"},
     {"results"},
     {"stage"},
 ]

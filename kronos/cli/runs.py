@@ -15,8 +15,8 @@ from kronos.tracking.client import TAG
 from kronos.tracking.reader import TrackedRun, compare, load_run
 from kronos.utils.errors import UserError
 
-# Metrics of how long something took, which differ each time.
-TIMES = ("seconds", "windows_per_second")
+# Metrics of how long something took, and of what was done before, which differ each time.
+TIMES = ("seconds", "windows_per_second", "looks_before")
 
 
 def compare_command(arguments: Sequence[str]) -> int:
@@ -93,7 +93,7 @@ def _elsewhere(config: Config, folder: Path, uri: str | None) -> Config:
 
 
 def unequal(original: TrackedRun, repeated: TrackedRun) -> list[str]:
-    """Return a line for each metric whose last value differs; times are left out."""
+    """Return a line for each metric whose last value differs; times and earlier looks are left out."""
     lines = []
     for name, value in sorted(original.metrics.items()):
         if any(part in name for part in TIMES):

@@ -83,6 +83,7 @@ class ReportInputs:
     random_net: pd.DataFrame | None = None
     examples: Sequence[Example] = ()
     departures: Departures | None = None
+    looks_before: int = 0  # other models that were evaluated on these days before this one
 
     @property
     def portfolio(self) -> Portfolio:
@@ -112,6 +113,7 @@ def metrics(inputs: ReportInputs) -> dict[str, float]:
     values["independent_periods"] = independent_periods(len(inputs.daily), inputs.horizon)
     values["scored_pairs"] = inputs.scored
     values["excluded_pairs"] = sum(inputs.excluded.values())
+    values["looks_before"] = inputs.looks_before
     return {name: float(value) for name, value in values.items() if np.isfinite(value)}
 
 

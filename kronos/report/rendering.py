@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from kronos.evaluation.multiple_looks import false_alarm_rate
 from kronos.evaluation.statistics import Estimate
 
 VERBS = {
@@ -38,7 +39,7 @@ def render(template: str, blocks: str, folder: Path | None = None, **content: An
         "sentence": lambda text: text[:1].upper() + text[1:], "date": lambda day: f"{day:%Y-%m-%d}",
         "configured_first": lambda items, name: sorted(items, key=lambda item: item[0] != name),
     }  # fmt: skip
-    environment.globals |= {"verbs": VERBS, "nan": float("nan")}
+    environment.globals |= {"verbs": VERBS, "nan": float("nan"), "false_alarm_rate": false_alarm_rate}
     if folder is not None:
         environment.globals["embedded"] = lambda path: _data_address(folder / path)
     environment.globals["block"] = environment.get_template(blocks).module

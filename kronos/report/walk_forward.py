@@ -85,8 +85,12 @@ def write_pooled(
     refit: bool,
     before_spacing: int | None = None,
     warnings: Sequence[str] = (),
+    looks_before: int = 0,
 ) -> dict[str, float]:
-    """Write report.md, report.html, metrics.json, folds.csv and a figure; returns the key figures."""
+    """Write report.md, report.html, metrics.json, folds.csv and a figure; returns the key figures.
+
+    `looks_before`: other models that were evaluated on these days before.
+    """
     pooled = pool(folds, horizon, periods_per_year, before_spacing)
     days = sum(len(fold.daily) for fold in folds)
     note = verdict(days, horizon) or verdict(pooled.rank_ic.days, horizon)
@@ -99,6 +103,7 @@ def write_pooled(
     write_pages(
         folder, "walk_forward.j2", folds=list(zip(folds, each, strict=True)), pooled=pooled, note=note, days=days,
         signal=signal, horizon=horizon, refit=refit, warnings=warnings,
+        looks_before=looks_before,
     )  # fmt: skip
     rows = [
         {"fold": fold.name, "rank_ic": one.rank_ic.mean, "low": one.rank_ic.low, "high": one.rank_ic.high,
@@ -106,7 +111,7 @@ def write_pooled(
         for fold, one in zip(folds, each, strict=True)
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "folds.csv", index=False, float_format="%.10g")
-    values = _metrics(pooled, days, len(folds))
+    values = {**_metrics(pooled, days, len(folds)), "looks_before": float(looks_before)}
     found: dict[str, Any] = {"metrics": values, "too_short": note, "pooled": pooled, "folds": rows}
     files.write_json(folder / "metrics.json", plain(found))
     return values

@@ -6,6 +6,7 @@ from pathlib import Path
 from kronos.config.schema import Config, fields_of
 from kronos.evaluation import benchmark, signals
 from kronos.forecast.store_forecaster import forecast_frame, forecaster, repaired_text, trading_rules
+from kronos.stages import looks
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import source_digest, write_record
 from kronos.stages.evaluate import evaluate
@@ -33,6 +34,10 @@ class BacktestStage(Stage):
     )  # fmt: skip
     by_content = (*BY_CONTENT, "model_preset")
     packages = ("torch", "numpy", "pandas", "scipy", "pyqlib", "exchange_calendars")
+
+    def __init__(self, ledger: Path | None = None, model: str = "") -> None:
+        """A backtest alone, or a fold that records its look in `ledger`, under the `model` of all folds if given."""
+        self._ledger, self._model = ledger, model
 
     def folder(self, config: Config) -> Path:
         return config.backtest_folder
@@ -67,14 +72,24 @@ class BacktestStage(Stage):
         means, repaired = model.means(points, trading_rules(config))
         context.say(repaired_text(config, len(points), repaired))
         forecast = forecast_frame(store, points, means)
+        ledger, look = self._ledger or looks.ledger_of(config), self._look(config, inputs)
+        before = looks.looked_before(ledger, look, context)
         with atomic_folder(config.backtest_folder) as folder:
             forecast.to_parquet(folder / "predictions.parquet", index=False)
-            metrics = evaluate(context, inputs, model, points, forecast, repaired, folder)
+            metrics = evaluate(context, inputs, model, points, forecast, repaired, folder, before)
             record = write_record(folder, key, run.id, _outputs(folder), {"metrics": metrics})
             run.metrics(0, metrics)
             run.artifact(folder)
+            looks.record(ledger, look, run, context.say)
         context.say(f"backtest: report in {config.backtest_folder / 'report.md'} (and report.html)")
         return Result(self.name, run.id, config.backtest_folder, record)
+
+    def _look(self, config: Config, inputs: Inputs) -> looks.Look:
+        assert inputs.store is not None and inputs.splits is not None
+        tokenizer, predictor = (inputs.digests[name] for name in ("tokenizer", "predictor"))
+        model = self._model or looks.model_digest(config, tokenizer, predictor)
+        kind = looks.BACKTEST if self._ledger is None else looks.FOLD
+        return looks.look_of(kind, config, inputs.store, inputs.splits.backtest, predictor, model)
 
     def finish(self, context: Context, result: Result) -> None:
         """Register the backtested models, reused or not, if registered_model_name is set."""

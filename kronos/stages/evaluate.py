@@ -48,11 +48,12 @@ def evaluate(
     forecast: pd.DataFrame,
     repaired: int,
     folder: Path,
+    looks_before: int = 0,
 ) -> dict[str, float]:
     """Evaluate the forecasts and write the report into `folder`; returns the metrics.
 
     `forecast` has one row per point and step (instrument, as_of, datetime, step, features); `repaired` is the number
-    of repaired forecast bars.
+    of repaired forecast bars; `looks_before` how many other models were evaluated on these days before.
     """
     config, store, splits = context.config, model.store, inputs.splits
     assert splits is not None
@@ -124,6 +125,7 @@ def evaluate(
         },
         excesses=portfolio.excesses(own.daily, compared.others, horizon, year), periods_per_year=year,
         random_net=pd.DataFrame(by_chance) if by_chance else None, examples=examples, departures=left,
+        looks_before=looks_before,
     )  # fmt: skip
     return write_report(folder, content)
 

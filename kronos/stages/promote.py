@@ -1,15 +1,16 @@
 """Register the models of a backtest or search, and decide whether a new version becomes the champion.
 
-A new version gets the alias `champion` if its mean daily Rank IC is higher than the champion's and the paired 95 %
-confidence interval of the difference is above 0. Each version is ranked by the signal that it was registered with,
-against the tradable return, on the instruments and days of the new version's backtest that both rank. Rank IC is
-computed on prices, so that models with different tokenizers, contexts and sampling settings can be compared.
+A new version gets the alias `champion` if its mean daily Rank IC is higher than the champion's and the p-value of
+the paired difference is below the level of this challenge, which decreases with the number of challenges on
+overlapping days (`decision.py`). Each version is ranked by the signal that it was registered with, against the
+tradable return, on the instruments and days of the new version's backtest that both rank. Rank IC is computed on
+prices, so that models with different tokenizers, contexts and sampling settings can be compared.
 """
 
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,24 @@ from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.evaluation import ranking, signals
 from kronos.evaluation.departures import pay_out
-from kronos.evaluation.statistics import independent_periods, verdict
+from kronos.evaluation.statistics import independent_periods
 from kronos.evaluation.tradability import trading_mask
 from kronos.forecast.store_forecaster import forecast_frame, forecaster, trading_rules
 from kronos.model import checkpoint, load_predictor, load_tokenizer
+from kronos.stages import looks
 from kronos.stages.base import Result
+from kronos.stages.decision import (
+    FIRST,
+    FORCED,
+    NOT_ASKED,
+    PROMOTED,
+    REFUSED,
+    Decision,
+    difference_text,
+    level_text,
+    too_little,
+    uses,
+)
 from kronos.stages.evaluate import score, wide_bars
 from kronos.stages.inputs import backtest_points, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_served_model
@@ -57,31 +71,10 @@ SERVED = {
     "fine_rotary": "inference_fine_rotary", "precision": "inference_precision",
 }  # fmt: skip
 Say = Callable[[str], None]
-FIRST, PROMOTED, REFUSED, FORCED, NOT_ASKED = "first", "promoted", "refused", "forced", "not asked"
 
 
 class NotComparable(UserError):
     """The champion cannot be compared: another horizon or frequency, no signal, or no forecasts on these days."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The decision about a version: its word, the reason, and the numbers that it is based on."""
-
-    word: str
-    why: str
-    numbers: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def becomes_champion(self) -> bool:
-        return self.word in (FIRST, PROMOTED, FORCED)
-
-    @property
-    def text(self) -> str:
-        return f"{self.word}: {self.why}"
-
-    def tags(self) -> dict[str, Any]:
-        return {"decision": self.word, "decision_reason": self.why, **self.numbers}
 
 
 @dataclass(frozen=True)
@@ -116,6 +109,12 @@ class Candidate:
     @property
     def days(self) -> tuple[date, date]:
         return self.splits.backtest
+
+    def look(self) -> looks.Look:
+        """The look at the days of the backtest, with the model of the backtest, so that it does not count twice."""
+        tokenizer, predictor = (checkpoint.digest(one) for one in (self.tokenizer, self.predictor))
+        model = looks.model_digest(self.config, tokenizer, predictor)
+        return looks.look_of(looks.CHALLENGE, self.config, self.store, self.days, predictor, model)
 
     def windows(self) -> str:
         """Digest of the forecast windows of the backtest: bars, days and horizon."""
@@ -168,7 +167,11 @@ def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Res
         "windows_last": last,
     }  # fmt: skip
     others = [one for one in before if mine is None or one.number != mine.number]
+    if "looks_before" in outcome.record.get("metrics", {}):
+        tags["looks_before"] = int(outcome.record["metrics"]["looks_before"])
     decision = decide(new, outcome, present, others, say)
+    if "challenge" in decision.numbers:
+        looks.record(looks.ledger_of(config), new.look(), run, say)
     tags |= decision.tags()
     if mine is None:
         model = new.model(tracking.attach(outcome.run_id))
@@ -229,7 +232,7 @@ def decide(
         return Decision(NOT_ASKED, "promote=never")
     if present is None:
         return Decision(FIRST, "there was no champion to compare with")
-    numbers = {"champion_version": present.number, **uses(new, before)}
+    numbers = {"champion_version": present.number, **uses(new.days, new.windows(), before)}
     try:
         why_not = unfair(new, present)
         numbers |= compare(new, outcome, present, say)
@@ -240,22 +243,8 @@ def decide(
         return Decision(FORCED, f"promote=force{f', although {why_not}' if why_not else ''}", numbers)
     if why_not:
         return Decision(REFUSED, why_not, numbers)
-    return Decision(PROMOTED, f"better than version {present.number}, {_difference(numbers)}", numbers)
-
-
-def uses(new: Candidate, before: list[Version]) -> dict[str, int]:
-    """Count earlier versions that were evaluated on the same windows, and on overlapping days.
-
-    Versions without a decision count too, since their metrics could be used for selection.
-    """
-    compared = [one for one in before if one.tag("windows")]
-    first, last = (day.isoformat() for day in new.days)
-    return {
-        "windows_used": sum(one.tag("windows") == new.windows() for one in compared),
-        "days_used": sum(
-            one.tag("windows_first") <= last and one.tag("windows_last") >= first for one in compared
-        ),
-    }
+    why = f"better than version {present.number}, {difference_text(numbers)}, {level_text(numbers)}"
+    return Decision(PROMOTED, why, numbers)
 
 
 def unfair(new: Candidate, present: Version) -> str:
@@ -270,25 +259,8 @@ def unfair(new: Candidate, present: Version) -> str:
     return ""
 
 
-def too_little(numbers: dict[str, Any], horizon: int) -> str:
-    """Why the difference is not sufficient; empty text where its 95 % interval is above 0."""
-    if short := verdict(numbers["days"], horizon):
-        return f"{short}: {_difference(numbers)}"
-    if numbers["difference_low"] > 0:
-        return ""
-    word = "worse than" if numbers["difference_high"] < 0 else "not distinguishable from"
-    return f"{word} version {numbers['champion_version']}, {_difference(numbers)}"
-
-
-def _difference(numbers: dict[str, Any]) -> str:
-    return (
-        f"daily Rank IC {numbers['difference']:+.4f} ({numbers['difference_low']:+.4f} to "
-        f"{numbers['difference_high']:+.4f}) over {numbers['days']} days"
-    )
-
-
 def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict[str, Any]:
-    """The paired difference of daily Rank ICs with its 95 % interval, number of days and both means.
+    """The paired difference of daily Rank ICs with its 95 % interval, two-sided p-value, days and both means.
 
     Raises NotComparable where the champion has another horizon or frequency, or cannot forecast these days.
     """
@@ -319,7 +291,7 @@ def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict
     found = ranking.compare(CHAMPION, f"version {present.number}", mine, other, earned, horizon)
     gap, means = found.difference, found.daily.mean()
     return {
-        "difference": gap.mean, "difference_low": gap.low, "difference_high": gap.high, "days": gap.days,
+        "difference": gap.mean, "difference_low": gap.low, "difference_high": gap.high, "p": gap.p, "days": gap.days,
         "periods": independent_periods(gap.days, horizon), "rank_ic": means["model"],
         "champion_rank_ic": means["baseline"],
     }  # fmt: skip

@@ -15,16 +15,17 @@ from kronos.data.store import BarStore
 from kronos.distributed.launcher import world_size
 from kronos.evaluation import benchmark
 from kronos.report.walk_forward import read_fold, write_pooled
+from kronos.stages import looks
 from kronos.stages.backtest import BacktestStage
 from kronos.stages.base import Context, Inputs, Result, Stage
-from kronos.stages.cache import write_record
+from kronos.stages.cache import key_of, write_record
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.provenance import seen_before
 from kronos.stages.runner import run_stage
 from kronos.stages.train import PredictorStage, TokenizerStage
 from kronos.stages.weights import KINDS, load_weights, pretrained_address, trained_pair
 from kronos.utils.errors import UserError
-from kronos.utils.files import atomic_folder
+from kronos.utils.files import atomic_folder, digest_bytes
 
 
 class WalkForwardStage(Stage):
@@ -71,7 +72,8 @@ class WalkForwardStage(Stage):
         assert store is not None and splits is not None
         log_dataset(context, store, "testing")
         refit, signal = config.backtest.walk_forward_refit, config.backtest.backtest_signal
-        folds, warnings = [], []
+        folds, warnings, predictors = [], [], []
+        ledger, model = looks.ledger_of(config), key_of(key) if refit else ""
         for place, fold in enumerate(fold_configs(config, store, splits), start=1):
             name = f"fold {place}"
             first, last = fold.data.backtest_time_range
@@ -81,17 +83,24 @@ class WalkForwardStage(Stage):
                 if not fold.training.freeze_tokenizer:
                     run_stage(TokenizerStage(), fold, context, objective=context.objective)
                 run_stage(PredictorStage(), fold, context, objective=context.objective)
-            run_stage(BacktestStage(), fold, context)
+            tested = run_stage(BacktestStage(ledger, model), fold, context)
+            used_weights = tested.record["made_from"]["inputs"]
+            predictors.append(used_weights["predictor"])
             used = resolve_splits(fold, store)
             trained = " to ".join(str(day) for day in used.train)
             folds.append(read_fold(fold.backtest_folder, name, trained, signal))
             warnings += seen_before(fold, used)
+        if not refit:
+            model = looks.model_digest(config, used_weights["tokenizer"], used_weights["predictor"])
+        predictor = digest_bytes("\n".join(predictors).encode()) if refit else predictors[0]
+        look = looks.look_of(looks.WALK_FORWARD, config, store, splits.backtest, predictor, model)
+        before = looks.looked_before(ledger, look, context)
         with atomic_folder(self.folder(config)) as target:
             metrics = write_pooled(
                 target, folds, signal=signal, horizon=config.data.predict_window, refit=refit,
                 periods_per_year=sessions_per_year(store.calendar, *splits.backtest, store.freq, store.label),
                 before_spacing=config.backtest.baseline_day_step or config.data.predict_window,
-                warnings=list(dict.fromkeys(warnings)),
+                warnings=list(dict.fromkeys(warnings)), looks_before=before,
             )  # fmt: skip
             names = sorted(
                 path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()
@@ -99,6 +108,7 @@ class WalkForwardStage(Stage):
             record = write_record(target, key, run.id, names, {"metrics": metrics})
             run.metrics(0, metrics)
             run.artifact(target)
+            looks.record(ledger, look, run, context.say)
         context.say(f"walk_forward: report in {self.folder(config) / 'report.md'}")
         return Result(self.name, run.id, self.folder(config), record)
 

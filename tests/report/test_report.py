@@ -364,3 +364,19 @@ def test_days_of_too_few_instruments_are_reported_as_not_evaluable():
 def test_the_days_and_instruments_of_the_ic_are_those_of_the_tradable_return(inputs):
     primary, found = inputs.ranking.worths[TRADABLE]["mean"], metrics(inputs)
     assert (found["ic_days"], found["ic_names_mean"]) == (primary.rank_ic.days, primary.names)
+
+
+def test_the_report_says_how_often_its_days_were_looked_at_before_and_what_that_does(inputs):
+    def opening(looks: int) -> str:
+        return " ".join(report_text(replace(inputs, looks_before=looks)).split("## ")[0].split())
+
+    assert "These days had not been looked at before on this machine." in opening(0)
+    assert (
+        "These days were looked at once before with another model or other settings: with 2 looks the chance that at "
+        "least one of them shows a significant result without any effect is up to 10 %."
+    ) in opening(1)
+    assert (
+        "These days were looked at 7 times before with other models or settings: with 8 looks the chance that at "
+        "least one of them shows a significant result without any effect is up to 34 %."
+    ) in opening(7)
+    assert metrics(replace(inputs, looks_before=7))["looks_before"] == 7

@@ -15,12 +15,14 @@ from kronos.config.schema import Config
 from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import forecast_points
 from kronos.data.splits import Ranges
+from kronos.evaluation.multiple_looks import level_of_challenge
 from kronos.forecast.store_forecaster import forecast_frame
 from kronos.stages import promote as champion
 from kronos.stages import provenance
 from kronos.stages.base import Result
+from kronos.stages.decision import FIRST, FORCED, NOT_ASKED, PROMOTED, REFUSED, too_little, uses
 from kronos.stages.inputs import resolve_splits
-from kronos.stages.promote import FIRST, FORCED, NOT_ASKED, PROMOTED, REFUSED, Candidate, decide
+from kronos.stages.promote import Candidate, decide
 from kronos.stages.provenance import Seen, seen_by_tag
 from kronos.tracking.model_registry import Version
 from kronos.utils.errors import UserError
@@ -131,16 +133,18 @@ def test_the_first_version_is_the_champion_and_never_asks_nothing(case: Case) ->
 
 
 def test_uses_of_windows_and_of_days_are_counted(case: Case) -> None:
-    def version(windows: str, first: str, last: str, difference: str = "0.1") -> Version:
-        tags = {"windows": windows, "windows_first": first, "windows_last": last, "difference": difference}
+    def version(windows: str, first: str, last: str, decision: str = REFUSED) -> Version:
+        tags = {"windows": windows, "windows_first": first, "windows_last": last, "decision": decision}
         return Version("kronos", 1, "run", {f"kronos.{name}": text for name, text in tags.items()})
 
     same = case.new.windows()
     before = [
-        version(same, "2021-10-15", "2022-05-18"), version("other", "2022-05-18", "2022-06-01"),
-        version("other", "2022-05-19", "2022-06-01"), version(same, "2021-10-15", "2022-05-18", difference=""),
+        version(same, "2021-10-15", "2022-05-18", FIRST), version("other", "2022-05-18", "2022-06-01"),
+        version("other", "2022-05-19", "2022-06-01"), version(same, "2021-10-15", "2022-05-18", NOT_ASKED),
     ]  # fmt: skip
-    assert champion.uses(case.new, before) == {"windows_used": 2, "days_used": 3}  # asked or not
+    found = uses(case.new.days, same, before)
+    assert (found["windows_used"], found["days_used"]) == (2, 3)  # asked or not
+    assert (found["challenge"], found["level"]) == (3, level_of_challenge(3))  # the first challenged nobody
 
 
 def config(**changes: Any) -> Config:
@@ -209,3 +213,18 @@ def test_a_champion_of_a_shorter_context_may_forecast_earlier_days(
     earlier = whole[whole["as_of"] == first].assign(as_of=sessions[sessions.searchsorted(first) - 1])
     monkeypatch.setitem(case.predictions, 0.5, pd.concat((earlier, whole), ignore_index=True))
     assert case.decide(1.0, 0.5, monkeypatch).numbers == plain
+
+
+def test_a_difference_that_is_enough_for_the_first_challenge_is_not_for_the_tenth() -> None:
+    numbers = {
+        "difference": 0.02, "difference_low": 0.005, "difference_high": 0.035, "p": 0.01, "days": 200,
+        "champion_version": 3, "challenge": 1, "level": level_of_challenge(1),
+    }  # fmt: skip
+    assert too_little(numbers, 5) == ""
+    tenth = numbers | {"challenge": 10, "level": level_of_challenge(10)}
+    why = too_little(tenth, 5)
+    assert why.startswith("not better by enough than version 3, daily Rank IC +0.0200 (+0.0050 to +0.0350)")
+    assert "p-value 0.01, where challenge 10 on these days needs" in why and "below 0.0003" in why
+    lower = numbers | {"difference": -0.02, "difference_low": -0.035, "difference_high": -0.005}
+    assert too_little(lower, 5).startswith("worse than version 3")
+    assert too_little(numbers | {"p": float("nan")}, 5) != ""  # nothing varies

@@ -18,6 +18,7 @@ from kronos.config.loading import load_config
 from kronos.data.store import open_store
 from kronos.stages import promote as champion
 from kronos.stages.inputs import backtest_points, resolve_splits
+from kronos.stages.looks import read_looks
 from kronos.tracking.model_registry import champion_of, versions_of
 
 pytestmark = pytest.mark.slow
@@ -85,6 +86,9 @@ def test_versions_are_registered_and_the_better_one_is_the_champion(
     )
     assert (better["champion_version"], better["windows_used"], better["days_used"]) == ("1", "1", "1")
     assert better["seen_until"] == "2021-10-13" and int(better["periods"]) >= 20
+    assert (better["challenge"], better["looks_before"]) == ("1", "1") and float(better["p"]) < float(
+        better["level"]
+    )
     parent = load_run(load_run(better["backtest_run"], address()).parent or "", address())
     assert (
         parent.tags["kronos.registered_version"] == "kronos/2"
@@ -113,6 +117,8 @@ def test_versions_are_registered_and_the_better_one_is_the_champion(
     assert "worse than version 2" in tags(4)["decision_reason"]
     assert pipeline("--promote", "never") == 0
     assert tags(5)["decision"] == "not asked" and number_of_champion() == 4
+    kinds = [one.kind for one in read_looks(Path("outputs/looks.jsonl"), pytest.fail)]
+    assert kinds == ["backtest", "backtest", "challenge", "challenge"]  # equal weights do not count again
 
 
 def test_weights_of_unknown_origin_are_registered_but_not_promoted(folder: Path, weights: Path) -> None:

@@ -15,6 +15,7 @@ from kronos.data.splits import settle_ranges
 from kronos.evaluation.statistics import degrees_of_freedom
 from kronos.report.walk_forward import Fold, pool, write_pooled
 from kronos.stages.inputs import resolve_splits
+from kronos.stages.looks import read_looks
 from kronos.stages.walk_forward import fold_configs
 from kronos.utils.errors import UserError
 from kronos.utils.files import read_json
@@ -139,3 +140,9 @@ def test_a_walk_forward_runs_its_folds_as_children_and_pools_them(in_folder, ref
     assert pooled["low"] < pooled["mean"] < pooled["high"]
     models = Path("outputs/models/walk_forward")
     assert models.is_dir() == refit
+    looked = read_looks(Path("outputs/looks.jsonl"), pytest.fail)
+    assert [one.kind for one in looked] == ["fold", "fold", "walk_forward"] and len(
+        {one.model for one in looked}
+    ) == 1
+    assert found["metrics"]["looks_before"] == 0
+    assert "These days had not been looked at before" in (folder / "report.md").read_text(encoding="utf-8")

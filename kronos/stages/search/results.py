@@ -3,20 +3,23 @@
 import csv
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from kronos.config.schema import SECTION_OF, Config
+from kronos.report.content import plain
+from kronos.report.rendering import write_pages
+from kronos.stages.search.selection import Selection, selection_of, table_of
 from kronos.stages.search.session import Search
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
 
-INTERVAL = 0.95
 
-
-def write_results(search: Search, asked: Config) -> dict[str, Any]:
+def write_results(search: Search, asked: Config, looks_before: int = 0) -> dict[str, Any]:
     """Write the current results of the study; with several processes, the last one to finish writes the final ones.
+
+    `looks_before`: other models that were evaluated on the validation days before this study.
 
     Returns the record with the best trial and its metrics. Raises UserError where no trial has finished.
     """
@@ -40,22 +43,31 @@ def write_results(search: Search, asked: Config) -> dict[str, Any]:
     best = next(trial for trial in study.best(10**6) if trial.number == first["trial"])
     found = config.replace(**{**search.budget, **best.params, **search.shared_tokenizer()})
     write_json(folder / "best.json", answer_fields(found, asked))
+    chosen, why_not = selection_of(search, best.number)
+    others = {name: _other_seeds(first, name) for name in study.metrics}
     record = {
         "run_id": best.user_attrs.get("mlflow_run"), "trial": best.number, "study": study.name,
         "storage": config.storage.split("@")[-1], "metric": list(study.metrics), "values": list(best.values),
         "params": dict(best.params), "states": states, "top": top,
+        "compared": sum(states.get(name, 0) for name in ("COMPLETE", "PRUNED")), "other_seeds": others,
+        "selection": plain(chosen) if chosen else {"left_out": why_not},
+        "model_digest": best.user_attrs.get("model_digest"),
         "tokenizer_digest": study.get("definition")["inputs"].get("tokenizer"),
     }  # fmt: skip
     write_json(folder / "best_trial.json", record)
+    write_pages(
+        folder, "search.j2", study=study.name, best=first, others=others, top=top, parameters=list(best.params),
+        chosen=chosen, why_not=why_not, looks_before=looks_before, compared=record["compared"],
+    )  # fmt: skip
     with (folder / "top_trials.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(first))
         writer.writeheader()
         writer.writerows([{name: row.get(name, "") for name in first} for row in top])
     _keep_weights(search, best.number)
-    for name in ("best.json", "best_trial.json", "top_trials.csv"):
+    for name in ("best.json", "best_trial.json", "top_trials.csv", "report.md", "report.html"):
         search.parent.artifact(folder / name)
-    values = dict(zip(study.metrics, best.values, strict=True))
-    search.parent.metrics(trials, {f"best_{name}": value for name, value in values.items()})
+    metrics = _metrics(dict(zip(study.metrics, best.values, strict=True)), others, chosen)
+    search.parent.metrics(trials, metrics)
     search.parent.tags({"best_trial": best.number, "best_run": record["run_id"]})
     search.parent.flush()
     if search.parent.id != search.own.id and not search.tracking.busy(search.parent.id):
@@ -63,11 +75,30 @@ def write_results(search: Search, asked: Config) -> dict[str, Any]:
     for line in left_out:
         search.say(f"  figure left out, {line}")
     counted = ", ".join(f"{count} {name.lower()}" for name, count in states.items())
-    search.say(f"search: {counted}; best is trial {best.number}: " + _row_text(first))
+    search.say(f"search: {counted}; best is trial {best.number}: " + _row_text(first, others))
     search.say(f"search: python -m kronos pipeline --config-path {folder / 'best.json'}")
     if config.registered_model_name is not None:
         _register(search, found, record)
-    return {"metrics": {f"best_{name}": value for name, value in values.items()}, **record}
+    return {"metrics": metrics, **record}
+
+
+def _other_seeds(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Mean and interval of a metric over the seeds that did not choose the trial; None where there are none."""
+    return {key: row[f"{name}_other_{key}"] for key in ("seeds", "mean", "low", "high")}
+
+
+def _metrics(
+    values: Mapping[str, float], others: Mapping[str, Mapping[str, Any]], chosen: Selection | None
+) -> dict[str, float]:
+    """The key figures of the best trial; those that do not exist are left out."""
+    metrics = {f"best_{name}": value for name, value in values.items()}
+    metrics |= {f"best_{name}_other_seeds": found["mean"] for name, found in others.items() if found["seeds"]}
+    if chosen:
+        metrics |= {
+            "deflated_sharpe": chosen.deflated_sharpe,
+            "overfitting_probability": chosen.overfitting,
+        }
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def answer_fields(found: Config, asked: Config) -> dict[str, Any]:
@@ -84,51 +115,14 @@ def answer_fields(found: Config, asked: Config) -> dict[str, Any]:
     return {"data_source": values["data_source"], **kept}
 
 
-def table_of(search: Search) -> list[dict[str, Any]]:
-    """The best trials with their parameters, and mean and 95 % interval over seeds where trials were repeated.
-
-    Repeated trials are sorted by their means and come first.
-    """
-    study, rows = search.study, []
-    for trial in study.best(max(search.config.search_top, 10)):
-        row: dict[str, Any] = {"trial": trial.number}
-        again = [study.get(f"repeat {trial.number} {search.config.seed + offset}")
-                 for offset in range(1, search.config.search_repeats)]  # fmt: skip
-        for place, name in enumerate(study.metrics):
-            values = [trial.values[place], *(found[place] for found in again if found)]
-            mean, low, high = interval(values)
-            row |= {name: trial.values[place], f"{name}_seeds": len(values), f"{name}_mean": mean,
-                    f"{name}_low": low, f"{name}_high": high}  # fmt: skip
-        rows.append({**row, **trial.params, "run_id": trial.user_attrs.get("mlflow_run")})
-    name = study.metrics[0]
-    if search.config.search_repeats > 1 and len(study.metrics) == 1:
-        repeated = [row for row in rows if row[f"{name}_seeds"] > 1]
-        sign = 1 if name != "rank_ic" else -1
-        repeated.sort(key=lambda row: sign * row[f"{name}_mean"])
-        rows = repeated + [row for row in rows if row[f"{name}_seeds"] == 1]
-    return rows
-
-
-def interval(values: list[float]) -> tuple[float, float | None, float | None]:
-    """(mean, low, high) with the 95 % interval of the mean by Student's t; (value, None, None) for one value."""
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return values[0], None, None
-    half = float(t.ppf((1 + INTERVAL) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return fmean(values), fmean(values) - half, fmean(values) + half
-
-
-def _row_text(row: dict[str, Any]) -> str:
-    names = [name.removesuffix("_seeds") for name in row if name.endswith("_seeds")]
+def _row_text(row: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> str:
     shown = []
-    for name in names:
+    for name, found in others.items():
         text = f"{name} {row[name]:.5g}"
-        if row[f"{name}_low"] is not None:
-            text += (
-                f", over {row[f'{name}_seeds']} seeds {row[f'{name}_mean']:.5g} "
-                f"({row[f'{name}_low']:.5g} to {row[f'{name}_high']:.5g})"
-            )
+        if found["seeds"]:
+            text += f", with {found['seeds']} other seed{'s' * (found['seeds'] != 1)} {found['mean']:.5g}"
+        if found["low"] is not None:
+            text += f" ({found['low']:.5g} to {found['high']:.5g})"
         shown.append(text)
     return "; ".join(shown)
 

@@ -18,7 +18,7 @@ from kronos.stages.base import Context
 from kronos.stages.cache import RECORD
 from kronos.stages.inputs import resolve_splits, stored_bars
 from kronos.stages.search.space import Space
-from kronos.stages.search.study import DIRECTIONS, Study
+from kronos.stages.search.study import DAILY, DIRECTIONS, Study
 from kronos.stages.search.trial import KINDS, STAGES_BY_KIND, quietly, train
 from kronos.stages.search.trial_pool import TrialProcesses
 from kronos.stages.train import closing
@@ -155,6 +155,9 @@ class Search:
             if is_out_of_memory(error) or getattr(error, "out_of_memory", False):
                 asked.out_of_memory(config.training.batch_size)
             raise
+        asked.note("model_digest", result["digest"])
+        if DAILY in result:
+            asked.note(DAILY, result[DAILY])
         asked.note(
             "metrics", {name: value for name, value in result["metrics"].items() if math.isfinite(value)}
         )

@@ -1,11 +1,13 @@
 """The search stage: hyperparameter search with Optuna over the training stages; writes the best configuration."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kronos.config.schema import Config, fields_of
 from kronos.distributed.launcher import launched
+from kronos.stages import looks
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import finished, key_parts
 from kronos.stages.data import DataStage
@@ -19,13 +21,14 @@ from kronos.stages.train import TRAINING_PARAMS, TokenizerStage
 from kronos.stages.weights import given_address, trained_weights
 from kronos.tracking.client import Tracking
 from kronos.utils.errors import UserError
+from kronos.utils.files import digest_bytes
 
 
 class SearchStage(Stage):
     """Run trials until the study has `n_trials`; running the same command again continues the study.
 
-    A search writes only under `search_path`: bars and tokenizer of the pipeline are used if they match the
-    configuration, otherwise the search makes its own.
+    A search writes only under `search_path`, apart from its line in the record of looks: bars and tokenizer of the
+    pipeline are used if they match the configuration, otherwise the search makes its own.
     """
 
     name = "search"
@@ -70,7 +73,19 @@ class SearchStage(Stage):
         search = Search(prepared, inputs.more)
         search.go()
         search.repeat()
-        return Result(self.name, search.parent.id, search.folder, write_results(search, asked))
+        look, ledger = _look(search), looks.ledger_of(asked)
+        record = write_results(search, asked, looks.looked_before(ledger, look, context))
+        look = replace(look, predictor=str(record["model_digest"] or "")[:16], models=record["compared"])
+        looks.record(ledger, look, search.parent, search.say)
+        return Result(self.name, search.parent.id, search.folder, record)
+
+
+def _look(search: Search) -> looks.Look:
+    """The look of the study at the validation days, without the number of its trials and the best one's weights."""
+    store = stored_bars(search.config)
+    days = resolve_splits(search.config, store).val
+    study = digest_bytes(search.study.name.encode())[:16]
+    return looks.look_of(looks.SEARCH, search.config, store, days, "", study)
 
 
 def _prepare(context: Context) -> Config:

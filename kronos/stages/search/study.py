@@ -33,6 +33,7 @@ from kronos.utils.process_identity import is_gone, this_process
 DIRECTIONS: dict[str, Any] = {"val_loss": "minimize", "rank_ic": "maximize", "crps": "minimize"}
 DEFINITION = "definition"  # user attribute: the definition given by the process that created the study
 NO_MEMORY = "out_of_memory_batch_size"
+DAILY = "daily_rank_ic"  # user attribute of a trial: its Rank IC by day, where that is a metric
 PROCESS = "process"
 JOIN_SECONDS = 30.0
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -238,15 +239,14 @@ class Study:
     def failures(self) -> list[str]:
         """Return why trials failed, by trial number."""
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        return [
-            f"trial {trial.number}: {trial.user_attrs.get('reason', 'its process was killed')}"
-            for trial in failed
-        ]
+        reasons = [trial.user_attrs.get("reason", "its process was killed") for trial in failed]
+        return [f"trial {trial.number}: {why}" for trial, why in zip(failed, reasons, strict=True)]
 
     def write_table(self, path: Path) -> None:
         """Write a CSV file with one row per trial."""
         attributes = ("number", "state", "value", "params", "user_attrs", "datetime_start", "duration")
-        self.study.trials_dataframe(attrs=attributes).to_csv(path, index=False)
+        table = self.study.trials_dataframe(attrs=attributes)
+        table.drop(columns=f"user_attrs_{DAILY}", errors="ignore").to_csv(path, index=False)
 
     def write_figures(self, folder: Path) -> list[str]:
         """Write Optuna's plots as PNG files; returns one line with the reason per plot that was left out."""

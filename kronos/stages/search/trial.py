@@ -48,7 +48,8 @@ def train(config: Config, record: Record, say: Say = lambda text: None) -> dict[
     `record(step, metrics)` is called with all metrics of training; an exception that it raises ends the trial.
 
     Returns:
-        `values`, one per metric of config.search_metric, `metrics` of the training, and `digest` of the weights.
+        `values`, one per metric of config.search_metric, `metrics` of the training, `digest` of the weights, and
+        `daily_rank_ic` by day where the Rank IC is one of the metrics.
 
     Raises:
         ValueError: where a value is not finite.
@@ -66,14 +67,16 @@ def train(config: Config, record: Record, say: Say = lambda text: None) -> dict[
             result = run_stage(STAGES_BY_KIND[kind], config, context).record
     finally:
         workers.close()
-    measured = {"val_loss": result["metrics"]["best_val_loss"]}
+    measured, daily = {"val_loss": result["metrics"]["best_val_loss"]}, None
     if set(wanted) - {"val_loss"}:
-        measured |= forecast_metrics(config)
+        found, daily = forecast_metrics(config)
+        measured |= found
     values = [float(measured[name]) for name in wanted]
     for name, value in zip(wanted, values, strict=True):
         if not math.isfinite(value):
             raise ValueError(f"{name} is {value}: trials cannot be compared by it")
-    return {"values": values, "metrics": {**result["metrics"], **measured}, "digest": result["digest"]}
+    trained = {"values": values, "metrics": {**result["metrics"], **measured}, "digest": result["digest"]}
+    return {**trained, "daily_rank_ic": daily} if "rank_ic" in wanted else trained
 
 
 def _pass_on(record: Record, prefix: str, step: int, metrics: dict[str, float]) -> None:
@@ -86,8 +89,10 @@ def quietly(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return function()
 
 
-def forecast_metrics(config: Config) -> dict[str, float]:
+def forecast_metrics(config: Config) -> tuple[dict[str, float], dict[str, float]]:
     """Rank IC and CRPS of forecasts on the validation range, computed in the same way as in the backtest.
+
+    Returns the metrics, and the Rank IC of each day that has one (the key is the day in ISO 8601).
 
     `rank_ic` is the mean over days of `backtest_signal` with the tradable return, as in the report, `crps` the fair
     CRPS of the predicted closes divided by the last close of the context. Forecasts begin at the range's start +
@@ -139,11 +144,13 @@ def forecast_metrics(config: Config) -> dict[str, float]:
     known = pay_out(known, config.backtest.backtest_delisting_return)
     mask = trading_mask(store, known, "open", config.backtest.backtest_limit_threshold)
     realised = signals.tradable_returns(known["open"], known["close"], horizon, mask)
-    found = {"rank_ic": float(signals.daily_ic(predicted, realised)["rank_ic"].mean())}
+    daily = signals.daily_ic(predicted, realised)["rank_ic"]
+    found = {"rank_ic": float(daily.mean())}
     if "crps" in config.search.search_metric:
         seen = store.values[points.row, FEATURES.index("close")].astype(np.float64)
         place = points.session.astype(np.int64)[:, None] - start + np.arange(1, horizon + 1)
         ahead_NH = close.to_numpy()[place, points.instrument[:, None]] / seen[:, None]
         parts = accuracy.crps((closes_NSH / seen[:, None, None]).transpose(0, 2, 1), ahead_NH)
         found["crps"] = float(np.nanmean(parts))
-    return found
+    finite: Any = daily.dropna()
+    return found, {day.isoformat(): float(value) for day, value in finite.items()}

@@ -17,8 +17,9 @@ from mlflow.entities import Run
 from kronos.__main__ import main
 from kronos.config.loading import load_config
 from kronos.config.schema import FIELDS, Config
+from kronos.stages.looks import read_looks
 from kronos.stages.search import trial_pool as trial_processes
-from kronos.stages.search.results import interval
+from kronos.stages.search.selection import interval
 from kronos.stages.search.session import budget
 from kronos.stages.search.trial_pool import TrialFailed, TrialProcesses
 from kronos.training.trainer import TrainingStopped
@@ -26,6 +27,7 @@ from kronos.utils.errors import Pruned
 from kronos.utils.files import read_json
 
 TINY = ["--epochs", "1", "--n-train-iter", "384", "--n-val-iter", "64", "--log-interval", "4"]
+LOOKS = Path("outputs/looks.jsonl")
 SEARCH = [*TINY, "--search-reports", "3", "--search-batch-size", "16,32", "--skip-data-process"]
 
 
@@ -79,6 +81,10 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
     assert same.info.run_id == parent.info.run_id and len(runs("trial")) == 4
     assert same.data.metrics["trials_complete"] == 4
     assert list(pd.read_csv(folder / "trials.csv")["number"]) == [0, 1, 2, 3]
+    looked = read_looks(LOOKS, pytest.fail)
+    assert [(one.kind, one.models) for one in looked] == [("search", 2), ("search", 4)]
+    assert {one.last for one in looked} == {str(config.val_time_range[1])}
+    assert same.data.tags["kronos.look"] == looked[0].key == looked[1].key
 
 
 class Stub:
@@ -86,6 +92,7 @@ class Stub:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.last = 0.0  # value of the latest call
 
     def __call__(self, config: Config, record: Any) -> dict[str, Any]:
         self.sizes.append(config.batch_size)
@@ -95,7 +102,7 @@ class Stub:
             raise MemoryError("no memory for a batch of 32")
         if number == 3:
             raise TrainingStopped("train_loss is nan", 3, 1e-3, [1])
-        value = 1 + number / 10
+        value = self.last = 1 + number / 10
         for step in range(config.epochs + 1):
             record(step, {"val_loss": value - step / 1000})
         metrics = {"best_val_loss": value, "val_loss": value, "steps": config.epochs}
@@ -137,6 +144,11 @@ def test_every_end_of_a_trial_is_on_record_and_the_best_are_repeated(
     top = pd.read_csv(folder / "top_trials.csv")
     assert list(top["val_loss_seeds"])[:2] == [3, 1]
     assert top["val_loss_low"][0] < top["val_loss_mean"][0] < top["val_loss_high"][0]
+    best, text = read_json(folder / "best_trial.json"), (folder / "report.md").read_text(encoding="utf-8")
+    assert best["other_seeds"]["val_loss"] == {"seeds": 1, "mean": stub.last, "low": None, "high": None}
+    assert parent.data.metrics["best_val_loss_other_seeds"] == stub.last
+    assert best["selection"] == {"left_out": "they need a value per day, which val_loss does not have"}
+    assert "overfitting are left out: they need a value per day, which val_loss does not have." in text
     seeds = [run.data.params["seed"] for run in trials if "kronos.repeat" in run.data.tags]
     assert seeds == ["101", "102"]
 
@@ -153,6 +165,10 @@ def test_two_objectives_in_processes_side_by_side_with_repeats(store: Path) -> N
     (folder,) = Path("outputs/search").glob("both-*")
     top = pd.read_csv(folder / "top_trials.csv")
     assert top["rank_ic_seeds"][0] == 2 and top["rank_ic_low"][0] < top["rank_ic_high"][0]
+    best = read_json(folder / "best_trial.json")
+    assert {name: found["seeds"] for name, found in best["other_seeds"].items()} == {"rank_ic": 1, "crps": 1}
+    chosen = best["selection"]
+    assert chosen.get("trials") == 2 or "days in common, fewer than 10" in chosen["left_out"]
 
 
 @pytest.mark.slow
@@ -261,7 +277,7 @@ def test_a_search_writes_in_its_own_folder_and_leaves_the_pipelines_models_alone
 
     def outside() -> dict[str, bytes]:
         files = [path for path in Path("outputs").rglob("*") if path.is_file() and "search" not in path.parts]
-        return {path.as_posix(): path.read_bytes() for path in files}
+        return {path.as_posix(): path.read_bytes() for path in files if path != LOOKS}
 
     before = outside()
     budget = ["--epochs", "2", "--n-train-iter", "256", "--n-val-iter", "64", "--search-reports", "2"]
@@ -269,6 +285,10 @@ def test_a_search_writes_in_its_own_folder_and_leaves_the_pipelines_models_alone
     said = capsys.readouterr().out
     assert "tokenizer: using the one in outputs/models/finetune_tokenizer_demo" in said
     assert outside() == before
+    assert [one.kind for one in read_looks(LOOKS, pytest.fail)] == [
+        "backtest",
+        "search",
+    ]  # the only line outside
 
     shutil.rmtree("outputs/models")  # without a pipeline the search trains a tokenizer of its own
     assert main(["search", *budget, "--search-batch-size", "16,32", "--n-trials", "1"]) == 0
