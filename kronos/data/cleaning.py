@@ -33,13 +33,14 @@ OFF_CALENDAR = 0.05  # a larger share of bars at no session means another calend
 def clean(raw: pd.DataFrame, freq: str = "day") -> tuple[pd.DataFrame, list[Finding]]:
     """Clean a raw frame: drop repeats and impossible bars, repair small contradictions.
 
-    Returns the frame (with `amount` and `flag`, and `factor` where there is one) and what was found.
+    Returns the frame (with `amount`, `flag` and those of EXTRA that are there) and what was found.
     """
     findings: list[Finding] = []
     frame = to_frame(raw, findings)
     frame = _drop_repeats(frame, findings)
 
-    needed = [*PRICES, "volume", *(["factor"] if "factor" in frame.columns else [])]
+    factors = [name for name in ("factor", "adj_close") if name in frame.columns]
+    needed = [*PRICES, "volume", *factors]
     numbers = frame[needed].to_numpy()
     infinite = np.asarray(np.isinf(numbers).any(1))
     missing = np.asarray(np.isnan(numbers).any(1)) & ~infinite
@@ -50,8 +51,8 @@ def clean(raw: pd.DataFrame, freq: str = "day") -> tuple[pd.DataFrame, list[Find
 
     numbers = frame[list(PRICES)].to_numpy()
     not_positive = np.asarray((numbers <= 0).any(1))
-    if "factor" in frame.columns:
-        not_positive |= (frame["factor"] <= 0).to_numpy()
+    for name in factors:
+        not_positive |= (frame[name] <= 0).to_numpy()
     negative = (frame["volume"] < 0).to_numpy() & ~not_positive
     _note_bars(frame, not_positive, "price not positive", "dropped, a hole", findings)
     _note_bars(frame, negative, "volume negative", "dropped, a hole", findings)
