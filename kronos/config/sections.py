@@ -99,7 +99,7 @@ class DataConfig(Section):
     calendar: Text = _field("auto", "XNYS, XSHG, XHKG, 24/7, weekdays or another exchange; auto: by fit")
     adjust: Literal["auto", "none", "splits", "factor"] = _field(
         "auto",
-        "auto: by a factor, adjusted closes or a split column; splits: also by jumps of the price; none; factor",
+        "auto: by a factor, adjusted closes or a column of splits; splits: by that column, else by jumps in price",
     )
     embargo: Int = _field(0, "bars left out between the scored bars of one split and the next", ge=0)
     windows_across_days: bool = _field(True, "intraday windows may span several days")

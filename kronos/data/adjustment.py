@@ -14,9 +14,8 @@ import pandas as pd
 from kronos.data.bars import MAX_ITEMS, PRICES, Finding, Flag, day_text, session_places
 
 _SIMPLE = np.array([2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 3 / 2, 5 / 4])  # new shares for each old one
-_BONUS = np.array(
-    [1.3, 1.5, 1.8, 2.2, 2.5]
-)  # Chinese bonus issues: 3, 5, 8, 12, 15 new shares for 10 old ones
+# Chinese bonus issues: 3, 5, 8, 12 or 15 new shares are added to 10 old ones
+_BONUS = np.array([1.3, 1.5, 1.8, 2.2, 2.5])
 RATIOS = np.unique(np.concatenate([1 / _SIMPLE, _SIMPLE, 1 / _BONUS]))  # price after / price before
 TOLERANCE = 0.05  # largest log distance to a ratio, over however many sessions
 _OTHERS = np.abs(np.log(RATIOS)[:, None] - np.log(np.append(RATIOS, 1.0))[None])
@@ -26,6 +25,7 @@ MAX_SESSIONS = 25  # a jump over a longer absence is not compared with ratios
 SAME_FACTOR = 1e-5  # relative: smaller steps of a factor are rounding, dividends are far larger
 BIG_MOVE = 0.25  # larger moves that are not adjusted are listed
 VOLUME_BARS = 20  # bars whose mean volume the report compares the volume of a suspected split with
+SUSPECTED = "suspected split"  # the kind of finding that lists them
 REVERSED_BARS = 5  # bars in which the report looks for the return of the price, as after a wrong print
 DECIMALS = 6  # decimals that a column of rounded prices may have; more are taken as not rounded
 
@@ -196,7 +196,7 @@ def suspected_splits(
         _evidence(frame, row, jump[row], RATIOS[place]) + _over(gap[row])
         for row, place in zip(rows[:MAX_ITEMS], nearest[:MAX_ITEMS], strict=True)
     ]
-    return [_finding("suspected split", "kept: no column says that it is one", frame, rows, texts)]
+    return [_finding(SUSPECTED, "kept: no column says that it is one", frame, rows, texts)]
 
 
 def _evidence(frame: pd.DataFrame, row: int, jump: np.ndarray, ratio: float) -> str:
