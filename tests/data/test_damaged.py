@@ -204,6 +204,12 @@ def equal(rows: Rows, first: int, last: int) -> Rows:
     return rows
 
 
+def constant(rows: Rows) -> Rows:
+    for row in rows[1:]:
+        row[5] = "300"
+    return rows
+
+
 def scaled(rows: Rows, first: int, factor: float) -> Rows:
     for row in rows[first:]:
         row[1:5] = [f"{float(value) * factor:.4f}" for value in row[1:5]]
@@ -253,6 +259,9 @@ COUNTED: dict[str, tuple[Callable[[], bytes], dict[str, int]]] = {
                                     {"suspended day written as a flat bar without volume": 3}),
     "a feed that stands still": (rows_changed(lambda rows: equal(rows, 20, 24)),
                                  {"the same bar 3 times or more in a row": 3}),
+    "equal bars with a volume that is common": (rows_changed(lambda rows: equal(constant(rows), 20, 24)),
+                                                {"the same bar 3 times or more in a row, "
+                                                 "of one price or with a common volume": 3}),
     "limit up three days": (rows_changed(locked), {"bar locked at one price after a move of 4.5 % or more": 3}),
     "a price that halves": (rows_changed(lambda rows: scaled(rows, 30, 0.5)),
                             {"suspected split": 1, "move over 25 %": 1}),
