@@ -14,7 +14,7 @@ from kronos.data.forecast_points import ForecastPoints, contexts
 from kronos.data.markets import sessions_per_year
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
-from kronos.evaluation import forecast_evaluation, portfolio, ranking, signals
+from kronos.evaluation import forecast_evaluation, large_moves, portfolio, ranking, signals
 from kronos.evaluation.benchmark import Benchmark, benchmark
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples
 from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests, write_qlib_store
@@ -80,6 +80,10 @@ def evaluate(
     own = results[rules.backtest_signal]
     write_ledgers(folder, results, rules.backtest_signal)
     context.say(f"backtest: {len(own.daily)} days, {len(own.trades):,} fills")
+    moves = large_moves.measure(
+        forecasts, signals.wide(scores, rules.backtest_signal),
+        *large_moves.suspected_splits(store, bars["close"]), own, year,
+    )  # fmt: skip
     by_chance = {name: one.daily["return"] - one.daily["cost"] for name, one in results.items()
                  if name not in signals.SIGNALS}  # fmt: skip
     source = store.source
@@ -104,7 +108,8 @@ def evaluate(
             name: Portfolio(daily=one.daily, risk=one.risk, turnover=one.turnover, stranded=one.stranded)
             for name, one in results.items() if name in signals.SIGNALS
         },
-        excesses=portfolio.excesses(own.daily, compared.others, horizon, year), periods_per_year=year,
+        excesses=portfolio.excesses(own.daily, compared.others, horizon, year), large_moves=moves,
+        periods_per_year=year,
         random_net=pd.DataFrame(by_chance) if by_chance else None, examples=examples,
     )  # fmt: skip
     return write_report(folder, content)
