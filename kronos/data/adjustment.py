@@ -23,6 +23,7 @@ _OTHERS = np.abs(np.log(RATIOS)[:, None] - np.log(np.append(RATIOS, 1.0))[None])
 TOLERANCES = np.minimum(TOLERANCE, 0.45 * np.where(_OTHERS > 1e-9, _OTHERS, np.inf).min(1))
 MAX_SESSIONS = 25  # a jump over a longer absence is not compared with ratios
 SAME_FACTOR = 1e-5  # relative: smaller steps of a factor are rounding, dividends are far larger
+FACTOR_CHANGES = "adjustment factor changes"  # kind of finding: the prices hold dividends or splits
 BIG_MOVE = 0.25  # larger moves that are not adjusted are listed
 VOLUME_BARS = 20  # bars whose mean volume the report compares the volume of a suspected split with
 SUSPECTED = "suspected split"  # the kind of finding that lists them
@@ -125,7 +126,7 @@ def adjust_by_factor(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
         f"prices x {factor[row] / factor[since[row - 1]]:.6g} from here on" for row in events[:MAX_ITEMS]
     ]
     action = "prices x factor / first factor, volume divided by it"
-    return result, [_finding("adjustment factor changes", action, frame, events, texts)]
+    return result, [_finding(FACTOR_CHANGES, action, frame, events, texts)]
 
 
 def _events(factor: np.ndarray, uncertain: np.ndarray, begins: np.ndarray) -> np.ndarray:

@@ -73,6 +73,9 @@ class ReportInputs:
     ranking: Ranking
     before: Before = field(default_factory=Before)
     accuracy: Accuracy
+    test_losses: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of the models on the test range, by metric
     portfolios: Mapping[str, Portfolio]
     excesses: Sequence[Excess]
     large_moves: LargeMoves
@@ -107,6 +110,7 @@ def metrics(inputs: ReportInputs) -> dict[str, float]:
         **_ranking(inputs),
         **_accuracy(inputs),
         **_portfolio(inputs),
+        **inputs.test_losses,
         **_large_moves(inputs.large_moves),
     }
     values["test_days"] = len(inputs.daily)
