@@ -175,7 +175,8 @@ def _cumulate_splits(frame: pd.DataFrame) -> pd.DataFrame:
             "the new shares for each old one were expected, 0 or 1 for none"
         )
     is_split = ~np.isnan(split) & (split != 0) & (split != 1)
-    again = frame[is_split].assign(day=frame["datetime"].dt.normalize()).duplicated(["instrument", "day"])
+    days = pd.DataFrame({"instrument": frame["instrument"], "day": frame["datetime"].dt.normalize()})
+    again = days[is_split].duplicated()
     places = np.flatnonzero(is_split)[~again.to_numpy()]  # bars within a day may all name the day's split
     ratio = np.ones(len(frame))
     ratio[places] = split[places]

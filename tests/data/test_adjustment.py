@@ -210,6 +210,13 @@ def test_a_column_of_splits_adjusts_from_its_day_on(build: Build, name: str, non
     ]
 
 
+@pytest.mark.parametrize("none", [0.0, 1.0, np.nan])
+def test_a_column_of_splits_without_a_split_changes_nothing(build: Build, none: float) -> None:
+    store = build(_calm().assign(split=none))
+    np.testing.assert_array_equal(store.values, build(_calm(), name="other").values)
+    assert store.findings == [] and not store.flags.any()
+
+
 def test_a_split_whose_own_bar_is_missing_is_adjusted_from_the_next_one_on(build: Build) -> None:
     raw = _split(_calm(), 25, 0.5).assign(split=0.0)
     raw.loc[25, ["split", "close"]] = [2.0, np.nan]
