@@ -121,14 +121,15 @@ class DataConfig(Section):
     )
     calendar: Text = _field("auto", "XNYS, XSHG, XHKG, 24/7, weekdays or another exchange; auto: by fit")
     adjust: Literal["auto", "none", "splits", "factor"] = _field(
-        "auto", "how prices are put on one basis: by a factor column, by splits found in them, or not at all"
+        "auto",
+        "auto: by a factor, adjusted closes or a column of splits; splits: by that column, else by jumps in price",
     )
     embargo: Int = _field(0, "bars left out between the scored bars of one split and the next", ge=0)
     windows_across_days: bool = _field(True, "intraday windows may span several days")
     symbols: OptionalNames = _field(None, "only these instruments, separated by commas")
     sina_url: Text = _field("https://quotes.sina.cn", "address of the K-line service for data_source=sina")
     sina_factor_url: OptionalText = _field(
-        "https://finance.sina.com.cn", "address of its adjustment factors, or none: splits by ratio"
+        "https://finance.sina.com.cn", "address of its adjustment factors, or none: prices as they are"
     )
     sina_symbols: OptionalNames = _field(
         None,

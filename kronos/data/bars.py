@@ -19,7 +19,7 @@ from kronos.utils.errors import UserError
 
 PRICES = ("open", "high", "low", "close")
 FEATURES = (*PRICES, "volume", "amount")
-EXTRA = ("factor", "flag")  # columns of a raw frame that are kept beside the features
+EXTRA = ("factor", "adj_close", "split_so_far", "flag")  # columns of a raw frame kept beside the features
 ALIASES = {  # names that a DataFrame may use instead
     "vol": "volume", "amt": "amount", "symbol": "instrument", "date": "datetime", "timestamps": "datetime",
 }  # fmt: skip
@@ -36,6 +36,8 @@ SPELLINGS = {  # names that the columns of files are found under, in lower case,
     "amount": ("amount", "amt", "turnover", "money", "value", "成交额"),
     "adj_close": ("adj_close", "adj close", "adjclose", "adjusted_close"),
     "factor": ("factor", "adj_factor", "adjfactor"),
+    "split": ("split", "split_ratio", "splitratio", "split_factor", "splitfactor", "stock splits", "stock_splits",
+              "splits"),
 }  # fmt: skip
 
 MAX_ITEMS = 1000  # (instrument, day, text) kept per finding: beyond, only the count is exact
@@ -116,13 +118,14 @@ def rename_aliases(frame: pd.DataFrame) -> pd.DataFrame:
 def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.DataFrame:
     """Convert a table to the columns, types and order of a bar frame; repeats and bad values stay in.
 
-    The names of ALIASES are understood; a missing `volume` is 0; `factor` and `flag` are kept, other columns left
-    out. Rows that were out of time order are counted in `findings`.
-    Raises UserError for a missing column, text where numbers belong, or a time without a day.
+    The names of ALIASES are understood; a missing `volume` is 0; `factor`, `adj_close` and `flag` are kept. `split`,
+    the new shares for each old one on the day of a split (0, 1 or empty: none), becomes `split_so_far`, their product
+    up to each bar. Other columns are left out. Rows that were out of time order are counted in `findings`.
+    Raises UserError for a missing column, text where numbers belong, a negative split, or a time without a day.
     """
     if not isinstance(raw, pd.DataFrame):
         raise UserError(f"bars must come as a pandas DataFrame, got {type(raw).__name__}")
-    frame = rename_aliases(raw)
+    frame = _rename_evidence(rename_aliases(raw))
     twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
     if twice:
         raise UserError(f"bars have column {', '.join(twice)} twice: rename or remove one of them")
@@ -139,7 +142,7 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
         raise UserError(f"column instrument is empty in {int(nameless.sum())} of {len(frame)} bars")
     columns: dict[str, Any] = {"instrument": frame["instrument"].astype(str)}
     columns["datetime"] = _times(frame["datetime"])
-    for name in (*FEATURES, "factor"):
+    for name in (*FEATURES, "factor", "adj_close", "split", "split_so_far"):
         if name not in frame.columns:
             if name == "volume":
                 columns[name] = np.zeros(len(frame))
@@ -147,7 +150,38 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
         columns[name] = _numbers(frame[name], name)
     if "flag" in frame.columns:
         columns["flag"] = frame["flag"].astype("uint8")
-    return _sorted(pd.DataFrame(columns).reset_index(drop=True), findings)
+    result = _sorted(pd.DataFrame(columns).reset_index(drop=True), findings)
+    return _cumulate_splits(result) if "split" in result.columns else result
+
+
+def _rename_evidence(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rename the columns of adjusted closes and of splits from any of their spellings, `Stock Splits` for example."""
+    chosen: dict[Any, str] = {}
+    for name in ("adj_close", "split"):
+        found = [one for one in frame.columns if str(one).strip().lower() in SPELLINGS[name]]
+        if found and name not in frame.columns:
+            chosen[min(found, key=lambda one: SPELLINGS[name].index(str(one).strip().lower()))] = name
+    return frame.rename(columns=chosen)
+
+
+def _cumulate_splits(frame: pd.DataFrame) -> pd.DataFrame:
+    """Replace `split` by the product of an instrument's splits so far; each day has one at most."""
+    split = frame["split"].to_numpy()
+    wrong = (split < 0) | np.isinf(split)
+    if wrong.any():
+        first = frame[wrong].iloc[0]
+        raise UserError(
+            f"column split has {first['split']:g} for {first['instrument']} at {day_text([first['datetime']])[0]}: "
+            "the new shares for each old one were expected, 0 or 1 for none"
+        )
+    is_split = ~np.isnan(split) & (split != 0) & (split != 1)
+    days = pd.DataFrame({"instrument": frame["instrument"], "day": frame["datetime"].dt.normalize()})
+    again = days[is_split].duplicated()
+    places = np.flatnonzero(is_split)[~again.to_numpy()]  # bars within a day may all name the day's split
+    ratio = np.ones(len(frame))
+    ratio[places] = split[places]
+    so_far = pd.Series(ratio, frame.index).groupby(frame["instrument"], sort=False).cumprod()
+    return frame.drop(columns="split").assign(split_so_far=so_far)
 
 
 def _times(column: pd.Series) -> pd.Series:

@@ -23,7 +23,12 @@ from kronos.data.calendars import MINUTES
 from kronos.utils.errors import UserError
 
 REPAIRABLE = 0.05  # rounding stays far below 5 %; above it, it is unknown which price is wrong
-STALE = 3  # equal bars in a row, volume included: two happen by chance, a third is a feed that repeats itself
+STALE = {"day": 3}  # equal bars in a row, amount included, from which on a feed may stand still
+STALE_WITHIN_DAY = (
+    5  # the same for shorter bars, of which there are many more, so that chance repeats more of them
+)
+RARE = 0.01  # a volume that more of an instrument's earlier bars have repeats by chance
+ENOUGH_BARS = 10  # fewer earlier bars do not show how rare a volume is
 LOCKED = 0.045  # a bar of one price this far from the close before: a limit of 5, 10 or 20 % was reached
 ENOUGH_STEPS = 8  # fewer steps between bars do not determine a frequency
 SPARSE_DAYS = 4  # a long weekend; weekly bars are 7 days apart
@@ -33,13 +38,14 @@ OFF_CALENDAR = 0.05  # a larger share of bars at no session means another calend
 def clean(raw: pd.DataFrame, freq: str = "day") -> tuple[pd.DataFrame, list[Finding]]:
     """Clean a raw frame: drop repeats and impossible bars, repair small contradictions.
 
-    Returns the frame (with `amount` and `flag`, and `factor` where there is one) and what was found.
+    Returns the frame (with `amount`, `flag` and those of EXTRA that are there) and what was found.
     """
     findings: list[Finding] = []
     frame = to_frame(raw, findings)
     frame = _drop_repeats(frame, findings)
 
-    needed = [*PRICES, "volume", *(["factor"] if "factor" in frame.columns else [])]
+    factors = [name for name in ("factor", "adj_close") if name in frame.columns]
+    needed = [*PRICES, "volume", *factors]
     numbers = frame[needed].to_numpy()
     infinite = np.asarray(np.isinf(numbers).any(1))
     missing = np.asarray(np.isnan(numbers).any(1)) & ~infinite
@@ -50,8 +56,8 @@ def clean(raw: pd.DataFrame, freq: str = "day") -> tuple[pd.DataFrame, list[Find
 
     numbers = frame[list(PRICES)].to_numpy()
     not_positive = np.asarray((numbers <= 0).any(1))
-    if "factor" in frame.columns:
-        not_positive |= (frame["factor"] <= 0).to_numpy()
+    for name in factors:
+        not_positive |= (frame[name] <= 0).to_numpy()
     negative = (frame["volume"] < 0).to_numpy() & ~not_positive
     _note_bars(frame, not_positive, "price not positive", "dropped, a hole", findings)
     _note_bars(frame, negative, "volume negative", "dropped, a hole", findings)
@@ -61,7 +67,7 @@ def clean(raw: pd.DataFrame, freq: str = "day") -> tuple[pd.DataFrame, list[Find
     if "flag" not in frame.columns:
         frame["flag"] = np.zeros(len(frame), "uint8")
     frame = _repair_range(frame, findings)
-    frame = _drop_repeating_feed(frame, findings)
+    frame = _drop_repeating_feed(frame, freq, findings)
     frame = _mark_untraded(frame, freq, findings)
     _note_locked(frame, findings)
     frame = _complete_amount(frame, findings)
@@ -128,18 +134,42 @@ def _run_lengths(same: np.ndarray) -> np.ndarray:
     return row - np.maximum.accumulate(np.where(same, 0, row))
 
 
-def _drop_repeating_feed(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
-    """Drop bars that equal the two before them in every price and the volume: the feed repeated itself."""
-    values = frame[[*PRICES, "volume"]].to_numpy()
+def _drop_repeating_feed(frame: pd.DataFrame, freq: str, findings: list[Finding]) -> pd.DataFrame:
+    """Drop bars of a feed that stands still: equal to the two before (four, within a day) in every price and volume.
+
+    Quiet bars repeat too, such as minutes with one lot at one price. So a run is dropped only where its bars have
+    several prices and a volume that is rare: at most 1 % of the instrument's bars before the run have it, of at least
+    10. Other runs are listed and kept.
+    """
+    columns = [*PRICES, *(name for name in ("volume", "amount") if name in frame.columns)]
+    values = frame[columns].fillna(-1.0).to_numpy()
     equal = np.zeros(len(frame), bool)
     equal[1:] = (values[1:] == values[:-1]).all(1)
-    equal &= _follows(frame) & (values[:, 4] > 0)
-    stale = _run_lengths(equal) >= STALE - 1
-    if not stale.any():
+    equal &= _follows(frame) & (frame["volume"] > 0).to_numpy()
+    run, least = _run_lengths(equal), STALE.get(freq, STALE_WITHIN_DAY)
+    repeated = run >= least - 1
+    if not repeated.any():
         return frame
-    kind = f"the same bar {STALE} times or more in a row"
-    _note_bars(frame, stale, kind, f"dropped from the {STALE}rd on, a hole", findings)
-    return frame[~stale].reset_index(drop=True)
+    rows = np.flatnonzero(repeated)
+    rows = rows[values[rows, 1] > values[rows, 2]]
+    stale = np.zeros(len(frame), bool)
+    stale[rows] = _rare_volume(frame, rows - run[rows])
+    kind = f"the same bar {least} times or more in a row"
+    _note_bars(frame, stale, kind, f"dropped from number {least} on, a hole", findings)
+    kind += ", of one price or with a common volume"
+    _note_bars(frame, repeated & ~stale, kind, "kept", findings)
+    return frame[~stale].reset_index(drop=True) if stale.any() else frame
+
+
+def _rare_volume(frame: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+    """Return whether few of the earlier bars of its instrument have the volume of each row, bool [N]."""
+    volume = frame["volume"].to_numpy()
+    starts = np.flatnonzero(~_follows(frame))
+    found = {}
+    for row in np.unique(rows).tolist():
+        earlier = volume[starts[np.searchsorted(starts, row, side="right") - 1] : row]
+        found[row] = len(earlier) >= ENOUGH_BARS and (earlier == volume[row]).mean() <= RARE
+    return np.array([found[row] for row in rows.tolist()], bool)
 
 
 def _mark_untraded(frame: pd.DataFrame, freq: str, findings: list[Finding]) -> pd.DataFrame:

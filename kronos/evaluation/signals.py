@@ -137,11 +137,8 @@ def tradable_returns(
     mask = tradability(opening, close) if tradable is None else tradable
     opens, days = opening.to_numpy(dtype=np.float64), len(opening)
     result = np.full(opens.shape, np.nan)
-    buys = np.arange(1, days)
-    due = np.maximum(buys + horizon, mask.first_sale[1:])
-    buys, due = buys[due < days], due[due < days]
+    buys, sales = _holding_periods(horizon, mask)
     if len(buys):
-        sales = mask.sale_rows(due)
         last = close.ffill().to_numpy(dtype=np.float64)[-1]
         sold = np.where(
             sales < days, np.take_along_axis(opens, np.minimum(sales, days - 1), axis=0), last[None, :]
@@ -149,6 +146,30 @@ def tradable_returns(
         bought = np.where(mask.buyable.to_numpy()[buys] & (opens[buys] > 0), opens[buys], np.nan)
         result[buys - 1] = sold / bought - 1
     return pd.DataFrame(result, opening.index, opening.columns)
+
+
+def held_through(marked: pd.DataFrame, horizon: int, tradable: Tradability) -> pd.DataFrame:
+    """Return whether the position of `tradable_returns` of each day and instrument has a session that is `marked`.
+
+    Wide, bool; the sessions of the purchase and of the sale count, whether or not the purchase can be made.
+    """
+    days = len(marked)
+    buys, sales = _holding_periods(horizon, tradable)
+    before = np.vstack([np.zeros((1, marked.shape[1]), np.int64), np.cumsum(marked.to_numpy(), axis=0)])
+    result = np.zeros(marked.shape, bool)
+    if len(buys):
+        until = np.take_along_axis(before, np.minimum(sales, days - 1) + 1, axis=0)
+        result[buys - 1] = until > before[buys]
+    return pd.DataFrame(result, marked.index, marked.columns)
+
+
+def _holding_periods(horizon: int, tradable: Tradability) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of purchases, [N], and of their sales, [N, I]: the number of sessions where there is none."""
+    days = len(tradable.first_sale)
+    buys = np.arange(1, days)
+    due = np.maximum(buys + horizon, tradable.first_sale[1:])
+    buys, due = buys[due < days], due[due < days]
+    return buys, tradable.sale_rows(due)
 
 
 def wide(frame: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from kronos.evaluation.departures import Departures
 from kronos.evaluation.forecast_evaluation import Accuracy, Before, Ranking
+from kronos.evaluation.large_moves import LargeMoves
 from kronos.evaluation.portfolio import Excess
 from kronos.evaluation.ranking import PREDICTED, TRADABLE
 from kronos.evaluation.statistics import Estimate, independent_periods, verdict
@@ -78,6 +79,7 @@ class ReportInputs:
     )  # of the models on the test range, by metric
     portfolios: Mapping[str, Portfolio]
     excesses: Sequence[Excess]
+    large_moves: LargeMoves
     periods_per_year: float  # sessions (bars, within a day) by which figures are annualised
     # daily returns after costs of portfolios of random rankings, one column per seed
     random_net: pd.DataFrame | None = None
@@ -107,7 +109,13 @@ def metrics(inputs: ReportInputs) -> dict[str, float]:
     Fractions throughout (0.01 is 1 %). IC figures are the configured signal's with the tradable return, unless
     they begin with `predicted_`; `_low` and `_high` are ends of 95 % intervals.
     """
-    values = {**_ranking(inputs), **_accuracy(inputs), **_portfolio(inputs), **inputs.test_losses}
+    values = {
+        **_ranking(inputs),
+        **_accuracy(inputs),
+        **_portfolio(inputs),
+        **inputs.test_losses,
+        **_large_moves(inputs.large_moves),
+    }
     values["test_days"] = len(inputs.daily)
     values["periods_per_year"] = inputs.periods_per_year
     values["independent_periods"] = independent_periods(len(inputs.daily), inputs.horizon)
@@ -196,6 +204,15 @@ def _portfolio(inputs: ReportInputs) -> dict[str, float]:
     return values
 
 
+def _large_moves(found: LargeMoves) -> dict[str, float]:
+    return {
+        "suspected_splits": found.suspects + found.unnamed,
+        **_ends("rank_ic_without_suspects", found.rank_ic),
+        "excess_return_annualised_without_suspects": found.excess,
+        "largest_moves_share": found.share,
+    }
+
+
 def details(inputs: ReportInputs) -> dict[str, Any]:
     """Return all figures for `metrics.json`: metrics, intervals, tables; NaN becomes null."""
     ranking, accuracy = inputs.ranking, inputs.accuracy
@@ -218,6 +235,7 @@ def details(inputs: ReportInputs) -> dict[str, Any]:
         "accuracy_by_step": accuracy.steps, "direction": accuracy.direction, "skill_mae": accuracy.skill,
         "error_gap_last": accuracy.gap, "distributions": accuracy.distributions,
         "portfolio": {name: one.risk for name, one in inputs.portfolios.items()}, "excess": inputs.excesses,
+        "large_moves": inputs.large_moves,
     })  # fmt: skip
 
 

@@ -15,7 +15,15 @@ from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts
 from kronos.data.splits import Ranges, session_range
 from kronos.data.store import BarStore
-from kronos.evaluation import boosted_trees, departures, forecast_evaluation, portfolio, ranking, signals
+from kronos.evaluation import (
+    boosted_trees,
+    departures,
+    forecast_evaluation,
+    large_moves,
+    portfolio,
+    ranking,
+    signals,
+)
 from kronos.evaluation.benchmark import Benchmark, benchmark
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples
 from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests
@@ -100,6 +108,10 @@ def evaluate(
     )  # fmt: skip
     write_ledgers(folder, results, rules.backtest_signal)
     context.say(f"backtest: {len(own.daily)} days, {len(own.trades):,} fills")
+    moves = large_moves.measure(
+        forecasts, signals.wide(scores, rules.backtest_signal),
+        *large_moves.suspected_splits(store, bars["close"]), own, year,
+    )  # fmt: skip
     by_chance = {name: one.daily["return"] - one.daily["cost"] for name, one in results.items()
                  if name not in signals.SIGNALS}  # fmt: skip
     source = store.source
@@ -125,6 +137,7 @@ def evaluate(
         },
         excesses=portfolio.excesses(own.daily, compared.others, horizon, year), periods_per_year=year,
         random_net=pd.DataFrame(by_chance) if by_chance else None, examples=examples, departures=left,
+        large_moves=moves,
         looks_before=looks_before,
     )  # fmt: skip
     return write_report(folder, content)

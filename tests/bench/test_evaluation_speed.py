@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos.evaluation import portfolio, signals
+from kronos.evaluation import large_moves, portfolio, signals
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples, measure, rank
+from kronos.evaluation.qlib_backtest import BacktestResult
 from kronos.evaluation.tradability import tradability
 from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
 
 NAMES, DAYS, LOOKBACK, HORIZON, SERIES, SAMPLES = 300, 240, 90, 10, 500, 20
+NOTHING = pd.DataFrame({"datetime": pd.DatetimeIndex([]), "instrument": [], "value": np.zeros(0)})
 LIMIT = 60.0  # seconds on two cores
 
 
@@ -50,13 +52,17 @@ def test_300_instruments_times_240_days_are_evaluated_in_under_a_minute(tmp_path
     ranked = rank(forecasts, scores, signal="mean", seeds=20, before=before)
     accurate = measure(forecasts, [Samples("plain", paths, rows), Samples("trading", paths, rows)])
     one = Portfolio(daily=daily, risk=portfolio.risk(daily, 252), turnover=0.1)
+    held = BacktestResult(daily, NOTHING.assign(side=""), NOTHING, {}, 0.1, ())
+    moves = large_moves.measure(
+        forecasts, signals.wide(scores, "mean"), close > close.quantile(0.999), 0, held, 252
+    )
     inputs = ReportInputs(
         universe="made up", benchmark="nothing", signal="mean", horizon=HORIZON, lookback=LOOKBACK, seed=1, topk=50,
         n_drop=5, hold_thresh=5, account=1e8, open_cost=0.001, close_cost=0.001, min_cost=5, deal_price="open",
         limit_threshold=None, scored=len(day), excluded={}, repaired_bars=0, model_digests={}, ranking=ranked,
         before=before, accuracy=accurate, portfolios=dict.fromkeys(signals.SIGNALS, one),
         excesses=portfolio.excesses(daily, {"equal_weight": ("nothing", daily["bench"])}, HORIZON, 252),
-        periods_per_year=252,
+        large_moves=moves, periods_per_year=252,
         random_net=pd.DataFrame(random.normal(0, 0.01, (DAYS, 20)), daily.index),
         examples=[Example("N000", index[0], np.ones(LOOKBACK), paths[0], np.ones(HORIZON))],
     )  # fmt: skip

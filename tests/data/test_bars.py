@@ -166,3 +166,49 @@ def test_aliases_are_renamed_where_the_column_itself_is_not_there(make_bars: Mak
 def test_every_alias_is_a_spelling_of_the_same_column() -> None:
     assert all(alias in SPELLINGS[name] for alias, name in ALIASES.items())
     assert set(FEATURES) < set(SPELLINGS)
+
+
+def _quiet(volume: float, spread: float, before: int = 60, length: int = 30) -> pd.DataFrame:
+    """Minutes that differ, then `length` equal ones with a volume and a high above the low by `spread`."""
+    times = sessions("XSHG", "2024-06-03", "2024-06-03", "1min")[: before + length]
+    generator = np.random.default_rng(1)
+    close = 10 + 0.01 * generator.integers(-5, 6, len(times))
+    lots = 100.0 * generator.integers(1, 90, len(times))
+    frame = pd.DataFrame({"instrument": "SH600519", "datetime": times, "open": close, "high": close + 0.01,
+                          "low": close, "close": close, "volume": lots})  # fmt: skip
+    quiet = np.arange(len(times)) >= before
+    frame.loc[quiet, ["open", "low", "close"]] = 10.0
+    frame.loc[quiet, ["high", "volume"]] = [10.0 + spread, volume]
+    return frame
+
+
+def test_thirty_one_lot_minutes_at_one_price_are_thirty_bars() -> None:
+    for before in (0, 60):
+        raw = _quiet(100, 0.0, before)
+        frame, (found,) = clean(raw, "1min")
+        pd.testing.assert_frame_equal(frame[list(raw)], raw)
+        assert (found.kind, found.action, found.count) == (
+            "the same bar 5 times or more in a row, of one price or with a common volume", "kept", 26
+        )  # fmt: skip
+
+
+def test_a_feed_that_stands_still_within_a_day_is_cut_by_its_volume_of_many_lots() -> None:
+    raw = _quiet(123_457, 0.01)
+    frame, (found,) = clean(raw, "1min")
+    pd.testing.assert_frame_equal(frame[list(raw)], raw.iloc[:64])
+    assert (found.kind, found.count) == ("the same bar 5 times or more in a row", 26)
+    common = raw.copy()
+    common.loc[::20, "volume"] = 123_457.0
+    assert len(clean(common, "1min")[0]) == 90, "3 of 60 bars before had that volume"
+    assert len(clean(raw.iloc[51:], "1min")[0]) == 39, "nine bars before do not tell"
+    assert len(clean(raw.assign(amount=np.arange(90.0) + 1), "1min")[0]) == 90, (
+        "amounts that differ are trades"
+    )
+
+
+def test_later_bars_do_not_decide_whether_a_feed_stood_still() -> None:
+    raw = _quiet(123_457, 0.01)
+    whole = clean(raw, "1min")[0]
+    for end in range(60, 90):
+        part = clean(raw.iloc[:end], "1min")[0]
+        pd.testing.assert_frame_equal(part, whole.iloc[: len(part)])

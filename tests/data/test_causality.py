@@ -154,13 +154,13 @@ def _fill_only_what_comes_back(
     return result[result["datetime"] <= result["instrument"].map(last)].reset_index(drop=True)
 
 
-adjust_forward, clean, align = sources.adjust_splits, sources.clean, sources.align
+adjust_forward, clean, align = sources.adjust_by_split_column, sources.clean, sources.align
 
 
 @pytest.mark.parametrize(
     ("name", "mistake", "day"),
     [
-        ("adjust_splits", _adjust_backward, date(2010, 6, 11)),
+        ("adjust_by_split_column", _adjust_backward, date(2010, 6, 11)),
         ("clean", _drop_short, date(2010, 6, 11)),
         ("align", _fill_only_what_comes_back, date(2009, 10, 30)),
     ],

@@ -204,6 +204,12 @@ def equal(rows: Rows, first: int, last: int) -> Rows:
     return rows
 
 
+def constant(rows: Rows) -> Rows:
+    for row in rows[1:]:
+        row[5] = "300"
+    return rows
+
+
 def scaled(rows: Rows, first: int, factor: float) -> Rows:
     for row in rows[first:]:
         row[1:5] = [f"{float(value) * factor:.4f}" for value in row[1:5]]
@@ -215,7 +221,7 @@ def locked(rows: Rows) -> Rows:
     for row in rows[21:24]:
         price *= 1.1
         row[1:5] = [f"{price:.4f}"] * 4
-    return rows
+    return scaled(rows, 24, 1.1**3)
 
 
 def swapped(row: list[str]) -> str:
@@ -253,8 +259,12 @@ COUNTED: dict[str, tuple[Callable[[], bytes], dict[str, int]]] = {
                                     {"suspended day written as a flat bar without volume": 3}),
     "a feed that stands still": (rows_changed(lambda rows: equal(rows, 20, 24)),
                                  {"the same bar 3 times or more in a row": 3}),
+    "equal bars with a volume that is common": (rows_changed(lambda rows: equal(constant(rows), 20, 24)),
+                                                {"the same bar 3 times or more in a row, "
+                                                 "of one price or with a common volume": 3}),
     "limit up three days": (rows_changed(locked), {"bar locked at one price after a move of 4.5 % or more": 3}),
-    "a split that is not adjusted": (rows_changed(lambda rows: scaled(rows, 30, 0.5)), {"split": 1}),
+    "a price that halves": (rows_changed(lambda rows: scaled(rows, 30, 0.5)),
+                            {"suspected split": 1, "move over 25 %": 1}),
     "a move that is no split": (rows_changed(lambda rows: scaled(rows, 30, 1.4)), {"move over 25 %": 1}),
     "a bar on a Saturday": (rows_changed(lambda rows: [*rows[:13], ["2020-01-18", *rows[12][1:]], *rows[13:]]),
                            {"bar at no session of calendar XNYS": 1}),

@@ -15,6 +15,7 @@ import pytest
 
 from kronos.evaluation import signals
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples, measure, rank
+from kronos.evaluation.large_moves import LargeMoves
 from kronos.evaluation.portfolio import excesses, risk
 from kronos.evaluation.ranking import TRADABLE
 from kronos.evaluation.statistics import estimate
@@ -69,6 +70,17 @@ def make_portfolio(days: int, gain: float, random: np.random.Generator) -> Portf
     return Portfolio(daily=daily, risk=risk(daily, YEAR), turnover=0.2, stranded=("ARG", "MFE"))
 
 
+def make_moves(days: int) -> LargeMoves:
+    largest = pd.DataFrame(
+        [("2010-06-01", "ARG", 0.021, True), ("2010-06-02", "MFE", -0.004, False)],
+        columns=["session", "instrument", "contribution", "suspected"],
+    )
+    return LargeMoves(
+        suspects=3, unnamed=0, pairs=17, rank_ic=estimate(pd.Series(np.linspace(-0.02, 0.01, days)), HORIZON),
+        held=1, excess=0.0321, largest=largest, total=0.05, share=0.34,
+    )  # fmt: skip
+
+
 def make_inputs(days: int = 57, seed: int = 0, strength: float = 0.0, gain: float = 0.0) -> ReportInputs:
     random = np.random.default_rng(seed)
     forecasts, scores = make_forecasts(days, 12, strength, seed)
@@ -119,6 +131,7 @@ def make_inputs(days: int = 57, seed: int = 0, strength: float = 0.0, gain: floa
         accuracy=measure(forecasts, samples),
         portfolios=portfolios,
         excesses=excesses(daily, others, HORIZON, YEAR),
+        large_moves=make_moves(days),
         periods_per_year=YEAR,
         random_net=pd.DataFrame(random.normal(0, 0.01, (days, 3)), daily.index),
         examples=[
@@ -189,6 +202,32 @@ def test_the_configured_signal_is_marked_and_the_others_are_exploratory(inputs):
     assert [row.split("|")[-2].strip() for row in rows] == ["configured", *["exploratory"] * 3] * 2
 
 
+def moves_section(inputs: ReportInputs) -> str:
+    return report_text(inputs).split("## Suspected splits and the largest moves")[1].split("\n## ")[0]
+
+
+def test_figures_stand_beside_those_without_suspected_splits_and_the_largest_moves_are_listed():
+    inputs = make_inputs(days=120)
+    ic, risk_figures = inputs.ranking.worths[TRADABLE]["mean"].rank_ic, inputs.portfolio.risk["with_cost"]
+    text = moves_section(inputs)
+    assert f"| Rank IC with the tradable return | {ic.mean:+.4f} | " in text and " | -0.0050 | " in text
+    year = f"{risk_figures['annualised_return']:+.2%}".replace("%", " %")
+    assert f"| annualised excess return, with costs | {year} |  | +3.21 % |  |" in text
+    assert "3 bars from the first scored day on are suspected splits: bars that open near" in text
+    assert (
+        "Without them: 17 (day, instrument) pairs" in text
+        and "the 1 position of the portfolio in sessions with such a bar" in text
+    )
+    assert "| 2010-06-01 | ARG | +2.100 % | yes |" in text and "| MFE | -0.400 % | no |" in text
+    assert "The 2 largest moves," in text and "add up to +1.70 %; the excess return after costs" in text
+    assert "is +5.00 %. They are 34 % of it." in text
+
+    none = replace(inputs.large_moves, suspects=0, unnamed=8, largest=inputs.large_moves.largest[:0])
+    text = moves_section(replace(inputs, large_moves=none))
+    assert "No bars from the first scored day on are suspected splits" in text and "Without them" not in text
+    assert "| Rank IC" not in text and "8 more in these bars are only counted" in text
+
+
 def test_metrics_are_the_numbers_of_the_parts(tmp_path, inputs):
     metrics = write_report(tmp_path, inputs)
     assert all(type(value) is float and math.isfinite(value) for value in metrics.values())
@@ -208,6 +247,9 @@ def test_metrics_are_the_numbers_of_the_parts(tmp_path, inputs):
     assert metrics["test_days"] == 57 and metrics["independent_periods"] == 11 and metrics["ic_days"] == 57
     assert metrics["periods_per_year"] == YEAR and "251.6 periods make a year" in report_text(inputs)
     assert metrics["turnover_daily"] == pytest.approx(0.2)
+    assert metrics["suspected_splits"] == 3 and metrics["largest_moves_share"] == 0.34
+    assert metrics["rank_ic_without_suspects"] == inputs.large_moves.rank_ic.mean
+    assert metrics["excess_return_annualised_without_suspects"] == 0.0321
     assert metrics["scored_pairs"] == 28500 and metrics["excluded_pairs"] == 322
     written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert written["metrics"] == metrics and written["too_short"] == NOTE

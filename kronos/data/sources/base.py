@@ -12,7 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from kronos.data.adjustment import adjust_by_factor, adjust_splits, big_moves
+from kronos.data.adjustment import (
+    adjust_by_factor,
+    adjust_by_split_column,
+    adjust_splits,
+    big_moves,
+    suspected_splits,
+)
 from kronos.data.bars import Finding, align, day_text, merge_findings, places_of, to_frame
 from kronos.data.calendar_detection import Fit, fit_calendar
 from kronos.data.calendars import known_end
@@ -37,7 +43,6 @@ class BaseDataProcessor:
     """
 
     calendar: ClassVar[str] = "auto"  # exchange whose sessions the bars are on: XSHG, XNYS, ...; auto: by fit
-    unadjusted: ClassVar[bool] = False  # True: splits are searched for in the prices and adjusted
     source: ClassVar[dict[str, Any]] = {}  # name, universe, survivorship, notes for the report
 
     def __init__(self, config: Any) -> None:
@@ -53,8 +58,9 @@ class BaseDataProcessor:
         """Return the bars: instrument, datetime, open, high, low, close, volume (or vol) and perhaps amount (amt).
 
         Order, repeats, impossible bars and days outside the configured range are handled afterwards. Bars of many
-        instruments may come as several frames, each instrument in one of them only. Prices are multiplied by the
-        column `factor`, where there is one; `flag` may mark bars as `bars.Flag.NONMEMBER`.
+        instruments may come as several frames, each instrument in one of them only. A column `factor` (prices are
+        multiplied by it), `adj_close` or `split` (new shares for each old one, on the day of the split) adjusts
+        prices; `flag` may mark bars as `bars.Flag.NONMEMBER`.
         """
         raise UserError(f"{type(self).__name__} needs process_raw_data(): return the bars as a DataFrame")
 
@@ -217,18 +223,21 @@ class BaseDataProcessor:
         )
 
     def _adjust(self, frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> tuple[pd.DataFrame, list[Finding]]:
-        """Adjust prices forward, as the field `adjust` says, and list the big moves that stay."""
+        """Adjust prices forward on the evidence that the field `adjust` allows, and list the jumps that stay."""
         how = getattr(self.config, "adjust", "auto")
-        has_factor = "factor" in frame.columns
+        has_factor = "factor" in frame.columns or "adj_close" in frame.columns
         if how == "factor" and not has_factor:
             raise UserError("adjust=factor needs a column factor or adj_close, which these bars do not have")
         if has_factor and how in ("auto", "factor"):
-            frame, found = adjust_by_factor(frame)
-            return frame, found + big_moves(frame, sessions)
-        frame = frame.drop(columns="factor") if has_factor else frame
-        if how == "splits" or (how == "auto" and self.unadjusted):
+            frame, found = adjust_by_factor(frame.drop(columns="split_so_far", errors="ignore"))
+            return frame, found + suspected_splits(frame, sessions) + big_moves(frame, sessions)
+        frame = frame.drop(columns=["factor", "adj_close"], errors="ignore")
+        if "split_so_far" in frame.columns and how in ("auto", "splits"):
+            return adjust_by_split_column(frame, sessions)
+        frame = frame.drop(columns="split_so_far", errors="ignore")
+        if how == "splits":
             return adjust_splits(frame, sessions)
-        return frame, big_moves(frame, sessions)
+        return frame, suspected_splits(frame, sessions) + big_moves(frame, sessions)
 
     def _described(self, fit: Fit, sessions: pd.DatetimeIndex) -> dict[str, Any]:
         """Describe the source for the report."""

@@ -27,9 +27,11 @@ SLASHED = re.compile(r"^\s*(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})")
 
 
 class CsvDataProcessor(BaseDataProcessor):
-    """Bars from `data_path`; its columns are found by `bars.SPELLINGS`. Prices are taken to be unadjusted."""
+    """Bars from `data_path`; its columns are found by `bars.SPELLINGS`.
 
-    unadjusted = True
+    Columns of adjusted closes or of splits adjust the prices; without them prices stay as they are.
+    """
+
     source = {  # noqa: RUF012
         "survivorship": (
             "These are the files that were given: nothing says whether instruments that left the market are "
@@ -156,15 +158,14 @@ class CsvDataProcessor(BaseDataProcessor):
             yield frame
 
     def _frame(self, table: pa.Table, path: Path) -> pd.DataFrame:
-        """Convert columns to numbers and times; adjusted closes become a factor."""
+        """Convert columns to numbers and times; a factor is left out where nothing says how to use it."""
         columns: dict[str, Any] = {"datetime": self._times(table["datetime"], path)}
         for name in table.column_names:
             if name not in ("datetime", "instrument"):
                 columns[name] = _numbers(table[name], name, path)
         frame = pd.DataFrame(columns)
-        adjusted = frame.pop("adj_close") if "adj_close" in frame else None
-        if adjusted is not None:
-            frame["factor"] = adjusted / frame["close"]
+        if "adj_close" in frame:
+            frame = frame.drop(columns="factor", errors="ignore")
         elif "factor" in frame and getattr(self.config, "adjust", "auto") != "factor":
             del frame["factor"]
             note = (

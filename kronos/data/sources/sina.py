@@ -37,12 +37,12 @@ def now() -> pd.Timestamp:
 class SinaDataProcessor(BaseDataProcessor):
     """Bars of the configured symbols, as many as the service has, adjusted forward by its backward factors.
 
+    Symbols for which the service has no factors keep their prices, unless adjust=splits asks to find splits in them.
     Each finished request is a file in `cache_path`: an interrupted run continues after the last of them, and a later
     run requests only the sessions since. Days that are not over are left out.
     """
 
     calendar = CALENDAR
-    unadjusted = True  # where the service has no factors
     source = {  # noqa: RUF012
         "survivorship": (
             "The symbols were chosen by name: those that left the market before are missing unless they were named, "

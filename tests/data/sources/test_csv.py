@@ -174,6 +174,24 @@ def test_adjusted_closes_give_a_factor_that_never_changes_the_past(
     np.testing.assert_array_equal(build(tmp_path / "bars", adjust="auto").values, store.values[:25])
 
 
+@pytest.mark.parametrize("name", ["Stock Splits", "splitFactor", "SPLIT_RATIO"])
+def test_a_column_of_splits_in_any_spelling_adjusts_and_prices_alone_do_not(
+    raw: pd.DataFrame, build: Callable[..., BarStore], tmp_path: Path, name: str
+) -> None:
+    one = raw[raw["instrument"] == "AAA"].drop(columns=["instrument", "amount"]).reset_index(drop=True)
+    halved = one.copy()
+    halved.loc[25:, ["open", "high", "low", "close"]] *= 0.5
+    halved.to_csv(tmp_path / "AAA.csv", index=False)
+    store = build(tmp_path / "AAA.csv", adjust="auto")
+    np.testing.assert_allclose(store.values[:, 3], halved["close"], rtol=1e-6)
+    assert not store.flags.any() and "move over 25 %" in {one["kind"] for one in store.findings}
+    halved[name] = np.where(np.arange(50) == 25, 2.0, 0.0)
+    halved.to_csv(tmp_path / "AAA.csv", index=False)
+    store = build(tmp_path / "AAA.csv", adjust="auto")
+    np.testing.assert_allclose(store.values[:, 3], one["close"], rtol=1e-6)
+    assert [(one["kind"], one["count"]) for one in store.findings] == [("split", 1)]
+
+
 def test_a_factor_alone_is_left_unused_and_said(
     raw: pd.DataFrame, build: Callable[..., BarStore], tmp_path: Path
 ) -> None:

@@ -73,7 +73,7 @@ def test_a_store_written_by_the_bridge_comes_back_with_the_same_windows(
     written: tuple[BarStore, Path], tmp_path: Path
 ) -> None:
     store, path = written
-    again = QlibDataProcessor(config(path, tmp_path)).run_pipeline()
+    again = QlibDataProcessor(config(path, tmp_path, symbols=NAMES)).run_pipeline()
     assert again.instruments == store.instruments and again.calendar == "XNYS"
     for name in ("values", "session", "flags", "offsets", "sessions"):
         np.testing.assert_array_equal(getattr(again, name), getattr(store, name))
@@ -103,6 +103,40 @@ def test_membership_decides_what_is_scored_and_history_is_whole(
     scored, trained = (make_split(store, name, *whole, **arguments).starts for name in ("val", "train"))
     assert set(scored) < set(trained)
     assert (np.asarray(store.flags)[scored + 7] & Flag.NONMEMBER == 0).all()
+
+
+def test_all_instruments_are_those_that_can_be_bought(
+    written: tuple[BarStore, Path], tmp_path: Path, make_bars: MakeBars
+) -> None:
+    root, names = tmp_path / "all", ("BJ430047", "SH000852", "SH600000", "SZ000300", "SZ399006")
+    bars = make_bars(60, names=names).assign(amount=1.0)
+    write_qlib_store(bars, root, pd.DatetimeIndex(bars["datetime"].unique()))
+    processor = QlibDataProcessor(config(root, tmp_path))
+    store = processor.run_pipeline()
+    assert store.instruments == ("BJ430047", "SH600000", "SZ000300")
+    assert store.source["universe"].startswith("all: 3 instruments")
+    (found,) = store.findings
+    assert (found["kind"], found["action"], found["count"]) == ("index in the universe", "left out", 2)
+    assert [item[0] for item in found["items"]] == ["SH000852", "SZ399006"]
+    assert not [file for file, *_ in processor.fingerprint()["files"] if "sh000852" in file]
+    named = QlibDataProcessor(config(root, tmp_path, symbols=("SH000852", "SH600000"))).run_pipeline()
+    assert named.instruments == ("SH000852", "SH600000"), "what is named is wanted"
+
+
+@pytest.mark.parametrize(
+    ("universe", "index"),
+    [("csi300", "SH000300"), ("csi500", "SH000905"), ("csi800", "SH000906"), ("CSI1000", "SH000852")],
+)
+def test_each_csi_universe_is_compared_with_its_own_index(
+    make_bars: MakeBars, tmp_path: Path, universe: str, index: str
+) -> None:
+    bars = make_bars(60, names=("SH600000", index)).assign(amount=1.0)
+    root = write_qlib_store(bars, tmp_path / "qlib", pd.DatetimeIndex(bars["datetime"].unique()))
+    (root / "instruments" / f"{universe.lower()}.txt").write_text("SH600000\t2020-01-02\t2020-12-31\n")
+    store = QlibDataProcessor(config(root, tmp_path, instrument=universe)).run_pipeline()
+    assert store.instruments == ("SH600000",) and store.benchmark_name == index
+    expected = bars.loc[bars["instrument"] == index, "close"]
+    np.testing.assert_allclose(store.benchmark.dropna(), expected, rtol=1e-6)
 
 
 def test_the_universes_index_is_in_the_store(written: tuple[BarStore, Path], tmp_path: Path) -> None:

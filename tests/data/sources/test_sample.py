@@ -14,6 +14,7 @@ SPLITS = {
     "STR": "2010-07-01",
 }
 KEPT = ["AIG", "AMZN", "ARG", "BDK", "BNI", "CAH", "CCE", "DF", "MBI", "MFE", "NOVL", "RX", "WY"]
+SUSPECTED = ["AMD", "ARG", "BDK", "BNI", "CCE", "CVS", "EK", "NOVL", "PTV", "RX"]
 CLOSED = ["2009-09-08", "2009-10-29", "2009-10-30", "2009-11-02", "2009-11-03", "2009-11-04", "2010-08-18"]
 
 
@@ -38,6 +39,16 @@ def test_only_the_five_splits_are_adjusted(sample_store: BarStore) -> None:
     assert set(adjusted["instrument"]) == set(SPLITS)
     for name, day in SPLITS.items():
         assert adjusted.loc[adjusted["instrument"] == name, "datetime"].min() == pd.Timestamp(day)
+
+
+def test_jumps_near_a_split_ratio_are_listed_with_what_the_bars_say(sample_store: BarStore) -> None:
+    found = _finding(sample_store, "suspected split")
+    assert [name for name, _, _ in found["items"]] == SUSPECTED
+    assert found["items"][SUSPECTED.index("ARG")] == [
+        "ARG", "2010-02-05",
+        "open, high, low, close / previous close = 1.439, 1.443, 1.378, 1.400, near 2 for 3; "
+        "volume 33 x the mean of the 20 before; not reversed within 5 bars",
+    ]  # fmt: skip
 
 
 def test_the_thirteen_other_moves_over_a_quarter_are_kept(sample_store: BarStore) -> None:
@@ -116,7 +127,7 @@ def test_report_says_what_a_researcher_must_know(sample_store: BarStore) -> None
         "122,574 are bars and 2,836 fill holes; 78 bars repaired",
         "survivorship bias remains, and returns measured on it prove nothing",
         "STR on 2010-07-01 is a spin-off",
-        "ETFC 2010-06-30: open / previous close = 8.465, taken as 1 for 10, over 21 sessions",
+        "ETFC 2010-06-30: open / previous close = 8.465, listed as 1 for 10, over 21 sessions",
         "AMZN 2009-10-23: close / previous close = 1.268",
         sample_store.digest,
     ):
