@@ -30,7 +30,7 @@ STAGE_ROWS = [
     {"provenance", "model_logging", "train_setup"},
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
-    {"backtest", "predict"},
+    {"audit", "backtest", "predict"},
     {"walk_forward", "pipeline", "search"},
     {"__init__"},
 ]
