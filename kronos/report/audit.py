@@ -4,13 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kronos.evaluation.audit import PLANTED, RANDOM, Case, Share
+from kronos.evaluation.audit import MOMENTUM, PLANTED, Case, Share
 from kronos.evaluation.statistics import LEVEL, independent_periods, verdict
 from kronos.report.content import plain
 from kronos.report.rendering import write_pages
 from kronos.utils import files
 
 HEADER = ("bars", "forecasts", "true", "mean", "+-", "above 0", "below 0", "excludes 0", "truth inside")
+
+WHICH = {  # by whether the scores are a momentum
+    True: "for scores that favour whole groups of instruments, as a momentum does",
+    False: "for scores that differ from instrument to instrument at random",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +85,13 @@ def sentences(setting: Setting, cases: Sequence[Case]) -> list[str]:
     for value in PLANTED:
         own = [case for case in planted if case.planted == value]
         texts = [
-            f"{share_text(case.above)} of cases where the scores persist like {_like(case)}" for case in own
+            f"{share_text(case.above)} of cases {WHICH[case.forecasts == MOMENTUM]}"
+            for case in sorted(own, key=lambda case: case.forecasts != MOMENTUM)
         ]
         found.append(
             f"With these {setting.days} days a Rank IC of {value:g} is found in {', and in '.join(texts)}."
         )
     return found
-
-
-def _like(case: Case) -> str:
-    return "those of one horizon" if case.forecasts == RANDOM else "momentum"
 
 
 def metrics(setting: Setting, cases: Sequence[Case]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The audit stage: how often the evaluation is wrong, and what it would find, on the stored bars of the test range."""
+"""The audit stage: how often the evaluation is wrong, and what it would find, on the stored bars of the test days."""
 
 from collections.abc import Mapping
 from pathlib import Path
