@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kronos.evaluation.audit import MOMENTUM, PLANTED, Case, Share
+from kronos.evaluation.audit import MOMENTUM, PLANTED, RANDOM, Case, Share, too_often
 from kronos.evaluation.statistics import LEVEL, independent_periods, verdict
 from kronos.report.content import plain
 from kronos.report.rendering import write_pages
@@ -12,9 +12,9 @@ from kronos.utils import files
 
 HEADER = ("bars", "forecasts", "true", "mean", "+-", "above 0", "below 0", "excludes 0", "truth inside")
 
-WHICH = {  # by whether the scores are a momentum
-    True: "for scores that favour whole groups of instruments, as a momentum does",
-    False: "for scores that differ from instrument to instrument at random",
+WHICH = {  # forecasts with a planted Rank IC: what their errors are like
+    RANDOM: "the scores' errors are independent between instruments",
+    MOMENTUM: "they favour whole groups of instruments, as a momentum does",
 }
 
 
@@ -38,7 +38,7 @@ class Setting:
 
 
 def share_text(share: Share) -> str:
-    """`31 % (25 to 38)` of a share and its interval."""
+    """`31.0 % (25 to 38)` of a share and its interval."""
     return f"{100 * share.share:.1f} % ({100 * share.low:.0f} to {100 * share.high:.0f})"
 
 
@@ -71,23 +71,19 @@ def sentences(setting: Setting, cases: Sequence[Case]) -> list[str]:
         f"Forecasts that know nothing: the 95 % interval of the Rank IC excludes 0 in {min(shares):.1f} to "
         f"{max(shares):.1f} % of cases, where {wrong:.0f} % is right."
     ]
-    for case in nulls:
-        if case.excluded.low > 1 - LEVEL:
-            found.append(
-                f"That is too often for {case.forecasts} forecasts on bars {case.bars}: "
-                f"{share_text(case.excluded)}. Take an interval that just excludes 0 with caution here."
-            )
+    found += [
+        f"That is too often, by more than chance in {case.excluded.of} seeds, for the forecasts {case.forecasts} on the "
+        f"bars {case.bars}: {share_text(case.excluded)}. An interval that just excludes 0 says little here."
+        for case in too_often(cases)
+    ]
     inside = [100 * case.covered.share for case in planted]
     found.append(
         f"Forecasts with a planted Rank IC: the interval contains it in {min(inside):.1f} to {max(inside):.1f} % of "
         f"cases, where {100 * LEVEL:.0f} % is right."
     )
     for value in PLANTED:
-        own = [case for case in planted if case.planted == value]
-        texts = [
-            f"{share_text(case.above)} of cases {WHICH[case.forecasts == MOMENTUM]}"
-            for case in sorted(own, key=lambda case: case.forecasts != MOMENTUM)
-        ]
+        own = {case.forecasts: case for case in planted if case.planted == value}
+        texts = [f"{share_text(own[name].above)} of cases if {text}" for name, text in WHICH.items()]
         found.append(
             f"With these {setting.days} days a Rank IC of {value:g} is found in {', and in '.join(texts)}."
         )
@@ -118,14 +114,14 @@ def metrics(setting: Setting, cases: Sequence[Case]) -> dict[str, float]:
 
 
 def write_audit(folder: Path, setting: Setting, cases: Sequence[Case]) -> dict[str, float]:
-    """Write audit.json, report.md and report.html into `folder`; returns the metrics."""
+    """Write audit.json, audit.md and audit.html into `folder`; returns the metrics."""
     values = metrics(setting, cases)
     files.write_json(
         folder / "audit.json",
         plain({"setting": setting, "too_short": setting.note, "cases": cases, "metrics": values}),
     )
     write_pages(
-        folder, "audit.j2", setting=setting, sentences=sentences(setting, cases), header=HEADER,
+        folder, "audit.j2", "audit", setting=setting, sentences=sentences(setting, cases), header=HEADER,
         rows=[cells(case) for case in cases],
     )  # fmt: skip
     return values

@@ -10,22 +10,22 @@ import pandas as pd
 from kronos.config.schema import Config, fields_of
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
-from kronos.evaluation.audit import Market, simulate
+from kronos.evaluation.altered_bars import Market
+from kronos.evaluation.audit import simulate
 from kronos.evaluation.signals import MIN_NAMES
 from kronos.evaluation.tradability import Tradability, trading_mask
-from kronos.report.audit import Setting, table_text, write_audit
+from kronos.report.audit import Setting, sentences, table_text, write_audit
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import write_record
 from kronos.stages.evaluate import wide_bars
 from kronos.stages.inputs import BY_CONTENT, backtest_points, log_dataset, resolve_splits, stored_bars
-from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder
 
 NOT_READ = ("max_context", "clip")
 
 
 class AuditStage(Stage):
-    """Write audit.json, report.md and report.html on forecasts whose Rank IC is known. Reads no weights."""
+    """Write audit.json, audit.md and audit.html on forecasts whose Rank IC is known. Reads no weights."""
 
     name = "audit"
     help = "how far a Rank IC can be trusted on the stored bars: false alarms, coverage, power"
@@ -51,38 +51,34 @@ class AuditStage(Stage):
         assert store is not None and splits is not None
         log_dataset(context, store, "testing")
         horizon, lookback = config.data.predict_window, config.data.lookback_window
-        market = market_of(config, store, splits)
-        counts = np.isfinite(market.target(horizon)).sum(axis=1)
-        scored = counts[counts >= MIN_NAMES]
-        first, last = splits.backtest
-        if len(scored) < max(4, 2 * horizon):
-            raise UserError(
-                f"backtest_time_range {first}..{last} has {len(scored)} days whose return over {horizon} sessions is "
-                f"known for {MIN_NAMES} instruments or more, and an interval needs {max(4, 2 * horizon)}: "
-                "lengthen the range or shorten predict_window"
-            )
-        setting = Setting(
-            universe=str(store.source.get("universe", f"{len(store.instruments)} instruments")),
-            first=str(first), last=str(last), days=len(scored), names=float(scored.mean()), horizon=horizon,
-            lookback=lookback, seeds=config.audit.audit_seeds,
-        )  # fmt: skip
+        market, seeds = market_of(config, store, splits), config.audit.audit_seeds
         context.say(
-            f"audit: {setting.days} days, {setting.names:.0f} instruments per day, {setting.seeds} seeds of each case"
+            f"audit: {seeds} seeds of each case, on the bars of the backtest range as stored and altered"
         )
         cases = simulate(
-            market, horizon, lookback, setting.seeds, config.training.seed,
+            market, horizon, lookback, seeds, config.training.seed,
             lambda bars: context.say(f"audit: bars {bars}"),
+        )  # fmt: skip
+        names = market.target(horizon).notna().sum(axis=1)
+        names = names[names >= MIN_NAMES]
+        first, last = splits.backtest
+        setting = Setting(
+            universe=str(store.source.get("universe", f"{len(store.instruments)} instruments")),
+            first=str(first), last=str(last), days=len(names), names=float(names.mean()), horizon=horizon,
+            lookback=lookback, seeds=seeds,
         )  # fmt: skip
         with atomic_folder(self.folder(config)) as folder:
             metrics = write_audit(folder, setting, cases)
-            names = sorted(path.name for path in folder.iterdir())
-            record = write_record(folder, key, run.id, names, {"metrics": metrics})
+            outputs = sorted(path.name for path in folder.iterdir())
+            record = write_record(folder, key, run.id, outputs, {"metrics": metrics})
             run.metrics(0, metrics)
             run.artifact(folder)
         context.say(table_text(cases))
+        for sentence in sentences(setting, cases):
+            context.say(f"audit: {sentence}")
         if setting.note:
             context.say(f"audit: a backtest report on these days says: {setting.note}")
-        context.say(f"audit: report in {self.folder(config) / 'report.md'} (and report.html)")
+        context.say(f"audit: report in {self.folder(config) / 'audit.md'} (and audit.html)")
         return Result(self.name, run.id, self.folder(config), record)
 
 
