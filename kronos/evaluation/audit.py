@@ -8,6 +8,7 @@ No model is asked. D sessions, I instruments.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ KINDS: dict[str, tuple[Callable[[Market, np.random.Generator], Market], tuple[tu
     MIRRORED: (mirrored, tuple((MOMENTUM, planted) for planted in (0.0, *PLANTED))),
     STORED: (as_stored, tuple((RANDOM, planted) for planted in (0.0, *PLANTED))),
 }
+SAME_FOR_ALL_SEEDS = (REVERSED, STORED)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def simulate(
             say(bars)
         for number in range(seeds):
             random = np.random.default_rng([seed, number, place, SALT])
-            stand_ins = StandIns(make(market, random), horizon, lookback)
+            if number == 0 or bars not in SAME_FOR_ALL_SEEDS:
+                stand_ins = StandIns(make(market, random), horizon, lookback)
             for forecasts, planted in pairs:
                 found[bars, forecasts, planted].append(stand_ins.rank_ic(forecasts, planted, random))
     cases = [case(*which, estimates) for which, estimates in found.items()]
@@ -156,7 +159,7 @@ class StandIns:
 
         Raises UserError where there are too few days for an interval.
         """
-        weights = self.weights(forecasts, planted) if planted else np.zeros((1, 1))
+        weights = planted * self.weights(forecasts) if planted else np.zeros((1, 1))
         scores = np.nan_to_num(weights * self.truth) + np.sqrt(1 - weights**2) * self.noise(forecasts, random)
         frame = pd.DataFrame(scores, self.target.index, self.target.columns)
         found = ranking.worth(frame, self.target, self.horizon).rank_ic
@@ -187,20 +190,27 @@ class StandIns:
             own[:, traded] = own[:, random.permutation(traded)]
         return np.where(np.isfinite(own), own, np.nan)
 
-    def weights(self, forecasts: str, planted: float) -> np.ndarray:
-        """Return the weight of the truth in the scores of each day, [days, 1].
+    def weights(self, forecasts: str) -> np.ndarray:
+        """Return the weight of the truth in the scores of each day, [days, 1], per unit of planted Rank IC."""
+        return self.momentum_weights if forecasts == MOMENTUM else self.plain_weights
+
+    @cached_property
+    def plain_weights(self) -> np.ndarray:
+        """The weights [days, 1] for noise that is independent of the truth."""
+        return np.nan_to_num(planting_weights(self.target.to_numpy()))[:, None]
+
+    @cached_property
+    def momentum_weights(self) -> np.ndarray:
+        """The weights [days, 1] for noise in the order of the momentum.
 
         A momentum goes with the day's returns or against them, with a correlation c that is not 0 on that day: the
         more it does, the less the same weight moves the ranks, by (1 - c^2) / sqrt(1 - c^2 / 4) for normal scores.
         """
-        target = self.target.to_numpy()
-        weights = planting_weights(target, planted)
-        if forecasts == MOMENTUM:
-            product = normal_scores(np.where(np.isfinite(target), self.momentum, np.nan)) * self.truth
-            count = np.isfinite(product).sum(axis=1).clip(min=1)
-            square = np.minimum((np.nansum(product, axis=1) / count) ** 2, 0.8)
-            weights = weights * np.sqrt(1 - square / 4) / (1 - square)
-        return np.nan_to_num(weights)[:, None]
+        momentum = np.where(self.target.notna(), self.momentum, np.nan)
+        product = normal_scores(momentum) * self.truth
+        count = np.isfinite(product).sum(axis=1, keepdims=True).clip(min=1)
+        square = np.minimum((np.nansum(product, axis=1, keepdims=True) / count) ** 2, 0.8)
+        return np.asarray(self.plain_weights * np.sqrt(1 - square / 4) / (1 - square))
 
 
 def persistent_noise(random: np.random.Generator, days: int, names: int, horizon: int) -> np.ndarray:
@@ -221,19 +231,15 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
         return np.asarray(found / np.sqrt(np.nansum(found**2, axis=1, keepdims=True) / count))
 
 
-def planting_weights(target: np.ndarray, rank_ic: float) -> np.ndarray:
-    """Return the weight [D] of `normal_scores(target)` whose mix with normal noise has this expected Rank IC.
+def planting_weights(target: np.ndarray) -> np.ndarray:
+    """Return the weight [D] of `normal_scores(target)` in a mix with normal noise, per unit of expected Rank IC.
 
     The mix is weight x scores + sqrt(1 - weight^2) x noise. For a small weight the expected rank of a score is
     linear in it, with the density of a difference of two normals at 0, 1 / (2 sqrt(pi)), as the factor; the error is
-    below 0.3 % at 0.05. NaN for a day without returns.
+    below 0.3 % at a Rank IC of 0.05. NaN for a day without returns.
     """
     ranks = pd.DataFrame(target).rank(axis=1)
     centred = ranks.sub(ranks.mean(axis=1), axis=0).to_numpy()
-    slope = (
-        np.isfinite(target).sum(axis=1)
-        * np.nansum(centred * normal_scores(target), axis=1)
-        / (2 * np.sqrt(np.pi))
-    )
+    shared = np.nansum(centred * normal_scores(target), axis=1) / (2 * np.sqrt(np.pi))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(rank_ic * np.nansum(centred**2, axis=1) / slope)
+        return np.asarray(np.nansum(centred**2, axis=1) / (np.isfinite(target).sum(axis=1) * shared))

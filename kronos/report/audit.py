@@ -72,8 +72,8 @@ def sentences(setting: Setting, cases: Sequence[Case]) -> list[str]:
         f"{max(shares):.1f} % of cases, where {wrong:.0f} % is right."
     ]
     found += [
-        f"That is too often, by more than chance in {case.excluded.of} seeds, for the forecasts {case.forecasts} on the "
-        f"bars {case.bars}: {share_text(case.excluded)}. An interval that just excludes 0 says little here."
+        f"That is too often, by more than chance in {case.excluded.of} seeds, for the forecasts {case.forecasts} on "
+        f"the bars {case.bars}: {share_text(case.excluded)}. An interval that just excludes 0 says little here."
         for case in too_often(cases)
     ]
     inside = [100 * case.covered.share for case in planted]
