@@ -28,6 +28,7 @@ STAGE_ROWS = [
     {"inputs", "run_folder"},
     {"weights"},
     {"provenance", "model_logging", "train_setup"},
+    {"test_loss"},
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
     {"audit", "backtest", "predict"},

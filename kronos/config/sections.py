@@ -47,12 +47,35 @@ def _limit(value: Any) -> Any:
     return number
 
 
+def _cost(value: Any) -> Any:
+    """`auto` or a number of at least 0."""
+    if value == "auto":
+        return value
+    try:
+        number = float(_number(value))
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ValueError("expected auto, or a number of at least 0")
+    return number
+
+
+def _cost_fraction(value: Any) -> Any:
+    """`auto` or a fraction of a trade's value."""
+    number = _cost(value)
+    if number != "auto" and number >= 1:
+        raise ValueError("expected auto, or a fraction of the value below 1, such as 0.001")
+    return number
+
+
 Int = Annotated[int, BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[str, Field(min_length=1)]
 OptionalText = Annotated[str | None, BeforeValidator(_none)]
 OptionalFloat = Annotated[float | None, BeforeValidator(_none)]
 OptionalLimit = Annotated[float | str | None, BeforeValidator(_limit), BeforeValidator(_none)]
+Cost = Annotated[float | str, BeforeValidator(_cost)]
+CostFraction = Annotated[float | str, BeforeValidator(_cost_fraction)]
 DateRange = Annotated[tuple[date, date], BeforeValidator(_split)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 OptionalNames = Annotated[tuple[str, ...] | None, BeforeValidator(_split), BeforeValidator(_none)]
@@ -270,9 +293,13 @@ class BacktestConfig(Section):
         "reduction of the predicted closes that is traded: last, mean, max, min, or a registered one",
     )
     backtest_account: Float = _field(1e8, "initial account", gt=0)
-    backtest_open_cost: Float = _field(0.001, "cost of buying, fraction of value", ge=0, lt=1)
-    backtest_close_cost: Float = _field(0.0015, "cost of selling, fraction of value", ge=0, lt=1)
-    backtest_min_cost: Float = _field(5.0, "minimum cost per order, in money", ge=0)
+    backtest_open_cost: CostFraction = _field(
+        0.001, "cost of buying, fraction of value; auto: the typical fees and taxes of the market"
+    )
+    backtest_close_cost: CostFraction = _field(
+        0.0015, "cost of selling, fraction of value; auto: the typical fees and taxes of the market"
+    )
+    backtest_min_cost: Cost = _field(5.0, "minimum cost per order, in money; auto: the market's own")
     backtest_deal_price: Literal["open", "close"] = _field("open", "price at which orders are filled")
     backtest_limit_threshold: OptionalLimit = _field(
         "auto",

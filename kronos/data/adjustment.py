@@ -9,6 +9,7 @@ RATIOS = np.array([1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 10, 2, 3, 4, 5, 10])
 TOLERANCE = 0.06  # log distance to the ratio in one session: 3 standard deviations of an overnight move
 MAX_SESSIONS = 25  # beyond, TOLERANCE x sqrt(sessions) would reach half way from 2 : 1 to no split at all
 SAME_FACTOR = 1e-5  # relative: smaller steps are the rounding of adj_close, dividends are far larger
+FACTOR_CHANGES = "adjustment factor changes"  # kind of finding: the prices hold dividends or splits
 BIG_MOVE = 0.25  # larger moves that are not splits are kept and listed
 
 
@@ -81,7 +82,7 @@ def adjust_by_factor(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
         return result, []
     texts = [f"prices x {change[row]:.6g} from here on" for row in events[:MAX_ITEMS]]
     action = "prices x factor / first factor, volume divided by it"
-    return result, [_finding("adjustment factor changes", action, frame, events, texts)]
+    return result, [_finding(FACTOR_CHANGES, action, frame, events, texts)]
 
 
 def big_moves(

@@ -1,5 +1,6 @@
 """The benchmark of a portfolio: an index, a file of closes, or the equal weight of the universe."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config
+from kronos.data.adjustment import FACTOR_CHANGES
 from kronos.data.sources.qlib import INDICES, closes
 from kronos.data.store import BarStore
 from kronos.evaluation import signals
@@ -14,6 +16,9 @@ from kronos.utils.errors import UserError
 from kronos.utils.files import digest_bytes
 
 EQUAL_WEIGHT = "equal_weight"
+TOTAL_RETURN = re.compile(
+    r"^h\d{5}|total.?return|[_. ]tr\b|全收益", re.IGNORECASE
+)  # CSI codes are H00300 ...
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,23 @@ class Benchmark:
     others: dict[
         str, tuple[str, pd.Series]
     ]  # key -> (name, daily returns) that the portfolio is compared with
+    warnings: tuple[str, ...] = ()  # whole sentences, for the first lines of the report
 
 
-def benchmark(config: Config, store: BarStore, close: pd.DataFrame, member: pd.DataFrame) -> Benchmark:
-    """Return the benchmark that `backtest_benchmark` selects, over the sessions of the wide closes."""
+def benchmark(
+    config: Config,
+    store: BarStore,
+    close: pd.DataFrame,
+    member: pd.DataFrame,
+    open_cost: float,
+    close_cost: float,
+) -> Benchmark:
+    """Return the benchmark that `backtest_benchmark` selects, over the sessions of the wide closes.
+
+    `open_cost` and `close_cost` are fractions of value, charged to the equal weight for its rebalancing.
+    """
     weight = signals.equal_weight_returns(close, member)
-    cost = signals.equal_weight_costs(close, member, config.backtest_open_cost, config.backtest_close_cost)
+    cost = signals.equal_weight_costs(close, member, open_cost, close_cost)
     others = {
         "equal_weight": ("the equal weight before its costs", weight),
         "equal_weight_with_cost": ("the equal weight after its own costs", weight - cost),
@@ -49,7 +65,23 @@ def benchmark(config: Config, store: BarStore, close: pd.DataFrame, member: pd.D
             f"backtest_benchmark {wanted} has no close by {day:%Y-%m-%d}: give one that covers the backtest, or "
             f"{EQUAL_WEIGHT}"
         )
-    return Benchmark(name, returns, None, {**others, "index": (name, returns)})
+    return Benchmark(
+        name, returns, None, {**others, "index": (name, returns)}, _dividend_warning(name, config, store)
+    )
+
+
+def _dividend_warning(name: str, config: Config, store: BarStore) -> tuple[str, ...]:
+    """Warn where an index of prices is compared with prices that hold dividends; none for a total return index."""
+    wanted = config.backtest_benchmark
+    total_return = TOTAL_RETURN.search(wanted) or TOTAL_RETURN.search(name)
+    adjusted = config.data_source == "qlib" or any(one["kind"] == FACTOR_CHANGES for one in store.findings)
+    if wanted in store.instruments or total_return or not adjusted:
+        return ()
+    return (
+        f"the benchmark {name} is taken to be an index of prices without dividends, while the prices of the bars are "
+        "adjusted for them: the excess return over it is too high by the dividend yield, 2 to 3 % a year in many "
+        "markets. Compare with the equal weight, or give a total return index.",
+    )
 
 
 def fingerprint(config: Config, store: BarStore) -> str:

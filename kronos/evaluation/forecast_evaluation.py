@@ -6,6 +6,7 @@ Wide frames are days x instruments: those of bars begin `lookback` sessions befo
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -93,8 +94,19 @@ class Forecasts:
         return np.asarray(frame.to_numpy(dtype=np.float64)[self.day_N, self.instrument_N])
 
 
-def rank(forecasts: Forecasts, scores: pd.DataFrame, *, signal: str, seeds: int, before: Before) -> Ranking:
-    """Return the IC of every signal with both targets, and compare the configured signal with every baseline."""
+def rank(
+    forecasts: Forecasts,
+    scores: pd.DataFrame,
+    *,
+    signal: str,
+    seeds: int,
+    before: Before,
+    trained: Mapping[str, tuple[str, pd.DataFrame]] = MappingProxyType({}),
+) -> Ranking:
+    """Return the IC of every signal with both targets, and compare the configured signal with every baseline.
+
+    `trained` holds further rankings, fitted on earlier days: key in metrics -> (name, wide scores).
+    """
     opening, close, horizon = forecasts.opening, forecasts.close, forecasts.horizon
     wide = {
         name: signals.wide(scores, name).reindex(columns=close.columns).rename_axis(index="datetime")
@@ -118,6 +130,10 @@ def rank(forecasts: Forecasts, scores: pd.DataFrame, *, signal: str, seeds: int,
         ranking.compare(
             "mean_distance", f"distance of the close from its mean over {forecasts.lookback} days", mine,
             ranking.mean_distance(close, forecasts.lookback), earned, horizon,
+        ),
+        *(
+            ranking.compare(key, name, mine, score, earned, horizon)
+            for key, (name, score) in trained.items()
         ),
         ranking.compare_random(mine, earned, horizon, seeds),
     ]  # fmt: skip

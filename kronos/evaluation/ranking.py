@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
 
 from kronos.evaluation.signals import MIN_NAMES, daily_ic, tradable_returns
 from kronos.evaluation.statistics import Estimate, estimate, holm, paired
@@ -34,7 +35,7 @@ class Worth:
 class Comparison:
     """A naive ranking and the model's difference to it, over the days that both have."""
 
-    key: str  # in metrics: momentum, reversal, mean_distance, random, before
+    key: str  # in metrics: momentum, reversal, mean_distance, linear, random, before
     name: str
     rank_ic: Estimate
     difference: Estimate  # the model's daily Rank IC minus the baseline's
@@ -64,6 +65,40 @@ def mean_distance(close: pd.DataFrame, days: int) -> pd.DataFrame:
     """
     held = close.ffill()
     return held.rolling(days, min_periods=days).mean() / held - 1
+
+
+def fit_returns(close: pd.DataFrame, target: pd.DataFrame, lookback: int) -> np.ndarray:
+    """Return the weights [lookback - 1] of a least-squares regression of the target on the last daily returns.
+
+    Returns and targets are taken relative to their mean over the day's instruments, since only the ranking within a
+    day counts. Days and instruments with a missing value are left out. The weights of returns that do not vary are 0.
+    """
+    features, size = _last_returns(close, lookback), lookback - 1
+    squares, products = np.zeros((size, size)), np.zeros(size)
+    values = target.to_numpy(dtype=np.float64)
+    for day in range(len(close)):
+        x, y = features[day], values[day]
+        known = np.isfinite(x).all(axis=1) & np.isfinite(y)
+        if known.sum() >= MIN_NAMES:
+            x, y = x[known] - x[known].mean(axis=0), y[known] - y[known].mean()
+            squares += x.T @ x
+            products += x.T @ y
+    return np.asarray(np.linalg.lstsq(squares, products, rcond=None)[0])
+
+
+def by_returns(close: pd.DataFrame, weights: np.ndarray) -> pd.DataFrame:
+    """Return the scores of `fit_returns`: the weighted sum of the last returns, NaN where one is missing."""
+    features = _last_returns(close, len(weights) + 1)
+    table = np.stack([features[day] @ weights for day in range(len(close))])
+    return pd.DataFrame(table, close.index, close.columns)
+
+
+def _last_returns(close: pd.DataFrame, lookback: int) -> np.ndarray:
+    """Return views of the lookback - 1 returns up to each day, the oldest first: [D, I, lookback - 1]."""
+    held = close.ffill()
+    moves = np.log((held / held.shift(1)).to_numpy(dtype=np.float64))
+    padded = np.vstack([np.full((lookback - 2, moves.shape[1]), np.nan), moves])
+    return sliding_window_view(padded, lookback - 1, axis=0)
 
 
 def random_rankings(like: pd.DataFrame, seeds: int) -> Iterator[pd.DataFrame]:

@@ -103,6 +103,27 @@ def trading_mask(
     return tradability(bars[price], close, limits, volume=bars["volume"], next_day=next_day)
 
 
+def trading_costs(
+    calendar: str,
+    days: pd.DatetimeIndex,
+    open_cost: float | str,
+    close_cost: float | str,
+    min_cost: float | str,
+) -> tuple[float, float, float]:
+    """Return the costs of buying and selling, as fractions of value, and the least cost of an order, in money.
+
+    "auto" is the market's own, the mean over `days` where a tax changes within them: fees and taxes, without the
+    spread.
+    """
+    charged = [markets.costs(calendar, day) for day in days]
+    own = np.mean([[one.buy, one.sell, one.minimum] for one in charged], axis=0).tolist()
+    given = (open_cost, close_cost, min_cost)
+    buy, sell, least = (
+        float(usual if asked == "auto" else asked) for asked, usual in zip(given, own, strict=True)
+    )
+    return buy, sell, least
+
+
 def unbuyable_shares(score: pd.DataFrame, tradable: Tradability, groups: int) -> tuple[float, float]:
     """Return the shares of all scores, and of the highest of `groups`, that cannot be bought in the next session.
 

@@ -72,6 +72,9 @@ class ReportInputs:
     ranking: Ranking
     before: Before = field(default_factory=Before)
     accuracy: Accuracy
+    test_losses: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of the models on the test range, by metric
     portfolios: Mapping[str, Portfolio]
     excesses: Sequence[Excess]
     periods_per_year: float  # sessions (bars, within a day) by which figures are annualised
@@ -101,7 +104,7 @@ def metrics(inputs: ReportInputs) -> dict[str, float]:
     Fractions throughout (0.01 is 1 %). IC figures are the configured signal's with the tradable return, unless
     they begin with `predicted_`; `_low` and `_high` are ends of 95 % intervals.
     """
-    values = {**_ranking(inputs), **_accuracy(inputs), **_portfolio(inputs)}
+    values = {**_ranking(inputs), **_accuracy(inputs), **_portfolio(inputs), **inputs.test_losses}
     values["test_days"] = len(inputs.daily)
     values["periods_per_year"] = inputs.periods_per_year
     values["independent_periods"] = independent_periods(len(inputs.daily), inputs.horizon)

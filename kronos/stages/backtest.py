@@ -29,7 +29,7 @@ class BacktestStage(Stage):
             for name in fields_of("data", "output", "forecast", "backtest", "tracking", "registry")
             if name not in NOT_READ and not name.startswith("walk_forward")
         ),
-        "model_preset", "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu",
+        "model_preset", "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu", "n_val_iter",
     )  # fmt: skip
     by_content = (*BY_CONTENT, "model_preset")
     packages = ("torch", "numpy", "pandas", "scipy", "pyqlib", "exchange_calendars")

@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config
+from kronos.data import markets
 from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts
-from kronos.data.markets import sessions_per_year
-from kronos.data.splits import Ranges
+from kronos.data.splits import Ranges, session_range
 from kronos.data.store import BarStore
 from kronos.evaluation import forecast_evaluation, portfolio, ranking, signals
 from kronos.evaluation.benchmark import Benchmark, benchmark
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples
 from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests, write_qlib_store
-from kronos.evaluation.tradability import Tradability, trading_mask
+from kronos.evaluation.tradability import Tradability, trading_costs, trading_mask
 from kronos.forecast.store_forecaster import (
     CLOSE,
     Forecaster,
@@ -30,6 +30,7 @@ from kronos.forecast.store_forecaster import (
 from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
 from kronos.stages.base import Context, Inputs
 from kronos.stages.provenance import seen_before
+from kronos.stages.test_loss import test_losses
 from kronos.stages.weights import weights_before
 from kronos.utils.errors import UserError
 from kronos.utils.random_keys import GOLDEN
@@ -69,14 +70,23 @@ def evaluate(
     )  # fmt: skip
     before = before_training(context, inputs, model, points, bars["close"])
     ranked = forecast_evaluation.rank(
-        forecasts, scores, signal=rules.backtest_signal, seeds=rules.baseline_seeds, before=before
-    )
+        forecasts, scores, signal=rules.backtest_signal, seeds=rules.baseline_seeds, before=before,
+        trained=trained_baselines(config, splits, store, bars["close"]),
+    )  # fmt: skip
     samples, examples = sample_paths(model, points, forecasts)
+    losses = test_losses(context, inputs)
     accurate = forecast_evaluation.measure(forecasts, samples)
-    compared = benchmark(config, store, *(bars[name].iloc[first - start :] for name in ("close", "member")))
-    year = sessions_per_year(store.calendar, *splits.backtest, store.freq, store.label)
+    within = {name: bars[name].iloc[first - start :] for name in ("close", "member")}
+    traded = pd.DatetimeIndex(within["close"].index)
+    costs = trading_costs(
+        store.calendar, traded, rules.backtest_open_cost, rules.backtest_close_cost, rules.backtest_min_cost
+    )
+    for line in markets.describe(store.calendar, *splits.backtest):
+        context.say(f"  {line}")
+    compared = benchmark(config, store, within["close"], within["member"], *costs[:2])
+    year = markets.sessions_per_year(store.calendar, *splits.backtest, store.freq, store.label)
     at_deal = trading_mask(store, bars, rules.backtest_deal_price, rules.backtest_limit_threshold)
-    results = simulate(config, splits, store, scores, compared, first, at_deal, year)
+    results = simulate(config, splits, store, scores, compared, first, at_deal, costs, year)
     own = results[rules.backtest_signal]
     write_ledgers(folder, results, rules.backtest_signal)
     context.say(f"backtest: {len(own.daily)} days, {len(own.trades):,} fills")
@@ -86,12 +96,11 @@ def evaluate(
     content = ReportInputs(
         universe=str(source.get("universe", f"{len(store.instruments)} instruments of {config.data.data_source}")),
         source_notes=_source_notes(store),
-        warnings=seen_before(config, splits), benchmark=compared.name, signal=rules.backtest_signal,
-        horizon=horizon, lookback=lookback, seed=config.training.seed,
+        warnings=[*seen_before(config, splits), *compared.warnings], benchmark=compared.name,
+        signal=rules.backtest_signal, horizon=horizon, lookback=lookback, seed=config.training.seed,
         topk=rules.backtest_n_symbol_hold, n_drop=rules.backtest_n_symbol_drop,
         hold_thresh=rules.backtest_hold_thresh, account=rules.backtest_account,
-        open_cost=rules.backtest_open_cost, close_cost=rules.backtest_close_cost,
-        min_cost=rules.backtest_min_cost, deal_price=rules.backtest_deal_price,
+        open_cost=costs[0], close_cost=costs[1], min_cost=costs[2], deal_price=rules.backtest_deal_price,
         limit_threshold=rules.backtest_limit_threshold,
         forecast=(
             f"{config.forecast.inference_sample_count} sample paths at temperature {config.forecast.inference_T:g}, "
@@ -99,7 +108,7 @@ def evaluate(
         ),
         scored=len(points), excluded=Counter(sorted(points.excluded["reason"])), repaired_bars=repaired,
         model_digests={name: inputs.digests[name] for name in ("tokenizer", "predictor")},
-        ranking=ranked, before=before, accuracy=accurate,
+        ranking=ranked, before=before, accuracy=accurate, test_losses=losses,
         portfolios={
             name: Portfolio(daily=one.daily, risk=one.risk, turnover=one.turnover, stranded=one.stranded)
             for name, one in results.items() if name in signals.SIGNALS
@@ -108,6 +117,26 @@ def evaluate(
         random_net=pd.DataFrame(by_chance) if by_chance else None, examples=examples,
     )  # fmt: skip
     return write_report(folder, content)
+
+
+def trained_baselines(
+    config: Config, splits: Ranges, store: BarStore, close: pd.DataFrame
+) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return rankings that were fitted on the training range: key -> (name, scores for the days of `close`)."""
+    lookback, horizon = config.data.lookback_window, config.data.predict_window
+    first, last = session_range(store, *splits.train)
+    if last - first < lookback + horizon:
+        return {}
+    past = {name: frame.iloc[: last + 1 - first] for name, frame in wide_bars(store, first).items()}
+    mask = trading_mask(store, past, "open", config.backtest.backtest_limit_threshold)
+    earned = signals.tradable_returns(past["open"], past["close"], horizon, mask)
+    weights = ranking.fit_returns(past["close"], earned, lookback)
+    return {
+        "linear": (
+            f"linear regression on the last {lookback - 1} returns",
+            ranking.by_returns(close, weights),
+        )
+    }
 
 
 def _source_notes(store: BarStore) -> list[str]:
@@ -127,7 +156,8 @@ def score(close: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
 def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
     """`open`, `close`, `volume` of real bars (NaN elsewhere) and `member`, days x instruments, from a session on.
 
-    An instrument stays a member while its missing bars are filled; its return is counted at its next real bar.
+    An instrument without a bar (a suspension) stays what it was, a member or not, until its next bar, so that its
+    return on resumption is counted; after its last bar it is no member.
     """
     shape = (store.last_session + 1 - first_session, len(store.instruments))
     flags, session, instrument = np.asarray(store.flags), np.asarray(store.session), store.instrument_of_row
@@ -141,9 +171,11 @@ def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
         table = np.full(shape, np.nan)
         table[session[real] - first_session, instrument[real]] = store.values[real, FEATURES.index(name)]
         found[name] = pd.DataFrame(table, index, columns)
-    inside = np.zeros(shape, bool)
-    inside[session[member] - first_session, instrument[member]] = True
-    found["member"] = pd.DataFrame(inside, index, columns)
+    status, last = np.full(shape, np.nan), np.full(shape[1], -1)
+    status[session[later] - first_session, instrument[later]] = member[later]
+    np.maximum.at(last, instrument[later], session[later] - first_session)
+    held = pd.DataFrame(status, index, columns).ffill() == 1
+    found["member"] = held & (np.arange(shape[0])[:, None] <= last)
     return found
 
 
@@ -235,6 +267,7 @@ def simulate(
     compared: Benchmark,
     first_session: int,
     tradable: Tradability,
+    costs: tuple[float, float, float],
     periods_per_year: float,
 ) -> dict[str, BacktestResult]:
     """Backtest every signal, and random rankings (named random_N), in Qlib on the bars of the store."""
@@ -253,8 +286,7 @@ def simulate(
             path, traded, *(pd.Timestamp(day) for day in splits.backtest),
             topk=rules.backtest_n_symbol_hold, n_drop=rules.backtest_n_symbol_drop,
             hold_thresh=max(rules.backtest_hold_thresh, tradable.longest_wait), account=rules.backtest_account,
-            open_cost=rules.backtest_open_cost, close_cost=rules.backtest_close_cost,
-            min_cost=rules.backtest_min_cost, deal_price=rules.backtest_deal_price,
+            open_cost=costs[0], close_cost=costs[1], min_cost=costs[2], deal_price=rules.backtest_deal_price,
             benchmark=compared.returns, benchmark_cost=compared.cost, periods_per_year=periods_per_year,
             freq=config.data.freq,
         )  # fmt: skip

@@ -149,10 +149,14 @@ class PredictorObjective:
 
     @torch.no_grad()
     def tokens(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
-        """Return coarse and fine ids, each int64 [B, T], on the device of `x_BTF`."""
+        """Return coarse and fine ids, each int64 [B, T], on the device of `x_BTF`.
+
+        In float32 whatever the autocast, since forecasts encode in float32: in bfloat16 one id in sixty differs.
+        """
         if next(self.tokenizer.parameters()).device != x_BTF.device:
             self.tokenizer.to(x_BTF.device)
-        coarse, fine = self.tokenizer.encode(x_BTF, half=True)
+        with torch.autocast(x_BTF.device.type, enabled=False):
+            coarse, fine = self.tokenizer.encode(x_BTF, half=True)
         return coarse, fine
 
 

@@ -20,6 +20,7 @@ class Store:
     instruments: tuple[str, ...] = ("A", "B")
     benchmark_name: str | None = None
     benchmark: pd.Series | None = None
+    findings: tuple[dict[str, str], ...] = ()
 
 
 def config(**changes) -> Config:
@@ -60,7 +61,7 @@ def test_what_the_bar_store_holds_is_read_from_it_and_not_from_a_qlib_store(tmp_
     ):
         asked = config(backtest_benchmark=wanted, qlib_data_path=path)
         assert fingerprint(asked, store) == "none"
-        found = benchmark(asked, store, close, member)
+        found = benchmark(asked, store, close, member, 0.001, 0.0015)
         np.testing.assert_allclose(found.returns, series.pct_change())
     for wanted in ("auto", "equal_weight"):
         assert fingerprint(config(backtest_benchmark=wanted, qlib_data_path=path), Store()) == "none"
@@ -78,3 +79,24 @@ def test_a_file_counts_with_its_bytes_and_nothing_else(tmp_path):
     (tmp_path / "one.csv").write_text(text + "2024-07-02,1\n")
     assert fingerprint(config(backtest_benchmark=str(tmp_path / "one.csv")), Store()) != first
     assert fingerprint(config(backtest_benchmark=str(tmp_path / "none.csv")), Store()) == "none"
+
+
+def test_an_index_of_prices_beside_prices_with_dividends_is_warned_of():
+    close = pd.DataFrame(1.0, DAYS, ["A", "B"])
+    member = pd.DataFrame(True, DAYS, close.columns)
+
+    def warnings(name: str, *, adjusted: bool) -> tuple[str, ...]:
+        findings = ({"kind": "adjustment factor changes"},) if adjusted else ()
+        index = pd.Series(1.0, DAYS)
+        stored = Store(benchmark_name=name, benchmark=index, findings=findings)
+        return benchmark(config(backtest_benchmark=name), stored, close, member, 0.001, 0.0015).warnings
+
+    (sentence,) = warnings("SH000300", adjusted=True)
+    assert "SH000300" in sentence and "total return index" in sentence
+    assert warnings("SH000300", adjusted=False) == ()
+    assert warnings("H00300", adjusted=True) == () and warnings("SPX total return", adjusted=True) == ()
+    given = Store(findings=({"kind": "adjustment factor changes"},))
+    assert (
+        benchmark(config(backtest_benchmark="equal_weight"), given, close, member, 0.001, 0.0015).warnings
+        == ()
+    )

@@ -168,3 +168,29 @@ def test_step_one_of_a_forecast_that_knows_the_next_close_has_rank_ic_one():
     forecasts.close_NH[:, 0] = np.where(np.isfinite(came[:, 0]), came[:, 0], 1) * forecasts.last_N
     table = rank(forecasts, scores, signal="mean", seeds=1, before=Before()).steps.set_index("step")
     assert table.loc[1, "rank_ic"] > 0.999 and abs(table.loc[5, "rank_ic"]) < 0.1
+
+
+def test_a_regression_on_the_last_returns_finds_planted_weights_and_ranks_by_them():
+    random = np.random.default_rng(7)
+    planted = np.array([0.0, 0.0, -0.3, 0.2])  # of the four last returns, the oldest first
+    moves = np.zeros((400, 50))
+    for day in range(4, 400):
+        moves[day] = moves[day - 4 : day].T @ planted + random.normal(0, 0.01, 50) + random.normal(0, 0.02)
+    close = pd.DataFrame(100 * np.exp(moves.cumsum(0)), pd.bdate_range("2020-01-01", periods=400))
+    target = np.log(close.shift(-1) / close)
+    past = slice(None, 300)
+    weights = ranking.fit_returns(close.iloc[past], target.iloc[past].mask(random.random((300, 50)) < 0.1), 5)
+    np.testing.assert_allclose(weights, planted, atol=0.03)
+    score = ranking.by_returns(close, weights)
+    assert score.iloc[:4].isna().all().all() and score.iloc[4:].notna().all().all()
+    found = ranking.worth(score.iloc[300:], target.iloc[300:], 1).rank_ic
+    assert found.mean > 0.2 and found.sign == 1
+
+
+def test_the_distance_from_the_mean_is_a_forecast_of_the_mean():
+    close = pd.DataFrame({"A": [1.0, 2.0, 3.0], "B": [3.0, np.nan, 1.0]})
+    found = ranking.mean_distance(close, 3)
+    assert (
+        found.iloc[2].tolist() == pytest.approx([2 / 3 - 1, (3 + 3 + 1) / 3 - 1])
+        and found.iloc[:2].isna().all().all()
+    )

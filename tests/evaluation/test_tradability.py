@@ -9,7 +9,7 @@ import pytest
 from kronos.data import markets
 from kronos.evaluation import ranking, signals, statistics
 from kronos.evaluation.qlib_backtest import run_backtest, write_qlib_store
-from kronos.evaluation.tradability import AT_LIMIT, tradability, unbuyable_shares
+from kronos.evaluation.tradability import AT_LIMIT, tradability, trading_costs, unbuyable_shares
 
 COSTS = {
     "topk": 1, "n_drop": 1, "hold_thresh": 1, "account": 1e6, "open_cost": 0.0, "close_cost": 0.0, "min_cost": 0.0,
@@ -121,6 +121,17 @@ def test_hourly_bars_in_shanghai_are_not_sold_on_the_day_of_the_purchase(tmp_pat
             bought[trade.instrument] = trade.datetime.normalize()
         else:
             assert bought[trade.instrument] < trade.datetime.normalize()
+
+
+def test_automatic_costs_are_the_markets_own_and_follow_a_change_of_tax():
+    before, after = pd.bdate_range("2023-08-21", periods=5), pd.bdate_range("2023-08-28", periods=15)
+    old, new = (trading_costs("XSHG", days, "auto", "auto", "auto") for days in (before, after))
+    assert old[1] - new[1] == pytest.approx(0.0005) and old[0] == pytest.approx(new[0])
+    assert old[2] == new[2] == 5
+    both = trading_costs("XSHG", before.append(after), "auto", "auto", "auto")
+    assert both[1] == pytest.approx((5 * old[1] + 15 * new[1]) / 20)
+    assert trading_costs("XSHG", before, 0.001, 0.0015, 0) == (0.001, 0.0015, 0)
+    assert trading_costs("24/7", before, "auto", 0.5, "auto") == (0.001, 0.5, 0)
 
 
 def test_limits_within_a_day_are_moves_from_the_last_close_of_the_day_before():

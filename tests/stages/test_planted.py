@@ -34,7 +34,7 @@ def test_a_planted_pattern_is_found_and_beats_every_ranking_baseline(in_folder):
     metrics = found["metrics"]
     assert metrics["rank_ic_mean"] > 0.15 and metrics["rank_ic_low"] > 0
     baselines = {one["key"]: one for one in found["ranking_baselines"]}
-    assert set(baselines) == {"momentum", "reversal", "random", "before"}
+    assert set(baselines) == {"momentum", "reversal", "mean_distance", "linear", "random", "before"}
     for key, one in baselines.items():
         assert one["difference"]["low"] > 0, key
     for key in ("momentum", "reversal"):

@@ -314,3 +314,15 @@ def test_the_tokenizer_is_frozen(predictor, tokenizer, objective):
     assert all(parameter.grad is None for parameter in tokenizer.parameters())
     with pytest.raises(UserError, match="loss_bars is 'all'"):
         PredictorObjective(tokenizer, LOOKBACK, HORIZON, "all")
+
+
+def test_token_ids_are_those_of_float32_whatever_the_autocast():
+    torch.manual_seed(0)
+    objective = PredictorObjective(KronosTokenizer(**TOKENIZER), LOOKBACK, HORIZON)
+    x = make_batch(windows=400).x
+    expected = objective.tokens(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = objective.tokens(x)
+        lossy = objective.tokenizer.encode(x, half=True)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert not all(torch.equal(*pair) for pair in zip(lossy, expected, strict=True))  # so the test can fail

@@ -1,0 +1,57 @@
+"""Loss of the trained models on the test range, computed once, after all choices were made on validation."""
+
+from kronos.distributed.device import choose
+from kronos.stages.base import Context, Inputs
+from kronos.stages.inputs import windows_of
+from kronos.stages.train_setup import make_objective
+from kronos.stages.weights import Kind, Weights
+from kronos.utils.errors import UserError
+
+BATCH = 100  # windows
+
+
+def test_losses(context: Context, inputs: Inputs) -> dict[str, float]:
+    """Return `test_loss_tokenizer` and `test_loss_predictor`, and the number of windows behind them, `test_windows`.
+
+    Both are what `val_loss` is on the validation range: the reconstruction error of the forecast bars in normalised
+    units, and their teacher-forced cross-entropy in nats. At most n_val_iter windows, chosen by the seed. Empty where
+    the test range has no window.
+    """
+    from kronos.data.windows import Windows, epoch_order
+    from kronos.distributed.collectives import Collectives
+    from kronos.training.validation import score
+
+    config, store, splits = context.config, inputs.store, inputs.splits
+    assert store is not None and splits is not None and inputs.tokenizer and inputs.predictor
+    lookback, horizon = config.data.lookback_window, config.data.predict_window
+    try:
+        split = windows_of(config, store, "test", splits, lookback + horizon)
+    except UserError as error:
+        context.say(f"no test loss: {error}")
+        return {}
+    source = Windows(store, split, lookback=lookback, clip=config.data.clip, seed=config.training.seed)
+    chosen = epoch_order(
+        len(source), min(config.training.n_val_iter, len(source)), config.training.seed, None
+    )
+    runtime = choose(config.launch.device, config.launch.cpu, "fp32")
+    found: dict[str, float] = {}
+    pair: tuple[tuple[Kind, Weights], ...] = (
+        ("tokenizer", inputs.tokenizer),
+        ("predictor", inputs.predictor),
+    )
+    for kind, weights in pair:
+        objective = make_objective(kind, config, inputs.tokenizer.model)
+        means, _ = score(
+            weights.model.to(runtime.device), objective, source, chosen, BATCH, runtime=runtime,
+            ranks=Collectives(0, 1), stop=lambda: False,
+        )  # fmt: skip
+        weights.model.eval()
+        if means is None:
+            raise UserError(f"the test loss of the {kind} is not finite: its weights are damaged")
+        found[f"test_loss_{kind}"] = means["val_loss"]
+    found["test_windows"] = float(len(chosen))
+    context.say(
+        f"test loss on {len(chosen):,} windows of {splits.test[0]}..{splits.test[1]}: tokenizer "
+        f"{found['test_loss_tokenizer']:.5g}, predictor {found['test_loss_predictor']:.5g}"
+    )
+    return found
