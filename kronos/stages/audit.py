@@ -17,8 +17,14 @@ from kronos.evaluation.tradability import Tradability, trading_mask
 from kronos.report.audit import Setting, sentences, table_text, write_audit
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import write_record
-from kronos.stages.evaluate import wide_bars
-from kronos.stages.inputs import BY_CONTENT, backtest_points, log_dataset, resolve_splits, stored_bars
+from kronos.stages.inputs import (
+    BY_CONTENT,
+    backtest_points,
+    log_dataset,
+    resolve_splits,
+    stored_bars,
+    wide_bars,
+)
 from kronos.utils.files import atomic_folder
 
 NOT_READ = ("max_context", "clip")

@@ -12,11 +12,11 @@ from kronos.config.loading import load_config
 from kronos.evaluation import signals
 from kronos.evaluation.tradability import trading_mask
 from kronos.stages.audit import market_of
-from kronos.stages.evaluate import wide_bars
-from kronos.stages.inputs import backtest_points, resolve_splits, stored_bars
+from kronos.stages.inputs import backtest_points, resolve_splits, stored_bars, wide_bars
 
-SMALL = ["audit", "--audit-seeds", "20", "--backtest-max-instruments", "40"]
+SMALL = ["audit", "--audit-seeds", "20", "--backtest-max-instruments", "20"]
 FOLDER = Path("outputs/audit")
+CONFIG = Path(__file__).resolve().parents[2] / "experiments" / "sample.json"
 
 
 def test_the_stage_writes_its_page_and_run_and_is_reused(
@@ -27,7 +27,7 @@ def test_the_stage_writes_its_page_and_run_and_is_reused(
     assert "a Rank IC of 0.02 is found in" in said and "truth inside" in said
     assert "outputs/audit/audit.md (and audit.html)" in said
     stored = json.loads((FOLDER / "audit.json").read_text())
-    assert stored["setting"]["seeds"] == 20 and stored["setting"]["names"] <= 40
+    assert stored["setting"]["seeds"] == 20 and stored["setting"]["names"] <= 20
     assert {case["covered"]["of"] for case in stored["cases"]} == {20}
     run = latest("audit")
     assert run.metrics == pytest.approx(stored["metrics"]) and run.params["audit_seeds"] == "20"
@@ -61,8 +61,9 @@ def test_the_pairs_and_returns_are_those_of_a_backtest(store: Path) -> None:
 def test_a_range_without_an_interval_is_refused_in_one_line(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*SMALL, "--backtest-time-range", "2010-08-04,2010-08-20"]) == 2
-    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("kronos: ")]
+    given = ["--config-path", str(CONFIG), "--backtest-time-range", "2010-08-04,2010-08-20"]
+    assert main([*SMALL, *given]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
         "too few for an interval" in line and "lengthen backtest_time_range or shorten predict_window" in line
     )
