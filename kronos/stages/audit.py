@@ -38,7 +38,7 @@ class AuditStage(Stage):
     help = "how far a Rank IC can be trusted on the stored bars: false alarms, coverage, power"
     params = (
         *(name for name in fields_of("data", "audit", "tracking") if name not in NOT_READ),
-        "backtest_limit_threshold", "backtest_max_instruments", "seed",
+        "backtest_delisting_return", "backtest_limit_threshold", "backtest_max_instruments", "seed",
     )  # fmt: skip
     by_content = BY_CONTENT
     packages = ("numpy", "pandas", "scipy", "exchange_calendars")
