@@ -5,6 +5,7 @@ instrument and time, without repeats. Every rule here is causal: what becomes of
 earlier ones, never on what follows.
 """
 
+import unicodedata
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -121,7 +122,8 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
     The names of ALIASES are understood; a missing `volume` is 0; `factor`, `adj_close` and `flag` are kept. `split`,
     the new shares for each old one on the day of a split (0, 1 or empty: none), becomes `split_so_far`, their product
     up to each bar. Other columns are left out. Rows that were out of time order are counted in `findings`.
-    Raises UserError for a missing column, text where numbers belong, a negative split, or a time without a day.
+    Raises UserError for a missing column, text where numbers belong, a negative split, a time without a day, or an
+    instrument's name with a control character.
     """
     if not isinstance(raw, pd.DataFrame):
         raise UserError(f"bars must come as a pandas DataFrame, got {type(raw).__name__}")
@@ -141,6 +143,7 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
     if nameless.any():
         raise UserError(f"column instrument is empty in {int(nameless.sum())} of {len(frame)} bars")
     columns: dict[str, Any] = {"instrument": frame["instrument"].astype(str)}
+    refuse_unusable_names(columns["instrument"].unique())
     columns["datetime"] = _times(frame["datetime"])
     for name in (*FEATURES, "factor", "adj_close", "split", "split_so_far"):
         if name not in frame.columns:
@@ -152,6 +155,16 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
         columns["flag"] = frame["flag"].astype("uint8")
     result = _sorted(pd.DataFrame(columns).reset_index(drop=True), findings)
     return _cumulate_splits(result) if "split" in result.columns else result
+
+
+def refuse_unusable_names(names: Iterable[str]) -> None:
+    """Raise UserError for a name with a control character, one that ends a line, or half of a surrogate pair."""
+    for name in names:
+        found = [char for char in name if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]
+        if found:
+            raise UserError(
+                f"instrument {name!a} has the control character U+{ord(found[0]):04X}: rename it in the source"
+            )
 
 
 def _rename_evidence(frame: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import pandas as pd
 from kronos.evaluation.portfolio import risk
 from kronos.evaluation.qlib_store import initialised, load_module
 from kronos.utils.errors import UserError
+from kronos.utils.names import file_name
 
 DEAL_PRICES = ("open", "high", "low", "close")
 
@@ -102,7 +103,9 @@ def run_backtests(
     days = calendar[(calendar >= first) & (calendar <= last)]
     bench = _cover(benchmark, days, "benchmark")
     bench_cost = None if benchmark_cost is None else _cover(benchmark_cost, days, "benchmark_cost")
-    names = sorted(set().union(*(score.index.unique("instrument") for score in scored.values())))
+    names = set().union(*(score.index.unique("instrument") for score in scored.values()))
+    codes = {file_name(name): name for name in names}  # as Qlib knows instruments: their own names
+    scored = {name: _by_code(score) for name, score in scored.items()}
     results = {}
     with initialised(store):
         strategy = load_module("qlib.contrib.strategy.signal_strategy").TopkDropoutStrategy
@@ -111,7 +114,7 @@ def run_backtests(
             freq=freq,
             start_time=first,
             end_time=last,
-            codes=names,
+            codes=sorted(codes),
             deal_price=deal_price,
             limit_threshold=("$no_buy>0", "$no_sell>0"),
             open_cost=open_cost,
@@ -140,6 +143,8 @@ def run_backtests(
             report, held = next(iter(portfolio.values()))
             trades = _trades(next(iter(indicators.values()))[1].order_indicator_his)
             positions = _positions(held, quoted[quoted].index, freq)
+            for table in (trades, positions):
+                table["instrument"] = table["instrument"].map(codes)
             results[name] = _result(report, trades, positions, bench, bench_cost, periods_per_year)
     return results
 
@@ -195,6 +200,13 @@ def _ledger_range(
             f"of them after a day with a signal ({known.sum()} days have one)"
         )
     return tradable[0], calendar[inside][-1]
+
+
+def _by_code(score: pd.Series) -> pd.Series:
+    """Return scores with the names that instruments have in the store; ordinary names are the same."""
+    names = score.index.unique("instrument")
+    codes = {name: code for name in names if (code := file_name(name)) != name}
+    return score.rename(index=codes, level="instrument").sort_index() if codes else score
 
 
 def _cover(series: pd.Series, days: pd.DatetimeIndex, name: str) -> pd.Series:

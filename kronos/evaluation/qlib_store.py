@@ -22,6 +22,7 @@ from kronos.data.bars import FEATURES, Flag
 from kronos.evaluation.tradability import Tradability
 from kronos.utils import files
 from kronos.utils.errors import UserError
+from kronos.utils.names import file_name
 
 
 def write_qlib_store(
@@ -39,8 +40,8 @@ def write_qlib_store(
     tradable. Besides the bars each instrument gets `factor` (1: prices are adjusted already), `change` (close over
     the close before, less 1), `vwap` (amount over volume), and `no_buy` and `no_sell`, 1 where `tradable` forbids it
     at the deal price.
-    Raises UserError for instruments whose name cannot be a folder's, ValueError for bars outside the sessions or
-    given twice.
+    Qlib knows an instrument by its `file_name`: BTC/USDT, `con`, or abc beside ABC can be stored.
+    Raises ValueError for bars outside the sessions or given twice.
     """
     calendar = pd.DatetimeIndex(pd.to_datetime(np.asarray(sessions)))
     if not calendar.is_monotonic_increasing or not calendar.is_unique:
@@ -52,7 +53,6 @@ def write_qlib_store(
         raise UserError("there are no bars to backtest on: the frame is empty")
     instrument, labels = pd.factorize(bars["instrument"], sort=True)
     names = [str(name) for name in labels]
-    _check_names(names)
     session = calendar.get_indexer(pd.DatetimeIndex(bars["datetime"]))
     if (session < 0).any():
         day = bars["datetime"].to_numpy()[session < 0][0]
@@ -88,7 +88,8 @@ def write_qlib_store(
         future = pd.DatetimeIndex(calendar.append(calendar[-1:] + pd.Timedelta(days=1)))
     text = future.strftime("%Y-%m-%d" if freq == "day" else "%Y-%m-%d %H:%M:%S").tolist()
     ranges = [
-        f"{name}\t{text[begin]}\t{text[end]}" for name, begin, end in zip(names, first, last, strict=True)
+        f"{file_name(name)}\t{text[begin]}\t{text[end]}"
+        for name, begin, end in zip(names, first, last, strict=True)
     ]
 
     with files.atomic_folder(path) as folder:
@@ -96,28 +97,12 @@ def write_qlib_store(
         _write_lines(folder / "calendars" / f"{freq}_future.txt", text)
         _write_lines(folder / "instruments" / "all.txt", ranges)
         for row, name in enumerate(names):
-            place = folder / "features" / _folder_name(name)
+            place = folder / "features" / file_name(name).lower()  # Qlib reads lower-case folders
             place.mkdir(parents=True)
             span = slice(first[row], last[row] + 1)
             for field, grid in grids.items():
                 np.append(first[row], grid[row, span]).astype("<f4").tofile(place / f"{field}.{freq}.bin")
     return Path(path)
-
-
-def _check_names(names: list[str]) -> None:
-    seen: dict[str, str] = {}
-    for name in names:
-        if name.strip() in ("", ".", "..") or any(letter in name for letter in "/\\\t\n"):
-            raise UserError(f"instrument {name!r} cannot be a folder of a Qlib store: rename it")
-        other = seen.setdefault(name.lower(), name)
-        if other != name:
-            raise UserError(
-                f"instruments {other} and {name} differ only by case, which a Qlib store cannot hold"
-            )
-
-
-def _folder_name(instrument: str) -> str:
-    return str(load_module("qlib.utils").code_to_fname(instrument)).lower()
 
 
 def load_module(module: str) -> Any:
@@ -188,5 +173,7 @@ def alpha158(
     fields, names = load_module("qlib.contrib.data.loader").Alpha158DL.get_feature_config({
         "kbar": {}, "price": {"windows": [0], "feature": ["OPEN", "HIGH", "LOW", "VWAP"]}, "rolling": {},
     })  # fmt: skip
-    features = load_module("qlib.data.data").D.features(list(instruments), fields, begin, end, freq)
+    codes = {file_name(name): name for name in instruments}
+    features = load_module("qlib.data.data").D.features(list(codes), fields, begin, end, freq)
+    features = features.rename(index=codes, level="instrument")
     return features.set_axis(pd.Index(names), axis=1).astype(np.float32)

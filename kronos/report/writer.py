@@ -23,6 +23,7 @@ from kronos.report.evaluation_figures import (
 from kronos.report.figures import cumulative_figure, ic_figure, save_png
 from kronos.report.rendering import render, write_pages
 from kronos.utils import files
+from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
 
 __all__ = ["Example", "Portfolio", "ReportInputs", "metrics", "report_text", "write_report"]
@@ -57,7 +58,7 @@ def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
         place / "ranking_baselines.csv", float_format="%.10g"
     )
     inputs.accuracy.steps.to_csv(place / "accuracy_by_step.csv", index=False, float_format="%.10g")
-    inputs.accuracy.instruments.to_csv(place / "accuracy_by_instrument.csv", float_format="%.10g")
+    write_csv(inputs.accuracy.instruments, place / "accuracy_by_instrument.csv", float_format="%.10g")
     files.write_json(place / "metrics.json", details(inputs))
     write_pages(place, "report.j2", **_content(inputs))
     return metrics(inputs)

@@ -29,6 +29,7 @@ from kronos.stages.inputs import (
     training_splits,
     windows_of,
 )
+from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json, write_text
 
@@ -160,7 +161,7 @@ def write_reports(store: BarStore, ranges: Ranges, windows: pd.DataFrame, counts
     from kronos.data.quality_report import report_markdown
     from kronos.report.figures import data_figure, save_png
 
-    windows.to_csv(store.path / "windows.csv", index=False, date_format="%Y-%m-%d %H:%M")
+    write_csv(windows, store.path / "windows.csv", index=False, date_format="%Y-%m-%d %H:%M")
     write_text(store.path / "data_report.md", report_markdown(store) + _splits_markdown(ranges, windows))
     write_json(
         store.path / "data_report.json",

@@ -44,6 +44,7 @@ from kronos.stages.provenance import seen_before
 from kronos.stages.test_loss import test_losses
 from kronos.stages.weights import weights_before
 from kronos.utils.errors import UserError
+from kronos.utils.names import file_name
 from kronos.utils.random_keys import GOLDEN
 
 EXAMPLES = 4
@@ -305,7 +306,7 @@ def simulate(
 def write_ledgers(folder: Path, results: Mapping[str, BacktestResult], configured: str) -> None:
     """Write fills and positions of the configured signal into `folder`, of other signals under exploratory/."""
     for name in signals.SIGNALS:
-        place = folder if name == configured else folder / "exploratory" / name
+        place = folder if name == configured else folder / "exploratory" / file_name(name, lower=True)
         place.mkdir(parents=True, exist_ok=True)
         results[name].trades.to_parquet(place / "trades.parquet", index=False)
         results[name].positions.to_parquet(place / "positions.parquet", index=False)

@@ -24,8 +24,10 @@ from kronos.stages.cache import write_record
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.weights import trained_pair
+from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder
+from kronos.utils.names import file_name
 
 DRAWN = 4  # number of figures if predict_figures is not set
 HISTORY = 2  # length of the history in a figure, in units of lookback_window
@@ -72,11 +74,11 @@ class PredictStage(Stage):
         frame = forecast(context, model, points)
         with atomic_folder(config.predict_folder) as folder:
             frame.to_parquet(folder / "forecast.parquet", index=False)
-            frame.to_csv(folder / "forecast.csv", index=False, float_format="%.6g")
-            points.excluded[["instrument", "reason"]].to_csv(folder / "not_forecast.csv", index=False)
+            write_csv(frame, folder / "forecast.csv", index=False, float_format="%.6g")
+            write_csv(points.excluded[["instrument", "reason"]], folder / "not_forecast.csv", index=False)
             (folder / "figures").mkdir()
             for name in drawn:
-                draw(config, store, frame, name, folder / "figures" / f"{name}.png")
+                draw(config, store, frame, name, folder / "figures" / f"{file_name(name)}.png")
             outputs = [
                 path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()
             ]

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
 from kronos.data import calendars
 from kronos.data.bars import FEATURES, PRICES, SPELLINGS
 from kronos.data.sources.base import BaseDataProcessor, file_stats
+from kronos.utils.csv_files import GUARDED_TEXT
 from kronos.utils.errors import UserError
+from kronos.utils.names import name_of
 
 SUFFIXES = (".csv", ".csv.gz", ".txt", ".parquet", ".pq")
 PART = 400_000  # rows yielded at a time: enough to be fast, few enough to keep memory small
@@ -50,7 +53,7 @@ class CsvDataProcessor(BaseDataProcessor):
             if "instrument" in table.column_names:
                 whole.append((path, table))
                 continue
-            name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+            name = name_of(path.name.removesuffix(".gz").rsplit(".", 1)[0])
             if name in files:
                 raise UserError(
                     f"{name} comes from two files, {files[name].name} and {path.name}: remove one, or name "
@@ -270,6 +273,10 @@ def _read_csv(path: Path) -> tuple[pa.Table, dict[str, str]]:
             column_types=kinds, include_columns=list(names.values()), strings_can_be_null=True
         ),
     )
+    if "instrument" in names:
+        place = table.column_names.index(names["instrument"])
+        plain = pa.compute.replace_substring_regex(table.column(place), GUARDED_TEXT, r"\1")
+        table = table.set_column(place, names["instrument"], plain)
     return table, names
 
 

@@ -18,14 +18,13 @@ import pandas as pd
 from kronos.data.bars import MAX_ITEMS, PRICES, Finding, Flag
 from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.utils.errors import UserError
+from kronos.utils.names import RESERVED, file_name, name_of
 
 INDICES = {  # by universe
     "csi300": "SH000300", "csi500": "SH000905", "csi800": "SH000906", "csi1000": "SH000852",
 }  # fmt: skip
 INDEX = re.compile(r"(?i)^(sh000|sz399)\d{3}$")  # the codes that Shanghai and Shenzhen give to indices
 FIELDS = (*PRICES, "volume", "amount", "vwap")
-# File names that Windows reserves.
-RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 PART = 400_000  # rows yielded at a time
 Spans = list[tuple[pd.Timestamp, pd.Timestamp]]
 
@@ -90,7 +89,7 @@ class QlibDataProcessor(BaseDataProcessor):
         }
         symbols, indices = getattr(config, "symbols", None), []
         if symbols is not None:
-            wanted = {name: spans for name, spans in wanted.items() if name in symbols}
+            wanted = {name: spans for name, spans in wanted.items() if name_of(name) in symbols}
         elif config.instrument.lower() == "all":
             indices = [name for name in wanted if INDEX.match(name)]
             wanted = {name: spans for name, spans in wanted.items() if name not in indices}
@@ -207,7 +206,12 @@ def closes(path: str | Path, instrument: str, freq: str = "day") -> pd.Series | 
 
 
 def folder_name(instrument: str) -> str:
-    """Return the folder of a symbol as Qlib names it: lower case, with a prefix where systems reserve the name."""
+    """Return the folder of a symbol as Qlib names it: lower case, with a prefix where systems reserve the name.
+
+    A symbol that is no name of a single folder gets that of its `file_name`.
+    """
+    if set(instrument) & set("/\\\0") or instrument in ("", ".", ".."):
+        return file_name(instrument).lower()
     return f"_qlib_{instrument}".lower() if instrument.lower() in RESERVED else instrument.lower()
 
 
@@ -242,6 +246,7 @@ def _read_member(store: QlibStore, member: tuple[str, Spans]) -> pd.DataFrame | 
         frame["amount"] = frame["vwap"] * frame["volume"]
     inside = membership(pd.DatetimeIndex(frame["datetime"]), spans)
     frame["flag"] = np.where(inside, np.uint8(0), np.uint8(Flag.NONMEMBER))
+    frame["instrument"] = name_of(name)  # folders of `write_qlib_store` have names such as BTC~2FUSDT
     return frame.drop(columns="vwap", errors="ignore")
 
 

@@ -17,6 +17,7 @@ from kronos.data.sources.qlib import Spans, membership, read_universe
 from kronos.data.sources.sina_client import Bar, SinaClient
 from kronos.utils import files
 from kronos.utils.errors import UserError
+from kronos.utils.names import file_name
 from kronos.utils.progress import Progress
 
 CALENDAR = "XSHG"
@@ -162,7 +163,7 @@ class SinaDataProcessor(BaseDataProcessor):
 
     def _cache(self) -> Path:
         host = urlsplit(self.config.sina_url).netloc or self.config.sina_url
-        return Path(self.config.cache_path).expanduser() / "sina" / re.sub(r"[^\w.-]", "_", host)
+        return Path(self.config.cache_path).expanduser() / "sina" / file_name(host, lower=True)
 
     def _update_cache(self, client: SinaClient, symbol: str, due: pd.Timestamp) -> None:
         """Request what the cache lacks of a symbol, and add it to the cache."""

@@ -12,6 +12,7 @@ from kronos.report.content import plain
 from kronos.report.rendering import write_pages
 from kronos.stages.search.selection import Selection, selection_of, table_of
 from kronos.stages.search.session import Search
+from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
 
@@ -25,7 +26,7 @@ def write_results(search: Search, asked: Config, looks_before: int = 0) -> dict[
     """
     study, folder, config = search.study, search.folder, search.config
     folder.mkdir(parents=True, exist_ok=True)
-    study.write_table(folder / "trials.csv")
+    write_csv(study.table(), folder / "trials.csv", index=False)
     left_out = study.write_figures(folder / "figures")
     for name in ("trials.csv", "figures"):
         search.parent.artifact(folder / name, "figures" if name == "figures" else None)

@@ -27,6 +27,7 @@ from kronos.stages.weights import given_address
 from kronos.tracking.run import Run
 from kronos.utils.errors import Pruned, TrackingAway
 from kronos.utils.files import atomic_folder, digest_bytes
+from kronos.utils.names import file_name
 
 PARENT = "mlflow_parent"  # user attribute of the study: id of the parent run of all trials
 PARENT_SECONDS = 10.0
@@ -81,7 +82,7 @@ class Search:
             sampler=search.search_sampler, pruner=pruner, reports=self.budget["epochs"], seed=config.training.seed,
             n_trials=search.n_trials, heartbeat=search.search_heartbeat,
         )  # fmt: skip
-        self.folder = Path(search.search_path) / self.study.name
+        self.folder = Path(search.search_path) / file_name(self.study.name, lower=True)
         self.parent = self._parent()
         self.processes = TrialProcesses(config) if self._needs_processes() else None
         self._keeping = threading.Lock()

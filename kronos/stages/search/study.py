@@ -242,11 +242,11 @@ class Study:
         reasons = [trial.user_attrs.get("reason", "its process was killed") for trial in failed]
         return [f"trial {trial.number}: {why}" for trial, why in zip(failed, reasons, strict=True)]
 
-    def write_table(self, path: Path) -> None:
-        """Write a CSV file with one row per trial."""
+    def table(self) -> Any:
+        """Return a pandas table with one row per trial."""
         attributes = ("number", "state", "value", "params", "user_attrs", "datetime_start", "duration")
         table = self.study.trials_dataframe(attrs=attributes)
-        table.drop(columns=f"user_attrs_{DAILY}", errors="ignore").to_csv(path, index=False)
+        return table.drop(columns=f"user_attrs_{DAILY}", errors="ignore")
 
     def write_figures(self, folder: Path) -> list[str]:
         """Write Optuna's plots as PNG files; returns one line with the reason per plot that was left out."""

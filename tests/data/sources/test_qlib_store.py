@@ -26,10 +26,13 @@ NAMES = ("AAA", "BBB", "CON", "SH000300")
 
 @pytest.fixture
 def written(make_bars: MakeBars, make_store: MakeStore, tmp_path: Path) -> tuple[BarStore, Path]:
-    """A store of 120 days with holes, and the Qlib folder that the bridge writes from it."""
+    """A store of 120 days with holes, and the Qlib folder of the same bars."""
     missing = {"AAA": [5, 30, 31, 32, 33, 34, 35], "BBB": range(100, 120), "CON": range(20)}
     store = make_store(make_bars(120, names=NAMES, missing=missing))
     path = write_qlib_store(store.frame((*FEATURES, "flag")), tmp_path / "qlib", store.sessions)
+    universe = path / "instruments" / "all.txt"  # CON as Qlib's own scripts write it
+    universe.write_text(universe.read_text().replace("CO~4E", "CON"))
+    (path / "features" / "co~4e").rename(path / "features" / "_qlib_con")
     (path / "instruments" / "csi300.txt").write_text(
         "AAA\t2020-01-02\t2020-02-28\nAAA\t2020-04-01\t2020-05-29\nBBB\t2020-03-02\t2020-12-31\n"
     )
