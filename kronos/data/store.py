@@ -6,8 +6,6 @@ int64 [I + 1], `sessions.npy` int64 [S], perhaps `benchmark.npy` float64 [S], `f
 N rows, sorted by instrument then session; I instruments; S sessions.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +19,8 @@ import pandas as pd
 from kronos.data.bars import FEATURES
 from kronos.data.calendars import time_features
 from kronos.utils import files
-from kronos.utils.errors import UserError
+from kronos.utils.digests import canonical, file_digest
+from kronos.utils.errors import Damaged, UserError
 
 FORMAT = 2
 SESSIONS_AFTER = 64  # forecasts at the last bar need stamps beyond it; longer horizons use the calendar
@@ -132,17 +131,14 @@ class BarStore:
 
 def describe_file(file: Path) -> dict[str, Any]:
     """Return the size and digest of a file, as the index has them."""
-    with open(file, "rb") as stream:
-        return {
-            "bytes": os.stat(file).st_size,
-            "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
-        }
+    return {"bytes": os.stat(file).st_size, "sha256": file_digest(file)}
 
 
-def open_store(path: str | Path, verify: bool = False) -> BarStore:
-    """Open a store: index, sizes and shapes are always checked; `verify` reads every file and compares digests.
+def open_store(path: str | Path, verify: bool = True) -> BarStore:
+    """Open a store: index, sizes and shapes are checked, and with `verify` the digest of every file.
 
-    Raises UserError when there is none, when a file is missing or altered, or when a newer version wrote it.
+    A digest is computed once per process, at about 1 GB/s: 0.1 s for 3 million rows. Raises UserError when there
+    is no store or a newer version wrote it, and Damaged when a file is missing or altered.
     """
     folder = Path(path)
     if not (folder / "index.json").is_file():
@@ -178,13 +174,8 @@ def open_store(path: str | Path, verify: bool = False) -> BarStore:
     )
 
 
-def canonical(value: dict[str, Any]) -> bytes:
-    """Return the one JSON text of a value that digests are taken of."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
-
-
-def _damaged(folder: Path, what: str) -> UserError:
-    return UserError(f"the store at {folder} is damaged: {what}; build it again with  python -m kronos data")
+def _damaged(folder: Path, what: str) -> Damaged:
+    return Damaged(f"the store at {folder} is damaged: {what}", "build it again with  python -m kronos data")
 
 
 def _check_index(folder: Path, index: Any) -> None:
@@ -209,7 +200,7 @@ def _check_file(folder: Path, file: str, expected: dict[str, Any], verify: bool)
         raise _damaged(folder, f"{file} is missing") from None
     if size != expected["bytes"]:
         raise _damaged(folder, f"{file} has {size} bytes, expected {expected['bytes']}")
-    if verify and describe_file(folder / file)["sha256"] != expected["sha256"]:
+    if verify and file_digest(folder / file) != expected["sha256"]:
         raise _damaged(folder, f"{file} was altered (its digest differs)")
 
 

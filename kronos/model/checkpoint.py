@@ -4,17 +4,23 @@ import hashlib
 import inspect
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kronos.model.hub import download, is_hub_name
 from kronos.utils import files
-from kronos.utils.errors import UserError
+from kronos.utils.digests import file_state
+from kronos.utils.errors import Damaged, UserError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+DIGEST = "digest"  # entry of the weights' metadata, beside that of the configuration alone
+REMEDY = "download or save it again"
+_verified: set[tuple[tuple[int, ...] | None, ...]] = set()  # states of the files that had the right digests
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -24,7 +30,9 @@ def save_model(model: Any, folder: str | Path) -> None:
 
     with files.atomic_folder(folder) as temporary:
         files.write_json(temporary / CONFIG, model.config)
-        save_file(_state(model), temporary / WEIGHTS, metadata={"format": "pt"})
+        state = _state(model)
+        digests = {CONFIG: _digest_of(model.config, {}), DIGEST: _digest_of(model.config, state)}
+        save_file(state, temporary / WEIGHTS, metadata={"format": "pt", **digests})
         (temporary / WEIGHTS).chmod(0o644)
 
 
@@ -34,8 +42,8 @@ def load(kind: type[Model], path_or_name: str | Path, revision: str | None = Non
     Raises UserError where the folder, a file, a constructor argument, a key or a shape is not as expected.
     """
     folder = find_folder(path_or_name, revision)
-    config = _read_config(kind, folder)
-    stored = _read_weights(folder / WEIGHTS)
+    config, stored = read_saved(folder)
+    config = _arguments(kind, config, folder)
     with torch.device("meta"):  # skips the random initialisation of weights that are overwritten
         model = kind(**config)
     _check_keys(model, stored, folder)
@@ -73,11 +81,15 @@ def check_pair(tokenizer: Any, predictor: Any) -> None:
 
 def digest(model: Any) -> str:
     """Return the SHA-256 of the configuration and the weights (float32 bytes, by sorted name)."""
-    total = hashlib.sha256(json.dumps(model.config, sort_keys=True).encode())
-    for name, tensor in sorted(_state(model).items()):
+    return _digest_of(model.config, _state(model))
+
+
+def _digest_of(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, tensor in sorted(state.items()):
         wide = tensor.float() if tensor.is_floating_point() else tensor
         total.update(name.encode())
-        total.update(wide.numpy().tobytes())
+        total.update(wide.numpy().reshape(-1).view(np.uint8).data)
     return total.hexdigest()
 
 
@@ -85,13 +97,41 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
-def _read_config(kind: type[nn.Module], folder: Path) -> dict[str, Any]:
-    """Return the constructor's arguments; other keys are ignored, as by the public loader."""
+def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return configuration and weights of a checkpoint as they are in its files, compared with their digests.
+
+    `save_model` writes the digests beside the weights, and the files are compared once per process. Files of other
+    programs or earlier versions have no digest and are accepted. Raises UserError where a file is missing, and
+    Damaged where one was altered or cannot be read.
+    """
+    config = _read_config(folder)
+    stored, digests = _read_weights(folder / WEIGHTS)
+    states = tuple(file_state(folder / name) for name in (CONFIG, WEIGHTS))
+    if DIGEST in digests and states not in _verified:
+        if _digest_of(config, stored) != digests[DIGEST]:
+            altered = folder / (WEIGHTS if digests.get(CONFIG) == _digest_of(config, {}) else CONFIG)
+            raise Damaged(
+                f"{altered} is damaged: it was altered since it was saved (its digest differs)", REMEDY
+            )
+        if None not in states:
+            _verified.add(states)
+    return config, stored
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} has no {CONFIG}: it is not a {kind.__name__} checkpoint")
-    config = files.read_json(folder / CONFIG)
+        raise UserError(f"{folder} has no {CONFIG}: it is not a checkpoint of a tokenizer or predictor")
+    try:
+        config = files.read_json(folder / CONFIG)
+    except UserError as error:
+        raise Damaged(str(error), REMEDY) from None
     if not isinstance(config, dict):
         raise UserError(f"{folder / CONFIG} holds a {type(config).__name__}, expected an object of arguments")
+    return config
+
+
+def _arguments(kind: type[nn.Module], config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the constructor's arguments; other keys are ignored, as by the public loader."""
     wanted = list(inspect.signature(kind).parameters)
     missing = [name for name in wanted if name not in config]
     if missing:
@@ -99,8 +139,9 @@ def _read_config(kind: type[nn.Module], folder: Path) -> dict[str, Any]:
     return {name: config[name] for name in wanted}
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
+def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a file of weights."""
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     if not path.is_file():
@@ -109,11 +150,13 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     if expected is None or size != expected:
         says = "no safetensors header" if expected is None else f"its header says {expected} bytes"
-        raise UserError(f"{path} is damaged: {size} bytes, {says}; download or save it again")
+        raise Damaged(f"{path} is damaged: {size} bytes, {says}", REMEDY)
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+        return load_file(path), metadata
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}; download or save it again") from None
+        raise Damaged(f"{path} cannot be read: {error}", REMEDY) from None
 
 
 def _expected_size(path: Path) -> int | None:

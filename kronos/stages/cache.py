@@ -20,8 +20,9 @@ from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.stages.base import Inputs, Stage
 from kronos.tracking.client import versions
-from kronos.utils.errors import UserError
-from kronos.utils.files import PACKAGE, digest_bytes, read_json, write_json
+from kronos.utils.digests import file_digest, read_object, with_own_digest
+from kronos.utils.errors import Damaged, UserError
+from kronos.utils.files import PACKAGE, digest_bytes, write_json
 
 RECORD = "summary.json"
 # Packages and modules whose code cannot change a stage's numbers.
@@ -207,44 +208,65 @@ def write_record(
     folder: Path, parts: Mapping[str, Any], run_id: str, outputs: Iterable[str], more: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write `summary.json`, the last file of a stage: its cache key and parts, run id, and file digests."""
-    record = {
+    record = with_own_digest({
         **more,
         "key": key_of(parts),
         "run_id": run_id,
         "outputs": file_digests(folder, outputs),
         "made_from": dict(parts),
-    }
+    })  # fmt: skip
     write_json(folder / RECORD, record)
     return record
 
 
 def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of the named files of a folder."""
-    return {name: digest_bytes((folder / name).read_bytes()) for name in names}
+    return {name: file_digest(folder / name) for name in names}
 
 
 def finished(folder: Path, parts: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """(record, "") of a finished output with this key and unchanged files, else (None, the reason)."""
     if not (folder / RECORD).is_file():
         return None, "there is no finished output"
-    record = read_record(folder)
+    try:
+        record = read_record(folder)
+    except Damaged as error:
+        return None, error.what
     if record.get("key") != key_of(parts):
         return None, "; ".join(differences(record.get("made_from", {}), parts)) or "its record does not match"
-    try:
-        whole = file_digests(folder, record["outputs"]) == record["outputs"]
-    except OSError:
-        whole = False
-    return (record, "") if whole else (None, "its files have been changed")
+    damaged = damaged_outputs(folder, record)
+    return (None, "; ".join(damaged)) if damaged else (record, "")
+
+
+def damaged_outputs(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """One phrase for each file of a record that is missing or has been altered."""
+    found = []
+    for name, digest in record.get("outputs", {}).items():
+        try:
+            if file_digest(folder / name) != digest:
+                found.append(f"{folder / name} was altered (its digest differs)")
+        except OSError as error:
+            found.append(
+                f"{folder / name} is missing"
+                if isinstance(error, FileNotFoundError)
+                else f"{folder / name} cannot be read: {error.strerror}"
+            )
+    return found
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a stage's output. Raises UserError where it is not a JSON object."""
-    record = read_json(folder / RECORD)
-    if not isinstance(record, dict):
-        raise UserError(
-            f"{folder / RECORD} is not the record of a stage: delete {folder} and run the stage again"
-        )
-    return record
+    """The record of a stage's output. Raises Damaged where it was altered or is not a JSON object."""
+    try:
+        return read_object(folder / RECORD, "run its stage again")
+    except Damaged as error:
+        text = (folder / RECORD).read_text(encoding="utf-8", errors="replace")
+        stages = re.findall(r'"stage": "(\w+)"', text)
+        raise Damaged(error.what, run_again(stages[-1]) if stages else "run its stage again") from None
+
+
+def run_again(stage: str) -> str:
+    """The command that makes a stage's output anew, as a remedy in messages."""
+    return f"run  python -m kronos {stage}  again"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

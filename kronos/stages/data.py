@@ -94,9 +94,9 @@ class DataStage(Stage):
         for file in STORE_FILES[1:]:
             context.run.artifact(store.path / file)
         context.run.metrics(0, counts)
-        record = write_record(
-            store.path, key, context.run.id, STORE_FILES, {"digest": store.digest, "metrics": counts}
-        )
+        outputs = [*STORE_FILES, *sorted(file.name for file in store.path.glob("*.npy"))]
+        more = {"digest": store.digest, "metrics": counts}
+        record = write_record(store.path, key, context.run.id, outputs, more)
         return Result(self.name, context.run.id, store.path, record)
 
 

@@ -16,8 +16,9 @@ from kronos.data.splits import Ranges, Split, make_split, settle_ranges
 from kronos.data.store import BarStore, open_store
 from kronos.stages.base import Context
 from kronos.stages.cache import refuse_other_configuration
+from kronos.utils.digests import read_object, with_own_digest
 from kronos.utils.errors import UserError
-from kronos.utils.files import read_json, write_json
+from kronos.utils.files import write_json
 
 SPLITS = "splits.json"
 RANGES = ("train_time_range", "val_time_range", "test_time_range", "backtest_time_range")
@@ -63,7 +64,7 @@ def resolve_splits(config: Config, store: BarStore) -> Ranges:
     asked = field_texts(config, SPLIT_FIELDS)
     file = store.path / SPLITS
     if file.is_file():
-        stored = read_json(file)
+        stored = read_object(file, "run  python -m kronos data  again")
         if stored.get("asked") == asked and stored.get("digest") == store.digest:
             return splits_from_json(stored)
     data = config.data
@@ -77,7 +78,8 @@ def resolve_splits(config: Config, store: BarStore) -> Ranges:
 def store_splits(config: Config, store: BarStore, splits: Ranges) -> None:
     """Write the resolved splits into the store's folder for later stages."""
     asked = field_texts(config, SPLIT_FIELDS)
-    write_json(store.path / SPLITS, {"asked": asked, "digest": store.digest, **splits_to_json(splits)})
+    content = {"asked": asked, "digest": store.digest, **splits_to_json(splits)}
+    write_json(store.path / SPLITS, with_own_digest(content))
 
 
 def splits_to_json(splits: Ranges) -> dict[str, Any]:

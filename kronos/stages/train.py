@@ -25,7 +25,6 @@ from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
 from kronos.utils.progress import Progress
 
-WEIGHTS = ("checkpoints/best_model/config.json", "checkpoints/best_model/model.safetensors")
 CLIP_NORM = {"tokenizer": 2.0, "predictor": 3.0}  # of the public recipe
 TRAINING_PARAMS = tuple(
     name
@@ -168,7 +167,7 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
             if inputs.tokenizer.record:
                 write_json(folder / OWN_TOKENIZER / RECORD, dict(inputs.tokenizer.record))
         best = load_weights(kind, str(folder / "checkpoints" / "best_model"), None)
-        record = write_record(folder, key, run.id, WEIGHTS, {
+        record = write_record(folder, key, run.id, _outputs(folder), {
             "metrics": {
                 "best_val_loss": result.best_value, "best_step": result.best_step, "steps": result.steps,
                 "windows_per_second": result.windows_per_second,
@@ -188,6 +187,14 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
         f"{result.windows_per_second:,.0f} windows/s, saved in {final}"
     )
     return record
+
+
+def _outputs(folder: Path) -> list[str]:
+    """The files of a training that stay: weights, the copy of the tokenizer and the figure, as far as it has them."""
+    places = [folder / "checkpoints" / "best_model", folder / OWN_TOKENIZER]
+    files = [file for place in places if place.is_dir() for file in sorted(place.iterdir())]
+    files += [file for file in (folder / "loss_curve.png",) if file.is_file()]
+    return [file.relative_to(folder).as_posix() for file in files]
 
 
 def importable(function: Any) -> str:

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from kronos.config.schema import Config
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
-from kronos.stages.cache import RECORD, SAME_MODEL, read_record, refuse_other_configuration
+from kronos.stages.cache import RECORD, SAME_MODEL, read_record, refuse_other_configuration, run_again
 from kronos.stages.inputs import field_texts
 from kronos.tracking.model_registry import ADDRESSES, source_run, weights
 from kronos.tracking.reader import TAG
-from kronos.utils.errors import UserError
+from kronos.utils.errors import Damaged, UserError
 
 Kind = Literal["tokenizer", "predictor"]
 KINDS: tuple[Kind, ...] = ("tokenizer", "predictor")
@@ -45,7 +45,13 @@ def load_weights(kind: Kind, address: str, uri: str | None) -> Weights:
     from kronos.model import checkpoint, load_predictor, load_tokenizer
 
     load = load_tokenizer if kind == "tokenizer" else load_predictor
-    model = load(weights(address, kind, uri))
+    try:
+        model = load(weights(address, kind, uri))
+    except Damaged as error:
+        if Path(address).parent.name != "checkpoints":  # not written by a stage
+            raise
+        copy = Path(address).name == Path(OWN_TOKENIZER).name
+        raise Damaged(error.what, run_again("predictor" if copy else kind)) from None
     record: Mapping[str, Any] = {} if address.startswith(ADDRESSES) else record_of_weights(address)
     if kind == "predictor" and address.startswith(ADDRESSES):
         digest = source_run(address, f"{kind}_path", uri).tags.get(TAG + "tokenizer_digest")
@@ -98,6 +104,8 @@ def trained_pair(config: Config, store: BarStore, splits: Ranges) -> tuple[Weigh
     tokenizer, problem = None, None
     try:
         tokenizer = trained_weights("tokenizer", config, store, splits)
+    except Damaged:
+        raise
     except UserError as error:
         problem = error
     try:
@@ -141,17 +149,17 @@ def _own_tokenizer(config: Config) -> Weights | None:
 
 
 def record_of_weights(address: str) -> dict[str, Any]:
-    """The record of the stage that made the weights in a folder; empty where it is missing or cannot be read."""
+    """The record of the stage that made the weights in a folder; empty where there is none.
+
+    Raises Damaged where it was altered.
+    """
     folder = Path(address).expanduser().absolute()
     places = [folder]
     if folder.parent.name == "checkpoints" and folder.name != Path(OWN_TOKENIZER).name:
         places.append(folder.parent.parent)  # the folder of the stage that made them
     for place in places:
         if (place / RECORD).is_file():
-            try:
-                return read_record(place)
-            except UserError:
-                return {}
+            return read_record(place)
     return {}
 
 
@@ -171,6 +179,8 @@ def weights_before(kind: Kind, trained: Weights, uri: str | None) -> tuple[Weigh
             seed_everything(start["seed"])
             model = random_model(kind, start["preset"])
             found = Weights(model, checkpoint.digest(model), {})
+    except Damaged:
+        raise
     except UserError as error:
         return None, f"the weights that the {kind} was trained from cannot be loaded ({error})"
     if found.digest != start["digest"]:

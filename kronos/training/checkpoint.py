@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kronos.distributed.collectives import Collectives
-from kronos.model.checkpoint import WEIGHTS, save_model
+from kronos.model.checkpoint import CONFIG, WEIGHTS, save_model
 from kronos.utils import files
-from kronos.utils.errors import UserError
+from kronos.utils.digests import file_digest, read_object, with_own_digest
+from kronos.utils.errors import Damaged, UserError
 
 FORMAT = 2
+REMEDY = "train anew with resume=never"
 TENSORS, STATE = "training.safetensors", "training.json"
 
 
@@ -108,7 +110,8 @@ def save_last(
         save_model(training.model, temporary)
         save_file(tensors, temporary / TENSORS)
         (temporary / TENSORS).chmod(0o644)
-        files.write_json(temporary / STATE, document)
+        document["files"] = {name: file_digest(temporary / name) for name in (CONFIG, WEIGHTS, TENSORS)}
+        files.write_json(temporary / STATE, with_own_digest(document))
         before_rename()
 
 
@@ -125,11 +128,14 @@ def load_last(
 
     Raises UserError for other settings, another format or a damaged checkpoint.
     """
-    document = files.read_json(folder / STATE)
+    document = read_object(folder / STATE, REMEDY)
     try:
+        for name, digest in document.get("files", {}).items():  # earlier versions wrote none
+            if file_digest(folder / name) != digest:
+                raise Damaged(f"{folder / name} is damaged: it was altered (its digest differs)", REMEDY)
         if document["format"] != FORMAT:
             raise UserError(
-                f"{folder} has format {document['format']}, this version reads {FORMAT}: train anew with resume=never"
+                f"{folder} has format {document['format']}, this version reads {FORMAT}: {REMEDY}"
             )
         if document["settings_key"] != settings_key:
             raise UserError(
@@ -162,8 +168,7 @@ def load_last(
                 random_states[int(rank)][device] = tensor
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(
-            f"{folder} is damaged or of another model ({type(error).__name__}: {error}): "
-            "train anew with resume=never"
+            f"{folder} is damaged or of another model ({type(error).__name__}: {error}): {REMEDY}"
         ) from error
     return state, random_states
 

@@ -286,7 +286,11 @@ def test_store_is_read_by_qlib_as_it_was_written(tmp_path):
         fields = [f"${name}" for name in (*FEATURES, "change", "no_buy", "no_sell", "factor")]
         codes = [file_name(name) for name in closes.columns]
         read = load_module("qlib.data.data").D.features(codes, fields).dropna(subset=["$close"])
-    read = read.rename(index=name_of, level="instrument").reset_index().sort_values(["instrument", "datetime"], ignore_index=True)
+    read = (
+        read.rename(index=name_of, level="instrument")
+        .reset_index()
+        .sort_values(["instrument", "datetime"], ignore_index=True)
+    )
     frame = frame.sort_values(["instrument", "datetime"], ignore_index=True)
     assert read["instrument"].tolist() == frame["instrument"].tolist()
     assert read["datetime"].tolist() == frame["datetime"].tolist()

@@ -16,6 +16,7 @@ from kronos.data.sources.base import BaseDataProcessor
 from kronos.data.sources.qlib import Spans, membership, read_universe
 from kronos.data.sources.sina_client import Bar, SinaClient
 from kronos.utils import files
+from kronos.utils.digests import read_object, with_own_digest
 from kronos.utils.errors import UserError
 from kronos.utils.names import file_name
 from kronos.utils.progress import Progress
@@ -182,20 +183,20 @@ class SinaDataProcessor(BaseDataProcessor):
             merged, revised = _merge([tuple(bar) for bar in cached["bars"]] if cached else [], over)
             revised += cached["revised"] if cached else 0
             content = {"until": f"{closed:%Y-%m-%d}", "revised": revised, "bars": merged}
-            files.write_json(file, content)
+            files.write_json(file, with_own_digest(content))
         if client.factor_url:
             file = self._cache() / "factors" / f"{symbol}.json"
             cached = self._read(file)
             if cached is None or pd.Timestamp(cached["until"]) < due:
                 content = {"until": f"{closed:%Y-%m-%d}", "factors": client.factors(symbol)}
-                files.write_json(file, content)
+                files.write_json(file, with_own_digest(content))
 
     def _read(self, file: Path) -> dict[str, Any] | None:
         """Read a file of the cache; a damaged one is fetched again, and counted."""
         if not file.is_file():
             return None
         try:
-            content = files.read_json(file)
+            content = read_object(file, "it is fetched again")
             pd.Timestamp(content["until"])
             if not ({"factors", "bars"} & content.keys()):
                 raise KeyError("bars")

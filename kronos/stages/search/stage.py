@@ -20,7 +20,7 @@ from kronos.stages.search.study import parent_of
 from kronos.stages.train import TRAINING_PARAMS, TokenizerStage
 from kronos.stages.weights import given_address, trained_weights
 from kronos.tracking.client import Tracking
-from kronos.utils.errors import UserError
+from kronos.utils.errors import Damaged, UserError
 from kronos.utils.files import digest_bytes
 
 
@@ -137,6 +137,8 @@ def _with_tokenizer(config: Config) -> Config:
             store = stored_bars(place)
             trained_weights("tokenizer", place, store, resolve_splits(place, store))
             return place
+        except Damaged:
+            raise
         except UserError as error:
             problems.append(error)
     if config.launch.skip_tokenizer:

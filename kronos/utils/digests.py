@@ -1,0 +1,76 @@
+"""Digests of stored files, compared when a file is opened for the first time in a process."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kronos.utils.errors import Damaged, UserError
+from kronos.utils.files import read_json
+
+OWN = "own_digest"  # of the rest of a JSON object, beside its other entries
+SETTLED = 10**8  # ns: a file changed more recently may change again without a change of its time
+
+_known: dict[tuple[int, ...] | None, str] = {}
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal text.
+
+    A file is read once per process, as long as its place on the disk, its size and its times stay the same. Raises
+    OSError for a file that is missing or cannot be read.
+    """
+    state = file_state(path)
+    if state in _known:
+        return _known[state]
+    with open(path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if state is not None:
+        _known[state] = digest
+    return digest
+
+
+def file_state(path: str | Path) -> tuple[int, ...] | None:
+    """Return what stays the same while a file does; None where it was written a moment ago, and may be again."""
+    found = os.stat(path)
+    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < SETTLED:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def read_object(path: str | Path, remedy: str) -> dict[str, Any]:
+    """Read a JSON object and compare it with its own digest, if it has one.
+
+    Raises Damaged, with `remedy` as what to do, where it is altered, no JSON or no object; UserError where there is
+    no such file.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"no file {path}: {remedy}")
+    try:
+        value = read_json(path)
+    except UserError as error:
+        raise Damaged(f"{path} is damaged ({error})", remedy) from None
+    if not isinstance(value, dict):
+        raise Damaged(f"{path} is damaged: it holds a {type(value).__name__}, an object was expected", remedy)
+    if was_altered(value):
+        raise Damaged(f"{path} is damaged: it was altered (its digest differs)", remedy)
+    return value
+
+
+def canonical(value: Mapping[str, Any]) -> bytes:
+    """Return the one JSON text of a value that digests are taken of."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
+
+
+def with_own_digest(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with the digest of itself as one more entry."""
+    plain = {name: entry for name, entry in json.loads(json.dumps(value)).items() if name != OWN}
+    return {**value, OWN: hashlib.sha256(canonical(plain)).hexdigest()}
+
+
+def was_altered(value: Mapping[str, Any]) -> bool:
+    """Whether an object read from a file has another digest than it says; False where it says none."""
+    return OWN in value and with_own_digest(value)[OWN] != value[OWN]
