@@ -18,6 +18,7 @@ from kronos.utils.errors import TrackingAway, UserError
 COMMANDS = {
     "compare": "compare RUN_ID RUN_ID ...: tracked runs side by side",
     "rerun": "rerun RUN_ID: repeat a tracked run from its own artifacts",
+    "verify": "verify [FOLDER]: compare stored files with their digests and list the damaged ones",
     "mlproject": "print the MLproject file; --check compares it, --write writes it",
     "fields": "print the table of every field; --check compares the READMEs' tables, --write writes them",
 }
@@ -114,6 +115,10 @@ def _main(arguments: list[str]) -> int:
         from kronos.cli.generated_files import fields_command
 
         return fields_command(rest)
+    if name == "verify":
+        from kronos.cli.verify import verify_command
+
+        return verify_command(rest)
     if name in ("compare", "rerun"):
         from kronos.cli.runs import compare_command, rerun_command
 

@@ -23,6 +23,7 @@ from kronos.utils.digests import canonical, file_digest
 from kronos.utils.errors import Damaged, UserError
 
 FORMAT = 2
+INDEX = "index.json"
 SESSIONS_AFTER = 64  # forecasts at the last bar need stamps beyond it; longer horizons use the calendar
 ARRAYS: dict[str, tuple[str, tuple[int | str, ...]]] = {  # name: (type, shape) in the letters above
     "values": ("<f4", ("N", len(FEATURES))),
@@ -141,15 +142,7 @@ def open_store(path: str | Path, verify: bool = True) -> BarStore:
     is no store or a newer version wrote it, and Damaged when a file is missing or altered.
     """
     folder = Path(path)
-    if not (folder / "index.json").is_file():
-        raise UserError(
-            f"no store at {folder} (index.json missing): run  python -m kronos data  or give --dataset-path"
-        )
-    try:
-        index = files.read_json(folder / "index.json")
-    except UserError as error:
-        raise _damaged(folder, str(error)) from None
-    _check_index(folder, index)
+    index = read_index(folder)
     for file, expected in index["files"].items():
         _check_file(folder, file, expected, verify)
     sizes = {"N": index["rows"], "I+1": len(index["instruments"]) + 1}
@@ -172,6 +165,20 @@ def open_store(path: str | Path, verify: bool = True) -> BarStore:
         label=index["label"],
         benchmark_name=index["benchmark"],
     )
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Return the index of a store. Raises UserError where there is none or it is of a newer version, else Damaged."""
+    if not (folder / INDEX).is_file():
+        raise UserError(
+            f"no store at {folder} ({INDEX} missing): run  python -m kronos data  or give --dataset-path"
+        )
+    try:
+        index = files.read_json(folder / INDEX)
+    except UserError as error:
+        raise _damaged(folder, str(error)) from None
+    _check_index(folder, index)
+    return dict(index)
 
 
 def _damaged(folder: Path, what: str) -> Damaged:

@@ -20,7 +20,7 @@ from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.stages.base import Inputs, Stage
 from kronos.tracking.client import versions
-from kronos.utils.digests import file_digest, read_object, with_own_digest
+from kronos.utils.digests import altered, file_digest, read_object, with_own_digest
 from kronos.utils.errors import Damaged, UserError
 from kronos.utils.files import PACKAGE, digest_bytes, write_json
 
@@ -234,24 +234,8 @@ def finished(folder: Path, parts: Mapping[str, Any]) -> tuple[dict[str, Any] | N
         return None, error.what
     if record.get("key") != key_of(parts):
         return None, "; ".join(differences(record.get("made_from", {}), parts)) or "its record does not match"
-    damaged = damaged_outputs(folder, record)
-    return (None, "; ".join(damaged)) if damaged else (record, "")
-
-
-def damaged_outputs(folder: Path, record: Mapping[str, Any]) -> list[str]:
-    """One phrase for each file of a record that is missing or has been altered."""
-    found = []
-    for name, digest in record.get("outputs", {}).items():
-        try:
-            if file_digest(folder / name) != digest:
-                found.append(f"{folder / name} was altered (its digest differs)")
-        except OSError as error:
-            found.append(
-                f"{folder / name} is missing"
-                if isinstance(error, FileNotFoundError)
-                else f"{folder / name} cannot be read: {error.strerror}"
-            )
-    return found
+    damaged = altered(folder, record.get("outputs", {}))
+    return (None, "; ".join(damaged.values())) if damaged else (record, "")
 
 
 def read_record(folder: Path) -> dict[str, Any]:

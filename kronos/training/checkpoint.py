@@ -20,7 +20,7 @@ from torch import nn
 from kronos.distributed.collectives import Collectives
 from kronos.model.checkpoint import CONFIG, WEIGHTS, save_model
 from kronos.utils import files
-from kronos.utils.digests import file_digest, read_object, with_own_digest
+from kronos.utils.digests import altered, file_digest, read_object, with_own_digest
 from kronos.utils.errors import Damaged, UserError
 
 FORMAT = 2
@@ -130,9 +130,10 @@ def load_last(
     """
     document = read_object(folder / STATE, REMEDY)
     try:
-        for name, digest in document.get("files", {}).items():  # earlier versions wrote none
-            if file_digest(folder / name) != digest:
-                raise Damaged(f"{folder / name} is damaged: it was altered (its digest differs)", REMEDY)
+        for problem in altered(
+            folder, document.get("files", {})
+        ).values():  # earlier versions wrote no digests
+            raise Damaged(problem, REMEDY)
         if document["format"] != FORMAT:
             raise UserError(
                 f"{folder} has format {document['format']}, this version reads {FORMAT}: {REMEDY}"

@@ -41,6 +41,20 @@ def file_state(path: str | Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
+def altered(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:
+    """Return what is wrong, by name, with the files of a folder that have not the digests given."""
+    found = {}
+    for name, digest in digests.items():
+        try:
+            if file_digest(folder / name) != digest:
+                found[name] = f"{folder / name} is damaged: it was altered (its digest differs)"
+        except FileNotFoundError:
+            found[name] = f"{folder / name} is missing"
+        except OSError as error:
+            found[name] = f"{folder / name} cannot be read ({error.strerror})"
+    return found
+
+
 def read_object(path: str | Path, remedy: str) -> dict[str, Any]:
     """Read a JSON object and compare it with its own digest, if it has one.
 

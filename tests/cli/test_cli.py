@@ -149,7 +149,8 @@ def test_damaged_and_foreign_checkpoints(trained: Path, capsys: pytest.CaptureFi
     weights.write_bytes(whole)
     shape = trained / "checkpoints" / "best_model" / "config.json"
     shape.write_text(json.dumps({**json.loads(shape.read_text()), "d_model": 32}))
-    assert "embed" in fail(capsys, "predictor", *SMALL)
+    message = fail(capsys, "predictor", *SMALL)
+    assert f"{shape} is damaged: it was altered" in message and "python -m kronos tokenizer" in message
     assert "RUNNING" not in statuses()
     assert not Path("outputs/models/finetune_predictor_demo").exists()
 
