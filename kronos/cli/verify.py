@@ -72,4 +72,5 @@ def _check(folder: Path, found: dict[Path, str]) -> None:
     read(SPLITS, lambda: read_object(folder / SPLITS, run_again("data")))
     state = read(STATE, lambda: read_object(folder / STATE, REMEDY))
     compare(state.get("files", {}), REMEDY)
-    read(checkpoint.WEIGHTS, lambda: checkpoint.read_saved(folder)[0])
+    digests = read(checkpoint.DIGESTS, lambda: read_object(folder / checkpoint.DIGESTS, checkpoint.REMEDY))
+    compare(digests.get("files", {}), checkpoint.REMEDY)

@@ -1,26 +1,23 @@
-"""Checkpoint folders: config.json and model.safetensors, saved atomically and checked when they are loaded."""
+"""Checkpoint folders: config.json, model.safetensors and their digests, saved atomically, checked when loaded."""
 
 import hashlib
 import inspect
 import json
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kronos.model.hub import download, is_hub_name
 from kronos.utils import files
-from kronos.utils.digests import file_state
+from kronos.utils.digests import altered, file_digest, read_object, with_own_digest
 from kronos.utils.errors import Damaged, UserError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-DIGEST = "digest"  # entry of the weights' metadata, beside that of the configuration alone
+DIGESTS = "digests.json"  # of the two files; other programs need not have it
 REMEDY = "download or save it again"
-_verified: set[tuple[tuple[int, ...] | None, ...]] = set()  # states of the files that had the right digests
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -30,10 +27,10 @@ def save_model(model: Any, folder: str | Path) -> None:
 
     with files.atomic_folder(folder) as temporary:
         files.write_json(temporary / CONFIG, model.config)
-        state = _state(model)
-        digests = {CONFIG: _digest_of(model.config, {}), DIGEST: _digest_of(model.config, state)}
-        save_file(state, temporary / WEIGHTS, metadata={"format": "pt", **digests})
+        save_file(_state(model), temporary / WEIGHTS, metadata={"format": "pt"})
         (temporary / WEIGHTS).chmod(0o644)
+        digests = {name: file_digest(temporary / name) for name in (CONFIG, WEIGHTS)}
+        files.write_json(temporary / DIGESTS, with_own_digest({"files": digests}))
 
 
 def load(kind: type[Model], path_or_name: str | Path, revision: str | None = None) -> Model:
@@ -81,15 +78,11 @@ def check_pair(tokenizer: Any, predictor: Any) -> None:
 
 def digest(model: Any) -> str:
     """Return the SHA-256 of the configuration and the weights (float32 bytes, by sorted name)."""
-    return _digest_of(model.config, _state(model))
-
-
-def _digest_of(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, tensor in sorted(state.items()):
+    total = hashlib.sha256(json.dumps(model.config, sort_keys=True).encode())
+    for name, tensor in sorted(_state(model).items()):
         wide = tensor.float() if tensor.is_floating_point() else tensor
         total.update(name.encode())
-        total.update(wide.numpy().reshape(-1).view(np.uint8).data)
+        total.update(wide.numpy().tobytes())
     return total.hexdigest()
 
 
@@ -100,27 +93,23 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return configuration and weights of a checkpoint as they are in its files, compared with their digests.
 
-    `save_model` writes the digests beside the weights, and the files are compared once per process. Files of other
-    programs or earlier versions have no digest and are accepted. Raises UserError where a file is missing, and
-    Damaged where one was altered or cannot be read.
+    `save_model` writes the digests; each file is compared once per process. Checkpoints of other programs and of
+    earlier versions have none and are accepted. Raises UserError where a file is missing, and Damaged where one was
+    altered or cannot be read.
     """
-    config = _read_config(folder)
-    stored, digests = _read_weights(folder / WEIGHTS)
-    states = tuple(file_state(folder / name) for name in (CONFIG, WEIGHTS))
-    if DIGEST in digests and states not in _verified:
-        if _digest_of(config, stored) != digests[DIGEST]:
-            altered = folder / (WEIGHTS if digests.get(CONFIG) == _digest_of(config, {}) else CONFIG)
-            raise Damaged(
-                f"{altered} is damaged: it was altered since it was saved (its digest differs)", REMEDY
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} has no {name}: give the folder of a tokenizer or predictor, or save it again"
             )
-        if None not in states:
-            _verified.add(states)
-    return config, stored
+    if (folder / DIGESTS).is_file():
+        digests = read_object(folder / DIGESTS, REMEDY).get("files", {})
+        for problem in altered(folder, digests).values():
+            raise Damaged(problem, REMEDY)
+    return _read_config(folder), _read_weights(folder / WEIGHTS)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} has no {CONFIG}: it is not a checkpoint of a tokenizer or predictor")
     try:
         config = files.read_json(folder / CONFIG)
     except UserError as error:
@@ -139,22 +128,17 @@ def _arguments(kind: type[nn.Module], config: dict[str, Any], folder: Path) -> d
     return {name: config[name] for name in wanted}
 
 
-def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the metadata of a file of weights."""
-    from safetensors import SafetensorError, safe_open
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise UserError(f"{path.parent} has no {WEIGHTS}: copy the weights there, or save the model again")
     expected = _expected_size(path)
     size = path.stat().st_size
     if expected is None or size != expected:
         says = "no safetensors header" if expected is None else f"its header says {expected} bytes"
         raise Damaged(f"{path} is damaged: {size} bytes, {says}", REMEDY)
     try:
-        with safe_open(path, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-        return load_file(path), metadata
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         raise Damaged(f"{path} cannot be read: {error}", REMEDY) from None
 

@@ -14,7 +14,7 @@ from kronos.utils.files import read_json
 OWN = "own_digest"  # of the rest of a JSON object, beside its other entries
 SETTLED = 10**8  # ns: a file changed more recently may change again without a change of its time
 
-_known: dict[tuple[int, ...] | None, str] = {}
+_known: dict[tuple[int, ...], str] = {}
 
 
 def file_digest(path: str | Path) -> str:
@@ -23,22 +23,15 @@ def file_digest(path: str | Path) -> str:
     A file is read once per process, as long as its place on the disk, its size and its times stay the same. Raises
     OSError for a file that is missing or cannot be read.
     """
-    state = file_state(path)
-    if state in _known:
-        return _known[state]
     with open(path, "rb") as stream:
+        found = os.fstat(stream.fileno())
+        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if state in _known:
+            return _known[state]
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if state is not None:
+    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > SETTLED:
         _known[state] = digest
     return digest
-
-
-def file_state(path: str | Path) -> tuple[int, ...] | None:
-    """Return what stays the same while a file does; None where it was written a moment ago, and may be again."""
-    found = os.stat(path)
-    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < SETTLED:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def altered(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:
