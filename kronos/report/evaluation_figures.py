@@ -21,6 +21,7 @@ from kronos.report.figures import (
     legend,
     panels_over_days,
     signed,
+    title_text,
 )
 
 PER_CENT = FuncFormatter(lambda value, _: signed(value, "{:.1%}"))
@@ -130,7 +131,8 @@ def examples_figure(examples: Sequence[Example], period: str) -> Figure:
             steps, np.append(seen[-1], example.came), color=RED, lw=1.6, marker="o", ms=3, label="realised"
         )
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.set_title(f"{example.instrument}, {example.as_of:%Y-%m-%d}", fontsize=10, color=INK)
+        title = f"{title_text(example.instrument, 30)}, {example.as_of:%Y-%m-%d}"
+        panel.set_title(title, fontsize=10, color=INK, parse_math=False)
     if examples:
         legend(np.atleast_1d(axes).reshape(-1)[0])
     return figure

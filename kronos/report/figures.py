@@ -29,7 +29,7 @@ def blank_panels(
     layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.88), hspace=0.06, wspace=0.04)
     figure = Figure(figsize=(9.6, 6.4), dpi=140, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
-    figure.text(0.02, 0.965, title, fontsize=14, fontweight="bold", color=INK, va="top")
+    figure.text(0.02, 0.965, title, fontsize=14, fontweight="bold", color=INK, va="top", parse_math=False)
     figure.text(0.02, 0.92, period, fontsize=9.5, color=GREY, va="top")
     panels = figure.subplots(rows, columns, sharex=sharex)
     for axes in np.atleast_1d(panels).reshape(-1):
@@ -65,7 +65,16 @@ def signed(value: float, style: str) -> str:
 
 
 def legend(axes: Axes) -> None:
-    axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK)
+    drawn = axes.legend(
+        loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK
+    )
+    for text in drawn.get_texts():
+        text.set_parse_math(False)  # a name may hold dollar signs
+
+
+def title_text(name: str, most: int = 60) -> str:
+    """Return an instrument's name as a title has room for it."""
+    return name if len(name) <= most else f"{name[:most]}..."
 
 
 def loss_figure(curve: Sequence[Mapping[str, float]], title: str) -> Figure:
@@ -247,7 +256,10 @@ def forecast_figure(
         middle = pd.concat([start, bands[0.5]])
         axes.plot(middle.index, middle, color=BLUE, lw=1.2, ls="--", label="median forecast")
     axes.set_title(
-        f"{name}, as of {history.index[-1]:%Y-%m-%d %H:%M}".removesuffix(" 00:00"), loc="left", color=INK
+        f"{title_text(name)}, as of {history.index[-1]:%Y-%m-%d %H:%M}".removesuffix(" 00:00"),
+        loc="left",
+        color=INK,
+        parse_math=False,
     )
     axes.set_ylabel("close", color=INK)
     axes.grid(axis="y", color=GRID)

@@ -204,7 +204,9 @@ def _splits_markdown(ranges: Ranges, windows: pd.DataFrame) -> str:
         (row.instrument, row.bars, row.train, row.val, row.test, row.forecasts)
         for row in windows.head(LISTED).itertuples()
     ]
-    lines += ["| " + " | ".join([str(row[0]), *(f"{value:,}" for value in row[1:])]) + " |" for row in rows]
+    for name, *numbers in rows:
+        cells = [str(name).replace("|", "\\|"), *(f"{number:,}" for number in numbers)]
+        lines.append("| " + " | ".join(cells) + " |")
     if len(windows) > LISTED:
         lines.append(f"\nand {len(windows) - LISTED:,} more in windows.csv")
     none = windows.loc[windows[["train", "val", "test"]].sum(axis=1) == 0, "instrument"]

@@ -1,0 +1,198 @@
+"""One bit flipped in a stored file: it is named in one line with the command that makes it anew, or made anew."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kronos.__main__ import main
+from kronos.data.store import open_store
+from kronos.model import load_predictor, load_tokenizer
+from kronos.stages.cache import RECORD, read_record
+from kronos.utils import digests
+from kronos.utils.errors import Damaged
+from kronos.utils.files import read_json, write_json
+
+STORE_FILES = (
+    "values.npy", "session.npy", "flags.npy", "offsets.npy", "sessions.npy", "findings.json", "index.json",
+)  # fmt: skip
+MODELS = Path("outputs/models")
+BACKTEST = Path("outputs/backtest_results/finetune_backtest_demo")
+
+
+def flip(file: Path, place: float = 0.5) -> None:
+    """Flip one bit of a file; its size and times stay the same, as on a disk that goes bad."""
+    times, content = file.stat(), bytearray(file.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of a command that must end with status 2."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kronos: ")]
+    return line
+
+
+@pytest.mark.parametrize("name", STORE_FILES)
+@pytest.mark.parametrize("place", [0.4, 1.0])
+def test_a_flipped_bit_of_a_store_is_named_with_the_command(
+    name: str, place: float, sample_store: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(sample_store, tmp_path / "store"))
+    whole = open_store(folder).digest
+    flip(folder / name, place if name != "index.json" else place / 2)
+    with pytest.raises(Damaged, match=rf"{name}.*build it again with  python -m kronos data") as caught:
+        open_store(folder)
+    assert "\n" not in str(caught.value)
+    flip(folder / name, place if name != "index.json" else place / 2)
+    assert open_store(folder).digest == whole
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "predictor"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "digests.json"])
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_of_a_checkpoint_is_named(
+    kind: str, name: str, place: float, weights: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(weights / kind, tmp_path / kind))
+    load = load_tokenizer if kind == "tokenizer" else load_predictor
+    load(folder)
+    flip(folder / name, place)
+    with pytest.raises(Damaged, match=r"is damaged.*download or save it again") as caught:
+        load(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+    (folder / "digests.json").unlink()
+    if name == "digests.json":
+        load(folder)  # without digests, as other programs save, the files are accepted
+
+
+def test_a_file_is_read_once_per_process_as_long_as_it_stays_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"one")
+    long_ago = 10**18
+    os.utime(file, ns=(long_ago, long_ago))
+    monkeypatch.setattr(digests, "SETTLED", -(10**12))
+    read: list[object] = []
+    own = digests.hashlib.file_digest
+    monkeypatch.setattr(digests.hashlib, "file_digest", lambda *given: read.append(1) or own(*given))
+    first = digests.file_digest(file)
+    assert digests.file_digest(file) == first and len(read) == 1
+    file.write_bytes(b"two")
+    assert digests.file_digest(file) != first and len(read) == 2
+
+
+def test_an_object_knows_its_own_digest(tmp_path: Path) -> None:
+    file = tmp_path / "object.json"
+    content = {"b": [1, 2.5, None], "a": {"é": "x", "1": True}, "t": (1, 2)}
+    write_json(file, digests.with_own_digest(content))
+    assert digests.read_object(file, "remedy")["b"] == content["b"]
+    write_json(file, {**read_json(file), "b": [1, 2.25, None]})
+    with pytest.raises(Damaged, match=r"it was altered \(its digest differs\); remedy"):
+        digests.read_object(file, "remedy")
+    write_json(file, content)  # an earlier version wrote none
+    assert digests.read_object(file, "remedy")["b"] == content["b"]
+
+
+def test_a_flipped_bar_stops_a_later_stage_and_the_data_stage_makes_it_anew(
+    store: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (store / "values.npy").read_bytes()
+    flip(store / "values.npy")
+    paths = ["--tokenizer-path", str(weights / "tokenizer"), "--predictor-path", str(weights / "predictor")]
+    line = fails(capsys, "predict", *paths)
+    assert line == (
+        "kronos: the store at outputs/data is damaged: values.npy was altered (its digest differs); build it again "
+        "with  python -m kronos data"
+    )
+    assert "1 of " in fails(capsys, "verify")
+    assert main(["data"]) == 0
+    assert "data: runs, since outputs/data/values.npy is damaged" in capsys.readouterr().out
+    assert (store / "values.npy").read_bytes() == whole
+    flip(store / "splits.json", 0.3)
+    assert "outputs/data/splits.json is damaged" in fails(capsys, "predict", *paths)
+    flip(store / "splits.json", 0.3)
+    assert main(["data"]) == 0 and "data: reused" in capsys.readouterr().out
+    assert main(["verify"]) == 0 and "as they were written" in capsys.readouterr().out
+
+
+@pytest.fixture
+def outputs(finished: Path, in_folder: Path) -> Path:
+    """A copy of the outputs of a finished pipeline."""
+    return Path(shutil.copytree(finished / "outputs", in_folder / "outputs"))
+
+
+@pytest.mark.slow
+def test_verify_names_every_flipped_file_of_a_pipeline(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify"]) == 0
+    capsys.readouterr()
+    files = [
+        *(
+            f"data/{name}"
+            for name in (*STORE_FILES, "summary.json", "splits.json", "windows.csv", "data_report.png")
+        ),
+        *(
+            str(path.relative_to("outputs"))
+            for path in MODELS.rglob("*")
+            if path.is_file() and path.name[0] != "."
+        ),
+        *(str(path.relative_to("outputs")) for path in BACKTEST.rglob("*") if path.is_file()),
+    ]
+    assert len(files) > 30
+    for name in files:
+        flip(outputs / name, 0.3)
+        assert main(["verify"]) == 2
+        said = capsys.readouterr()
+        assert f"outputs/{name}" in said.out or f"{Path(name).name} " in said.out, (name, said)
+        assert "python -m kronos" in said.out or "download or save" in said.out, (name, said)
+        assert said.err.startswith("kronos: ") and " files in outputs are damaged" in said.err
+        flip(outputs / name, 0.3)
+    assert main(["verify", "outputs/models"]) == 0
+    assert main(["verify", "outputs/nowhere"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        (MODELS / "finetune_tokenizer_demo/checkpoints/best_model/model.safetensors", "tokenizer"),
+        (MODELS / "finetune_predictor_demo/checkpoints/best_model/model.safetensors", "predictor"),
+        (MODELS / "finetune_predictor_demo/checkpoints/best_model/config.json", "predictor"),
+        (MODELS / "finetune_tokenizer_demo/summary.json", "tokenizer"),
+        (MODELS / "finetune_predictor_demo/summary.json", "predictor"),
+    ],
+)
+def test_a_flipped_bit_of_a_trained_model_stops_the_stages_that_read_it(
+    file: Path, command: str, outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(file, 0.7)
+    line = fails(capsys, "backtest")
+    assert f"{file} is damaged" in line and f"python -m kronos {command}" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [flip, Path.unlink])
+def test_a_damaged_set_of_predictions_is_made_anew_and_said(
+    damage: Callable[[Path], None], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(shutil.copytree(finished, tmp_path / "copy"))
+    given = ["--epochs", "1", "--n-train-iter", "600", "--n-val-iter", "200", "--inference-sample-count", "2"]
+    whole = read_record(BACKTEST)["outputs"]["predictions.parquet"]
+    damage(BACKTEST / "predictions.parquet")
+    assert main(["pipeline", *given]) == 0
+    said = capsys.readouterr().out
+    assert f"backtest: runs, since {BACKTEST / 'predictions.parquet'} is " in said
+    assert said.count(": reused, nothing it depends on has changed") == 3
+    assert read_record(BACKTEST)["outputs"]["predictions.parquet"] == whole
+    flip(BACKTEST / RECORD)
+    assert main(["pipeline", *given]) == 0
+    assert f"backtest: runs, since {BACKTEST / RECORD} is damaged" in capsys.readouterr().out
