@@ -129,7 +129,8 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
     the new shares for each old one on the day of a split (0, 1 or empty: none), becomes `split_so_far`, their product
     up to each bar. `limit_up` and `limit_down`, the prices beyond which nothing trades that day (0 or empty: none),
     become flags of the open and the close. Other columns are left out. Rows that were out of time order are counted
-    in `findings`. Raises UserError for a missing column, text where numbers belong, a negative split, or a time without a day.
+    in `findings`. Raises UserError for a missing column, text where numbers belong, a negative split, or a time
+    without a day.
     """
     if not isinstance(raw, pd.DataFrame):
         raise UserError(f"bars must come as a pandas DataFrame, got {type(raw).__name__}")
