@@ -30,6 +30,25 @@ COMPILER_WORDS = ("InvalidCxxCompiler", "CppCompileError")
 OPTIONAL = {"psycopg2": "pip install psycopg2-binary"}
 
 
+LONGEST_WORD, LONGEST_LINE, MOST_TEXT = 200, 1000, 8000  # characters
+
+
+def shortened(text: str) -> str:
+    """The text without the middle of long words and lines, where it repeats a value that is too long to read."""
+    lines = [_cut(_LONG_WORD.sub(lambda found: _cut(found[0], LONGEST_WORD), line), LONGEST_LINE)
+             for line in text.split("\n")]  # fmt: skip
+    return _cut("\n".join(lines), MOST_TEXT)
+
+
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}... ({len(text) - most:,} more characters) ...{text[-most // 2 :]}"
+
+
 def sentence(error: BaseException) -> str | None:
     """The message for a failure of the environment; None for any other error, which is a bug."""
     for part in _causes(error):

@@ -101,6 +101,10 @@ def read_json(path: str | Path) -> Any:
         raise UserError(
             f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
         ) from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply to be read as JSON") from None
+    except ValueError:  # more digits than Python converts
+        raise UserError(f"{path} holds a whole number of thousands of digits, which cannot be read") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
