@@ -24,7 +24,7 @@ from kronos.tracking.offline_queue import Message, Outbox
 from kronos.tracking.run import TAG, Run, is_away, limits, named, send_message
 from kronos.utils.error_messages import sentence
 from kronos.utils.errors import Pruned, TrackingAway, UserError
-from kronos.utils.files import digest_bytes
+from kronos.utils.files import check_sqlite, digest_bytes
 from kronos.utils.process_identity import is_gone, this_process
 
 PACKAGES = ("torch", "mlflow", "optuna", "pyqlib", "pandas", "numpy", "matplotlib", "safetensors", "pydantic")
@@ -95,6 +95,7 @@ def _check_file(address: str, begins: bool) -> None:
             f"there are no tracked runs here ({file} is missing): run in the folder where they were made, or give "
             "the tracking URI"
         )
+    check_sqlite(file)
     place = next(one for one in (file, *file.parents) if one.exists())
     if begins and not os.access(place, os.W_OK):
         raise UserError(

@@ -23,6 +23,7 @@ REFUSED_WORDS = (
     "unable to open database file",
 )
 
+DAMAGED_WORDS = ("file is not a database", "database disk image is malformed", "malformed database schema")
 BROKEN_WORDS = ("disk I/O error", "Input/output error")
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # the whole message of numpy
 # torch.compile: there is no compiler, or compiling failed.
@@ -61,6 +62,11 @@ def sentence(error: BaseException) -> str | None:
             return (
                 f"the disk or file system failed{where}: {words.splitlines()[0]}; check it (dmesg, the mount), or "
                 "run in a folder on another disk"
+            )
+        if any(word in words for word in DAMAGED_WORDS):
+            return (
+                "the database of the tracking store or of the search is damaged: restore mlflow.db or optuna.db from "
+                "a copy, or move it away so that a new one is made"
             )
         if number in REFUSED or any(word in words for word in REFUSED_WORDS):
             place = where or f" ({os.getcwd()})"

@@ -17,8 +17,10 @@ from kronos.utils.errors import UserError
 TEXTS = st.one_of(
     st.text(st.characters(), max_size=20),
     st.sampled_from([
-        "", " ", "none", "auto", "nan", "inf", "-1", "1e400", "0x10", "a\0b", "\ud800", "../../x",
-        "2020-13-01,2020-01-01", "2020-01-01", "=1+1", "9" * 5000, "x" * 100_000, "true", "[1", '{"a": 1}', "١٢", "1_000", "\n", "\u202e",
+        "", " ", "none", "auto", "nan", "inf", "-1", "1e400", "0x10", "a\0b", "\ud800",
+        "../../x",
+        "2020-13-01,2020-01-01", "2020-01-01", "=1+1", "9" * 5000, "x" * 100_000, "true", "[1", '{"a": 1}',
+        "١٢", "1_000", "\n", "\u202e",
     ]),
 )  # fmt: skip
 VALUES = st.recursive(
