@@ -29,6 +29,7 @@ from kronos.utils.process_identity import is_gone, this_process
 
 PACKAGES = ("torch", "mlflow", "optuna", "pyqlib", "pandas", "numpy", "matplotlib", "safetensors", "pydantic")
 WAIT_SECONDS = 120.0
+LOCK_SECONDS = 60.0  # that a local database may be locked by another process
 Answer = TypeVar("Answer")
 
 
@@ -50,7 +51,10 @@ def connect(uri: str | None, begins: bool = False) -> Any:
         logging.ERROR
     )  # it logs every retry; we report the error once
     from mlflow import MlflowClient
+    from sqlalchemy import Engine, event
 
+    if not event.contains(Engine, "connect", _wait_for_locks):
+        event.listen(Engine, "connect", _wait_for_locks)
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # the import resets the level
     return MlflowClient(uri)
 
@@ -65,6 +69,12 @@ def _refuse_old_file_store(uri: str | None) -> None:
             f"{old} belongs to MLflow's old file store, which MLflow would choose here but no longer supports: move "
             "the folder mlruns away, or give --tracking-uri sqlite:///mlflow.db"
         )
+
+
+def _wait_for_locks(connection: Any, _: Any) -> None:
+    """Let a new SQLite connection wait while another process writes; Python's own wait is 5 seconds."""
+    if type(connection).__module__.startswith("sqlite3"):
+        connection.execute(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000:.0f}")
 
 
 def _address(uri: str | None) -> str:

@@ -63,6 +63,11 @@ def sentence(error: BaseException) -> str | None:
                 f"the disk or file system failed{where}: {words.splitlines()[0]}; check it (dmesg, the mount), or "
                 "run in a folder on another disk"
             )
+        if "database is locked" in words:
+            return (
+                "the database of the tracking store or of the search is locked by another process: end the process "
+                "that holds mlflow.db or optuna.db, or give an address of its own (--tracking-uri, --storage)"
+            )
         if any(word in words for word in DAMAGED_WORDS):
             return (
                 "the database of the tracking store or of the search is damaged: restore mlflow.db or optuna.db from "

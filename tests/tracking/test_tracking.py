@@ -348,3 +348,21 @@ def test_pages_that_are_damaged_are_told_when_they_are_read(tmp_path: Path) -> N
     with pytest.raises(sqlite3.DatabaseError) as caught:
         sqlite3.connect(file).execute("select * from a").fetchall()
     assert "damaged: restore mlflow.db or optuna.db" in str(sentence(caught.value))
+
+
+@pytest.mark.slow
+def test_a_database_that_another_process_locks_is_waited_for(in_folder: Path) -> None:
+    holder = (
+        "import sqlite3, sys, time\n"
+        "held = sqlite3.connect('mlflow.db', isolation_level=None)\n"
+        "held.execute('BEGIN EXCLUSIVE'); print('held', flush=True); time.sleep(9); held.execute('COMMIT')\n"
+    )
+    with Tracking(None, "kronos").run("data", {}):
+        pass
+    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        command = [sys.executable, "-m", "kronos", "data", "--data-source", "sample", "--symbols", "AAPL,IBM"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert process.wait() == 0
+    assert "is locked by another process" in str(sentence(sqlite3.OperationalError("database is locked")))
