@@ -62,7 +62,7 @@ def market(*names: str, length: int = LOOKBACK, seed: int = 0) -> pd.DataFrame:
 
 
 @contextmanager
-def serving(model: str, store: str) -> Iterator[str]:
+def serving(model: str, store: str, **environment: str) -> Iterator[str]:
     """Serve a model address of a tracking store; yields the server's address once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -70,7 +70,8 @@ def serving(model: str, store: str) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "-p", str(port)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
-        [*command, "--env-manager", "local"], env={**os.environ, "MLFLOW_TRACKING_URI": store, "PATH": path},
+        [*command, "--env-manager", "local"],
+        env={**os.environ, "MLFLOW_TRACKING_URI": store, "PATH": path, **environment},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"

@@ -32,7 +32,7 @@ def read_body(body: bytes, kind: str, bounds: Bounds) -> tuple[pd.DataFrame, Any
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"the body is not UTF-8 text: byte {error.start} cannot be read") from None
-    return (_csv(text), None) if kind == CSV else _json(text, bounds)
+    return (_csv(text, bounds), None) if kind == CSV else _json(text, bounds)
 
 
 def over_body(bounds: Bounds) -> str:
@@ -40,10 +40,17 @@ def over_body(bounds: Bounds) -> str:
     return f"the body is over max_body_mb = {bounds.max_body_mb:g} megabytes: ask for fewer series at once"
 
 
-def _csv(text: str) -> pd.DataFrame:
+def over_rows(bounds: Bounds) -> str:
+    """Return the sentence for a table that is too long."""
+    return f"the table has more rows than max_rows = {bounds.max_rows}: ask for fewer series at once"
+
+
+def _csv(text: str, bounds: Bounds) -> pd.DataFrame:
     """Read all cells as text first, since an instrument such as 000001 is not a number and NA is not missing."""
     if text.partition("\n")[0].count(",") >= MAX_COLUMNS:
         raise UserError(f"the CSV has over {MAX_COLUMNS} columns")
+    if text.count("\n") > bounds.max_rows + 1:
+        raise UserError(over_rows(bounds))
     try:
         table = pd.read_csv(
             io.StringIO(text), dtype=str, keep_default_na=False, usecols=lambda name: name in COLUMNS
@@ -62,9 +69,7 @@ def _csv(text: str) -> pd.DataFrame:
 
 def _json(text: str, bounds: Bounds) -> tuple[pd.DataFrame, Any]:
     if text.count("[") + text.count("{") > bounds.max_rows + MAX_COLUMNS:  # each row is a list or an object
-        raise UserError(
-            f"the body has more rows than max_rows = {bounds.max_rows}: ask for fewer series at once"
-        )
+        raise UserError(over_rows(bounds))
     try:
         given = json.loads(text)
     except RecursionError:

@@ -27,7 +27,7 @@ class Bounds:
     max_rows: int = 200_000
     max_path_bars: int = 500_000
     max_answer_values: int = 2_000_000
-    max_seconds: float = 25
+    max_seconds: float = 20
 
     @classmethod
     def of(cls, config: Mapping[str, Any] | None) -> "Bounds":

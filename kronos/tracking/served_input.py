@@ -19,7 +19,7 @@ LEAST_PRICE = 1e-9
 LARGEST = 1e16  # of a price, volume or amount: the squares of the normalisation still fit in float32
 ROUNDING = 1e-6  # relative: adjusted prices may have a close this much above the high
 YEARS = (1900, 2200)
-NUMBER = (int, float, np.integer, np.floating)
+NUMBER = int | float | np.integer | np.floating
 
 
 def shown(value: Any) -> str:
@@ -58,7 +58,7 @@ def check_params(params: Any) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, NUMBER) and abs(value) < math.inf
+    return not isinstance(value, bool) and isinstance(value, NUMBER) and bool(-math.inf < value < math.inf)
 
 
 def _check_quantiles(levels: Any) -> None:

@@ -80,14 +80,17 @@ class ServedKronos(PythonModel):
                 f"pred_len is {horizon}, at most max_context = {settings['max_context']} was expected"
             )
         bars = check_bars(table, self.bounds.max_rows)
-        series = [(str(name), own) for name, own in bars.groupby("instrument", sort=True)]
-        self.bounds.check_work(len(series), samples, horizon, len(ROW) + len(FEATURES) * (1 + len(levels)))
-        short = [f"{shown(name)} has {len(own)}" for name, own in series if len(own) < lookback]
-        if short:
-            raise UserError(f"each instrument needs {lookback} bars: {', '.join(short[:5])}")
-        names = [name for name, _ in series]
-        context = np.stack([own[list(FEATURES)].to_numpy(np.float32)[-lookback:] for _, own in series])
-        times = np.stack([own["datetime"].to_numpy().astype(np.int64)[-lookback:] for _, own in series])
+        code, names = pd.factorize(bars["instrument"], sort=True)
+        count = np.bincount(code)
+        self.bounds.check_work(len(names), samples, horizon, len(ROW) + len(FEATURES) * (1 + len(levels)))
+        short = np.flatnonzero(count < lookback)
+        if len(short):
+            first = ", ".join(f"{shown(names[place])} has {count[place]}" for place in short[:5])
+            raise UserError(f"each instrument needs {lookback} bars: {first}")
+        last_rows = count.cumsum()[:, None] + np.arange(-lookback, 0)  # [N, L]
+        rows = np.argsort(code, kind="stable")[last_rows]
+        context = bars[list(FEATURES)].to_numpy(np.float32)[rows]
+        times = bars["datetime"].to_numpy().astype(np.int64)[rows]
         future = {}
         for last in np.unique(times[:, -1]):
             stop.check()
@@ -97,11 +100,11 @@ class ServedKronos(PythonModel):
             self.tokenizer, self.predictor, context, time_features(times), time_features(ahead), horizon=horizon,
             max_context=int(settings["max_context"]), temperature=float(settings["T"]), top_k=int(settings["top_k"]),
             top_p=float(settings["top_p"]), sample_count=samples, clip=float(settings["clip"]),
-            seed=int(settings["seed"]), keys_N=series_keys(names, times[:, -1]), each_bar=stop.check,
+            seed=int(settings["seed"]), keys_N=series_keys(list(names), times[:, -1]), each_bar=stop.check,
             fine_rotary=settings["fine_rotary"], dtype=number_format(settings["precision"]),
         )  # fmt: skip
         paths, _ = repair(paths, LEAST_OF_CLOSE * context[:, None, -1:, CLOSE, None])
-        return _table(names, times[:, -1], ahead, paths, levels)
+        return _table(list(names), times[:, -1], ahead, paths, levels)
 
     @staticmethod
     def _after(last: int, horizon: int, settings: Mapping[str, Any]) -> np.ndarray:
