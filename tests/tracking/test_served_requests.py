@@ -373,6 +373,15 @@ def test_a_fault_of_the_server_is_one_sentence_too(
     assert_one_sentence(sentence)
 
 
+def test_a_request_that_waits_too_long_for_others_is_told_so(model: Any) -> None:
+    invocations = guard.Invocations(Bounds(max_seconds=0.01))
+    with invocations.lock, pytest.raises(MlflowException, match="busy with other requests") as told:
+        invocations(request_body(market("A")), JSON, model, None)
+    assert told.value.get_http_status_code() == 503
+    assert invocations(request_body(market("A")), JSON, model, None).status == 200
+    assert not invocations.lock.locked()
+
+
 CELLS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just([1]), st.just({"a": 1}),
     st.sampled_from(["2024-01-02", "2024-13-01", "NaT", "nan", "-1", -1.0, 0, 1e-300, 1e300, 10**400, 1e15]),
