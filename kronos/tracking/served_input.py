@@ -25,7 +25,6 @@ NUMBER = int | float | np.integer | np.floating
 def shown(value: Any) -> str:
     """Return a value of a request for use in a message: on one line, cut to 40 characters."""
     text = repr(value)[1:-1] if isinstance(value, str) else repr(value)
-    text = text.encode("ascii", "backslashreplace").decode() if not text.isprintable() else text
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 

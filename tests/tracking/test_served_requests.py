@@ -388,6 +388,18 @@ CELLS = st.one_of(
 )  # fmt: skip
 
 
+RULES = st.fixed_dictionaries(
+    {},
+    optional={
+        "pred_len": st.integers(1, 9), "sample_count": st.integers(1, 9), "T": st.floats(0.001, 1000),
+        "top_p": st.floats(1e-9, 1), "top_k": st.integers(0, 300), "seed": st.integers(-(2**63), 2**63 - 1),
+        "quantiles": st.lists(st.floats(0, 1), max_size=3, unique=True),
+    },
+)  # fmt: skip
+POSSIBLE = ["levels", "volumes", "rules", "gap"] * 3
+IMPOSSIBLE = ["cell", "column", "scale", "drop", "swap", "again", "name", "param", "cut"]
+
+
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
     """A good request with a few changes at random places of it."""
@@ -396,9 +408,19 @@ def mutated(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(0, 3))):
         rows = table["data"]
         row = draw(st.integers(0, len(rows) - 1))
-        match draw(
-            st.sampled_from(["cell", "column", "scale", "drop", "swap", "again", "name", "param", "cut"])
-        ):
+        match draw(st.sampled_from(POSSIBLE + IMPOSSIBLE)):
+            case "levels":  # each bar at a level of its own
+                random = np.random.default_rng(draw(st.integers(0, 99)))
+                for one, factor in zip(rows, 10.0 ** random.uniform(-4, 4, len(rows)), strict=True):
+                    one[2:6] = [value * factor if isinstance(value, float) else value for value in one[2:6]]
+            case "volumes":
+                volume = draw(st.sampled_from([0, 1, 1e-9, 1e9, 7.5]))
+                for one in rows[:row]:
+                    one[6] = volume
+            case "rules":
+                params |= draw(RULES)
+            case "gap" if len(rows) == len(GOOD["dataframe_split"]["data"]):
+                del rows[3], rows[-4]
             case "cell":
                 rows[row][draw(st.integers(0, 6))] = draw(CELLS)
             case "column":
