@@ -1,0 +1,152 @@
+"""The cells of a file of bars as an Arrow table: plain files by Arrow's own types, others as text."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from kronos.data.sources.csv_header import DATE, HEAD, Header, cells, find_header, two_part_names
+from kronos.data.sources.csv_numbers import NONE, is_number
+from kronos.data.sources.csv_text import PARQUET, as_utf8, texts
+from kronos.utils.errors import UserError
+
+KEPT_ROWS = 20  # texts of unreadable rows that are kept
+NULLS = sorted({*NONE, *(word.upper() for word in NONE), *(word.title() for word in NONE), "NaN", "None", "N/A"})
+
+
+class Cells(NamedTuple):
+    """One text of a file, or a parquet file, before its cells are read. Columns are named by their places, 0, 1, ..."""
+
+    path: Path
+    name: str  # of the file, or of the member of an archive
+    header: Header
+    body: bytes
+    sample: tuple[tuple[str, ...], ...]  # the first rows
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the columns; empty ones where there is no header."""
+        return self.header.names or ("",) * self.header.width
+
+
+class Rows(NamedTuple):
+    """A table, how many rows of the file had too many or too few cells, and some of their texts."""
+
+    table: pa.Table
+    unreadable: int
+    examples: list[str]
+
+
+def open_cells(path: Path) -> list[Cells]:
+    """Open a file: the texts in it, or one for a parquet file.
+
+    Raises UserError where a text is empty, in no known encoding, or without an understood header.
+    """
+    if path.suffix.lower() in PARQUET:
+        names = tuple(map(str, pa.parquet.read_schema(path).names))
+        wide = two_part_names(names)
+        return [Cells(path, path.name, Header("", names, 0, len(names), wide[1] if wide else None), b"", ())]
+    return [_open_text(path, name, data) for name, data in texts(path)]
+
+
+def _open_text(path: Path, name: str, data: bytes) -> Cells:
+    problem = None
+    for text in as_utf8(data, path):
+        try:
+            header = find_header(text)
+        except UserError as error:
+            problem = problem or error
+            continue
+        return _with_body(path, name, text, header)
+    raise UserError(f"{path}: {problem}")
+
+
+def _with_body(path: Path, name: str, text: bytes, header: Header) -> Cells:
+    begin = 0
+    for _ in range(header.skipped):
+        place = text.find(b"\n", begin)
+        begin = len(text) if place < 0 else place + 1
+    body = text[begin:]
+    if header.delimiter == " ":
+        body = b"\n".join(b"\t".join(line.split()) for line in body.split(b"\n"))
+        header = header._replace(delimiter="\t")
+    lines = body[:HEAD].decode("utf-8", errors="ignore").split("\n")[:50]
+    sample = tuple(tuple(cells(line, header.delimiter)) for line in lines if line.strip())
+    return Cells(path, name, _padded(header, sample), body, sample)
+
+
+def _padded(header: Header, sample: tuple[tuple[str, ...], ...]) -> Header:
+    """Give every column of the bars a name: one that the header lacks is the first, or an empty last one."""
+    names = header.names
+    if not names or len(names) == header.width:
+        return header
+    if len(names) > header.width:
+        return header._replace(names=names[: header.width])
+    missing = ("",) * (header.width - len(names))
+    at_end = all(not row[-1] for row in sample if len(row) == header.width)
+    return header._replace(names=(*names, *missing) if at_end else (*missing, *names))
+
+
+def read_rows(opened: Cells, places: Iterable[int], text: Iterable[int], all_text: bool = False) -> Rows:
+    """Read the columns at `places`; those in `text` stay text, so that no leading zero is lost and no date is guessed.
+
+    Other columns are numbers where Arrow can read them as such, otherwise text. Raises UserError for a broken file.
+    """
+    wanted, as_text = sorted(set(places)), set(text)
+    if opened.path.suffix.lower() in PARQUET:
+        return Rows(_parquet(opened, wanted, as_text), 0, [])
+    header, body = opened.header, opened.body
+    if header.delimiter != "," and re.search(rb"\d,\d", body[:HEAD]):
+        all_text = True  # a comma within numbers: thousands or decimals, which only the whole column tells
+    quoted = b'"' in body
+    lines = sum(1 for line in body.split(b"\n") if line.strip()) if quoted else 0
+    for quotes in (True, False) if quoted else (False,):
+        for texts_only in (False, True) if not all_text else (True,):
+            types = {str(place): pa.string() for place in wanted if texts_only or place in as_text}
+            unreadable: list[str] = []
+            count = [0, 0]
+
+            def skip(row: pa.csv.InvalidRow, unreadable: list[str] = unreadable, count: list[int] = count) -> str:
+                if _has_bar(cells(row.text or "", header.delimiter)):
+                    count[0] += 1
+                    unreadable += [row.text] if len(unreadable) < KEPT_ROWS else []
+                count[1] += 1
+                return "skip"
+
+            try:
+                table = pa.csv.read_csv(
+                    pa.BufferReader(body),
+                    read_options=pa.csv.ReadOptions(column_names=[str(place) for place in range(header.width)]),
+                    parse_options=pa.csv.ParseOptions(
+                        delimiter=header.delimiter, quote_char='"' if quotes else False, invalid_row_handler=skip
+                    ),
+                    convert_options=pa.csv.ConvertOptions(
+                        column_types=types, include_columns=[str(place) for place in wanted], null_values=NULLS,
+                        true_values=[], false_values=[],
+                    ),
+                )  # fmt: skip
+            except pa.ArrowInvalid as error:
+                if texts_only or "conversion error" not in str(error):
+                    raise UserError(f"{opened.path} cannot be read: {str(error).splitlines()[0]}") from None
+                continue
+            if quotes and table.num_rows + count[1] < lines:
+                break  # a quotation mark that is not closed has swallowed lines: read without quotation
+            return Rows(table, count[0], unreadable)
+    raise UserError(f"{opened.path} cannot be read: its quotation marks are not closed")
+
+
+def _has_bar(row: list[str]) -> bool:
+    """Return whether a row of the wrong length is a damaged bar, rather than a remark or a footer."""
+    return bool(row) and (bool(DATE.match(row[0])) or sum(is_number(cell) for cell in row) >= 2)
+
+
+def _parquet(opened: Cells, wanted: list[int], as_text: set[int]) -> pa.Table:
+    names = opened.header.names
+    kinds = pa.parquet.read_schema(opened.path)
+    codes = [names[place] for place in wanted if place in as_text and pa.types.is_string(kinds.field(place).type)]
+    table = pa.parquet.read_table(opened.path, columns=[names[place] for place in wanted], read_dictionary=codes)
+    return table.select([names[place] for place in wanted]).rename_columns([str(place) for place in wanted])
