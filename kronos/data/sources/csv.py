@@ -199,8 +199,9 @@ class CsvDataProcessor(BaseDataProcessor):
         doubtful = squeeze(bars.amount_name) in DOUBTFUL_AMOUNTS
         found = settle_units(frame, doubtful, bars.layout.units)
         for text, count in found.items():
-            note = UNITS_SAID.get(text, f"{text[0].upper()}{text[1:]}, as amount / (volume x price) shows: both are converted.")
             if text:
+                shown = f"{text[:1].upper()}{text[1:]}, as amount / (volume x price) shows: converted to shares and currency."
+                note = UNITS_SAID.get(text, shown)
                 self._instruments[note] = self._instruments.get(note, 0) + count
 
 

@@ -114,7 +114,7 @@ def _read(opened: Cells, root: Path, said: Said) -> FileBars:
     rows = read_rows(opened, [*numbers, *texts], texts)
     table = rows.table
     if not table.num_rows:
-        raise UserError(f"{opened.path} has a header and no bars: remove the file or fill it")
+        raise UserError(f"{opened.path} has no row with as many columns as its header")
     bars = FileBars(
         opened.path, stem_of(opened.name), named.instrument, named.interval, _times(table, known, names, said.freq), {}, None, [], layout
     )

@@ -64,6 +64,11 @@ def find_header(data: bytes) -> Header:
     return _search(lines)
 
 
+def understood(header: Header) -> int:
+    """Return how many of the columns have known names."""
+    return sum(squeeze(name) in KNOWN for name in header.names)
+
+
 def _complete(names: tuple[str, ...]) -> bool:
     try:
         return not meaning(names).missing()
@@ -155,7 +160,7 @@ def _wide(
     """
     padded = [[*level, *[""] * (width - len(level))][:width] for level in levels]
     for fields in padded:
-        of_fields = [_field(cell) for cell in fields]
+        of_fields = ["", *(_field(cell) for cell in fields[1:])]  # the first column holds the times
         if len({one for one in of_fields if one} & set(PRICES)) < len(PRICES):
             continue
         others = [level for level in padded if level is not fields]
@@ -206,7 +211,7 @@ def _field(cell: str) -> str:
 
 def _owns(level: list[str], fields: list[str]) -> bool:
     """Return whether a line of a header names an instrument over every field, written once or repeated."""
-    under = [cell for cell, field in zip(level, fields, strict=True) if field]
+    under = [cell for cell, field in zip(level, fields, strict=True) if field]  # codes may be numbers
     names = {cell for cell in under if cell}
     return bool(names) and bool(under[0]) and not any(_field(name) for name in names)
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from kronos.data.sources.csv_header import DATE, HEAD, Header, cells, find_header, two_part_names
+from kronos.data.sources.csv_header import DATE, HEAD, Header, cells, find_header, two_part_names, understood
 from kronos.data.sources.csv_numbers import NONE, is_number
 from kronos.data.sources.csv_text import PARQUET, as_utf8, texts
 from kronos.utils.errors import UserError
@@ -54,15 +54,19 @@ def open_cells(path: Path) -> list[Cells]:
 
 
 def _open_text(path: Path, name: str, data: bytes) -> Cells:
-    problem = None
+    found: list[tuple[int, Header, bytes]] = []
+    problems: list[UserError] = []
     for text in as_utf8(data, path):
         try:
             header = find_header(text)
         except UserError as error:
-            problem = problem or error
+            problems.append(error)
             continue
-        return _with_body(path, name, text, header)
-    raise UserError(f"{path}: {problem}")
+        found.append((understood(header), header, text))
+    if not found:
+        raise UserError(f"{path}: {problems[0]}")
+    _, header, text = max(found, key=lambda one: one[0])  # the first of equals
+    return _with_body(path, name, text, header)
 
 
 def _with_body(path: Path, name: str, text: bytes, header: Header) -> Cells:
@@ -100,6 +104,8 @@ def read_rows(opened: Cells, places: Iterable[int], text: Iterable[int], all_tex
     if opened.path.suffix.lower() in PARQUET:
         return Rows(_parquet(opened, wanted, as_text), 0, [])
     header, body = opened.header, opened.body
+    if not body.strip():
+        raise UserError(f"{opened.path} has a header and no bars: remove the file or fill it")
     if header.delimiter != "," and re.search(rb"\d,\d", body[:HEAD]):
         all_text = True  # a comma within numbers: thousands or decimals, which only the whole column tells
     quoted = b'"' in body

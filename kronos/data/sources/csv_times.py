@@ -48,7 +48,7 @@ class Times(NamedTuple):
 def read_times(column: pa.ChunkedArray) -> Times:
     """Read a column of times: of a time type, of numbers, or of text.
 
-    Raises UserError where a date can be read two ways, and where only some of the times have a zone.
+    Raises UserError where a date can be read two ways.
     """
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
@@ -144,14 +144,12 @@ def _parse(words: list[str]) -> Times:
             zoned[row], offset[row] = True, _minutes(zone, ns[row])
     if split:
         ns[[one[0] for one in split]] = _ordered(split, words)
-    bad = (ns == NONE) & ~empty
     good = ns != NONE
-    utc = bool(zoned[good].any())
-    if utc and not zoned[good].all():
-        naive = words[int(np.flatnonzero(good & ~zoned)[0])]
-        raise UserError(f"the time {naive!r} has no time zone and {words[int(np.flatnonzero(zoned & good)[0])]!r} has one")
+    utc = bool(zoned[good].sum() > (good & ~zoned).sum())
+    ns[zoned != utc] = NONE  # a few rows of the other kind cannot be placed
+    good = ns != NONE
     ns[good] -= offset[good] * 60 * 10**9
-    return Times(ns, utc, offset if utc and offset.any() else None, bad)
+    return Times(ns, utc, offset if utc and offset.any() else None, (ns == NONE) & ~empty)
 
 
 def _without_zone(text: str) -> tuple[str, str | int | None]:
