@@ -54,7 +54,9 @@ class CsvDataProcessor(BaseDataProcessor):
         group: list[FileBars] = []
         problems: list[UserError] = []
         read = 0
-        for path, found in zip(paths, _in_threads(lambda one: read_file(one, root, said), paths), strict=True):
+        for path, found in zip(
+            paths, _in_threads(lambda one: read_file(one, root, said), paths), strict=True
+        ):
             if isinstance(found, UserError):
                 problems.append(found)
                 continue
@@ -110,7 +112,9 @@ class CsvDataProcessor(BaseDataProcessor):
             other = stems.setdefault(one.stem, one)
             if other is not one:
                 names = [
-                    file.path.name if file.path.parent == first.path.parent else f"{file.path.parent.name}/{file.path.name}"
+                    file.path.name
+                    if file.path.parent == first.path.parent
+                    else f"{file.path.parent.name}/{file.path.name}"
                     for file in (other, one)
                 ]
                 raise UserError(
@@ -119,7 +123,9 @@ class CsvDataProcessor(BaseDataProcessor):
                 )
         if len({one.interval for one in group}) > 1:
             lengths = ", ".join(sorted({one.interval or "no interval" for one in group}))
-            raise UserError(f"{first.named} comes in files of {lengths}: give a folder for each length of a bar")
+            raise UserError(
+                f"{first.named} comes in files of {lengths}: give a folder for each length of a bar"
+            )
         frames = [self._frame(one, np.full(len(one.times.ns), first.named, dtype=object)) for one in group]
         return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
@@ -146,9 +152,7 @@ class CsvDataProcessor(BaseDataProcessor):
                 )
         labels = sorted({name for one in tables for name in one.instruments})
         place = {name: number for number, name in enumerate(labels)}
-        codes = [
-            np.array([place[name] for name in one.instruments], np.int64)[one.code] for one in tables
-        ]
+        codes = [np.array([place[name] for name in one.instruments], np.int64)[one.code] for one in tables]
         code = np.concatenate(codes)
         size = np.bincount(code, minlength=len(labels))
         part_of = (np.cumsum(size) - size) // PART

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,18 +12,11 @@ import pyarrow as pa
 from kronos.data.bars import FEATURES, PRICES, Finding
 from kronos.data.cleaning import OFF_CALENDAR
 from kronos.data.sources import csv_layouts
-from kronos.data.sources.csv_columns import TIMES, Meaning, like_a_volume, meaning, renamed, squeeze
+from kronos.data.sources.csv_columns import TIMES, Meaning, like_a_volume, squeeze
 from kronos.data.sources.csv_folder import named_by, stem_of
-from kronos.data.sources.csv_header import DATE
-from kronos.data.sources.csv_instruments import (
-    choose_series,
-    find_instrument,
-    headless_places,
-    looks_like_codes,
-    repeated_rows,
-    too_many,
-)
-from kronos.data.sources.csv_numbers import code_text, comma_is_decimal, is_number, to_floats
+from kronos.data.sources.csv_instruments import choose_series, find_instrument, repeated_rows, too_many
+from kronos.data.sources.csv_numbers import code_text, comma_is_decimal, to_floats
+from kronos.data.sources.csv_schema import Said, name_columns, said_instrument
 from kronos.data.sources.csv_table import Cells, open_cells, read_rows
 from kronos.data.sources.csv_times import NONE, Times, coded, read_times, read_times_of_day
 from kronos.utils.errors import UserError
@@ -36,22 +29,6 @@ NAMELESS = "row without an instrument"
 HEADER_AGAIN = "header repeated among the bars"
 OTHER_SERIES = "bar of another series of its symbol"
 DOUBTFUL_AMOUNTS = ("turnover", "value", "money")
-
-
-class Said(NamedTuple):
-    """What the user said about the files: the fields of the configuration of these names."""
-
-    instrument_column: str | None = None
-    time_column: str | None = None
-    volume_column: str | None = None
-    column_names: tuple[str, ...] | None = None
-    freq: str = "day"
-
-    @staticmethod
-    def of(config: Any) -> "Said":
-        """Take the fields of a configuration; one that it does not have is empty."""
-        given = {name: getattr(config, name, None) for name in Said._fields if name != "freq"}
-        return Said(**given, freq=getattr(config, "freq", "day"))
 
 
 @dataclass
@@ -97,11 +74,13 @@ def read_file(path: Path, root: Path, said: Said) -> list[FileBars]:
 
 def _read(opened: Cells, root: Path, said: Said) -> FileBars:
     named = named_by(opened.name, opened.path, root)
-    names, known = _columns(opened, said)
+    names, known = name_columns(opened, said)
     layout = csv_layouts.match(names)
     wide = opened.header.wide
-    instrument = _said_instrument(names, said) or list(known.places.get("instrument", ()))[:1]
-    singles = {role: places[0] for role, places in known.places.items() if role in (*PRICES, "amount", *EXTRAS)}
+    instrument = said_instrument(names, said) or list(known.places.get("instrument", ()))[:1]
+    singles = {
+        role: places[0] for role, places in known.places.items() if role in (*PRICES, "amount", *EXTRAS)
+    }
     if layout.split_adjusted:
         singles.pop("split", None)
     volumes = list(known.places.get("volume", ()))
@@ -116,7 +95,15 @@ def _read(opened: Cells, root: Path, said: Said) -> FileBars:
     if not table.num_rows:
         raise UserError(f"{opened.path} has no row with as many columns as its header")
     bars = FileBars(
-        opened.path, stem_of(opened.name), named.instrument, named.interval, _times(table, known, names, said.freq), {}, None, [], layout
+        opened.path,
+        stem_of(opened.name),
+        named.instrument,
+        named.interval,
+        _times(table, known, names, said.freq),
+        {},
+        None,
+        [],
+        layout,
     )
     _count(bars, UNREADABLE, "left out", rows.unreadable, table.num_rows, rows.examples)
     values = _numbers(bars, table, numbers, names, opened)
@@ -135,120 +122,16 @@ def _read(opened: Cells, root: Path, said: Said) -> FileBars:
         if not has_name.all():
             bars.keep(has_name)
             kept[np.flatnonzero(kept)[~has_name]] = False
-    if not wide:
-        if not instrument:
-            _tell_apart(bars, opened, names, texts + numbers, kept)
-        elif series:
-            _one_series(bars, table[str(series[0])].to_pandas()[kept])
+    if instrument and series:
+        _one_series(bars, table[str(series[0])].to_pandas()[kept])
+    elif not wide:
+        _tell_apart(bars, opened, names, texts + numbers, kept, instrument)
     return bars
-
-
-def _columns(opened: Cells, said: Said) -> tuple[tuple[str, ...], Meaning]:
-    """Return the names of the columns and their meaning; of a file without a header by its values."""
-    headless = not opened.header.names
-    names = renamed(opened.names, _renames(said), headless)
-    if headless and not said.column_names:
-        names = csv_layouts.headless_names(opened.sample) or _headless(opened.sample)
-    try:
-        known = meaning(names)
-    except UserError as error:
-        raise UserError(f"{opened.path}: {error}") from None
-    if not any(role in known.places for role in TIMES) or "" in names[:1]:
-        names = _nameless_time(names, known, opened)
-        known = meaning(names)
-    for column in (said.time_column, said.volume_column):
-        if column and column not in [name.strip() for name in opened.names] and not headless:
-            raise UserError(f"{opened.path} has no column {column!r}: its columns are {', '.join(names)}")
-    missing = [name for name in known.missing() if not (opened.header.wide and name in PRICES)]
-    if missing:
-        raise UserError(
-            f"{opened.path} has no column for {', '.join(missing)}: its columns are {', '.join(names) or 'none'}; rename "
-            f"them to datetime, {', '.join(FEATURES)} (and instrument), or give --column-names"
-        )
-    return names, known
-
-
-def _renames(said: Said) -> tuple[str, ...]:
-    pairs = list(said.column_names or ())
-    pairs += [f"{said.time_column}=datetime"] if said.time_column else []
-    return tuple(pairs + ([f"{said.volume_column}=volume"] if said.volume_column else []))
-
-
-def _said_instrument(names: Sequence[str], said: Said) -> list[int]:
-    """Return the places of `instrument_column`, which may be several columns, separated by commas."""
-    if not said.instrument_column:
-        return []
-    stripped = [name.strip() for name in names]
-    asked = [one.strip() for one in said.instrument_column.split(",")]
-    absent = [one for one in asked if one not in stripped]
-    if absent:
-        raise UserError(f"instrument_column: there is no column {absent[0]!r}: the columns are {', '.join(stripped)}")
-    return [stripped.index(one) for one in asked]
-
-
-def _headless(sample: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Name the columns of a file without a header by the types of their values."""
-    width = max(map(len, sample))
-    columns = [[row[place] for row in sample if len(row) == width] for place in range(width)]
-    names = [""] * width
-    dates = [place for place, words in enumerate(columns) if words and all(DATE.match(word) for word in words)]
-    if not dates:
-        raise UserError("there is no header, and no column holds times: give --column-names, such as 1=datetime")
-    names[dates[0]] = "datetime"
-    after = dates[0] + 1
-    if after < width and read_times_of_day(pa.chunked_array([pa.array(columns[after], pa.string())])) is not None:
-        texts = [word.replace(":", "") for word in columns[after]]
-        if all(word.isdigit() and len(word) in (4, 6) for word in texts):
-            names[dates[0]], names[after] = "date", "time"
-    numbers = np.array(
-        [[float(word) if is_number(word) and not names[place] and place not in dates and _plain(word) else np.nan for word in words]
-         for place, words in enumerate(columns)]
-    ).T  # fmt: skip
-    ordered = np.argsort(read_times(pa.chunked_array([pa.array(columns[dates[0]], pa.string())])).ns, kind="stable")
-    for name, place in headless_places(numbers[ordered]).items():
-        names[place] = name
-    free = [place for place, words in enumerate(columns) if not names[place] and looks_like_codes(words)]
-    if free and free[0] < names.index("open"):
-        names[free[0]] = "instrument"
-    return tuple(names)
-
-
-def _plain(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _nameless_time(names: tuple[str, ...], known: Meaning, opened: Cells) -> tuple[str, ...]:
-    """Name the column of times that has no known name: the first one without a name, or the only one with dates."""
-    used = {place for places in known.places.values() for place in places}
-    rows = [row for row in opened.sample if len(row) == len(names)]
-    dated = [
-        place
-        for place in range(len(names))
-        if place not in used and rows and all(DATE.match(row[place]) and not _plain(row[place]) for row in rows)
-    ]
-    if not opened.sample and "" in names[:1]:
-        dated = [0]  # the index of a parquet file
-    timed = any(role in known.places for role in TIMES)
-    if timed and not (dated and dated[0] == 0 and not names[0]):
-        return names
-    if not dated or (len(dated) > 1 and names[dated[0]]):
-        return names
-    changed = list(names)
-    changed[dated[0]] = "date" if timed else "datetime"
-    if timed and "date" in known.places:
-        changed[known.places["date"][0]] = "time"
-    return tuple(changed)
 
 
 def _times(table: pa.Table, known: Meaning, names: Sequence[str], freq: str) -> Times:
     """Read the column of times, or the columns of dates and times of day together."""
-    columns = {
-        role: table[str(known.places[role][0])] for role in TIMES if role in known.places
-    }
+    columns = {role: table[str(known.places[role][0])] for role in TIMES if role in known.places}
     utc = any(place in known.utc for role in TIMES for place in known.places.get(role, ())[:1])
     time = columns.get("time")
     within = None if time is None or len(columns) == 1 else read_times_of_day(time)
@@ -262,7 +145,9 @@ def _times(table: pa.Table, known: Meaning, names: Sequence[str], freq: str) -> 
     if within is not None and "date" in columns and not (chosen == "datetime" and _timed(found)):
         days = found.ns if chosen == "date" else read_times(columns["date"]).ns
         if found.utc:
-            raise UserError(f"column {names[known.places['date'][0]]} has a time zone, and the time of day is apart from it")
+            raise UserError(
+                f"column {names[known.places['date'][0]]} has a time zone, and the time of day is apart from it"
+            )
         if not _timed(found) or (within != 0).any():
             days = np.where(days == NONE, NONE, days // (86400 * 10**9) * (86400 * 10**9) + within)
             found = Times(days, False, None, found.bad)
@@ -313,16 +198,27 @@ def _numbers(
         others = count - _repeated_headers(table, place, names[place])
         if others:
             bars.findings.append(
-                Finding(NOT_A_NUMBER, "taken for missing", others, [(bars.named, "*", f"{name} {str(shown)[:30]!r}")])
+                Finding(
+                    NOT_A_NUMBER,
+                    "taken for missing",
+                    others,
+                    [(bars.named, "*", f"{name} {str(shown)[:30]!r}")],
+                )
             )
     return found
 
 
 def _repeated_headers(table: pa.Table, place: int, name: str) -> int:
-    return sum(str(word).strip() == name.strip() for word in table[str(place)].to_pylist()) if name.strip() else 0
+    return (
+        sum(str(word).strip() == name.strip() for word in table[str(place)].to_pylist())
+        if name.strip()
+        else 0
+    )
 
 
-def _with_times(bars: FileBars, table: pa.Table, clocks: Sequence[int], names: Sequence[str], opened: Cells) -> np.ndarray:
+def _with_times(
+    bars: FileBars, table: pa.Table, clocks: Sequence[int], names: Sequence[str], opened: Cells
+) -> np.ndarray:
     """Leave out rows without a time, and count them; return which rows of the table stay, bool [N]."""
     missing = bars.times.ns == NONE
     size = len(missing)
@@ -361,7 +257,12 @@ def _count(bars: FileBars, kind: str, action: str, count: int, size: int, exampl
 
 
 def _volume(
-    bars: FileBars, places: Sequence[int], values: dict[int, np.ndarray], names: Sequence[str], guessed: bool, said: Said
+    bars: FileBars,
+    places: Sequence[int],
+    values: dict[int, np.ndarray],
+    names: Sequence[str],
+    guessed: bool,
+    said: Said,
 ) -> None:
     """Choose the first column of volumes that has any, and say where it is none of the usual ones."""
     full = [place for place in places if np.nan_to_num(values[place]).any()]
@@ -369,11 +270,17 @@ def _volume(
     if full and not said.volume_column:
         bars.columns["volume"] = values[full[0]]
         if full[0] != places[0]:
-            bars.notes.append(f"Volume is column {names[full[0]].strip()}, since {names[places[0]].strip()} has none.")
+            bars.notes.append(
+                f"Volume is column {names[full[0]].strip()}, since {names[places[0]].strip()} has none."
+            )
         elif guessed:
-            bars.notes.append(f"Volume is column {names[full[0]].strip()}; --volume-column names another one.")
+            bars.notes.append(
+                f"Volume is column {names[full[0]].strip()}; --volume-column names another one."
+            )
         if "amount" not in bars.columns and len(full) > 1 and squeeze(names[full[1]]).startswith("volume"):
-            bars.columns["amount"] = values[full[1]]  # in the other currency of a pair; checked against the price
+            bars.columns["amount"] = values[
+                full[1]
+            ]  # in the other currency of a pair; checked against the price
             bars.amount_name = names[full[1]].strip()
         return
     chosen = values[places[0]] if places else np.zeros(size)
@@ -392,7 +299,9 @@ def _scales(
         scale = known.scales.get(place, 1.0)
         if scale != 1.0 and role in bars.columns:
             bars.columns[role] = bars.columns[role] * scale
-            bars.notes.append(f"Column {names[place].strip()} is multiplied by {scale:g}, the unit in its name.")
+            bars.notes.append(
+                f"Column {names[place].strip()} is multiplied by {scale:g}, the unit in its name."
+            )
 
 
 def _codes(bars: FileBars, columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
@@ -408,7 +317,9 @@ def _codes(bars: FileBars, columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
     empty = np.array([not word for word in words], bool)[code]
     if empty.any():
         if empty.sum() > OFF_CALENDAR * len(empty):
-            raise UserError(f"{bars.path}: column instrument is empty in {int(empty.sum())} of {len(empty)} bars")
+            raise UserError(
+                f"{bars.path}: column instrument is empty in {int(empty.sum())} of {len(empty)} bars"
+            )
         _count(bars, NAMELESS, "left out", int(empty.sum()), len(empty), [])
     bars.code, bars.instruments = code, words
     return ~empty
@@ -423,13 +334,19 @@ def _prices(bars: FileBars) -> np.ndarray:
 
 
 def _tell_apart(
-    bars: FileBars, opened: Cells, names: Sequence[str], used: Sequence[int], kept: np.ndarray
+    bars: FileBars,
+    opened: Cells,
+    names: Sequence[str],
+    used: Sequence[int],
+    kept: np.ndarray,
+    instrument: Sequence[int],
 ) -> None:
-    """Find the instruments of a file that repeats times and has no column of instruments with a known name."""
-    steps = np.diff(bars.times.ns)
-    if (steps > 0).all() or (steps < 0).all():
-        return
-    repeated = repeated_rows(bars.times.ns, _prices(bars))
+    """Find what tells rows apart that repeat a time (of their instrument) with other prices.
+
+    A column of words is taken for the instrument where there is no other column of instruments. Raises UserError with the
+    candidates where the user must choose.
+    """
+    repeated = repeated_rows(bars.times.ns, _prices(bars), bars.code)
     if not too_many(repeated):
         return
     others = [place for place in range(len(names)) if place not in used]
@@ -438,7 +355,8 @@ def _tell_apart(
         names[place].strip() or f"number {place + 1}": table[str(place)].cast(pa.string()).to_pandas().fillna("")[kept]
         for place in others
     }  # fmt: skip
-    chosen = find_instrument(bars.times.ns, columns, repeated)
+    own = ",".join(names[place].strip() for place in instrument)
+    chosen = find_instrument(bars.times.ns, _prices(bars), columns, repeated, bars.code, own)
     _codes(bars, [pa.chunked_array([pa.array(columns[chosen].tolist(), pa.string())])])
     bars.notes.append(f"Column {chosen} is taken for the instrument: it tells the rows of each time apart.")
 
@@ -446,7 +364,9 @@ def _tell_apart(
 def _one_series(bars: FileBars, series: pd.Series) -> None:
     """Keep one series of each instrument, by the rule of `choose_series`."""
     code = bars.code if bars.code is not None else np.zeros(0, np.int64)
-    kept, several = choose_series(pd.Series(np.array(bars.instruments, dtype=object)[code]), series.fillna(""))
+    kept, several = choose_series(
+        pd.Series(np.array(bars.instruments, dtype=object)[code]), series.fillna("")
+    )
     if not kept.all():
         action = "left out: EQ is kept, or the series with the most rows"
         items = [(name, "*", "") for name in several[:100]]

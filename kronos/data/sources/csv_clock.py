@@ -86,10 +86,14 @@ class Clock:
         others = max((one[0] for one in found if one[1] != best[1]), default=0.0)
         if best[0] >= max(POOR, others + CLEAR):
             self.zone = best[1]
-            self.notes.append(f"Times with a time zone are converted to {best[1]}, on whose clock they fit {best[2]}.")
+            self.notes.append(
+                f"Times with a time zone are converted to {best[1]}, on whose clock they fit {best[2]}."
+            )
         elif with_offset:
             self.written = True
-            self.notes.append("Times with a time zone are taken as they are written, since they fit no calendar better.")
+            self.notes.append(
+                "Times with a time zone are taken as they are written, since they fit no calendar better."
+            )
         else:
             raise UserError(
                 "the times have a time zone, and calendar=auto does not tell the exchange's: give --calendar, one of "
@@ -120,4 +124,6 @@ def _zone(name: str) -> Any:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise UserError(f"time_zone={name} is not known: give a name such as UTC or America/New_York") from None
+        raise UserError(
+            f"time_zone={name} is not known: give a name such as UTC or America/New_York"
+        ) from None

@@ -136,7 +136,10 @@ def meaning(names: tuple[str, ...]) -> Meaning:
     for place, name in enumerate(names):
         role, rank = KNOWN.get(squeeze(name), ("", 0))
         if not role and (asset := re.fullmatch(r"vol(?:ume)?[\s_](\w{2,6})", name.strip().lower())):
-            role, rank = "volume", 100 + place  # "Volume BTC" beside "Volume USDT": told apart by their values
+            role, rank = (
+                "volume",
+                100 + place,
+            )  # "Volume BTC" beside "Volume USDT": told apart by their values
             if asset[1] in ("usd", "usdt", "cny", "eur", "currency"):
                 role = "amount"
         if not role:
@@ -187,7 +190,9 @@ def renamed(names: tuple[str, ...], given: tuple[str, ...] | None, headless: boo
     for pair in given:
         theirs, _, ours = pair.rpartition("=")
         if ours not in ROLES:
-            raise UserError(f"column_names: {pair!r} names no column of ours: one of {', '.join(ROLES)} was expected")
+            raise UserError(
+                f"column_names: {pair!r} names no column of ours: one of {', '.join(ROLES)} was expected"
+            )
         for place, name in enumerate(names):
             if name.strip() == theirs.strip() or (headless and str(place + 1) == theirs.strip()):
                 chosen[place] = ours

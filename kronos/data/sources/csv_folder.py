@@ -32,7 +32,9 @@ def bar_files(given: str, symbols: tuple[str, ...] | None) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise UserError(f"data_path {given} does not exist: give a CSV or parquet file, or a folder of them")
-    files = [path for path in sorted(root.rglob("*")) if path.is_file() and not is_hidden(path.relative_to(root))]
+    files = [
+        path for path in sorted(root.rglob("*")) if path.is_file() and not is_hidden(path.relative_to(root))
+    ]
     found = [path for path in files if path.name.lower().endswith(SUFFIXES)]
     if not found:
         sheets = [path.name for path in files if path.suffix.lower() in SPREADSHEETS]

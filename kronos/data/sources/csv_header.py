@@ -45,7 +45,9 @@ def cells(line: str, delimiter: str) -> list[str]:
     if '"' not in line:
         return [cell.strip() for cell in line.split(delimiter)]
     try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
+        return [
+            cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+        ]
     except csv.Error:
         return [cell.strip() for cell in line.split(delimiter)]
 
@@ -86,22 +88,30 @@ def _width(lines: list[str], mark: str, named: int) -> int:
 def _search(lines: list[str]) -> Header:
     mark, width = _delimiter(lines)
     rows = [cells(line, mark) for line in lines]
-    known = next((place for place, row in enumerate(rows) if len(row) >= FEWEST and _complete(tuple(row))), None)
+    known = next(
+        (place for place, row in enumerate(rows) if len(row) >= FEWEST and _complete(tuple(row))), None
+    )
     if known is not None:
         begin = _after_units(rows, known + 1)
-        return Header(mark, tuple(rows[known]), begin, _width(lines[begin:], mark, len(rows[known])), titled=known)
+        return Header(
+            mark, tuple(rows[known]), begin, _width(lines[begin:], mark, len(rows[known])), titled=known
+        )
     begin = next((place for place, row in enumerate(rows) if _is_bar(row)), None)
     end = len(rows) if begin is None else begin
     if begin is not None:
         width = len(rows[begin])
-    above = [place for place in range(end) if len(rows[place]) >= max(3, width - 1) and _is_header(rows[place])]
+    above = [
+        place for place in range(end) if len(rows[place]) >= max(3, width - 1) and _is_header(rows[place])
+    ]
     block = above[-LONGEST_HEADER:]
     while block and block[-1] - block[0] != len(block) - 1:
         block = block[1:]  # the lines next to the bars
     if not block:
         if begin is None:
             shown = next((line.strip() for line in lines if line.strip()), "")
-            raise UserError(f"no bars are found in it, its first line is {shown[:60]!r}: a header and bars were expected")
+            raise UserError(
+                f"no bars are found in it, its first line is {shown[:60]!r}: a header and bars were expected"
+            )
         return Header(mark, (), begin, width, titled=begin)
     levels = [rows[place] for place in block]
     wide = _wide(levels, width)
@@ -144,7 +154,11 @@ def _after_units(rows: list[list[str]], begin: int) -> int:
     """Return the line after further lines of a header, of units or of names in another language."""
     for place in range(begin, min(begin + LONGEST_HEADER - 1, len(rows))):
         filled = [cell for cell in rows[place] if cell]
-        if not filled or any(is_number(cell) or DATE.match(cell) for cell in filled) or not _is_header(rows[place]):
+        if (
+            not filled
+            or any(is_number(cell) or DATE.match(cell) for cell in filled)
+            or not _is_header(rows[place])
+        ):
             return place
         if not any(_is_bar(row) for row in rows[place + 1 : place + 3]):
             return place

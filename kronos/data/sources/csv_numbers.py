@@ -13,8 +13,12 @@ SCALES = {
     "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12, "mn": 1e6, "bn": 1e9, "mm": 1e6, "mio": 1e6, "mrd": 1e9,
     "千": 1e3, "万": 1e4, "萬": 1e4, "百万": 1e6, "千万": 1e7, "亿": 1e8, "億": 1e8, "万亿": 1e12, "%": 1e-2, "％": 1e-2,
 }  # fmt: skip
-SCALE = re.compile(r"^(.*?\d)\s*(" + "|".join(sorted(map(re.escape, SCALES), key=len, reverse=True)) + r")\s*(股|手|元)?$")
-SIGNS = re.compile(r"[$€£¥￥₹₩₽฿]|^(?:usd|eur|gbp|cny|rmb|hkd|jpy|inr|hk)\s*|\s*(?:usd|eur|gbp|cny|rmb|hkd|jpy|inr)$")
+SCALE = re.compile(
+    r"^(.*?\d)\s*(" + "|".join(sorted(map(re.escape, SCALES), key=len, reverse=True)) + r")\s*(股|手|元)?$"
+)
+SIGNS = re.compile(
+    r"[$€£¥￥₹₩₽฿]|^(?:usd|eur|gbp|cny|rmb|hkd|jpy|inr|hk)\s*|\s*(?:usd|eur|gbp|cny|rmb|hkd|jpy|inr)$"
+)
 BLANKS = re.compile(r"[\s\xa0\u202f'’_]")
 PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 WRAPPED = re.compile(r"^=?[\"'`‘’]*(.*?)[\"'’]*$")
@@ -35,7 +39,11 @@ def comma_is_decimal(samples: list[str], delimiter: str) -> bool | None:
     decimal = sum(bool(COMMA_DECIMAL.fullmatch(one)) for one in with_comma)
     if decimal and not any(one.count(",") > 1 or re.search(r",\d+\.", one) for one in with_comma):
         return True
-    if delimiter == "," or decimal == 0 and any(one.count(",") > 1 or re.search(r",\d+\.", one) for one in with_comma):
+    if (
+        delimiter == ","
+        or decimal == 0
+        and any(one.count(",") > 1 or re.search(r",\d+\.", one) for one in with_comma)
+    ):
         return False
     if any(POINT_DECIMAL.fullmatch(BLANKS.sub("", cell)) for cell in samples):
         return False
@@ -60,7 +68,9 @@ def to_floats(column: pa.ChunkedArray, decimal_comma: bool = False) -> tuple[np.
     coded = coded if isinstance(coded, pa.DictionaryArray) else coded.combine_chunks()
     words = [str(word) for word in coded.dictionary.to_pylist()]
     values = np.append([_number(word, decimal_comma) for word in words], np.nan).astype(np.float64)
-    bad = np.append([_is_bad(word, value) for word, value in zip(words, values, strict=False)], False).astype(bool)
+    bad = np.append([_is_bad(word, value) for word, value in zip(words, values, strict=False)], False).astype(
+        bool
+    )
     code = coded.indices.to_pandas().fillna(len(words)).to_numpy(dtype=np.int64)
     return values[code], bad[code]
 

@@ -15,7 +15,9 @@ from kronos.data.sources.csv_text import PARQUET, as_utf8, texts
 from kronos.utils.errors import UserError
 
 KEPT_ROWS = 20  # texts of unreadable rows that are kept
-NULLS = sorted({*NONE, *(word.upper() for word in NONE), *(word.title() for word in NONE), "NaN", "None", "N/A"})
+NULLS = sorted(
+    {*NONE, *(word.upper() for word in NONE), *(word.title() for word in NONE), "NaN", "None", "N/A"}
+)
 
 
 class Cells(NamedTuple):
@@ -116,7 +118,9 @@ def read_rows(opened: Cells, places: Iterable[int], text: Iterable[int], all_tex
             unreadable: list[str] = []
             count = [0, 0]
 
-            def skip(row: pa.csv.InvalidRow, unreadable: list[str] = unreadable, count: list[int] = count) -> str:
+            def skip(
+                row: pa.csv.InvalidRow, unreadable: list[str] = unreadable, count: list[int] = count
+            ) -> str:
                 if _has_bar(cells(row.text or "", header.delimiter)):
                     count[0] += 1
                     unreadable += [row.text] if len(unreadable) < KEPT_ROWS else []
@@ -153,6 +157,10 @@ def _has_bar(row: list[str]) -> bool:
 def _parquet(opened: Cells, wanted: list[int], as_text: set[int]) -> pa.Table:
     names = opened.header.names
     kinds = pa.parquet.read_schema(opened.path)
-    codes = [names[place] for place in wanted if place in as_text and pa.types.is_string(kinds.field(place).type)]
-    table = pa.parquet.read_table(opened.path, columns=[names[place] for place in wanted], read_dictionary=codes)
+    codes = [
+        names[place] for place in wanted if place in as_text and pa.types.is_string(kinds.field(place).type)
+    ]
+    table = pa.parquet.read_table(
+        opened.path, columns=[names[place] for place in wanted], read_dictionary=codes
+    )
     return table.select([names[place] for place in wanted]).rename_columns([str(place) for place in wanted])

@@ -111,7 +111,9 @@ def _decoded(data: bytes, encoding: str, path: Path) -> bytes:
     try:
         return _line_ends(data[: len(data) // unit * unit].decode(encoding).encode("utf-8"))
     except UnicodeError as error:
-        raise UserError(f"{path} begins as {encoding} text and goes on as none ({error}): save it as UTF-8") from None
+        raise UserError(
+            f"{path} begins as {encoding} text and goes on as none ({error}): save it as UTF-8"
+        ) from None
 
 
 def _line_ends(data: bytes) -> bytes:

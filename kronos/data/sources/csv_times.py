@@ -11,7 +11,12 @@ import pyarrow.compute as pc
 
 from kronos.utils.errors import UserError
 
-EPOCHS = ((1e8, 1e11, 10**9), (1e11, 1e14, 10**6), (1e14, 1e17, 10**3), (1e17, 1e19, 1))  # from, below, ns of one
+EPOCHS = (
+    (1e8, 1e11, 10**9),
+    (1e11, 1e14, 10**6),
+    (1e14, 1e17, 10**3),
+    (1e17, 1e19, 1),
+)  # from, below, ns of one
 ISO = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?")
 OFFSET = re.compile(ISO.pattern + r"[+-]\d\d:\d\d")
 DAY_NUMBERS = re.compile(r"((?:19|20|21)\d\d)(\d\d)(\d\d)(?:[ t_:]*(\d{4}|\d{6}|\d{9})(?:\.0*)?)?")
@@ -21,12 +26,17 @@ YEAR_LAST = re.compile(r"(\d{1,2})([-/. ])(\d{1,2})\2(\d{4}|\d\d)(?!\d)(.*)")
 BY_NAME = re.compile(
     r"(?:[a-z]{3,9},?\s+)?(?:(\d{1,2})[-/ .]*([a-z]{3,9})\.?|([a-z]{3,9})\.?[-/ ]*(\d{1,2}))[-/ ,.]+(\d{4}|\d\d)(?!\d)(.*)"
 )
-MONTHS = {name: place for place, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
+MONTHS = {
+    name: place for place, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)
+}
 CLOCK = re.compile(
     r"[t\s,_:]*(?:(\d{1,2})[:h时.]?(\d{2})(?:[:m分.]?(\d{2})(?:秒|[.,:]?(\d{1,9}))?)?|(\d{1,2})[- ]?(?=[ap]m))\s*分?\s*([ap])?\.?(?:m\.?)?\s*"
 )
 WEEKDAY = re.compile(r"[,/\s]*(?:周|星期)?[一二三四五六日]$")
-ZONE = re.compile(r"(.*\d.*?(?::\d\d|\d{4}|[ap]m|t\d\d)[.\d]*)\s*\[?(z|[+-]\d\d(?::?\d\d)?(?::\d\d)?|[a-z_]+/[a-z_/]+|(?!am\b|pm\b)[a-z]{3,4})\]?", re.I)
+ZONE = re.compile(
+    r"(.*\d.*?(?::\d\d|\d{4}|[ap]m|t\d\d)[.\d]*)\s*\[?(z|[+-]\d\d(?::?\d\d)?(?::\d\d)?|[a-z_]+/[a-z_/]+|(?!am\b|pm\b)[a-z]{3,4})\]?",
+    re.I,
+)
 OFFSETS = {"z": 0, "utc": 0, "gmt": 0, "est": -300, "edt": -240, "pst": -480, "pdt": -420, "cet": 60, "cest": 120,
            "jst": 540, "hkt": 480, "msk": 180}  # fmt: skip
 NONE = np.iinfo(np.int64).min  # NaT
@@ -95,7 +105,11 @@ def _of_one_form(column: pa.ChunkedArray, first: str) -> Times | None:
 
 def coded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """Return for each row the place of its text among the different ones, the number of those for none, and them."""
-    joined = column.combine_chunks() if not pa.types.is_dictionary(column.type) else column.unify_dictionaries().combine_chunks()
+    joined = (
+        column.combine_chunks()
+        if not pa.types.is_dictionary(column.type)
+        else column.unify_dictionaries().combine_chunks()
+    )
     if not isinstance(joined, pa.DictionaryArray) and not isinstance(joined, pa.ChunkedArray):
         joined = joined.dictionary_encode()
     if isinstance(joined, pa.ChunkedArray):
@@ -111,7 +125,8 @@ def _nullable(column: pa.ChunkedArray) -> np.ndarray:
 def _whole_text(values: np.ndarray) -> list[str | None]:
     """Return numbers as text without an exponent: whole seconds as such, others with nanoseconds."""
     return [
-        None if not np.isfinite(one) else str(int(one)) if one == int(one) else f"{one:.9f}" for one in values.tolist()
+        None if not np.isfinite(one) else str(int(one)) if one == int(one) else f"{one:.9f}"
+        for one in values.tolist()
     ]
 
 
@@ -175,7 +190,9 @@ def _minutes(zone: str | int, local: int) -> int:
     try:
         moment = pd.Timestamp(local).tz_localize(ZoneInfo(area), ambiguous=True, nonexistent="shift_forward")
     except (ZoneInfoNotFoundError, ValueError):
-        raise UserError(f"the time zone {zone!r} is not known: give --time-zone, such as America/New_York") from None
+        raise UserError(
+            f"the time zone {zone!r} is not known: give --time-zone, such as America/New_York"
+        ) from None
     return int(moment.utcoffset().total_seconds() // 60)
 
 
@@ -199,7 +216,11 @@ def _moment(year: int, month: int, day: int, rest: str) -> int:
         return NONE
     first = np.datetime64(f"{year:04}-{month:02}", "M")
     date = first.astype("datetime64[D]") + (day - 1)
-    return NONE if date.astype("datetime64[M]") != first else int(date.astype("datetime64[ns]").astype(np.int64)) + within
+    return (
+        NONE
+        if date.astype("datetime64[M]") != first
+        else int(date.astype("datetime64[ns]").astype(np.int64)) + within
+    )
 
 
 def time_of_day(text: str) -> int | None:

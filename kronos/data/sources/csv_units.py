@@ -17,8 +17,12 @@ RATIOS: dict[float, tuple[float, float, str]] = {
 }
 SLACK = 0.02  # how far the mean price may lie outside of low and high: amounts are rounded
 AGREE = 0.9  # share of the bars looked at that must agree
-WINDOW = 20  # bars at the beginning and at the end: prices that are adjusted are the traded ones at one of the two
-SHARE = 1000.0  # a column `turnover` with a lower median that fits no unit is a share of the capital, not money
+WINDOW = (
+    20  # bars at the beginning and at the end: prices that are adjusted are the traded ones at one of the two
+)
+SHARE = (
+    1000.0  # a column `turnover` with a lower median that fits no unit is a share of the capital, not money
+)
 
 
 UNKNOWN, SHARES, SWAPPED = "unknown", "shares", "swapped"
@@ -40,7 +44,9 @@ def settle_units(frame: pd.DataFrame, doubtful: bool, known: tuple[float, float]
     code, names = pd.factorize(frame["instrument"])
     order = np.argsort(code, kind="stable")
     begins = np.searchsorted(code[order], np.arange(len(names) + 1))
-    columns = [frame[name].to_numpy(dtype=np.float64, copy=True) for name in ("low", "high", "volume", "amount")]
+    columns = [
+        frame[name].to_numpy(dtype=np.float64, copy=True) for name in ("low", "high", "volume", "amount")
+    ]
     times = frame["datetime"].to_numpy()
     for place in range(len(names)):
         rows = order[begins[place] : begins[place + 1]]

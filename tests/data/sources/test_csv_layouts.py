@@ -34,7 +34,13 @@ def read(path: Path, **fields: Any) -> tuple[list[Bar], CsvDataProcessor]:
     table = pd.concat(list(reader.process_raw_data()), ignore_index=True)
     table = table.sort_values(["instrument", "datetime"], kind="stable")
     bars = [
-        (one.instrument, f"{one.datetime:%Y-%m-%d %H:%M}".removesuffix(" 00:00"), one.open, one.close, one.volume)
+        (
+            one.instrument,
+            f"{one.datetime:%Y-%m-%d %H:%M}".removesuffix(" 00:00"),
+            one.open,
+            one.close,
+            one.volume,
+        )
         for one in table.itertuples()
     ]
     return bars, reader
