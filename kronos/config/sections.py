@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from kronos.config.registries import SIGNALS, SOURCES
 
@@ -25,6 +25,21 @@ def _none(value: Any) -> Any:
 def _split(value: Any) -> Any:
     """`a,b` is the text form of a list."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _pairs(value: Any) -> Any:
+    """`a=b,c=d` is the text form of a map."""
+    if isinstance(value, dict):
+        return [f"{name}={meaning}" for name, meaning in value.items()]
+    return _split(value)
+
+
+def _are_pairs(value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    for pair in value or ():
+        name, _, meaning = pair.rpartition("=")
+        if not name or not meaning:
+            raise ValueError(f"expected pairs such as Px=close, got {pair!r}")
+    return value
 
 
 def _number(value: Any) -> Any:
@@ -78,6 +93,9 @@ Cost = Annotated[float | str, BeforeValidator(_cost)]
 CostFraction = Annotated[float | str, BeforeValidator(_cost_fraction)]
 DateRange = Annotated[tuple[date, date], BeforeValidator(_split)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+OptionalMap = Annotated[
+    tuple[str, ...] | None, AfterValidator(_are_pairs), BeforeValidator(_pairs), BeforeValidator(_none)
+]
 OptionalNames = Annotated[tuple[str, ...] | None, BeforeValidator(_split), BeforeValidator(_none)]
 
 
@@ -100,6 +118,17 @@ class DataConfig(Section):
 
     data_source: Text = _field("qlib", "sample, qlib, sina, csv, a registered name, or package.module:Class")
     data_path: OptionalText = _field(None, "file or folder of bars for data_source=csv")
+    instrument_column: OptionalText = _field(
+        None, "column of instruments in files, several joined by commas; none: by its name or its values"
+    )
+    time_column: OptionalText = _field(None, "column of times in files; none: by its name or its values")
+    volume_column: OptionalText = _field(None, "column of volumes in files; none: by its name")
+    time_zone: OptionalText = _field(
+        None, "time zone of times that are written without one, such as UTC; none: the exchange's own"
+    )
+    column_names: OptionalMap = _field(
+        None, "names of columns in files: Px=close,Day=date; without a header 1=date,2=open,..."
+    )
     qlib_data_path: Text = _field("~/.qlib/qlib_data/cn_data", "folder of a Qlib store for data_source=qlib")
     instrument: Text = _field(
         "csi300", "universe of a Qlib store: csi300, csi500, csi800, csi1000, all, or its own"

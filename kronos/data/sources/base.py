@@ -32,6 +32,7 @@ from kronos.utils.files import digest_bytes
 KEY_FIELDS = (
     "freq", "dataset_begin_time", "dataset_end_time", "calendar", "adjust", "symbols", "instrument", "data_path",
     "qlib_data_path", "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen",
+    "instrument_column", "time_column", "volume_column", "time_zone", "column_names",
 )  # fmt: skip
 
 
