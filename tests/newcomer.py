@@ -31,7 +31,7 @@ TAKEN = ("kronos", "experiments", "notebooks", "MLproject", "conda.yaml", "requi
 SMALL = {
     "epochs": 1, "n_train_iter": 640, "n_val_iter": 64, "inference_sample_count": 1, "evaluation_sample_count": 20,
     "evaluation_series": 20, "baseline_seeds": 1, "backtest_n_symbol_hold": 3, "backtest_n_symbol_drop": 1,
-    "search_reports": 2, "search_batch_size": [16, 32],
+    "search_reports": 2, "search_batch_size": [16, 32], "audit_seeds": 20,
 }  # fmt: skip
 DAYS = {
     "dataset_begin_time": "2021-01-04", "train_time_range": ["2021-01-04", "2023-06-30"],

@@ -18,7 +18,7 @@ from kronos.data.splits import make_split
 from kronos.data.store import BarStore, open_store
 from kronos.data.windows import Windows, epoch_order
 from kronos.evaluation.tradability import trading_mask
-from kronos.stages.evaluate import wide_bars
+from kronos.stages.inputs import wide_bars
 
 KEPT = 60  # instruments; enough for 50 names held, few enough to be quick
 

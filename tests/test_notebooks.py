@@ -34,11 +34,23 @@ def searched(finished: Path) -> Path:
     return finished
 
 
+@pytest.fixture(scope="module")
+def audited(finished: Path) -> Path:
+    """The folder of the pipeline, in which a short audit has run too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(finished)
+        given = ["--audit-seeds", "20", "--backtest-max-instruments", "30"]
+        assert main(["audit", *given, "--tracking-uri", f"sqlite:///{finished}/mlflow.db"]) == 0
+    return finished
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs(path: Path, finished: Path, request: pytest.FixtureRequest) -> None:
     if path.stem == "04_study":
         request.getfixturevalue("searched")
+    if path.stem == "03_predictions":
+        request.getfixturevalue("audited")
     notebook = nbformat.read(path, as_version=4)
     folder = finished / "notebooks"
     folder.mkdir(exist_ok=True)
@@ -46,4 +58,6 @@ def test_every_cell_runs(path: Path, finished: Path, request: pytest.FixtureRequ
         notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if path.stem == "03_predictions":
+        assert "a Rank IC of 0.02 is found in" in str(code[-1].outputs)
     assert sum(bool(cell.outputs) for cell in code) >= len(code) // 2

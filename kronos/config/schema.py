@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 from pydantic.fields import FieldInfo
 
 from kronos.config.sections import (
+    AuditConfig,
     BacktestConfig,
     DataConfig,
     ForecastConfig,
@@ -44,6 +45,7 @@ class Config(BaseModel):
     output: OutputConfig = OutputConfig()
     forecast: ForecastConfig = ForecastConfig()
     backtest: BacktestConfig = BacktestConfig()
+    audit: AuditConfig = AuditConfig()
     tracking: TrackingConfig = TrackingConfig()
     registry: RegistryConfig = RegistryConfig()
     search: SearchConfig = SearchConfig()

@@ -359,6 +359,13 @@ class BacktestConfig(Section):
         return value
 
 
+class AuditConfig(Section):
+    """The check of the evaluation on known truths."""
+
+    audit_path: Text = _field("outputs/audit", "folder of the audit's report")
+    audit_seeds: Int = _field(400, "audit: repetitions of each case", ge=20, le=10_000)
+
+
 class TrackingConfig(Section):
     """MLflow tracking and reuse."""
 

@@ -19,10 +19,10 @@ VERBS = {
 }  # by the sign of a difference's interval
 
 
-def write_pages(folder: Path, template: str, **content: Any) -> None:
-    """Write report.md and report.html from one template and its content; figures are read from `folder`."""
-    for name, blocks in (("report.md", "markdown.j2"), ("report.html", "html.j2")):
-        (folder / name).write_text(render(template, blocks, folder, **content), encoding="utf-8")
+def write_pages(folder: Path, template: str, name: str = "report", **content: Any) -> None:
+    """Write `name`.md and `name`.html from one template and its content; figures are read from `folder`."""
+    for ending, blocks in ((".md", "markdown.j2"), (".html", "html.j2")):
+        (folder / f"{name}{ending}").write_text(render(template, blocks, folder, **content), encoding="utf-8")
 
 
 def render(template: str, blocks: str, folder: Path | None = None, **content: Any) -> str:

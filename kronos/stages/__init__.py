@@ -43,6 +43,7 @@ STAGES = _Stages(
         "predictor": "kronos.stages.train:PredictorStage",
         "backtest": "kronos.stages.backtest:BacktestStage",
         "walk_forward": "kronos.stages.walk_forward:WalkForwardStage",
+        "audit": "kronos.stages.audit:AuditStage",
         "predict": "kronos.stages.predict:PredictStage",
         "pipeline": "kronos.stages.pipeline:PipelineStage",
         "search": "kronos.stages.search.stage:SearchStage",

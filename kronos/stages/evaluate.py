@@ -11,7 +11,7 @@ import torch
 
 from kronos.config.schema import Config
 from kronos.data import markets
-from kronos.data.bars import FEATURES, Flag
+from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import ForecastPoints, contexts
 from kronos.data.splits import Ranges, session_range
 from kronos.data.store import BarStore
@@ -39,6 +39,7 @@ from kronos.forecast.store_forecaster import (
 )
 from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
 from kronos.stages.base import Context, Inputs
+from kronos.stages.inputs import wide_bars
 from kronos.stages.provenance import seen_before
 from kronos.stages.test_loss import test_losses
 from kronos.stages.weights import weights_before
@@ -183,32 +184,6 @@ def _source_notes(store: BarStore) -> list[str]:
 def score(close: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
     """Signals of a long forecast frame, as returns relative to the last closes (days x instruments)."""
     return signals.scores(forecast, pd.Series(close.rename_axis(index="as_of").stack()))
-
-
-def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
-    """`open`, `close`, `volume` of real bars (NaN elsewhere) and `member`, days x instruments, from a session on.
-
-    An instrument without a bar (a suspension) stays what it was, a member or not, until its next bar, so that its
-    return on resumption is counted; after its last bar it is no member.
-    """
-    shape = (store.last_session + 1 - first_session, len(store.instruments))
-    flags, session, instrument = np.asarray(store.flags), np.asarray(store.session), store.instrument_of_row
-    later = session >= first_session
-    real, member = later & ((flags & int(Flag.FILLED)) == 0), later & ((flags & int(Flag.NONMEMBER)) == 0)
-    days = store.sessions[first_session : store.last_session + 1].astype("datetime64[ns]")
-    index = pd.DatetimeIndex(days, name="datetime")
-    columns = pd.Index(store.instruments, name="instrument")
-    found = {}
-    for name in ("open", "close", "volume"):
-        table = np.full(shape, np.nan)
-        table[session[real] - first_session, instrument[real]] = store.values[real, FEATURES.index(name)]
-        found[name] = pd.DataFrame(table, index, columns)
-    status, last = np.full(shape, np.nan), np.full(shape[1], -1)
-    status[session[later] - first_session, instrument[later]] = member[later]
-    np.maximum.at(last, instrument[later], session[later] - first_session)
-    held = pd.DataFrame(status, index, columns).ffill() == 1
-    found["member"] = held & (np.arange(shape[0])[:, None] <= last)
-    return found
 
 
 def before_training(

@@ -1,4 +1,4 @@
-"""Bars and splits for the stages: open the store, resolve its splits, and make windows and forecast points."""
+"""Bars and splits for the stages: open the store, resolve its splits, make windows, forecast points, wide frames."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,6 +10,7 @@ import pandas as pd
 
 from kronos.config.loading import to_text
 from kronos.config.schema import FIELDS, Config
+from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, forecast_points
 from kronos.data.splits import Ranges, Split, make_split, settle_ranges
 from kronos.data.store import BarStore, open_store
@@ -118,6 +119,38 @@ def backtest_points(config: Config, store: BarStore, splits: Ranges) -> Forecast
     })  # fmt: skip
     excluded = pd.concat([points.excluded, left_out], ignore_index=True)
     return replace(points.subset(inside), excluded=excluded)
+
+
+def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
+    """`open`, `close`, `volume` of real bars (NaN elsewhere) and `member`, days x instruments, from a session on.
+
+    With `flags` (uint8), where the bars come with price limits of their own.
+
+    An instrument without a bar (a suspension) stays what it was, a member or not, until its next bar, so that its
+    return on resumption is counted; after its last bar it is no member.
+    """
+    shape = (store.last_session + 1 - first_session, len(store.instruments))
+    flags, session, instrument = np.asarray(store.flags), np.asarray(store.session), store.instrument_of_row
+    later = session >= first_session
+    real, member = later & ((flags & int(Flag.FILLED)) == 0), later & ((flags & int(Flag.NONMEMBER)) == 0)
+    days = store.sessions[first_session : store.last_session + 1].astype("datetime64[ns]")
+    index = pd.DatetimeIndex(days, name="datetime")
+    columns = pd.Index(store.instruments, name="instrument")
+    found = {}
+    for name in ("open", "close", "volume"):
+        table = np.full(shape, np.nan)
+        table[session[real] - first_session, instrument[real]] = store.values[real, FEATURES.index(name)]
+        found[name] = pd.DataFrame(table, index, columns)
+    status, last = np.full(shape, np.nan), np.full(shape[1], -1)
+    status[session[later] - first_session, instrument[later]] = member[later]
+    np.maximum.at(last, instrument[later], session[later] - first_session)
+    held = pd.DataFrame(status, index, columns).ffill() == 1
+    found["member"] = held & (np.arange(shape[0])[:, None] <= last)
+    if "price_limits" in store.source:
+        kept = np.zeros(shape, np.uint8)
+        kept[session[real] - first_session, instrument[real]] = flags[real]
+        found["flags"] = pd.DataFrame(kept, index, columns)
+    return found
 
 
 def training_splits(config: Config, store: BarStore, splits: Ranges) -> tuple[Split, Split]:

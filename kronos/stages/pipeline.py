@@ -31,7 +31,7 @@ class PipelineStage(Stage):
 
     name = "pipeline"
     help = "data, tokenizer, predictor and backtest, as one run with a child each"
-    params = tuple(name for name in FIELDS if name not in fields_of("search"))
+    params = tuple(name for name in FIELDS if name not in fields_of("audit", "search"))
     cached = False
 
     def __init__(self, steps: Callable[[Context], Mapping[str, Step]] | None = None) -> None:

@@ -42,8 +42,8 @@ from kronos.stages.decision import (
     too_little,
     uses,
 )
-from kronos.stages.evaluate import score, wide_bars
-from kronos.stages.inputs import backtest_points, resolve_splits, stored_bars
+from kronos.stages.evaluate import score
+from kronos.stages.inputs import backtest_points, resolve_splits, stored_bars, wide_bars
 from kronos.stages.model_logging import log_served_model
 from kronos.stages.provenance import SEEN_TAG, Seen, seen_by_tag, seen_until
 from kronos.stages.weights import trained_pair

@@ -120,7 +120,7 @@ def latest(stage: str, uri: str | None = None, experiment: str = "kronos") -> Tr
     """Return the newest finished run of a stage, except the runs that `newest` excludes.
 
     Args:
-        stage: data, tokenizer, predictor, backtest, predict, pipeline or search.
+        stage: data, tokenizer, predictor, backtest, walk_forward, audit, predict, pipeline or search.
         uri: tracking URI; None is MLflow's default, with `mlflow.db` searched for in the parent folders too.
         experiment: name of the experiment.
 

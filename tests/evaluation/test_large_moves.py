@@ -11,7 +11,8 @@ import pytest
 from kronos.evaluation import large_moves, portfolio, signals
 from kronos.evaluation.forecast_evaluation import Forecasts
 from kronos.evaluation.large_moves import LargeMoves, contributions
-from kronos.evaluation.qlib_backtest import BacktestResult, run_backtest, write_qlib_store
+from kronos.evaluation.qlib_backtest import BacktestResult, run_backtest
+from kronos.evaluation.qlib_store import write_qlib_store
 from kronos.evaluation.tradability import tradability
 
 DAYS = pd.date_range("2024-03-04", periods=8, freq="B", name="datetime")

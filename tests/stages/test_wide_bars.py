@@ -8,7 +8,7 @@ import pytest
 
 from kronos.data.bars import Flag
 from kronos.evaluation.signals import equal_weight_returns
-from kronos.stages.evaluate import wide_bars
+from kronos.stages.inputs import wide_bars
 
 DAYS = 12
 

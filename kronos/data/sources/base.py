@@ -19,7 +19,7 @@ from kronos.data.adjustment import (
     big_moves,
     suspected_splits,
 )
-from kronos.data.bars import Finding, align, day_text, merge_findings, places_of, to_frame
+from kronos.data.bars import Finding, align, day_text, has_limits, merge_findings, places_of, to_frame
 from kronos.data.calendar_detection import Fit, fit_calendar
 from kronos.data.calendars import known_end
 from kronos.data.cleaning import OFF_CALENDAR, check_spacing, clean, drop_off_calendar, settle_days
@@ -29,6 +29,7 @@ from kronos.data.store_writer import StoreParts, refuse_foreign_folder, store_se
 from kronos.utils.errors import UserError
 from kronos.utils.files import digest_bytes
 
+LIMITS_GIVEN = "columns limit_up and limit_down"
 KEY_FIELDS = (
     "freq", "dataset_begin_time", "dataset_end_time", "calendar", "adjust", "symbols", "instrument", "data_path",
     "qlib_data_path", "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen",
@@ -61,7 +62,8 @@ class BaseDataProcessor:
         Order, repeats, impossible bars and days outside the configured range are handled afterwards. Bars of many
         instruments may come as several frames, each instrument in one of them only. A column `factor` (prices are
         multiplied by it), `adj_close` or `split` (new shares for each old one, on the day of the split) adjusts
-        prices; `flag` may mark bars as `bars.Flag.NONMEMBER`.
+        prices; `limit_up` and `limit_down` (prices of the day's limits, before any adjustment) say what is locked;
+        `flag` may mark bars as `bars.Flag.NONMEMBER`.
         """
         raise UserError(f"{type(self).__name__} needs process_raw_data(): return the bars as a DataFrame")
 
@@ -166,6 +168,8 @@ class BaseDataProcessor:
         days: list[pd.Timestamp] = []
         outside = 0
         for raw in [given] if isinstance(given, pd.DataFrame) or given is None else given:
+            if isinstance(raw, pd.DataFrame) and has_limits(raw):
+                self.about["price_limits"] = LIMITS_GIVEN
             frame = to_frame(raw, findings)
             if frame.empty:
                 continue
@@ -244,6 +248,8 @@ class BaseDataProcessor:
         """Describe the source for the report."""
         described = {"name": self.config.data_source, **self.source, **self.about}
         notes = [*described.get("notes", []), *self.notes]
+        if "price_limits" in described:
+            notes.append(f"What is locked at a price limit is told by the {LIMITS_GIVEN} of the bars.")
         if self.calendar == "auto" or getattr(self.config, "calendar", "auto") != "auto":
             notes.append(fit.reason[0].upper() + fit.reason[1:] + ".")
         end = known_end(fit.calendar)

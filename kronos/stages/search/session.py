@@ -32,6 +32,7 @@ PARENT = "mlflow_parent"  # user attribute of the study: id of the parent run of
 PARENT_SECONDS = 10.0
 FORECAST_FIELDS = (
     "inference_T", "inference_top_p", "inference_top_k", "inference_sample_count", "backtest_signal",
+    "backtest_limit_threshold", "backtest_delisting_return",
 )  # fmt: skip
 
 

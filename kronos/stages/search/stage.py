@@ -34,8 +34,8 @@ class SearchStage(Stage):
     name = "search"
     help = "try values of learning rate, batch size and more, and write the best as a configuration"
     params = (
-        *TRAINING_PARAMS, *fields_of("forecast", "search"), "backtest_signal", "skip_data_process", "skip_tokenizer",
-        "registered_model_name",
+        *TRAINING_PARAMS, *fields_of("forecast", "search"), "backtest_signal", "backtest_limit_threshold",
+        "backtest_delisting_return", "skip_data_process", "skip_tokenizer", "registered_model_name",
     )  # fmt: skip
     cached = False
 

@@ -108,8 +108,8 @@ def forecast_metrics(config: Config) -> tuple[dict[str, float], dict[str, float]
     from kronos.evaluation.departures import pay_out
     from kronos.evaluation.tradability import trading_mask
     from kronos.forecast.store_forecaster import forecaster, trading_rules
-    from kronos.stages.evaluate import score, wide_bars
-    from kronos.stages.inputs import resolve_splits, stored_bars
+    from kronos.stages.evaluate import score
+    from kronos.stages.inputs import resolve_splits, stored_bars, wide_bars
     from kronos.stages.weights import trained_pair
 
     store = stored_bars(config)
