@@ -29,7 +29,12 @@ STORE_FIELDS = (
 SOURCE_FIELDS: dict[str, tuple[str, ...]] = {
     "sample": (),
     "csv": (
-        "data_path", "instrument_column", "time_column", "volume_column", "time_zone", "column_names",
+        "data_path",
+        "instrument_column",
+        "time_column",
+        "volume_column",
+        "time_zone",
+        "column_names",
     ),  # fmt: skip
     "qlib": ("qlib_data_path", "instrument"),
     "sina": ("sina_url", "sina_factor_url", "sina_symbols", "sina_datalen", "qlib_data_path", "instrument"),

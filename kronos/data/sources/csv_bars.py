@@ -21,7 +21,7 @@ from kronos.data.sources.csv_table import Cells, open_cells, read_rows
 from kronos.data.sources.csv_times import NONE, Times, coded, read_times, read_times_of_day
 from kronos.utils.errors import UserError
 
-EXTRAS = ("adj_close", "factor", "split")
+EXTRAS = ("adj_close", "factor", "split", "limit_up", "limit_down")
 UNREADABLE = "row that cannot be read"
 NOT_A_NUMBER = "value that is no number"
 NO_TIME = "row without a time that can be read"

@@ -8,70 +8,88 @@ from kronos.data.bars import PRICES, SPELLINGS
 from kronos.utils.errors import UserError
 
 # Names beside those of bars.SPELLINGS, without blanks and marks, in lower case, the preferred ones first.
-NAMES: dict[str, tuple[str, ...]] = {
-    "instrument": (
-        "windcode", "sinfowindcode", "orderbookid", "secucode", "securitycode", "stkcd", "symbolcode", "tckrsymb",
-        "tickersymbol", "tic", "ric", "fundcode", "indexcode", "bondcode", "stockid", "secid", "instrumentid", "instid", "contract", "assetid", "asset",
-        "pair", "product", "underlying", "security", "scrip", "scripcode", "sccode", "epic",
-        "合约代码", "交易代码", "基金代码", "指数代码", "标的代码", "证券编码", "股票编码", "品种代码", "合约", "品种", "标的", "證券代號",
-        "證券代碼", "股票代號", "股票代碼", "銘柄コード", "コード", "종목코드", "permno", "gvkey", "isin", "figi", "cusip",
-        "name", "stockname", "secname", "securityname", "股票名称", "证券名称", "证券简称", "股票简称", "简称", "名称",
-        "證券名稱",
-    ),
-    "datetime": (
-        "datetimeutc", "datetimelocal", "gmttime", "utctime", "localtime", "opentime", "starttime", "begintime", "bartime",
-        "candletime", "candlebegintime", "tradetime", "windowstart", "eob", "bob", "bartimestamp", "openat", "交易时间", "时间戳",
-        "日期时间", "日時", "ts", "kltime",
-    ),
-    "date": (
-        "tradingday", "tradingdate", "datadate", "trddt", "tradedt", "traddt", "caldt", "tradedate", "bizdt", "quotedate",
-        "pricedate", "dates", "交易日", "日期日", "年月日", "交易日期年月日", "日付", "日付け", "일자", "날짜", "datum", "fecha", "data",
-        "trade date",
-    ),
-    "time": ("t", "timeofday", "uhrzeit", "hora", "zeit", "时刻", "時間", "时间"),
-    "epoch": ("unix", "unixtime", "unixtimestamp", "epoch", "epochtime"),
-    "open": (
-        "openpx", "opnprc", "opnpric", "openprc", "pxopen", "priceopen", "openingprice", "prcod", "sdqopen", "tradeopen",
-        "openmid", "今开", "今开盘", "开", "開", "開盤", "開盤價", "开盘价格", "始値", "시가", "erster", "eroffnung", "eröffnung",
-        "eröffnungskurs", "ouverture", "apertura", "abertura",
-    ),
-    "high": (
-        "highpx", "hiprc", "hghpric", "highprc", "askhi", "pxhigh", "pricehigh", "highestprice", "prchd", "sdqhigh",
-        "tradehigh", "max", "高", "最高價", "最高价格", "高値", "고가", "hoch", "höchstkurs", "tageshoch", "plushaut", "haut",
-        "máximo", "maximo", "max price",
-    ),
-    "low": (
-        "lowpx", "loprc", "lwpric", "lowprc", "bidlo", "pxlow", "pricelow", "lowestprice", "prcld", "sdqlow", "tradelow",
-        "min", "低", "最低價", "最低价格", "安値", "저가", "tief", "tiefstkurs", "tagestief", "plusbas", "bas", "mínimo", "minimo",
-    ),
-    "close": (
-        "closepx", "clsprc", "clspric", "closeprc", "closelast", "pxclose", "priceclose", "closingprice", "sdqclose",
-        "tradeclose", "收", "收盤", "收盤價", "收盘价格", "終値", "종가", "pxlast", "prccd", "prc", "schluss", "schlusskurs",
-        "cloture", "clôture", "dernier", "cierre", "chiusura", "fechamento", "último", "ultimo", "último preço", "最新价", "最新",
-        "现价", "last", "lastprice", "price",
-    ),
-    "volume": (
-        "vol", "volumn", "tradevolume", "tradingvolume", "tradedvolume", "totalvolume", "sharestraded", "shares",
-        "tottrdqty", "ttltradgvol", "totaltradequantity", "noofshrs", "noofshares", "dnshrtrd", "cshtrd", "sdqvolume",
-        "pxvolume", "totalshares", "basevolume", "volumefrom", "volumebase", "realvolume", "成交数量", "成交股数", "交易量", "总量",
-        "总手", "总成交量", "成交股數", "成交股数", "成交數量", "出来高", "거래량", "stücke", "stuecke", "stück", "volumen",
-        "quantity", "qty", "tickvolume", "tickvol", "ticks",
-    ),
-    "amount": (
-        "totalturnover", "turnovervalue", "quotevolume", "quoteassetvolume", "volumequote", "volumeto", "volccyquote",
-        "tottrdval", "ttltrfval", "dnvaltrd", "sdqamount", "netturnov", "tradingvalue", "tradedvalue", "dollarvolume",
-        "amountcny", "成交金额", "成交金額", "成交額", "金额", "总额", "交易额", "成交总额", "총거래대금", "거래대금", "売買代金",
-    ),
-    "adj_close": (
-        "adjustedclose", "adjustedclosing", "closeadj", "closeadjusted", "adjclosing", "adjustclose", "复权收盘价", "后复权收盘价",
-        "前复权收盘价", "收盘价复权",
-    ),
-    "factor": ("adjustfactor", "adjustmentfactor", "cumadjfactor", "复权因子"),
-    "split": ("splitcoefficient", "stocksplit"),
-    "series": ("series", "sctysrs", "securityseries"),
+_NAMES = {
+    "instrument": """
+        windcode sinfowindcode orderbookid secucode securitycode stkcd symbolcode tckrsymb tickersymbol tic
+        ric fundcode indexcode bondcode stockid secid instrumentid instid contract assetid asset pair
+        product underlying security scrip scripcode sccode epic 合约代码 交易代码 基金代码 指数代码 标的代码
+        证券编码 股票编码 品种代码 合约 品种 标的 證券代號 證券代碼 股票代號 股票代碼 銘柄コード コード
+        종목코드 permno gvkey isin figi cusip name stockname secname securityname 股票名称 证券名称 证券简称
+        股票简称 简称 名称 證券名稱
+    """,
+    "datetime": """
+        datetimeutc datetimelocal gmttime utctime localtime opentime starttime begintime bartime candletime
+        candlebegintime tradetime windowstart eob bob bartimestamp openat 交易时间 时间戳 日期时间 日時 ts
+        kltime
+    """,
+    "date": """
+        tradingday tradingdate datadate trddt tradedt traddt caldt tradedate bizdt quotedate pricedate dates
+        交易日 日期日 年月日 交易日期年月日 日付 日付け 일자 날짜 datum fecha data
+    """,
+    "time": """
+        t timeofday uhrzeit hora zeit 时刻 時間 时间
+    """,
+    "epoch": """
+        unix unixtime unixtimestamp epoch epochtime
+    """,
+    "open": """
+        openpx opnprc opnpric openprc pxopen priceopen openingprice prcod sdqopen tradeopen openmid 今开
+        今开盘 开 開 開盤 開盤價 开盘价格 始値 시가 erster eroffnung eröffnung eröffnungskurs ouverture
+        apertura abertura
+    """,
+    "high": """
+        highpx hiprc hghpric highprc askhi pxhigh pricehigh highestprice prchd sdqhigh tradehigh max 高
+        最高價 最高价格 高値 고가 hoch höchstkurs tageshoch plushaut haut máximo maximo maxprice
+    """,
+    "low": """
+        lowpx loprc lwpric lowprc bidlo pxlow pricelow lowestprice prcld sdqlow tradelow min 低 最低價
+        最低价格 安値 저가 tief tiefstkurs tagestief plusbas bas mínimo minimo
+    """,
+    "close": """
+        closepx clsprc clspric closeprc closelast pxclose priceclose closingprice sdqclose tradeclose 收
+        收盤 收盤價 收盘价格 終値 종가 pxlast prccd prc schluss schlusskurs cloture clôture dernier cierre
+        chiusura fechamento último ultimo últimopreço 最新价 最新 现价 last lastprice price
+    """,
+    "volume": """
+        vol volumn tradevolume tradingvolume tradedvolume totalvolume sharestraded shares tottrdqty
+        ttltradgvol totaltradequantity noofshrs noofshares dnshrtrd cshtrd sdqvolume pxvolume totalshares
+        basevolume volumefrom volumebase realvolume 成交数量 成交股数 交易量 总量 总手 总成交量 成交股數
+        成交數量 出来高 거래량 stücke stuecke stück volumen quantity qty tickvolume tickvol ticks
+    """,
+    "amount": """
+        totalturnover turnovervalue quotevolume quoteassetvolume volumequote volumeto volccyquote tottrdval
+        ttltrfval dnvaltrd sdqamount netturnov tradingvalue tradedvalue dollarvolume amountcny 成交金额
+        成交金額 成交額 金额 总额 交易额 成交总额 총거래대금 거래대금 売買代金
+    """,
+    "adj_close": """
+        adjustedclose adjustedclosing closeadj closeadjusted adjclosing adjustclose 复权收盘价 后复权收盘价
+        前复权收盘价 收盘价复权
+    """,
+    "factor": """
+        adjustfactor adjustmentfactor cumadjfactor 复权因子
+    """,
+    "split": """
+        splitcoefficient stocksplit
+    """,
+    "series": """
+        series sctysrs securityseries
+    """,
 }  # fmt: skip
+NAMES = {role: tuple(text.split()) for role, text in _NAMES.items()}
 TIMES = ("datetime", "date", "time", "epoch")
-ROLES = ("instrument", *TIMES, *PRICES, "volume", "amount", "adj_close", "factor", "split", "series")
+ROLES = (
+    "instrument",
+    *TIMES,
+    *PRICES,
+    "volume",
+    "amount",
+    "adj_close",
+    "factor",
+    "split",
+    "limit_up",
+    "limit_down",
+    "series",
+)
 UNITS = {
     "volume": {"股": 1.0, "份": 1.0, "手": 100.0, "千股": 1e3, "万股": 1e4, "百万股": 1e6, "亿股": 1e8, "万手": 1e6,
                "thousands": 1e3, "thousand": 1e3, "millions": 1e6, "lots": 100.0},
