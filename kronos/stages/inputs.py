@@ -35,7 +35,7 @@ SOURCE_FIELDS: dict[str, tuple[str, ...]] = {
         "volume_column",
         "time_zone",
         "column_names",
-    ),  # fmt: skip
+    ),
     "qlib": ("qlib_data_path", "instrument"),
     "sina": ("sina_url", "sina_factor_url", "sina_symbols", "sina_datalen", "qlib_data_path", "instrument"),
 }

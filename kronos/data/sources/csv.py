@@ -1,6 +1,5 @@
 """Bars from CSV or parquet files: one file or a folder of them, one instrument per file or long tables."""
 
-import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.data.sources.csv_bars import DOUBTFUL_AMOUNTS, FileBars, Said, read_file
 from kronos.data.sources.csv_clock import Clock, from_zone
 from kronos.data.sources.csv_columns import squeeze
-from kronos.data.sources.csv_folder import bar_files, by_folder, named_by, stem_of
+from kronos.data.sources.csv_folder import bar_files, by_folder, named_by
 from kronos.data.sources.csv_units import UNITS_SAID, settle_units
 from kronos.utils.errors import UserError
 
@@ -44,9 +43,9 @@ class CsvDataProcessor(BaseDataProcessor):
         self._clock = Clock(getattr(config, "calendar", "auto"), getattr(config, "freq", "day"))
         self._files: dict[str, int] = {}  # notes, and how many files they are true of
         self._instruments: dict[str, int] = {}  # the same for instruments
-        paths, root = self._paths(), Path(config.data_path).expanduser()
-        own = by_folder(paths, root)
-        named = {path: own.get(path) or named_by(path.name, path, root).instrument for path in paths}
+        paths = self._paths()
+        own = by_folder(paths)
+        named = {path: own.get(path) or named_by(path.name, path).instrument for path in paths}
         paths = sorted(paths, key=lambda path: (named[path], path))
         said = Said.of(config)
         long: list[FileBars] = []
@@ -54,9 +53,7 @@ class CsvDataProcessor(BaseDataProcessor):
         group: list[FileBars] = []
         problems: list[UserError] = []
         read = 0
-        for path, found in zip(
-            paths, _in_threads(lambda one: read_file(one, root, said), paths), strict=True
-        ):
+        for path, found in zip(paths, _in_threads(lambda one: read_file(one, said), paths), strict=True):
             if isinstance(found, UserError):
                 problems.append(found)
                 continue
@@ -84,7 +81,7 @@ class CsvDataProcessor(BaseDataProcessor):
         self._say_notes()
 
     def _report(self, bars: FileBars) -> None:
-        """Take over what was found in a file; a note that is true of many files is written once, with their number."""
+        """Take over what was found in a file; a note on many files is written once, with their number."""
         self.findings += bars.findings
         for note in bars.notes:
             self._files[note] = self._files.get(note, 0) + 1
@@ -111,15 +108,14 @@ class CsvDataProcessor(BaseDataProcessor):
         for one in group:
             other = stems.setdefault(one.stem, one)
             if other is not one:
+                apart = other.path.parent != one.path.parent
                 names = [
-                    file.path.name
-                    if file.path.parent == first.path.parent
-                    else f"{file.path.parent.name}/{file.path.name}"
+                    f"{file.path.parent.name}/{file.path.name}" if apart else file.path.name
                     for file in (other, one)
                 ]
                 raise UserError(
-                    f"{first.named} comes from two files, {' and '.join(names)}: remove one, or name the instrument in "
-                    "a column"
+                    f"{first.named} comes from two files, {' and '.join(names)}: remove one, or name the "
+                    "instrument in a column"
                 )
         if len({one.interval for one in group}) > 1:
             lengths = ", ".join(sorted({one.interval or "no interval" for one in group}))
@@ -211,8 +207,11 @@ class CsvDataProcessor(BaseDataProcessor):
 
 def _joined(frames: list[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """Join frames of equal columns: joined with others they would have holes that look like missing values."""
-    for _, same in itertools.groupby(sorted(frames, key=lambda one: tuple(one)), key=lambda one: tuple(one)):
-        yield pd.concat(list(same), ignore_index=True)
+    alike: dict[str, list[pd.DataFrame]] = {}
+    for frame in frames:
+        alike.setdefault(",".join(frame.columns), []).append(frame)
+    for same in alike.values():
+        yield pd.concat(same, ignore_index=True)
 
 
 def _in_threads(read: Callable[[Path], Any], paths: list[Path]) -> Iterator[Any]:

@@ -60,20 +60,20 @@ class FileBars:
         self.code = None if self.code is None else self.code[rows]
 
 
-def read_file(path: Path, root: Path, said: Said) -> list[FileBars]:
+def read_file(path: Path, said: Said) -> list[FileBars]:
     """Read every text of a file. Raises UserError, beginning with the path, for one that is not understood."""
     found = []
     for opened in open_cells(path):
         try:
-            found.append(_read(opened, root, said))
+            found.append(_read(opened, said))
         except UserError as error:
             text = str(error)
             raise UserError(text if text.startswith(str(path)) else f"{path}: {text}") from None
     return found
 
 
-def _read(opened: Cells, root: Path, said: Said) -> FileBars:
-    named = named_by(opened.name, opened.path, root)
+def _read(opened: Cells, said: Said) -> FileBars:
+    named = named_by(opened.name, opened.path)
     names, known = name_columns(opened, said)
     layout = csv_layouts.match(names)
     wide = opened.header.wide

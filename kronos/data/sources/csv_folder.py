@@ -41,13 +41,13 @@ def bar_files(given: str, symbols: tuple[str, ...] | None) -> list[Path]:
         instead = f": save {sheets[0]} as CSV" if sheets else ""
         raise UserError(f"data_path {given} has no file that ends in {', '.join(SUFFIXES[:9])}{instead}")
     filled = [path for path in found if path.stat().st_size] or found
-    own = [path for path in filled if named_by(path.name, path, root).instrument in (symbols or ())]
-    if own and {named_by(path.name, path, root).instrument for path in own} == set(symbols or ()):
+    own = [path for path in filled if named_by(path.name, path).instrument in (symbols or ())]
+    if own and {named_by(path.name, path).instrument for path in own} == set(symbols or ()):
         return own
     return filled
 
 
-def named_by(name: str, path: Path, root: Path) -> Named:
+def named_by(name: str, path: Path) -> Named:
     """Return the instrument that a file (or a member of the archive `path`) is named by.
 
     Intervals and dates at the end are no part of it: BTCUSDT-1h-2024-01.zip holds BTCUSDT. A file named by a date alone
@@ -59,8 +59,7 @@ def named_by(name: str, path: Path, root: Path) -> Named:
         interval = interval or (found["interval"] or "").lower()
         bare = bare[: found.start()]
     if not bare:
-        folder = path.parent if path != root else path.parent
-        bare = folder.name or stem
+        bare = path.parent.name or stem
     return Named(bare, interval)
 
 
@@ -71,12 +70,12 @@ def stem_of(name: str) -> str:
     return name.rsplit(".", 1)[0] if "." in name else name
 
 
-def by_folder(paths: list[Path], root: Path) -> dict[Path, str]:
+def by_folder(paths: list[Path]) -> dict[Path, str]:
     """Name files by their folders where all folders have files of the same names, as AAPL/daily.csv and MSFT/daily.csv.
 
     Returns the instruments of those files; none where the names of the files differ.
     """
-    names = Counter(named_by(path.name, path, root).instrument for path in paths)
+    names = Counter(named_by(path.name, path).instrument for path in paths)
     folders = {path.parent for path in paths}
     if len(folders) > 1 and names and min(names.values()) == len(folders):
         own = {path: path.parent.name for path in paths}

@@ -27,7 +27,7 @@ class Header(NamedTuple):
     """The columns of a text. `skipped` are the lines before the first bar; `wide` says whose field a column is.
 
     `delimiter` is one character; a blank stands for any number of blanks and tabs. `names` are empty where the text has
-    no header. `titled` are the lines above the header.
+    no header.
     """
 
     delimiter: str
@@ -35,7 +35,6 @@ class Header(NamedTuple):
     skipped: int
     width: int
     wide: tuple[tuple[str, str] | None, ...] | None = None  # (field, instrument) of each column
-    titled: int = 0
 
 
 def cells(line: str, delimiter: str) -> list[str]:
@@ -93,13 +92,10 @@ def _search(lines: list[str]) -> Header:
     )
     if known is not None:
         begin = _after_units(rows, known + 1)
-        return Header(
-            mark, tuple(rows[known]), begin, _width(lines[begin:], mark, len(rows[known])), titled=known
-        )
-    begin = next((place for place, row in enumerate(rows) if _is_bar(row)), None)
-    end = len(rows) if begin is None else begin
-    if begin is not None:
-        width = len(rows[begin])
+        return Header(mark, tuple(rows[known]), begin, _width(lines[begin:], mark, len(rows[known])))
+    end = next((place for place, row in enumerate(rows) if _is_bar(row)), len(rows))
+    if end < len(rows):
+        width = len(rows[end])
     above = [
         place for place in range(end) if len(rows[place]) >= max(3, width - 1) and _is_header(rows[place])
     ]
@@ -107,17 +103,17 @@ def _search(lines: list[str]) -> Header:
     while block and block[-1] - block[0] != len(block) - 1:
         block = block[1:]  # the lines next to the bars
     if not block:
-        if begin is None:
+        if end == len(rows):
             shown = next((line.strip() for line in lines if line.strip()), "")
             raise UserError(
                 f"no bars are found in it, its first line is {shown[:60]!r}: a header and bars were expected"
             )
-        return Header(mark, (), begin, width, titled=begin)
+        return Header(mark, (), end, width)
     levels = [rows[place] for place in block]
     wide = _wide(levels, width)
     if wide is not None:
-        return Header(mark, wide[0], end, width, wide[1], titled=block[0])
-    return Header(mark, tuple(levels[-1]), end, width, titled=block[0])
+        return Header(mark, wide[0], end, width, wide[1])
+    return Header(mark, tuple(levels[-1]), end, width)
 
 
 def _delimiter(lines: list[str]) -> tuple[str, int]:

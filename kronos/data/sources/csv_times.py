@@ -27,7 +27,10 @@ BY_NAME = re.compile(
     r"(?:[a-z]{3,9},?\s+)?(?:(\d{1,2})[-/ .]*([a-z]{3,9})\.?|([a-z]{3,9})\.?[-/ ]*(\d{1,2}))[-/ ,.]+(\d{4}|\d\d)(?!\d)(.*)"
 )
 MONTHS = {
-    name: place for place, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)
+    name: place
+    for place, name in enumerate(
+        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1
+    )
 }
 CLOCK = re.compile(
     r"[t\s,_:]*(?:(\d{1,2})[:h时.]?(\d{2})(?:[:m分.]?(\d{2})(?:秒|[.,:]?(\d{1,9}))?)?|(\d{1,2})[- ]?(?=[ap]m))\s*分?\s*([ap])?\.?(?:m\.?)?\s*"
@@ -193,7 +196,7 @@ def _minutes(zone: str | int, local: int) -> int:
         raise UserError(
             f"the time zone {zone!r} is not known: give --time-zone, such as America/New_York"
         ) from None
-    return int(moment.utcoffset().total_seconds() // 60)
+    return int((moment.utcoffset() or pd.Timedelta(0)).total_seconds() // 60)
 
 
 def _since_1970(found: re.Match[str]) -> int:
@@ -265,8 +268,8 @@ def read_times_of_day(column: pa.ChunkedArray) -> np.ndarray | None:
 def _ordered(split: list[tuple[int, int, int, int, str]], words: list[str]) -> np.ndarray:
     """Read dates with the year last: day or month first, whichever the whole column shows."""
     readings = [
-        np.array([_moment(one[3], one[month], one[day], one[4]) for one in split], np.int64)
-        for day, month in ((1, 2), (2, 1))
+        np.array([_moment(year, month, day, rest) for _, day, month, year, rest in order], np.int64)
+        for order in (split, [(row, second, first, year, rest) for row, first, second, year, rest in split])
     ]
     firsts, seconds = {one[1] for one in split}, {one[2] for one in split}
     if max(firsts) > 12:
