@@ -11,15 +11,18 @@ import pyarrow as pa
 
 from kronos.data.bars import Finding
 from kronos.data.sources.base import BaseDataProcessor, file_stats
-from kronos.data.sources.csv_bars import DOUBTFUL_AMOUNTS, FileBars, Said, read_file
+from kronos.data.sources.csv_bars import read_file
 from kronos.data.sources.csv_clock import Clock, from_zone
 from kronos.data.sources.csv_columns import squeeze
+from kronos.data.sources.csv_file import FileBars
 from kronos.data.sources.csv_folder import bar_files, by_folder, named_by
+from kronos.data.sources.csv_schema import Said
 from kronos.data.sources.csv_units import UNITS_SAID, settle_units
 from kronos.utils.errors import UserError
 
 PART = 400_000  # rows yielded at a time: enough to be fast, few enough to keep memory small
 SHOWN = 3  # files that a note names
+DOUBTFUL_AMOUNTS = ("turnover", "value", "money")
 LEFT_OUT = "file that cannot be used"
 
 

@@ -39,10 +39,8 @@ def comma_is_decimal(samples: list[str], delimiter: str) -> bool | None:
     decimal = sum(bool(COMMA_DECIMAL.fullmatch(one)) for one in with_comma)
     if decimal and not any(one.count(",") > 1 or re.search(r",\d+\.", one) for one in with_comma):
         return True
-    if (
-        delimiter == ","
-        or (decimal == 0
-        and any(one.count(",") > 1 or re.search(r",\d+\.", one) for one in with_comma))
+    if delimiter == "," or (
+        decimal == 0 and any(one.count(",") > 1 or re.search(r",\d+\.", one) for one in with_comma)
     ):
         return False
     if any(POINT_DECIMAL.fullmatch(BLANKS.sub("", cell)) for cell in samples):
