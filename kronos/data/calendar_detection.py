@@ -55,7 +55,7 @@ def fit_calendar(times: pd.DatetimeIndex, freq: str, calendar: str = "auto") -> 
             found.append((common / (len(times) + len(grid) - common), common / len(times), name, label))
     # max keeps the first of equals: exchanges before round-the-clock calendars, bars labelled by their end
     allowed = [one for one in found if one[1] >= ON_SESSIONS] or (found if calendar != "auto" else [])
-    if extended:
+    if extended and not any(one[2] not in ROUND_THE_CLOCK and one[1] >= ON_SESSIONS for one in found):
         return _fit_of_extended(extended, times, calendar)
     if not allowed:
         _, share, name, _ = max(found, key=lambda one: one[1])

@@ -110,6 +110,8 @@ def _search(lines: list[str]) -> Header:
             )
         return Header(mark, (), end, width)
     levels = [rows[place] for place in block]
+    if end == len(rows):
+        width = len(levels[-1])
     wide = _wide(levels, width)
     if wide is not None:
         return Header(mark, wide[0], end, width, wide[1])

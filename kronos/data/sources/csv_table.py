@@ -14,6 +14,7 @@ from kronos.data.sources.csv_numbers import NONE, is_number
 from kronos.data.sources.csv_text import PARQUET, as_utf8, texts
 from kronos.utils.errors import UserError
 
+LONGEST_FOOTER = 50  # lines
 KEPT_ROWS = 20  # texts of unreadable rows that are kept
 NULLS = sorted(
     {*NONE, *(word.upper() for word in NONE), *(word.title() for word in NONE), "NaN", "None", "N/A"}
@@ -80,21 +81,45 @@ def _with_body(path: Path, name: str, text: bytes, header: Header) -> Cells:
     if header.delimiter == " ":
         body = b"\n".join(b"\t".join(line.split()) for line in body.split(b"\n"))
         header = header._replace(delimiter="\t")
+    body = _without_footer(body, header.delimiter)
     lines = body[:HEAD].decode("utf-8", errors="ignore").split("\n")[:50]
     sample = tuple(tuple(cells(line, header.delimiter)) for line in lines if line.strip())
-    return Cells(path, name, _padded(header, sample), body, sample)
+    return Cells(path, name, _padded(header, sample, path), body, sample)
 
 
-def _padded(header: Header, sample: tuple[tuple[str, ...], ...]) -> Header:
-    """Give every column of the bars a name: one that the header lacks is the first, or an empty last one."""
-    names = header.names
-    if not names or len(names) == header.width:
+def _without_footer(body: bytes, delimiter: str) -> bytes:
+    """Leave out remarks below the bars, such as where they come from."""
+    end = len(body)
+    for _ in range(LONGEST_FOOTER):
+        begin = body.rfind(b"\n", 0, max(end - 1, 0)) + 1
+        line = body[begin:end].decode("utf-8", errors="replace").strip("\n")
+        if not end or (line.strip() and _has_bar(cells(line, delimiter))):
+            break
+        end = begin
+    return body[:end]
+
+
+def _padded(header: Header, sample: tuple[tuple[str, ...], ...], path: Path) -> Header:
+    """Give every column of the bars a name: numbers of rows may lack one, and an empty last column may be one too many.
+
+    Raises UserError where it cannot be told which name or column is missing.
+    """
+    names, width = header.names, header.width
+    if not names or len(names) == width:
         return header
-    if len(names) > header.width:
-        return header._replace(names=names[: header.width])
-    missing = ("",) * (header.width - len(names))
-    at_end = all(not row[-1] for row in sample if len(row) == header.width)
-    return header._replace(names=(*names, *missing) if at_end else (*missing, *names))
+    rows = [row for row in sample if len(row) == width]
+    if len(names) == width + 1 and not names[-1]:
+        return header._replace(names=names[:width])
+    if len(names) == width - 1 and all(not row[-1] for row in rows):
+        return header._replace(names=(*names, ""))
+    numbers = [row[0].strip('"') for row in rows]
+    counted = [str(int(numbers[0]) + place) for place in range(len(rows))] if numbers[0].isdigit() else []
+    if len(names) == width - 1 and numbers == counted:
+        return header._replace(names=("", *names))
+    raise UserError(
+        f"{path} has {len(names)} names in its header and {width} columns in its bars, such as "
+        f"{header.delimiter.join(rows[0])[:80]!r}"
+    )
 
 
 def read_rows(opened: Cells, places: Iterable[int], text: Iterable[int], all_text: bool = False) -> Rows:
@@ -116,15 +141,13 @@ def read_rows(opened: Cells, places: Iterable[int], text: Iterable[int], all_tex
         for texts_only in (False, True) if not all_text else (True,):
             types = {str(place): pa.string() for place in wanted if texts_only or place in as_text}
             unreadable: list[str] = []
-            count = [0, 0]
+            count = [0]
 
             def skip(
                 row: pa.csv.InvalidRow, unreadable: list[str] = unreadable, count: list[int] = count
             ) -> str:
-                if _has_bar(cells(row.text or "", header.delimiter)):
-                    count[0] += 1
-                    unreadable += [row.text] if len(unreadable) < KEPT_ROWS else []
-                count[1] += 1
+                unreadable += [row.text or ""] if len(unreadable) < KEPT_ROWS else []
+                count[0] += 1
                 return "skip"
 
             try:
@@ -143,15 +166,15 @@ def read_rows(opened: Cells, places: Iterable[int], text: Iterable[int], all_tex
                 if texts_only or "conversion error" not in str(error):
                     raise UserError(f"{opened.path} cannot be read: {str(error).splitlines()[0]}") from None
                 continue
-            if quotes and table.num_rows + count[1] < lines:
+            if quotes and table.num_rows + count[0] < lines:
                 break  # a quotation mark that is not closed has swallowed lines: read without quotation
             return Rows(table, count[0], unreadable)
     raise UserError(f"{opened.path} cannot be read: its quotation marks are not closed")
 
 
 def _has_bar(row: list[str]) -> bool:
-    """Return whether a row of the wrong length is a damaged bar, rather than a remark or a footer."""
-    return bool(row) and (bool(DATE.match(row[0])) or sum(is_number(cell) for cell in row) >= 2)
+    """Return whether a row is a bar, perhaps a damaged one, rather than a remark."""
+    return (any(DATE.match(cell) for cell in row[:3]) and len(row) > 1) or sum(map(is_number, row)) >= 2
 
 
 def _parquet(opened: Cells, wanted: list[int], as_text: set[int]) -> pa.Table:

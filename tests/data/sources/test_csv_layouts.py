@@ -1,9 +1,5 @@
 """Files as traders' tools write them: each is read with its instruments, times, prices and volumes, or refused."""
 
-import gzip
-import io
-import zipfile
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +10,6 @@ import pandas as pd
 import pytest
 
 from kronos.data.sources.csv import CsvDataProcessor
-from kronos.utils.errors import UserError
 
 Bar = tuple[str, str, float, float, float]  # instrument, time, open, close, volume
 
