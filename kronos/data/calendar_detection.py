@@ -50,13 +50,13 @@ def fit_calendar(times: pd.DatetimeIndex, freq: str, calendar: str = "auto") -> 
                 continue
             grid = grid[(grid >= times[0]) & (grid <= times[-1])]
             common = int(times.isin(grid).sum())
-            if common < ON_SESSIONS * len(times) and _extended(times, grid, common, name):
+            if common < ON_SESSIONS * len(times) and covers_with_more_hours(times, grid, common, name):
                 extended[name, label] = common / len(grid)
             found.append((common / (len(times) + len(grid) - common), common / len(times), name, label))
     # max keeps the first of equals: exchanges before round-the-clock calendars, bars labelled by their end
     allowed = [one for one in found if one[1] >= ON_SESSIONS] or (found if calendar != "auto" else [])
     if extended and not any(one[2] not in ROUND_THE_CLOCK and one[1] >= ON_SESSIONS for one in found):
-        return _fit_of_extended(extended, times, calendar)
+        return _fit_ofcovers_with_more_hours(extended, times, calendar)
     if not allowed:
         _, share, name, _ = max(found, key=lambda one: one[1])
         raise UserError(
@@ -79,7 +79,7 @@ def fit_calendar(times: pd.DatetimeIndex, freq: str, calendar: str = "auto") -> 
     return Fit(name, label, reason)
 
 
-def _extended(times: pd.DatetimeIndex, grid: pd.DatetimeIndex, common: int, name: str) -> bool:
+def covers_with_more_hours(times: pd.DatetimeIndex, grid: pd.DatetimeIndex, common: int, name: str) -> bool:
     """Return whether bars cover an exchange's sessions and go on before and after its hours, but not at night."""
     if name in ROUND_THE_CLOCK or not len(grid) or common < EXTENDED_COVER * len(grid):
         return False
@@ -91,7 +91,9 @@ def _extended(times: pd.DatetimeIndex, grid: pd.DatetimeIndex, common: int, name
     return bool(pauses.max() >= NIGHT.value)
 
 
-def _fit_of_extended(found: dict[tuple[str, str], float], times: pd.DatetimeIndex, calendar: str) -> Fit:
+def _fit_ofcovers_with_more_hours(
+    found: dict[tuple[str, str], float], times: pd.DatetimeIndex, calendar: str
+) -> Fit:
     """Choose the exchange whose sessions are covered best; the first or last bar of a day is at a full hour."""
     name, label = max(found, key=lambda one: found[one])
     within = times - times.normalize()

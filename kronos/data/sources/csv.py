@@ -22,7 +22,7 @@ from kronos.utils.errors import UserError
 
 PART = 400_000  # rows yielded at a time: enough to be fast, few enough to keep memory small
 SHOWN = 3  # files that a note names
-DOUBTFUL_AMOUNTS = ("turnover", "value", "money")
+DOUBTFUL_AMOUNTS = ("turnover", "value")
 LEFT_OUT = "file that cannot be used"
 
 

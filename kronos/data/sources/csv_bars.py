@@ -74,6 +74,8 @@ def _read(opened: Cells, said: Said) -> FileBars:
             f"{opened.path} cannot be read: {rows.unreadable:,} of {table.num_rows + rows.unreadable:,} rows have more "
             f"or fewer columns than the others, such as {rows.examples[0][:60]!r}"
         )
+    if named.days is not None and not _within(bars.times.ns, named.days):
+        bars.named = named.dated
     bars.count(UNREADABLE, "left out", rows.unreadable, rows.examples)
     table = _with_times(bars, table, clocks, names, opened.header.skipped)
     values = numbers_of(bars, table, numbers, names, opened)
@@ -93,6 +95,13 @@ def _read(opened: Cells, said: Said) -> FileBars:
     else:
         _tell_apart(bars, opened, names, texts + numbers, instrument)
     return bars
+
+
+def _within(ns: np.ndarray, days: tuple[pd.Timestamp, pd.Timestamp]) -> bool:
+    """Return whether most times lie on the days of a file's name, or a day beside them on another clock."""
+    known = ns[ns != NONE]
+    first, last = (days[0] - pd.Timedelta(days=1)).value, (days[1] + pd.Timedelta(days=2)).value
+    return bool(((known >= first) & (known < last)).mean() > 0.5) if len(known) else True
 
 
 def _with_times(
@@ -139,7 +148,9 @@ def _codes(bars: FileBars, table: pa.Table, places: Sequence[int]) -> pa.Table:
         words = [f"{words[one // len(more)]}.{more[one % len(more)]}" for one in pairs.tolist()]
     bars.code, bars.instruments = code, words
     empty = np.array([not word for word in words], bool)[code]
-    if not empty.any():
+    if empty.all():
+        bars.code, bars.instruments = None, []  # the file's name says which one it is
+    if not empty.any() or empty.all():
         return table
     if empty.sum() > OFF_CALENDAR * len(empty):
         raise UserError(f"column instrument is empty in {int(empty.sum())} of {len(empty)} bars")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data import calendars
-from kronos.data.calendar_detection import ON_SESSIONS, POOR
+from kronos.data.calendar_detection import ON_SESSIONS, POOR, covers_with_more_hours
 from kronos.data.sources.csv_times import NONE
 from kronos.utils.errors import UserError
 
@@ -69,7 +69,7 @@ class Clock:
     def _find(self, ns: np.ndarray, with_offset: bool) -> None:
         """Choose the exchange on whose clock the times are its sessions, or round-the-clock trading in UTC."""
         moments = np.unique(ns)
-        found = []
+        found, longer = [], []
         for name in calendars.NAMES:
             zone = str(calendars.timezone(name))
             local = pd.DatetimeIndex(_shifted(moments, zone).astype("datetime64[ns]"))
@@ -82,6 +82,10 @@ class Clock:
                 common = int(local.isin(grid).sum())
                 if common >= ON_SESSIONS * len(local):
                     found.append((common / max(len(local) + len(grid) - common, 1), zone, name))
+                elif covers_with_more_hours(local, grid, common, name):
+                    longer.append((common / len(grid), zone, name))
+        if longer and all(one[2] in calendars.ROUND_THE_CLOCK for one in found):
+            found = longer
         best = max(found, default=(0.0, "", ""))
         others = max((one[0] for one in found if one[1] != best[1]), default=0.0)
         if best[0] >= max(POOR, others + CLEAR):

@@ -10,6 +10,7 @@ from kronos.utils.errors import UserError
 # Names beside those of bars.SPELLINGS, without blanks and marks, in lower case, the preferred ones first.
 _NAMES = {
     "instrument": """
+        sym
         windcode sinfowindcode orderbookid secucode securitycode stkcd symbolcode tckrsymb tickersymbol tic
         ric fundcode indexcode bondcode stockid secid instrumentid instid contract assetid asset pair
         product underlying security scrip scripcode sccode epic 合约代码 交易代码 基金代码 指数代码 标的代码
@@ -33,25 +34,30 @@ _NAMES = {
         unix unixtime unixtimestamp epoch epochtime
     """,
     "open": """
+        otwarcie kursotwarcia açılış acilis aperto
         openpx opnprc opnpric openprc pxopen priceopen openingprice prcod sdqopen tradeopen openmid 今开
         今开盘 开 開 開盤 開盤價 开盘价格 始値 시가 erster eroffnung eröffnung eröffnungskurs ouverture
         apertura abertura
     """,
     "high": """
+        najwyzszy najwyższy massimo yüksek yuksek máx 
         highpx hiprc hghpric highprc askhi pxhigh pricehigh highestprice prchd sdqhigh tradehigh max 高
         最高價 最高价格 高値 고가 hoch höchstkurs tageshoch plushaut haut máximo maximo maxprice
     """,
     "low": """
+        najnizszy najniższy minimo düşük dusuk mín
         lowpx loprc lwpric lowprc bidlo pxlow pricelow lowestprice prcld sdqlow tradelow min 低 最低價
         最低价格 安値 저가 tief tiefstkurs tagestief plusbas bas mínimo minimo
     """,
     "close": """
+        zamkniecie zamknięcie şimdi simdi kapanış kapanis ultimoprezzo
         closepx clsprc clspric closeprc closelast pxclose priceclose closingprice sdqclose tradeclose 收
         收盤 收盤價 收盘价格 終値 종가 pxlast prccd prc schluss schlusskurs cloture clôture dernier cierre
         chiusura fechamento último ultimo últimopreço 最新价 最新 现价 last lastprice price
     """,
     "volume": """
-        vol volumn tradevolume tradingvolume tradedvolume totalvolume sharestraded shares tottrdqty
+        wolumen obrót
+        vol volumn tradevolume tradingvolume tradedvolume totalvolume sharestraded tottrdqty
         ttltradgvol totaltradequantity noofshrs noofshares dnshrtrd cshtrd sdqvolume pxvolume totalshares
         basevolume volumefrom volumebase realvolume 成交数量 成交股数 交易量 总量 总手 总成交量 成交股數
         成交數量 出来高 거래량 stücke stuecke stück volumen quantity qty tickvolume tickvol ticks

@@ -5,6 +5,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from kronos.data.sources.csv_text import PACKED, SPREADSHEETS, SUFFIXES, is_hidden
 from kronos.utils.errors import UserError
 
@@ -14,10 +16,16 @@ TAIL = re.compile(rf"(?:^|[-_. ]+)(?:{STAMP}|(?P<interval>{INTERVAL}))$", re.IGN
 
 
 class Named(NamedTuple):
-    """The instrument of a file without such a column, and the length of its bars where the name tells it."""
+    """The instrument of a file without such a column, and the length of its bars where the name tells it.
+
+    `dated` is the instrument with the dates of the name, and `days` the first and last of those days: the dates belong to
+    the instrument where bars lie outside of them, as in a file of a futures contract.
+    """
 
     instrument: str
     interval: str
+    dated: str
+    days: tuple[pd.Timestamp, pd.Timestamp] | None
 
 
 def bar_files(given: str, symbols: tuple[str, ...] | None) -> list[Path]:
@@ -50,17 +58,33 @@ def bar_files(given: str, symbols: tuple[str, ...] | None) -> list[Path]:
 def named_by(name: str, path: Path) -> Named:
     """Return the instrument that a file (or a member of the archive `path`) is named by.
 
-    Intervals and dates at the end are no part of it: BTCUSDT-1h-2024-01.zip holds BTCUSDT. A file named by a date alone
-    is named by its folder.
+    Intervals and dates at the end are no part of it: BTCUSDT-1h-2024-01.zip holds BTCUSDT. A file
+    named by a date alone is named by its folder.
     """
-    stem = bare = stem_of(name)
-    interval = ""
+    bare = stem_of(name)
+    interval, dated = "", ""
+    days: list[pd.Timestamp] = []
     while (found := TAIL.search(bare)) is not None:
-        interval = interval or (found["interval"] or "").lower()
+        if found["interval"]:
+            interval = interval or found["interval"].lower()
+        else:
+            dated = dated or bare
+            days += _days_of(re.sub(r"\D", "", found[0]))
         bare = bare[: found.start()]
-    if not bare:
-        bare = path.parent.name or stem
-    return Named(bare, interval)
+    return Named(
+        bare or path.parent.name or stem_of(name), interval, dated, (min(days), max(days)) if days else None
+    )
+
+
+def _days_of(digits: str) -> list[pd.Timestamp]:
+    """Return the first and last day of a year, a month or a day, written in 4, 6 or at least 8 digits."""
+    first = pd.Timestamp(int(digits[:4]), int(digits[4:6] or 1), 1)
+    try:
+        if len(digits) >= 8:
+            return [first.replace(day=int(digits[6:8]))] * 2
+    except ValueError:
+        return [first, first + pd.offsets.MonthEnd(0)]
+    return [first, first + (pd.offsets.MonthEnd(0) if len(digits) == 6 else pd.offsets.YearEnd(0))]
 
 
 def stem_of(name: str) -> str:

@@ -96,7 +96,7 @@ def test_files_of_different_days_are_one_instrument(tmp_path: Path) -> None:
     root = folder(
         tmp_path,
         {"BTCUSDT-1d-2024-01.zip": packed("BTCUSDT-1d-2024-01.csv", bars(0, 10)),
-         "BTCUSDT-1d-2024-02.zip": packed("BTCUSDT-1d-2024-02.csv", bars(10, 10)),
+         "BTCUSDT-1d-2024-02.zip": packed("BTCUSDT-1d-2024-02.csv", bars(21, 10)),
          "ETHUSDT-1d-2024-01.zip": packed("ETHUSDT-1d-2024-01.csv", bars(0, 10, price=5))},
     )  # fmt: skip
     found, _ = read(root)
