@@ -121,9 +121,9 @@ def _with_times(
         bad = np.flatnonzero(bars.times.bad & others)
         if not len(bad):
             raise UserError(f"the time is empty in {int(others.sum())} of {len(others)} rows")
+        like = f" like {words.iloc[0]!r}" if bad[0] else ""
         raise UserError(
-            f"{words.iloc[bad[0]]!r} in row {bad[0] + skipped + 1} is not a time like {words.iloc[0]!r} "
-            f"({int(others.sum())} such rows)"
+            f"{words.iloc[bad[0]]!r} in row {bad[0] + skipped + 1} is not a time{like} ({int(others.sum())} such rows)"
         )
     bars.count(HEADER_AGAIN, "left out", int(header.sum()))
     bars.count(NO_TIME, "left out", int(others.sum()), list(words[others][:5]))

@@ -20,7 +20,7 @@ _NAMES = {
     """,
     "datetime": """
         datetimeutc datetimelocal gmttime utctime localtime opentime starttime begintime bartime candletime
-        candlebegintime tradetime windowstart eob bob bartimestamp openat 交易时间 时间戳 日期时间 日時 ts
+        candlebegintime tradetime windowstart startat eob bob bartimestamp openat 交易时间 时间戳 日期时间 日時 ts
         kltime
     """,
     "date": """

@@ -133,9 +133,9 @@ def _nameless_time(names: tuple[str, ...], known: Meaning, opened: Cells) -> tup
         and rows
         and all(DATE.match(row[place]) and not _plain(row[place]) for row in rows)
     ]
-    if not opened.sample and "" in names[:1]:
-        dated = [0]  # the index of a parquet file
     timed = any(role in known.places for role in TIMES)
+    if not opened.sample and "" in names and not timed:
+        dated = [names.index("")]  # the index of a parquet file
     if timed and not (dated and dated[0] == 0 and not names[0]):
         return names
     if not dated or (len(dated) > 1 and names[dated[0]]):

@@ -50,7 +50,8 @@ def open_cells(path: Path) -> list[Cells]:
     Raises UserError where a text is empty, in no known encoding, or without an understood header.
     """
     if path.suffix.lower() in PARQUET:
-        names = tuple(map(str, pa.parquet.read_schema(path).names))
+        stored = pa.parquet.read_schema(path).names
+        names = tuple("" if name.startswith("__index_level_") else str(name) for name in stored)
         wide = two_part_names(names)
         return [Cells(path, path.name, Header("", names, 0, len(names), wide[1] if wide else None), b"", ())]
     return [_open_text(path, name, data) for name, data in texts(path)]
@@ -178,8 +179,8 @@ def _has_bar(row: list[str]) -> bool:
 
 
 def _parquet(opened: Cells, wanted: list[int], as_text: set[int]) -> pa.Table:
-    names = opened.header.names
     kinds = pa.parquet.read_schema(opened.path)
+    names = kinds.names
     codes = [
         names[place] for place in wanted if place in as_text and pa.types.is_string(kinds.field(place).type)
     ]

@@ -19,7 +19,7 @@ EPOCHS = (
 )  # from, below, ns of one
 ISO = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?")
 OFFSET = re.compile(ISO.pattern + r"[+-]\d\d:\d\d")
-DAY_NUMBERS = re.compile(r"((?:19|20|21)\d\d)(\d\d)(\d\d)(?:[ t_:]*(\d{4}|\d{6}|\d{9})(?:\.0*)?)?")
+DAY_NUMBERS = re.compile(r"((?:19|20|21)\d\d)(\d\d)(\d\d)(?:\.0*$|[ t_:]*(.*))")
 EPOCH = re.compile(r"(\d{8,19})(?:\.(\d{1,9}))?")
 YEAR_FIRST = re.compile(r"(\d{4})\s*[-/.年]\s*(\d{1,2})\s*[-/.月]\s*(\d{1,2})日?(.*)")
 YEAR_LAST = re.compile(r"(\d{1,2})([-/. ])(\d{1,2})\2(\d{4}|\d\d)(?!\d)(.*)")
@@ -183,6 +183,8 @@ def _minutes(zone: str | int, local: int) -> int:
     """Return how many minutes a zone is ahead of UTC, at a local time in ns."""
     if isinstance(zone, int):
         return zone
+    if local == NONE:
+        return 0
     if zone in OFFSETS:
         return OFFSETS[zone]
     if zone[0] in "+-":

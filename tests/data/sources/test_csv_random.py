@@ -183,6 +183,8 @@ def damaged(lines: list[bytes], generator: np.random.Generator, kind: str) -> by
     row = int(generator.integers(2, len(lines) - 1))
     cell = lines[row].split(b",")
     place = int(generator.integers(0, len(cell)))
+    if kind == "no number":
+        place = max(place, 1)  # another word for an instrument is another instrument
     if kind == "truncated":
         whole = b"\n".join(lines)
         return whole[: int(generator.integers(40, len(whole)))]
