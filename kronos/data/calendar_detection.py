@@ -101,7 +101,7 @@ def _fit_ofcovers_with_more_hours(
     label = by_hours if (name, by_hours) in found else label
     how = "chosen by fit" if calendar == "auto" else "as configured"
     reason = (
-        f"calendar {name}, {how}: {100 * found[name, label]:.1f} % of its sessions have a bar, labelled by the {label} of "
-        "its interval; bars before and after its hours are left out"
+        f"calendar {name}, {how}: {100 * found[name, label]:.1f} % of its sessions have a bar, labelled by the "
+        f"{label} of its interval; bars before and after its hours are left out"
     )
     return Fit(name, label, reason, True)

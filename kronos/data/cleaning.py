@@ -83,9 +83,9 @@ def _drop_repeats(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
     if others.sum() > max(OFF_CALENDAR * len(frame), STRAY):
         first = frame[others].iloc[0]
         raise UserError(
-            f"{int(others.sum()):,} of {len(frame):,} bars repeat the time of another bar of their instrument with other "
-            f"prices, {first['instrument']} at {day_text([first['datetime']])[0]} for example: name the column that "
-            "tells them apart with --instrument-column, or give files with one of them"
+            f"{int(others.sum()):,} of {len(frame):,} bars repeat the time of another bar of their instrument with "
+            f"other prices, {first['instrument']} at {day_text([first['datetime']])[0]} for example: name the column "
+            "that tells them apart with --instrument-column, or give files with one of them"
         )
     _note_bars(frame, again, "repeated bar", "dropped, the first is kept", findings)
     return frame[~again].reset_index(drop=True)

@@ -55,7 +55,7 @@ def settle_days(frame: pd.DataFrame, freq: str, findings: list[Finding]) -> pd.D
 
 
 class Spacing(NamedTuple):
-    """The distances of bars: how many instruments have enough bars to judge, and the middle step of the wrong ones."""
+    """How many instruments have enough bars to judge their distances, and the middle one of each wrong one."""
 
     judged: int
     wrong: dict[str, float]

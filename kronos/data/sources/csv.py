@@ -203,8 +203,8 @@ class CsvDataProcessor(BaseDataProcessor):
         found = settle_units(frame, doubtful, bars.layout.units)
         for text, count in found.items():
             if text:
-                shown = f"{text[:1].upper()}{text[1:]}, as amount / (volume x price) shows: converted to shares and currency."
-                note = UNITS_SAID.get(text, shown)
+                shown = f"{text[:1].upper()}{text[1:]}, as amount / (volume x price) shows"
+                note = UNITS_SAID.get(text, f"{shown}: converted to shares and currency.")
                 self._instruments[note] = self._instruments.get(note, 0) + count
 
 

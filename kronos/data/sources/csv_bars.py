@@ -70,9 +70,10 @@ def _read(opened: Cells, said: Said) -> FileBars:
         layout,
     )
     if rows.unreadable > max(OFF_CALENDAR * (table.num_rows + rows.unreadable), 1):
+        total = table.num_rows + rows.unreadable
         raise UserError(
-            f"{opened.path} cannot be read: {rows.unreadable:,} of {table.num_rows + rows.unreadable:,} rows have more "
-            f"or fewer columns than the others, such as {rows.examples[0][:60]!r}"
+            f"{opened.path} cannot be read: {rows.unreadable:,} of {total:,} rows have more or fewer columns than "
+            f"the others, such as {rows.examples[0][:60]!r}"
         )
     if named.days is not None and not _within(bars.times.ns, named.days):
         bars.named = named.dated
@@ -123,7 +124,8 @@ def _with_times(
             raise UserError(f"the time is empty in {int(others.sum())} of {len(others)} rows")
         like = f" like {words.iloc[0]!r}" if bad[0] else ""
         raise UserError(
-            f"{words.iloc[bad[0]]!r} in row {bad[0] + skipped + 1} is not a time{like} ({int(others.sum())} such rows)"
+            f"{words.iloc[bad[0]]!r} in row {bad[0] + skipped + 1} is not a time{like} "
+            f"({int(others.sum())} such rows)"
         )
     bars.count(HEADER_AGAIN, "left out", int(header.sum()))
     bars.count(NO_TIME, "left out", int(others.sum()), list(words[others][:5]))
@@ -133,9 +135,9 @@ def _with_times(
 
 
 def _codes(bars: FileBars, table: pa.Table, places: Sequence[int]) -> pa.Table:
-    """Set the instruments of the rows, of one column or of several joined; return the table of the rows that have one.
+    """Set the instruments of the rows, of one column or of several joined.
 
-    Rows without one are counted. Raises UserError where they are many.
+    Returns the table of the rows that have one; the others are counted. Raises UserError where they are many.
     """
     parts = [
         coded(column if _is_text(column.type) else column.cast(pa.string())) for column in _of(table, places)

@@ -10,7 +10,7 @@ import pandas as pd
 from kronos.data.sources.csv_text import PACKED, SPREADSHEETS, SUFFIXES, is_hidden
 from kronos.utils.errors import UserError
 
-INTERVAL = r"\d{1,3}(?:s|m|h|d|w|min|mins|minute|minutes|hour|hours|day)|[mh]\d{1,2}|d1|w1|mn1|daily|day|hourly|minute|1mo"
+INTERVAL = r"\d{1,3}(?:s|m|h|d|w|min|mins|minute|minutes|hour|hours|day)|[mh]\d{1,2}|d1|w1|mn1|daily|day"
 STAMP = r"(?:19|20)\d\d(?:[-_.]?(?:0[1-9]|1[0-2])(?:[-_.]?(?:0[1-9]|[12]\d|3[01])(?:\d{4}|\d{6})?)?)?"
 TAIL = re.compile(rf"(?:^|[-_. ]+)(?:{STAMP}|(?P<interval>{INTERVAL}))$", re.IGNORECASE)
 
@@ -18,8 +18,8 @@ TAIL = re.compile(rf"(?:^|[-_. ]+)(?:{STAMP}|(?P<interval>{INTERVAL}))$", re.IGN
 class Named(NamedTuple):
     """The instrument of a file without such a column, and the length of its bars where the name tells it.
 
-    `dated` is the instrument with the dates of the name, and `days` the first and last of those days: the dates belong to
-    the instrument where bars lie outside of them, as in a file of a futures contract.
+    `dated` is the instrument with the dates of the name, and `days` the first and last of those days: the dates
+    belong to the instrument where bars lie outside of them, as in a file of a futures contract.
     """
 
     instrument: str
@@ -95,7 +95,7 @@ def stem_of(name: str) -> str:
 
 
 def by_folder(paths: list[Path]) -> dict[Path, str]:
-    """Name files by their folders where all folders have files of the same names, as AAPL/daily.csv and MSFT/daily.csv.
+    """Name files by their folders where all have files of the same names, as AAPL/daily.csv and MSFT/daily.csv.
 
     Returns the instruments of those files; none where the names of the files differ.
     """

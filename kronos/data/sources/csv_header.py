@@ -16,7 +16,8 @@ FEWEST = 5  # columns of bars: a time and four prices
 LONGEST_HEADER = 3  # lines
 MARKS = ("\t", ";", "|", ",", " ")  # what separates columns, in the order in which equals are preferred
 DATE = re.compile(
-    r"\s*(\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}|\d{1,2}[-/ ]?[A-Za-z]{3,9}\.?[-/ ,]+\d{2,4}"
+    r"\s*(\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}"
+    r"|\d{1,2}[-/ ]?[A-Za-z]{3,9}\.?[-/ ,]+\d{2,4}"
     r"|[A-Za-z]{3,9}\.? \d{1,2},? \d{4}|(19|20|21)\d{6}([ T]?\d{4,9})?(\.\d+)?\b|\d{9,19}(\.0*)?\s*$)"
 )
 WORDS = re.compile(r"[^\W\d_]")
@@ -26,8 +27,8 @@ FIELDS = {*PRICES, "volume", "amount", "adj_close"}  # what a wide table has for
 class Header(NamedTuple):
     """The columns of a text. `skipped` are the lines before the first bar; `wide` says whose field a column is.
 
-    `delimiter` is one character; a blank stands for any number of blanks and tabs. `names` are empty where the text has
-    no header.
+    `delimiter` is one character; a blank stands for any number of blanks and tabs. `names` are empty where the text
+    has no header.
     """
 
     delimiter: str
@@ -78,7 +79,7 @@ def _complete(names: tuple[str, ...]) -> bool:
 
 
 def _width(lines: list[str], mark: str, named: int) -> int:
-    """Return the number of columns of the bars, which may have one more or less than the header, such as an empty one."""
+    """Return the number of columns of the bars, which may be one more or less than those of the header."""
     counts = Counter(len(cells(line, mark)) for line in lines[:20] if line.strip())
     usual = counts.most_common(1)[0][0] if counts else named
     return usual if abs(usual - named) <= 1 and counts[usual] > counts.get(named, 0) else named
@@ -195,7 +196,7 @@ def _wide(
 def two_part_names(
     names: tuple[str, ...],
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str] | None, ...]] | None:
-    """Understand names such as `AAPL.Open`, `close_MSFT` and `('Close', 'AAPL')`; None where no instrument is whole."""
+    """Understand names such as `AAPL.Open`, `close_MSFT` and `('Close', 'AAPL')`; None where none is whole."""
     for first in (True, False):
         wide: list[tuple[str, str] | None] = []
         for name in names:

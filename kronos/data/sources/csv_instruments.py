@@ -11,7 +11,7 @@ MAIN_SERIES = "EQ"  # ordinary shares, at the exchanges that trade several serie
 
 
 def repeated_rows(times: np.ndarray, prices: np.ndarray, code: np.ndarray | None = None) -> np.ndarray:
-    """Return which rows repeat the time (of the same instrument `code`) of an earlier row with other prices, bool [N]."""
+    """Return which rows repeat the time of an earlier row (of the same `code`) with other prices, bool [N]."""
     none = np.zeros(len(times), bool)
     if _in_order(times, code):
         return none
@@ -26,7 +26,7 @@ def repeated_rows(times: np.ndarray, prices: np.ndarray, code: np.ndarray | None
 
 
 def _in_order(times: np.ndarray, code: np.ndarray | None) -> bool:
-    """Return whether the rows of each instrument stand together and in order of time, so that none can repeat another."""
+    """Return whether the rows of each instrument stand together, in order of time: then none repeats another."""
     steps = np.diff(times)
     if code is None:
         return bool((steps > 0).all() or (steps < 0).all())
@@ -68,8 +68,8 @@ def find_instrument(
     )
     if not candidates:
         raise UserError(
-            f"{rows}, and no column tells them apart (columns: {', '.join(columns) or 'no others'}): give one file for "
-            "each instrument, or a column of instruments"
+            f"{rows}, and no column tells them apart (columns: {', '.join(columns) or 'no others'}): give one file "
+            "for each instrument, or a column of instruments"
         )
     listed = ", ".join(f"column {name} has {count:,} values" for name, count, _ in candidates[:SHOWN])
     chosen = (good or [candidates[0][0]])[0]

@@ -18,8 +18,8 @@ LOTS = (100.0, 1.0)
 class Layout:
     """One tool's files. `needs` and `lacks` are names of columns, as `csv_columns.squeeze` returns them.
 
-    `utc`: times without a zone are in UTC, and those of round-the-clock markets stay there. `units`: factors of volume
-    and amount, for instruments whose bars show none. `split_adjusted`: prices hold the splits that are listed.
+    `utc`: times without a zone are in UTC, and those of round-the-clock markets stay there. `units`: factors of
+    volume and amount, for instruments whose bars show none. `split_adjusted`: prices hold the splits that are listed.
     """
 
     tool: str
@@ -87,11 +87,11 @@ LAYOUTS = (
     ),
 )  # fmt: skip
 OTHERS = (  # known by their columns alone: (tool, header, what is understood)
-    ("yfinance download", "Price,Close,High,Low,Open,Volume / Ticker,AAPL,... / Date", "three lines; one or several tickers"),
+    ("yfinance download", "Price,Close,High,Low,Open,Volume / Ticker,AAPL,... / Date", "one or several tickers"),
     ("TradingView", "time,open,high,low,close,Volume", "seconds or ISO in UTC; an empty volume is none"),
-    ("TDX, 通达信", "日期 开盘 最高 最低 收盘 成交量 成交额", "GB18030; title and footer; volume in lots by the amounts"),
-    ("Wind", "代码,简称,日期,开盘价(元),最高价(元),最低价(元),收盘价(元),成交量(股),成交金额(元)", "units in brackets"),
-    ("MetaTrader 4, HistData, Kraken, FirstRate", "(no header)", "time, prices and volume by the types of the columns"),
+    ("TDX, 通达信", "日期 开盘 最高 最低 收盘 成交量 成交额", "GB18030; title and footer; lots by the amounts"),
+    ("Wind", "代码,简称,日期,开盘价(元),最高价(元),最低价(元),收盘价(元),成交量(股)", "units in brackets"),
+    ("MetaTrader 4, HistData, Kraken, FirstRate", "(no header)", "time, prices and volume by their values"),
     ("Stooq, Finam", "<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>", "brackets; dates of 8 digits"),
     ("Investing.com, Nasdaq", "Date,Price,Open,High,Low,Vol.,Change %", "currency signs, K, M and B, percent"),
 )  # fmt: skip

@@ -11,7 +11,8 @@ NONE = (  # written for no value, in lower case; a sole full stop or question ma
 )  # fmt: skip
 SCALES = {
     "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12, "mn": 1e6, "bn": 1e9, "mm": 1e6, "mio": 1e6, "mrd": 1e9,
-    "千": 1e3, "万": 1e4, "萬": 1e4, "百万": 1e6, "千万": 1e7, "亿": 1e8, "億": 1e8, "万亿": 1e12, "%": 1e-2, "％": 1e-2,
+    "千": 1e3, "万": 1e4, "萬": 1e4, "百万": 1e6, "千万": 1e7, "亿": 1e8, "億": 1e8, "万亿": 1e12,
+    "%": 1e-2, "％": 1e-2,
 }  # fmt: skip
 SCALE = re.compile(
     r"^(.*?\d)\s*(" + "|".join(sorted(map(re.escape, SCALES), key=len, reverse=True)) + r")\s*(股|手|元)?$"

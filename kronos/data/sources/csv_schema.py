@@ -11,7 +11,6 @@ from kronos.data.bars import FEATURES, PRICES
 from kronos.data.sources import csv_layouts
 from kronos.data.sources.csv_columns import TIMES, Meaning, meaning, renamed
 from kronos.data.sources.csv_header import DATE
-from kronos.data.sources.csv_numbers import is_number
 from kronos.data.sources.csv_table import Cells
 from kronos.data.sources.csv_times import read_times, read_times_of_day
 from kronos.utils.errors import UserError
@@ -52,8 +51,8 @@ def name_columns(opened: Cells, said: Said) -> tuple[tuple[str, ...], Meaning]:
     missing = [name for name in known.missing() if not (opened.header.wide and name in PRICES)]
     if missing:
         raise UserError(
-            f"{opened.path} has no column for {', '.join(missing)}: its columns are {', '.join(names) or 'none'}; rename "
-            f"them to datetime, {', '.join(FEATURES)} (and instrument), or give --column-names"
+            f"{opened.path} has no column for {', '.join(missing)}: its columns are {', '.join(names) or 'none'}; "
+            f"rename them to datetime, {', '.join(FEATURES)} (and instrument), or give --column-names"
         )
     return names, known
 
@@ -99,10 +98,10 @@ def _headless(sample: Sequence[Sequence[str]]) -> tuple[str, ...]:
         texts = [word.replace(":", "") for word in columns[after]]
         if all(word.isdigit() and len(word) in (4, 6) for word in texts):
             names[dates[0]], names[after] = "date", "time"
-    numbers = np.array(
-        [[float(word) if is_number(word) and not names[place] and place not in dates and _plain(word) else np.nan for word in words]
-         for place, words in enumerate(columns)]
-    ).T  # fmt: skip
+    numbers = np.full((len(columns[0]), width), np.nan)
+    for place, words in enumerate(columns):
+        if not names[place] and place not in dates and all(map(_plain, words)):
+            numbers[:, place] = [float(word) for word in words]
     ordered = np.argsort(
         read_times(pa.chunked_array([pa.array(columns[dates[0]], pa.string())])).ns, kind="stable"
     )
@@ -150,8 +149,8 @@ def _nameless_time(names: tuple[str, ...], known: Meaning, opened: Cells) -> tup
 def _price_places(sample: np.ndarray) -> dict[str, int]:
     """Find open, high, low, close and volume among columns of numbers without names, float64 [rows, columns].
 
-    The rows are in order of time. NaN columns are no numbers. The prices are the first four in a row of which one is never
-    below the others and one never above them. Raises UserError where their order cannot be told.
+    The rows are in order of time. NaN columns are no numbers. The prices are the first four in a row of which one is
+    never below the others and one never above them. Raises UserError where their order cannot be told.
     """
     count = sample.shape[1]
     for begin in range(count - 3):
@@ -188,8 +187,8 @@ def _check_order(opening: np.ndarray, close: np.ndarray) -> None:
     other = np.abs(np.log(close[1:] / opening[:-1])).mean()
     if other < 0.5 * usual:
         raise UserError(
-            "there is no header, and the columns of open and close are in no usual order: give --column-names, such as "
-            "1=datetime,2=close,3=high,4=low,5=open"
+            "there is no header, and the columns of open and close are in no usual order: give --column-names, such "
+            "as 1=datetime,2=close,3=high,4=low,5=open"
         )
 
 

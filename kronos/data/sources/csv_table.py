@@ -22,7 +22,7 @@ NULLS = sorted(
 
 
 class Cells(NamedTuple):
-    """One text of a file, or a parquet file, before its cells are read. Columns are named by their places, 0, 1, ..."""
+    """One text of a file, or a parquet file, before its cells are read; columns are named by their places."""
 
     path: Path
     name: str  # of the file, or of the member of an archive
@@ -101,7 +101,7 @@ def _without_footer(body: bytes, delimiter: str) -> bytes:
 
 
 def _padded(header: Header, sample: tuple[tuple[str, ...], ...], path: Path) -> Header:
-    """Give every column of the bars a name: numbers of rows may lack one, and an empty last column may be one too many.
+    """Give every column of the bars a name: numbers of rows may lack one, and an empty last column may have none.
 
     Raises UserError where it cannot be told which name or column is missing.
     """
@@ -124,7 +124,7 @@ def _padded(header: Header, sample: tuple[tuple[str, ...], ...], path: Path) -> 
 
 
 def read_rows(opened: Cells, places: Iterable[int], text: Iterable[int], all_text: bool = False) -> Rows:
-    """Read the columns at `places`; those in `text` stay text, so that no leading zero is lost and no date is guessed.
+    """Read the columns at `places`; those in `text` stay text: no leading zero is lost, and no date is guessed.
 
     Other columns are numbers where Arrow can read them as such, otherwise text. Raises UserError for a broken file.
     """

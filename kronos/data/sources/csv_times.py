@@ -24,7 +24,8 @@ EPOCH = re.compile(r"(\d{8,19})(?:\.(\d{1,9}))?")
 YEAR_FIRST = re.compile(r"(\d{4})\s*[-/.年]\s*(\d{1,2})\s*[-/.月]\s*(\d{1,2})日?(.*)")
 YEAR_LAST = re.compile(r"(\d{1,2})([-/. ])(\d{1,2})\2(\d{4}|\d\d)(?!\d)(.*)")
 BY_NAME = re.compile(
-    r"(?:[a-z]{3,9},?\s+)?(?:(\d{1,2})[-/ .]*([a-z]{3,9})\.?|([a-z]{3,9})\.?[-/ ]*(\d{1,2}))[-/ ,.]+(\d{4}|\d\d)(?!\d)(.*)"
+    r"(?:[a-z]{3,9},?\s+)?(?:(\d{1,2})[-/ .]*([a-z]{3,9})\.?|([a-z]{3,9})\.?[-/ ]*(\d{1,2}))"
+    r"[-/ ,.]+(\d{4}|\d\d)(?!\d)(.*)"
 )
 MONTHS = {
     name: place
@@ -33,7 +34,8 @@ MONTHS = {
     )
 }
 CLOCK = re.compile(
-    r"[t\s,_:]*(?:(\d{1,2})[:h时.]?(\d{2})(?:[:m分.]?(\d{2})(?:秒|[.,:]?(\d{1,9}))?)?|(\d{1,2})[- ]?(?=[ap]m))\s*分?\s*([ap])?\.?(?:m\.?)?\s*"
+    r"[t\s,_:]*(?:(\d{1,2})[:h时.]?(\d{2})(?:[:m分.]?(\d{2})(?:秒|[.,:]?(\d{1,9}))?)?"
+    r"|(\d{1,2})[- ]?(?=[ap]m))\s*分?\s*([ap])?\.?(?:m\.?)?\s*"
 )
 WEEKDAY = re.compile(r"[,/\s]*(?:周|星期)?[一二三四五六日]$")
 ZONE = re.compile(
@@ -48,8 +50,8 @@ NONE = np.iinfo(np.int64).min  # NaT
 class Times(NamedTuple):
     """Times of N rows as int64 ns, NaT for those that are none.
 
-    `utc` says that they are in UTC; then `offset` may hold the minutes that the file writes them ahead of it. Otherwise
-    they are as the file's clock shows them. `bad` marks values that are neither a time nor empty.
+    `utc` says that they are in UTC; then `offset` may hold the minutes that the file writes them ahead of it.
+    Otherwise they are as the file's clock shows them. `bad` marks values that are neither a time nor empty.
     """
 
     ns: np.ndarray
@@ -85,7 +87,7 @@ def read_times(column: pa.ChunkedArray) -> Times:
 
 
 def _of_one_form(column: pa.ChunkedArray, first: str) -> Times | None:
-    """Read the common forms without a look at each row; None for other forms. Raises ArrowInvalid where forms differ."""
+    """Read the common forms all at once; None for other forms. Raises ArrowInvalid where forms differ."""
     nothing = np.zeros(len(column), bool)
     if ISO.fullmatch(first):
         return Times(_nullable(column.cast(pa.timestamp("ns")).cast(pa.int64())), False, None, nothing)

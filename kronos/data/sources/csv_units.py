@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-# amount / (volume x price), as the file has them: the factors that make shares and currency of the two, and their names
+# amount / (volume x price), as the file has them: the factors that make shares and currency of the two, and words
 RATIOS: dict[float, tuple[float, float, str]] = {
     1.0: (1, 1, ""),
     100.0: (100, 1, "volume in lots of 100"),
@@ -37,8 +37,8 @@ def settle_units(frame: pd.DataFrame, doubtful: bool, known: tuple[float, float]
     """Convert volume and amount of a frame to shares and currency, in place, by the evidence of each instrument.
 
     `doubtful` says that the amount may be a share of the capital (a column `turnover`); `known` are the factors of
-    volume and amount in the layout, for instruments without evidence. Returns how many instruments each text of RATIOS or
-    UNITS_SAID is true of.
+    volume and amount in the layout, for instruments without evidence. Returns how many instruments each text of
+    RATIOS or UNITS_SAID is true of.
     """
     counts: dict[str, int] = {}
     code, names = pd.factorize(frame["instrument"])

@@ -135,23 +135,22 @@ def test_files_with_and_without_volume_and_adjusted_closes_keep_all_their_bars(t
     assert any("Volume is 0, since no column holds it" in note for note in store.source["notes"])
 
 
-LONG = "\n".join(
-    ["date,open,high,low,close,volume,{title}"]
-    + [f"2024-01-{2 + place // 9:02},{1 + place},{3 + place},{0.5 + place},{2 + place},9,{{{place % 9}}}" for place in range(27)]
-)  # fmt: skip
+LONG = "date,open,high,low,close,volume,{title}\n" + "".join(
+    f"2024-01-{2 + place // 9:02},{1 + place},{3 + place},{0.5 + place},{2 + place},9,{{{place % 9}}}\n"
+    for place in range(27)
+)
 
 
 @pytest.mark.parametrize(
     ("text", "fields", "message"),
     [
         (LONG.format(*range(100, 109), title="key"), {},
-         r"18? of 27 rows repeat the time .*: column key has 9 values: is it the instrument\? give --instrument-column key"
-         .replace("18?", "24")),
-        (LONG.replace(",{title}", "").replace(",{0}", "").format(*[""] * 9, title=""), {}, "rows repeat the time|columns"),
+         r"24 of 27 rows repeat .*: column key has 9 values: is it the instrument\? give --instrument-column key"),
+        (LONG.format(*[7] * 9, title="key"), {}, r"no column tells them apart \(columns: key\)"),
         ("symbol,exchange,date,open,high,low,close\nA,X,2024-01-02,1,3,0.5,2\nA,Y,2024-01-02,2,4,0.5,3\n"
             "A,X,2024-01-03,1,3,0.5,2\nA,Y,2024-01-03,2,4,0.5,3\n", {},
          "column exchange has 2 values: give --instrument-column symbol,exchange"),
-        ("date,open,high,low,close,volume\n01/02/2024,1,3,0.5,2,9\n02/03/2024,1,3,0.5,2,9\n", {}, "can be read two ways"),
+        ("date,open,high,low,close\n01/02/2024,1,3,0.5,2\n02/03/2024,1,3,0.5,2\n", {}, "can be read two ways"),
         ("date;open;high;low;close;volume\n2024-01-02;1,234;1,300;1,200;1,250;9\n", {}, "can be read two ways"),
         (bars(), {"instrument_column": "Code"}, "instrument_column: there is no column 'Code'"),
         (bars(), {"volume_column": "Vol"}, "has no column 'Vol'"),

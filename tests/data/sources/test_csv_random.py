@@ -1,4 +1,4 @@
-"""Known bars written in random layouts come back as they were; damaged files are right, counted, or refused in a line."""
+"""Known bars in random layouts come back as they were; damaged files are right, counted, or refused in a line."""
 
 import gzip
 import io
@@ -235,8 +235,9 @@ def damaged(lines: list[bytes], generator: np.random.Generator, kind: str) -> by
 
 
 DAMAGES = (
-    "truncated", "header again", "no number", "a cell less", "a cell more", "shifted from here on", "another encoding",
-    "open quotation", "zero bytes", "binary", "two rows in one", "row cut", "page in the middle", "other separator",
+    "truncated", "header again", "no number", "a cell less", "a cell more", "shifted from here on",
+    "another encoding", "open quotation", "zero bytes", "binary", "two rows in one", "row cut",
+    "page in the middle", "other separator",
     "date of another form", "all numbers as words", "header gone", "empty cells", "columns of another file",
     "twice after each other",
 )  # fmt: skip
