@@ -180,13 +180,14 @@ class CsvDataProcessor(BaseDataProcessor):
             )
             if note not in self.notes:
                 self.notes.append(note)
-        frame = pd.DataFrame({"instrument": instrument, "datetime": self._local(bars), **columns}, copy=False)
+        local = self._local(bars)
         if "amount" in columns:
-            self._units(frame, bars)
-        return frame
+            self._units(columns, bars, local)
+        times = pd.Series(local.view("datetime64[ns]"))
+        return pd.DataFrame({"instrument": instrument, "datetime": times, **columns}, copy=False)
 
-    def _local(self, bars: FileBars) -> pd.Series:
-        """Return the times of a file on the clock of the exchange."""
+    def _local(self, bars: FileBars) -> np.ndarray:
+        """Return the times of a file on the clock of the exchange, int64 ns."""
         ns, utc, offset, _ = bars.times
         zone = getattr(self.config, "time_zone", None)
         try:
@@ -196,11 +197,11 @@ class CsvDataProcessor(BaseDataProcessor):
                 ns = self._clock.local(ns, offset)
         except UserError as error:
             raise UserError(f"{bars.path}: {error}") from None
-        return pd.Series(ns.view("datetime64[ns]"))
+        return ns
 
-    def _units(self, frame: pd.DataFrame, bars: FileBars) -> None:
+    def _units(self, columns: dict[str, np.ndarray], bars: FileBars, times: np.ndarray) -> None:
         doubtful = squeeze(bars.amount_name) in DOUBTFUL_AMOUNTS
-        found = settle_units(frame, doubtful, bars.layout.units)
+        found = settle_units(columns, bars.code, times, doubtful, bars.layout.units)
         for text, count in found.items():
             if text:
                 shown = f"{text[:1].upper()}{text[1:]}, as amount / (volume x price) shows"

@@ -13,7 +13,13 @@ from kronos.data.sources import csv_layouts
 from kronos.data.sources.csv_columns import TIMES, like_a_volume
 from kronos.data.sources.csv_file import HEADER_AGAIN, NAMELESS, NO_TIME, OTHER_SERIES, UNREADABLE, FileBars
 from kronos.data.sources.csv_folder import named_by, stem_of
-from kronos.data.sources.csv_instruments import choose_series, find_instrument, repeated_rows, too_many
+from kronos.data.sources.csv_instruments import (
+    choose_series,
+    find_instrument,
+    in_order,
+    repeated_rows,
+    too_many,
+)
 from kronos.data.sources.csv_numbers import code_text
 from kronos.data.sources.csv_schema import Said, name_columns, said_instrument
 from kronos.data.sources.csv_table import Cells, open_cells, read_rows
@@ -182,6 +188,8 @@ def _tell_apart(
     A column of words is taken for the instrument where there is no other column of instruments. Raises UserError with
     the candidates where the user must choose.
     """
+    if in_order(bars.times.ns, bars.code):
+        return
     repeated = repeated_rows(bars.times.ns, _prices(bars), bars.code)
     if not too_many(repeated):
         return

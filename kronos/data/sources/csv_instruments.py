@@ -13,7 +13,7 @@ MAIN_SERIES = "EQ"  # ordinary shares, at the exchanges that trade several serie
 def repeated_rows(times: np.ndarray, prices: np.ndarray, code: np.ndarray | None = None) -> np.ndarray:
     """Return which rows repeat the time of an earlier row (of the same `code`) with other prices, bool [N]."""
     none = np.zeros(len(times), bool)
-    if _in_order(times, code):
+    if in_order(times, code):
         return none
     keys = {"time": times} if code is None else {"code": code, "time": times}
     table = pd.DataFrame(keys)
@@ -25,7 +25,7 @@ def repeated_rows(times: np.ndarray, prices: np.ndarray, code: np.ndarray | None
     return again & ~np.isclose(prices, prices[first], equal_nan=True).all(1)
 
 
-def _in_order(times: np.ndarray, code: np.ndarray | None) -> bool:
+def in_order(times: np.ndarray, code: np.ndarray | None) -> bool:
     """Return whether the rows of each instrument stand together, in order of time: then none repeats another."""
     steps = np.diff(times)
     if code is None:

@@ -28,6 +28,7 @@ class Cells(NamedTuple):
     name: str  # of the file, or of the member of an archive
     header: Header
     body: bytes
+    begin: int  # of the first bar in `body`
     sample: tuple[tuple[str, ...], ...]  # the first rows
 
     @property
@@ -53,7 +54,9 @@ def open_cells(path: Path) -> list[Cells]:
         stored = pa.parquet.read_schema(path).names
         names = tuple("" if name.startswith("__index_level_") else str(name) for name in stored)
         wide = two_part_names(names)
-        return [Cells(path, path.name, Header("", names, 0, len(names), wide[1] if wide else None), b"", ())]
+        return [
+            Cells(path, path.name, Header("", names, 0, len(names), wide[1] if wide else None), b"", 0, ())
+        ]
     return [_open_text(path, name, data) for name, data in texts(path)]
 
 
@@ -78,23 +81,22 @@ def _with_body(path: Path, name: str, text: bytes, header: Header) -> Cells:
     for _ in range(header.skipped):
         place = text.find(b"\n", begin)
         begin = len(text) if place < 0 else place + 1
-    body = text[begin:]
     if header.delimiter == " ":
-        body = b"\n".join(b"\t".join(line.split()) for line in body.split(b"\n"))
-        header = header._replace(delimiter="\t")
-    body = _without_footer(body, header.delimiter)
-    lines = body[:HEAD].decode("utf-8", errors="ignore").split("\n")[:50]
+        text = b"\n".join(b"\t".join(line.split()) for line in text[begin:].split(b"\n"))
+        header, begin = header._replace(delimiter="\t"), 0
+    text = _without_footer(text, header.delimiter, begin)
+    lines = text[begin : begin + HEAD].decode("utf-8", errors="ignore").split("\n")[:50]
     sample = tuple(tuple(cells(line, header.delimiter)) for line in lines if line.strip())
-    return Cells(path, name, _padded(header, sample, path), body, sample)
+    return Cells(path, name, _padded(header, sample, path), text, begin, sample)
 
 
-def _without_footer(body: bytes, delimiter: str) -> bytes:
+def _without_footer(body: bytes, delimiter: str, start: int) -> bytes:
     """Leave out remarks below the bars, such as where they come from."""
     end = len(body)
     for _ in range(LONGEST_FOOTER):
-        begin = body.rfind(b"\n", 0, max(end - 1, 0)) + 1
+        begin = max(body.rfind(b"\n", 0, max(end - 1, 0)) + 1, start)
         line = body[begin:end].decode("utf-8", errors="replace").strip("\n")
-        if not end or (line.strip() and _has_bar(cells(line, delimiter))):
+        if end <= start or (line.strip() and _has_bar(cells(line, delimiter))):
             break
         end = begin
     return body[:end]
@@ -131,13 +133,13 @@ def read_rows(opened: Cells, places: Iterable[int], text: Iterable[int], all_tex
     wanted, as_text = sorted(set(places)), set(text)
     if opened.path.suffix.lower() in PARQUET:
         return Rows(_parquet(opened, wanted, as_text), 0, [])
-    header, body = opened.header, opened.body
-    if not body.strip():
+    header, body, begin = opened.header, opened.body, opened.begin
+    if not opened.sample:
         raise UserError(f"{opened.path} has a header and no bars: remove the file or fill it")
-    if header.delimiter != "," and re.search(rb"\d,\d", body[:HEAD]):
+    if header.delimiter != "," and re.search(rb"\d,\d", body[begin : begin + HEAD]):
         all_text = True  # a comma within numbers: thousands or decimals, which only the whole column tells
-    quoted = b'"' in body
-    lines = sum(1 for line in body.split(b"\n") if line.strip()) if quoted else 0
+    quoted = body.find(b'"', begin) >= 0
+    lines = sum(1 for line in body[begin:].split(b"\n") if line.strip()) if quoted else 0
     for quotes in (True, False) if quoted else (False,):
         for texts_only in (False, True) if not all_text else (True,):
             types = {str(place): pa.string() for place in wanted if texts_only or place in as_text}
@@ -153,7 +155,7 @@ def read_rows(opened: Cells, places: Iterable[int], text: Iterable[int], all_tex
 
             try:
                 table = pa.csv.read_csv(
-                    pa.BufferReader(body),
+                    pa.BufferReader(pa.py_buffer(body).slice(begin)),
                     read_options=pa.csv.ReadOptions(column_names=[str(place) for place in range(header.width)]),
                     parse_options=pa.csv.ParseOptions(
                         delimiter=header.delimiter, quote_char='"' if quotes else False, invalid_row_handler=skip

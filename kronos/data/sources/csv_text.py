@@ -22,6 +22,7 @@ MARKS = (  # byte order marks, the longer ones first
     (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
+NOTHING = b" \t\r\n\x00"
 OTHERS = ("big5", "cp949", "shift_jis", "cp1252")  # tried after GB18030, where that gives no header
 LATIN = set("ÄÖÜäöüßÀÁÂÃÇÈÉÊÌÍÎÑÒÓÔÕÙÚÛàáâãçèéêëìíîïñòóôõùúûåæøÅÆØ£€¥§°²³’‘“”–…·\xa0")
 
@@ -67,7 +68,7 @@ def is_hidden(path: Path) -> bool:
 
 
 def _not_empty(data: bytes, path: Path) -> bytes:
-    if not data.strip(b" \t\r\n\x00"):
+    if not data[:4096].strip(NOTHING) and not data.strip(NOTHING):
         raise UserError(f"{path} is empty: remove the file or fill it")
     return data
 

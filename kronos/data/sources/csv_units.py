@@ -1,7 +1,9 @@
 """The units of volume and amount: shares and currency, found by comparing the amount with volume x price."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
-import pandas as pd
 
 # amount / (volume x price), as the file has them: the factors that make shares and currency of the two, and words
 RATIOS: dict[float, tuple[float, float, str]] = {
@@ -33,45 +35,65 @@ UNITS_SAID = {  # what is written about instruments; for a text of RATIOS it fol
 }
 
 
-def settle_units(frame: pd.DataFrame, doubtful: bool, known: tuple[float, float] | None) -> dict[str, int]:
-    """Convert volume and amount of a frame to shares and currency, in place, by the evidence of each instrument.
+def settle_units(
+    columns: dict[str, np.ndarray],
+    code: np.ndarray | None,
+    times: np.ndarray,
+    doubtful: bool,
+    known: tuple[float, float] | None,
+) -> dict[str, int]:
+    """Convert volume and amount in `columns` to shares and currency, by the evidence of each instrument.
 
-    `doubtful` says that the amount may be a share of the capital (a column `turnover`); `known` are the factors of
-    volume and amount in the layout, for instruments without evidence. Returns how many instruments each text of
-    RATIOS or UNITS_SAID is true of.
+    `code` numbers the instrument of each row, None for one instrument; `times` are int64 ns [N]. `doubtful` says that
+    the amount may be a share of the capital (a column `turnover`); `known` are the factors of volume and amount in
+    the layout, for instruments without evidence. Returns how many instruments each text of RATIOS or UNITS_SAID is
+    true of.
     """
     counts: dict[str, int] = {}
-    code, names = pd.factorize(frame["instrument"])
+    low, high, volume, amount = (columns[name] for name in ("low", "high", "volume", "amount"))
+    changed = False
+    for rows in _instruments(code, len(times)):
+        rows = rows if (np.diff(times[rows]) > 0).all() else _in_order(rows, times)
+        ratio = _ratio(low[rows], high[rows], volume[rows], amount[rows])
+        if ratio == 1.0:
+            continue
+        if not changed:
+            volume, amount, changed = volume.copy(), amount.copy(), True
+        if ratio is None and doubtful and not _median(amount[rows]) >= SHARE:
+            amount[rows] = np.nan
+            text = SHARES
+        elif ratio is None and _ratio(low[rows], high[rows], amount[rows], volume[rows]) == 1.0:
+            volume[rows], amount[rows] = amount[rows].copy(), volume[rows].copy()
+            text = SWAPPED
+        elif ratio is None and known is None:
+            text = UNKNOWN if (amount[rows] > 0).any() else ""
+        else:
+            by_volume, by_amount, text = RATIOS[ratio] if ratio is not None else (*known, "")  # type: ignore[misc]
+            volume[rows] *= by_volume
+            amount[rows] *= by_amount
+        if text:
+            counts[text] = counts.get(text, 0) + 1
+    columns["volume"], columns["amount"] = volume, amount
+    return counts
+
+
+def _instruments(code: np.ndarray | None, size: int) -> Iterator[Any]:
+    """Yield the rows of each instrument, as a slice where they stand together."""
+    if code is None:
+        yield slice(0, size)
+        return
+    bounds = np.flatnonzero(np.diff(code)) + 1
+    starts, ends = np.append(0, bounds), np.append(bounds, size)
+    if len(np.unique(code[starts])) == len(starts):
+        yield from (slice(begin, end) for begin, end in zip(starts.tolist(), ends.tolist(), strict=True))
+        return
     order = np.argsort(code, kind="stable")
-    begins = np.searchsorted(code[order], np.arange(len(names) + 1))
-    columns = [
-        frame[name].to_numpy(dtype=np.float64, copy=True) for name in ("low", "high", "volume", "amount")
-    ]
-    times = frame["datetime"].to_numpy()
-    for place in range(len(names)):
-        rows = order[begins[place] : begins[place + 1]]
-        rows = rows[np.argsort(times[rows], kind="stable")] if len(rows) > 1 else rows
-        low, high, volume, amount = (column[rows] for column in columns)
-        ratio = _ratio(low, high, volume, amount)
-        if ratio is None and doubtful and not _median(amount) >= SHARE:
-            columns[3][rows] = np.nan
-            counts[SHARES] = counts.get(SHARES, 0) + 1
-            continue
-        if ratio is None and _ratio(low, high, amount, volume) == 1.0:
-            columns[2][rows], columns[3][rows] = amount, volume
-            counts[SWAPPED] = counts.get(SWAPPED, 0) + 1
-            continue
-        if ratio is None and known is None:
-            counts[UNKNOWN] = counts.get(UNKNOWN, 0) + bool((amount > 0).any())
-            continue
-        by_volume, by_amount, text = RATIOS[ratio] if ratio is not None else (*known, "")  # type: ignore[misc]
-        if by_volume != 1:
-            columns[2][rows] = volume * by_volume
-        if by_amount != 1:
-            columns[3][rows] = amount * by_amount
-        counts[text] = counts.get(text, 0) + 1
-    frame["volume"], frame["amount"] = columns[2], columns[3]
-    return {text: count for text, count in counts.items() if count}
+    yield from np.split(order, np.flatnonzero(np.diff(code[order])) + 1)
+
+
+def _in_order(rows: Any, times: np.ndarray) -> np.ndarray:
+    places = np.arange(len(times))[rows]
+    return places[np.argsort(times[places], kind="stable")]
 
 
 def _median(values: np.ndarray) -> float:
