@@ -10,14 +10,59 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import numpy as np
 import pandas as pd
+
+from kronos.tracking.model_registry import signature
+from kronos.tracking.served_bounds import Bounds
+from kronos.utils.files import PACKAGE, write_json
+
+LOOKBACK = 16
+SETTINGS = {
+    "lookback": LOOKBACK, "pred_len": 3, "T": 1.0, "top_p": 0.9, "top_k": 0, "seed": 1, "sample_count": 2,
+    "quantiles": [0.1, 0.9], "max_context": 64, "clip": 5.0, "fine_rotary": "public", "precision": "fp32",
+    "calendar": "XNYS", "freq": "day", "label": "end",
+}  # fmt: skip
+
+
+def save_model(folder: Path, weights: Path, **changed: Any) -> str:
+    """Save checkpoints as `log_model` logs them, without a tracking store; returns the model's folder."""
+    settings = {**SETTINGS, **changed}
+    write_json(folder / "serving.json", settings)
+    artifacts = {name: str(weights / name) for name in ("tokenizer", "predictor")}
+    mlflow.pyfunc.save_model(
+        folder / "model", python_model=str(PACKAGE / "tracking" / "served_model.py"),
+        artifacts={**artifacts, "serving": str(folder / "serving.json")}, signature=signature(settings),
+        model_config=asdict(Bounds()), pip_requirements=["mlflow"],
+    )  # fmt: skip
+    return str(folder / "model")
+
+
+def market(*names: str, length: int = LOOKBACK, seed: int = 0) -> pd.DataFrame:
+    """Plausible daily bars of some instruments, in the format of a request."""
+    random, tables = np.random.default_rng(seed), []
+    for name in names:
+        close = 100 * np.exp(random.normal(0, 0.02, length).cumsum())
+        opened = close * np.exp(random.normal(0, 0.01, length))
+        tables.append(
+            pd.DataFrame(
+                {
+                    "instrument": name, "datetime": pd.bdate_range("2024-01-02", periods=length), "open": opened,
+                    "high": np.maximum(opened, close) * 1.01, "low": np.minimum(opened, close) * 0.99, "close": close,
+                    "volume": random.lognormal(13, 0.3, length),
+                }
+            )
+        )  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
 
 
 @contextmanager
-def serving(model: str, store: str) -> Iterator[str]:
+def serving(model: str, store: str, **environment: str) -> Iterator[str]:
     """Serve a model address of a tracking store; yields the server's address once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -25,7 +70,8 @@ def serving(model: str, store: str) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "-p", str(port)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
-        [*command, "--env-manager", "local"], env={**os.environ, "MLFLOW_TRACKING_URI": store, "PATH": path},
+        [*command, "--env-manager", "local"],
+        env={**os.environ, "MLFLOW_TRACKING_URI": store, "PATH": path, **environment},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
