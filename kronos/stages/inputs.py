@@ -28,7 +28,14 @@ STORE_FIELDS = (
 )  # fmt: skip
 SOURCE_FIELDS: dict[str, tuple[str, ...]] = {
     "sample": (),
-    "csv": ("data_path",),
+    "csv": (
+        "data_path",
+        "instrument_column",
+        "time_column",
+        "volume_column",
+        "time_zone",
+        "column_names",
+    ),
     "qlib": ("qlib_data_path", "instrument"),
     "sina": ("sina_url", "sina_factor_url", "sina_symbols", "sina_datalen", "qlib_data_path", "instrument"),
 }
