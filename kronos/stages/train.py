@@ -181,8 +181,13 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
             _log_result(context, folder, record)
         if tracked and kind == "predictor":
             log_inputs(context, tokenizer=inputs.tokenizer)
-            address = log_served_model(run, config, store, tokenizer, best.model, result.steps)
-            context.say(f"predictor: logged with its tokenizer as {address}")
+            address = run.outbox.unless_rejected(
+                run.id, lambda: log_served_model(run, config, store, tokenizer, best.model, result.steps)
+            )
+            context.say(
+                f"predictor: logged with its tokenizer as {address}" if address is not None
+                else f"predictor: not logged to MLflow; the weights are in {final}"
+            )  # fmt: skip
     context.say(
         f"{kind}: best val_loss {record['metrics']['best_val_loss']:.5g} at step {result.best_step}, "
         f"{result.windows_per_second:,.0f} windows/s, saved in {final}"
