@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+import pytest
+from starlette.testclient import TestClient
 
 from kronos.tracking.model_registry import signature
 from kronos.tracking.served_bounds import Bounds
@@ -106,3 +109,38 @@ def ask(address: str, table: pd.DataFrame, params: dict[str, Any] | None = None)
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def start(saved: str, patch: pytest.MonkeyPatch, **bounds: Any) -> TestClient:
+    """MLflow's scoring app as its server process starts it, with other bounds."""
+    from fastapi import FastAPI
+    from mlflow.pyfunc import scoring_server
+
+    patch.setattr(scoring_server, "invocations", scoring_server.invocations)
+    patch.setattr(FastAPI, "__call__", FastAPI.__call__)
+    patch.setitem(sys.modules, "mlflow.pyfunc.scoring_server.app", types.ModuleType("app"))
+    patch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
+    return TestClient(scoring_server.init(mlflow.pyfunc.load_model(saved, model_config=bounds)))
+
+
+def post(client: TestClient, body: bytes | str, kind: str = "application/json") -> tuple[int, Any]:
+    """(status, predictions or the sentence) of a request."""
+    answer = client.post("/invocations", content=body, headers={"Content-Type": kind})
+    if answer.status_code == 415:
+        return 415, answer.text
+    return answer.status_code, answer.json()["predictions" if answer.status_code == 200 else "message"]
+
+
+def assert_one_sentence(text: str) -> None:
+    assert text and "\n" not in text and "Traceback" not in text and ". " not in text and len(text) < 400, (
+        text
+    )
+
+
+def assert_valid(rows: list[dict[str, Any]]) -> None:
+    table = pd.DataFrame(rows)
+    prices = table[["open", "high", "low", "close"]]
+    assert np.isfinite(table.drop(columns=["instrument", "as_of", "datetime"]).to_numpy()).all()
+    assert (prices > 0).all(axis=None)
+    assert (table["high"] >= prices.max(axis=1)).all() and (table["low"] <= prices.min(axis=1)).all()
+    assert (table[["volume", "amount"]] >= 0).all(axis=None)

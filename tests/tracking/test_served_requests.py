@@ -1,66 +1,20 @@
 """Requests to the served model, through MLflow's app in this process: valid bars, or 400 with one sentence."""
 
-import asyncio
-import copy
 import json
-import sys
-import types
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
-from serving import LOOKBACK, market, request_body, save_model
+from serving import LOOKBACK, assert_one_sentence, assert_valid, market, post, request_body, start
 from starlette.testclient import TestClient
 
-from kronos.tracking import scoring_server as guard
-from kronos.tracking.served_bounds import CLIENT_GONE, Bounds
+from kronos.tracking.served_bounds import Bounds
 from kronos.utils.errors import UserError
 
 JSON = "application/json"
-ROWS = ("instrument", "datetime", "open", "high", "low", "close", "volume")
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> str:
-    return save_model(tmp_path_factory.mktemp("served"), weights)
-
-
-@pytest.fixture(scope="module")
-def model(saved: str) -> Any:
-    return mlflow.pyfunc.load_model(saved)
-
-
-def start(saved: str, patch: pytest.MonkeyPatch, **bounds: Any) -> TestClient:
-    """MLflow's scoring app as its server process starts it, with other bounds."""
-    from fastapi import FastAPI
-    from mlflow.pyfunc import scoring_server
-
-    patch.setattr(scoring_server, "invocations", scoring_server.invocations)
-    patch.setattr(FastAPI, "__call__", FastAPI.__call__)
-    patch.setitem(sys.modules, "mlflow.pyfunc.scoring_server.app", types.ModuleType("app"))
-    patch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
-    return TestClient(scoring_server.init(mlflow.pyfunc.load_model(saved, model_config=bounds)))
-
-
-@pytest.fixture(scope="module")
-def client(saved: str) -> Iterator[TestClient]:
-    with pytest.MonkeyPatch.context() as patch, start(saved, patch) as client:
-        yield client
-
-
-def post(client: TestClient, body: bytes | str, kind: str = JSON) -> tuple[int, Any]:
-    """(status, predictions or the sentence) of a request."""
-    answer = client.post("/invocations", content=body, headers={"Content-Type": kind})
-    if answer.status_code == 415:
-        return 415, answer.text
-    return answer.status_code, answer.json()["predictions" if answer.status_code == 200 else "message"]
 
 
 def refused(client: TestClient, body: bytes | str, kind: str = JSON) -> str:
@@ -69,21 +23,6 @@ def refused(client: TestClient, body: bytes | str, kind: str = JSON) -> str:
     assert status == 400, (status, sentence)
     assert_one_sentence(sentence)
     return sentence
-
-
-def assert_one_sentence(text: str) -> None:
-    assert text and "\n" not in text and "Traceback" not in text and ". " not in text and len(text) < 400, (
-        text
-    )
-
-
-def assert_valid(rows: list[dict[str, Any]]) -> None:
-    table = pd.DataFrame(rows)
-    prices = table[["open", "high", "low", "close"]]
-    assert np.isfinite(table.drop(columns=["instrument", "as_of", "datetime"]).to_numpy()).all()
-    assert (prices > 0).all(axis=None)
-    assert (table["high"] >= prices.max(axis=1)).all() and (table["low"] <= prices.min(axis=1)).all()
-    assert (table[["volume", "amount"]] >= 0).all(axis=None)
 
 
 def changed(column: str, value: Any, row: int = 3) -> pd.DataFrame:
@@ -301,66 +240,6 @@ def test_the_environment_sets_the_bounds(saved: str, monkeypatch: pytest.MonkeyP
         Bounds.of({"max_rows": "many"})
 
 
-class Stream:
-    """The server's side of one request: chunks of a body, then silence until the client goes away."""
-
-    def __init__(self, *chunks: bytes) -> None:
-        self.chunks, self.gone, self.sent = list(chunks), asyncio.Event(), []
-
-    async def receive(self) -> dict[str, Any]:
-        if self.chunks:
-            part = self.chunks.pop(0)
-            return {"type": "http.request", "body": part, "more_body": bool(self.chunks)}
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: dict[str, Any]) -> None:
-        self.sent.append(message)
-
-
-def test_a_large_body_is_read_dropped_and_refused() -> None:
-    bodies, stream = guard.Bodies(Bounds(max_body_mb=1)), Stream(*[bytes(2**20)] * 50)
-
-    async def never(*_: Any) -> None:
-        raise AssertionError("the app must not see the body")
-
-    asyncio.run(bodies(never, {"type": "http"}, stream.receive, stream.send))
-    assert stream.sent[0]["status"] == 400 and not stream.chunks and bodies.held == 0
-    assert_one_sentence(json.loads(stream.sent[1]["body"])["message"])
-
-
-def test_a_body_that_does_not_arrive_is_refused() -> None:
-    bodies, stream = guard.Bodies(Bounds(max_seconds=0.05)), Stream(b"{")
-    stream.chunks.append(b"")
-    part = stream.receive
-
-    async def slow() -> dict[str, Any]:
-        return await part() if len(stream.chunks) > 1 else await asyncio.sleep(60)  # type: ignore[func-returns-value]
-
-    asyncio.run(bodies(None, {"type": "http"}, slow, stream.send))  # type: ignore[arg-type]
-    assert "max_seconds = 0.05" in stream.sent[1]["body"].decode() and stream.sent[0]["status"] == 400
-
-
-def test_work_stops_when_the_client_goes_away(model: Any) -> None:
-    """The client goes away while the model works: the forecast ends at its next bar."""
-    stream = Stream(b"{}")
-
-    def work() -> Any:
-        while not CLIENT_GONE.get().is_set():  # type: ignore[union-attr]
-            pass
-        return model.predict(market("A"))
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        assert (await receive())["body"] == b"{}"
-        working = asyncio.create_task(asyncio.to_thread(work))
-        await asyncio.sleep(0.01)
-        stream.gone.set()
-        with pytest.raises(MlflowException, match="the client closed the connection"):
-            await working
-
-    asyncio.run(guard.Bodies(Bounds())(app, {"type": "http"}, stream.receive, stream.send))
-
-
 def test_a_fault_of_the_server_is_one_sentence_too(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,97 +250,3 @@ def test_a_fault_of_the_server_is_one_sentence_too(
     status, sentence = post(client, request_body(market("A")))
     assert status == 500 and "secret" not in sentence
     assert_one_sentence(sentence)
-
-
-def test_a_request_that_waits_too_long_for_others_is_told_so(model: Any) -> None:
-    invocations = guard.Invocations(Bounds(max_seconds=0.01))
-    with invocations.lock, pytest.raises(MlflowException, match="busy with other requests") as told:
-        invocations(request_body(market("A")), JSON, model, None)
-    assert told.value.get_http_status_code() == 503
-    assert invocations(request_body(market("A")), JSON, model, None).status == 200
-    assert not invocations.lock.locked()
-
-
-CELLS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just([1]), st.just({"a": 1}),
-    st.sampled_from(["2024-01-02", "2024-13-01", "NaT", "nan", "-1", -1.0, 0, 1e-300, 1e300, 10**400, 1e15]),
-)  # fmt: skip
-
-
-RULES = st.fixed_dictionaries(
-    {},
-    optional={
-        "pred_len": st.integers(1, 9), "sample_count": st.integers(1, 9), "T": st.floats(0.001, 1000),
-        "top_p": st.floats(1e-9, 1), "top_k": st.integers(0, 300), "seed": st.integers(-(2**63), 2**63 - 1),
-        "quantiles": st.lists(st.floats(0, 1), max_size=3, unique=True),
-    },
-)  # fmt: skip
-POSSIBLE = ["levels", "volumes", "rules", "gap"] * 3
-IMPOSSIBLE = ["cell", "column", "scale", "drop", "swap", "again", "name", "param", "cut"]
-
-
-@st.composite
-def mutated(draw: st.DrawFn) -> bytes:
-    """A good request with a few changes at random places of it."""
-    body = copy.deepcopy(GOOD)
-    table, params = body["dataframe_split"], body["params"]
-    for _ in range(draw(st.integers(0, 3))):
-        rows = table["data"]
-        row = draw(st.integers(0, len(rows) - 1))
-        match draw(st.sampled_from(POSSIBLE + IMPOSSIBLE)):
-            case "levels":  # each bar at a level of its own
-                random = np.random.default_rng(draw(st.integers(0, 99)))
-                for one, factor in zip(rows, 10.0 ** random.uniform(-4, 4, len(rows)), strict=True):
-                    one[2:6] = [value * factor if isinstance(value, float) else value for value in one[2:6]]
-            case "volumes":
-                volume = draw(st.sampled_from([0, 1, 1e-9, 1e9, 7.5]))
-                for one in rows[:row]:
-                    one[6] = volume
-            case "rules":
-                params |= draw(RULES)
-            case "gap" if len(rows) == len(GOOD["dataframe_split"]["data"]):
-                del rows[3], rows[-4]
-            case "cell":
-                rows[row][draw(st.integers(0, 6))] = draw(CELLS)
-            case "column":
-                place, value = draw(st.integers(0, 6)), draw(CELLS)
-                for one in rows:
-                    one[place] = value
-            case "scale":
-                factor = draw(st.floats(1e-12, 1e12))
-                for one in rows[:row]:
-                    one[2:6] = [value * factor if isinstance(value, float) else value for value in one[2:6]]
-            case "drop" if len(rows) > 1:
-                del rows[row]
-            case "swap":
-                rows[row], rows[0] = rows[0], rows[row]
-            case "again":
-                rows.insert(row, list(rows[row]))
-            case "name":
-                table["columns"][draw(st.integers(0, 6))] = draw(st.sampled_from([*ROWS, "x", "vol", 5]))
-            case "param":
-                names = ["pred_len", "sample_count", "T", "top_p", "top_k", "seed", "quantiles", "other"]
-                values = st.one_of(
-                    CELLS, st.integers(-2, 9), st.floats(0, 2), st.lists(st.floats(0, 1), max_size=3)
-                )
-                params[draw(st.sampled_from(names))] = draw(values)
-            case "cut":
-                return json.dumps(body).encode()[: draw(st.integers(0, 3000))]
-    return json.dumps(body).encode()
-
-
-GOOD = json.loads(request_body(market("A", "B", length=LOOKBACK + 2)))
-
-
-@settings(
-    max_examples=300, deadline=None, derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
-@given(body=mutated())
-def test_any_changed_request_gives_valid_bars_or_one_sentence(client: TestClient, body: bytes) -> None:
-    status, answer = post(client, body)
-    if status == 200:
-        assert_valid(answer)
-    else:
-        assert status == 400, (status, answer)
-        assert_one_sentence(answer)
