@@ -38,7 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             f"Python 3.11 or later is needed, this is {found}: make the environment with a newer one"
         )
-    from kronos.utils.error_messages import quiet_end_of_output, refusal, sentence, speak_any_encoding
+    from kronos.utils.error_messages import (
+        quiet_end_of_output,
+        refusal,
+        sentence,
+        shortened,
+        speak_any_encoding,
+    )
 
     speak_any_encoding()
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -61,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         if debug:
             _print_traceback(error)
-        return _fail(line, status)
+        return _fail(shortened(line), status)
 
 
 def _fail(line: str, status: int = 2) -> int:

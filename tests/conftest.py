@@ -80,6 +80,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "200",
         "--inference-sample-count",
         "2",
+        "--baseline-lightgbm",
+        "false",
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

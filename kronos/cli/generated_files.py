@@ -1,10 +1,11 @@
-"""Files written from the code: MLproject, and the table of every field in both READMEs."""
+"""Files written from the code: MLproject, and the tables of fields and of files' layouts in both READMEs."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from kronos.config.loading import to_text, type_text
 from kronos.config.schema import FIELDS, SECTION_OF, SECTIONS
+from kronos.data.sources.csv_layouts import LAYOUTS, OTHERS
 from kronos.stages import STAGES
 from kronos.utils.errors import UserError
 from kronos.utils.files import PACKAGE, clone, read_json, write_text
@@ -62,7 +63,7 @@ def _mlproject() -> Path:
 
 CHINESE = PACKAGE / "config" / "fields.zh.json"  # {"heads": [...], "groups": {...}, "fields": {name: help}}
 READMES = {"README.md": False, "README.zh-CN.md": True}
-BEGIN, END = "<!-- fields: written by `make mlproject` -->", "<!-- /fields -->"
+BEGIN, END = "<!-- {}: written by `make mlproject` -->", "<!-- /{} -->"
 HEADS = ("field", "default", "takes", "what it is")
 
 
@@ -85,12 +86,22 @@ def fields_text(chinese: bool = False) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+def layouts_text(chinese: bool = False) -> str:
+    """The layouts of tools' files as a Markdown table."""
+    rows = [(one.tool, one.header, one.understood) for one in LAYOUTS] + list(OTHERS)
+    heads = ("工具", "表头") if chinese else ("tool", "header", "what is known of it")
+    lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    for tool, header, understood in rows:
+        lines.append("| " + " | ".join((tool, f"`{_cell(header)}`", understood)[: len(heads)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
 def fields_command(arguments: Sequence[str]) -> int:
-    """`python -m kronos fields [--check | --write]`: print the table, compare the READMEs', or write it there."""
+    """`python -m kronos fields [--check | --write]`: print the table, compare the READMEs' tables, or write them."""
     if not arguments:
         print(fields_text(), end="")
         return 0
@@ -101,18 +112,21 @@ def fields_command(arguments: Sequence[str]) -> int:
         raise UserError("the READMEs belong to a clone of the project, and this is an installed package")
     for name, chinese in READMES.items():
         path = folder / name
-        wanted = _with_table(path, fields_text(chinese))
+        wanted = path.read_text(encoding="utf-8")
+        for what, table in (("fields", fields_text(chinese)), ("layouts", layouts_text(chinese))):
+            wanted = _with_table(path, wanted, what, table)
         if arguments == ["--write"]:
             write_text(path, wanted)
         elif path.read_text(encoding="utf-8") != wanted:
-            raise UserError(f"the table of fields in {path} is not what the code says: run  make mlproject")
+            raise UserError(f"a table in {path} is not what the code says: run  make mlproject")
     print("the READMEs' tables are up to date")
     return 0
 
 
-def _with_table(path: Path, table: str) -> str:
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+def _with_table(path: Path, text: str, what: str, table: str) -> str:
+    first, last = BEGIN.format(what), END.format(what)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise UserError(f"{path} has no place for the table of fields: it needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{table}\n{END}{after}"
+        raise UserError(f"{path} has no place for the table of {what}: it needs the lines {first} and {last}")
+    return f"{before}{first}\n\n{table}\n{last}{after}"

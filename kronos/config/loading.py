@@ -21,7 +21,7 @@ SOURCE_FIELDS = (
     "data_path", "qlib_data_path", "instrument", "freq", "dataset_begin_time", "dataset_end_time",
     "train_time_range", "val_time_range", "test_time_range", "backtest_time_range", "embargo",
     "windows_across_days", "symbols", "calendar", "adjust", "sina_url", "sina_factor_url", "sina_symbols",
-    "sina_datalen",
+    "sina_datalen", "instrument_column", "time_column", "volume_column", "time_zone", "column_names",
 )  # fmt: skip
 FAST_FACTORS = {"epochs": 10, "n_train_iter": 100, "n_val_iter": 100, "evaluation_series": 10}
 FAST_INSTRUMENTS = 50  # instruments that fast mode leaves in a backtest
@@ -128,6 +128,11 @@ def load_config(
     if config_path is None and "model_preset" in flags:  # the sample's random weights are of its own size
         values = {name: value for name, value in values.items() if name not in WEIGHTS or name in flags}
     given_values = {name: value for name, value in {**values, **flags}.items() if name in FIELDS}
+    letters = {name: _no_text(value) for name, value in given_values.items()}
+    found += [
+        f"{name}: holds the character {one!r}, which is no text" for name, one in letters.items() if one
+    ]
+    given_values = {name: value for name, value in given_values.items() if not letters[name]}
     weights, weight_notes, weight_problems = weights_of_preset(given_values)
     found += weight_problems
     try:
@@ -141,6 +146,14 @@ def load_config(
         config, note = _fast(config, explicit=flags)
         notes.append(note)
     return config, notes
+
+
+def _no_text(value: Any) -> str:
+    """The first character of a text, or of the texts of a list, that no file name or database can hold; else ""."""
+    if isinstance(value, list | tuple):
+        return next((found for part in value if (found := _no_text(part))), "")
+    letters = value if isinstance(value, str) else ""
+    return next((one for one in letters if one == "\0" or "\ud800" <= one <= "\udfff"), "")
 
 
 def _read_fields(path: str | Path) -> tuple[dict[str, Any], list[str]]:

@@ -5,6 +5,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from kronos.config.field_types import (
+    Cost,
+    CostFraction,
+    DateRange,
+    Float,
+    Int,
+    Names,
+    OptionalFloat,
+    OptionalLimit,
+    OptionalMap,
+    OptionalNames,
+    OptionalText,
+    Text,
+    split_text,
+)
 from kronos.config.registries import SIGNALS, SOURCES
 
 FEATURES = ("open", "high", "low", "close", "vol", "amt")
@@ -15,70 +30,6 @@ NOT_YET: dict[str, Any] = {
     "feature_list": lambda value: tuple(value) != FEATURES,
     "time_feature_list": lambda value: tuple(value) != TIME_FEATURES,
 }
-
-
-def _none(value: Any) -> Any:
-    """`none` and empty text stand for no value, on the command line and in MLproject."""
-    return None if isinstance(value, str) and value.strip().lower() in ("", "none", "null") else value
-
-
-def _split(value: Any) -> Any:
-    """`a,b` is the text form of a list."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def _number(value: Any) -> Any:
-    """JSON's true and false are not numbers."""
-    if isinstance(value, bool):
-        raise ValueError(f"{str(value).lower()} is not a number")
-    return value
-
-
-def _limit(value: Any) -> Any:
-    """`auto` or a fraction between 0 and 1."""
-    if value is None or value == "auto":
-        return value
-    try:
-        number = float(_number(value))
-    except (TypeError, ValueError):
-        number = 0.0
-    if not 0 < number < 1:
-        raise ValueError("expected auto, none, or a fraction above 0 and below 1, such as 0.095")
-    return number
-
-
-def _cost(value: Any) -> Any:
-    """`auto` or a number of at least 0."""
-    if value == "auto":
-        return value
-    try:
-        number = float(_number(value))
-    except (TypeError, ValueError):
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise ValueError("expected auto, or a number of at least 0")
-    return number
-
-
-def _cost_fraction(value: Any) -> Any:
-    """`auto` or a fraction of a trade's value."""
-    number = _cost(value)
-    if number != "auto" and number >= 1:
-        raise ValueError("expected auto, or a fraction of the value below 1, such as 0.001")
-    return number
-
-
-Int = Annotated[int, BeforeValidator(_number)]
-Float = Annotated[float, BeforeValidator(_number)]
-Text = Annotated[str, Field(min_length=1)]
-OptionalText = Annotated[str | None, BeforeValidator(_none)]
-OptionalFloat = Annotated[float | None, BeforeValidator(_none)]
-OptionalLimit = Annotated[float | str | None, BeforeValidator(_limit), BeforeValidator(_none)]
-Cost = Annotated[float | str, BeforeValidator(_cost)]
-CostFraction = Annotated[float | str, BeforeValidator(_cost_fraction)]
-DateRange = Annotated[tuple[date, date], BeforeValidator(_split)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
-OptionalNames = Annotated[tuple[str, ...] | None, BeforeValidator(_split), BeforeValidator(_none)]
 
 
 def _field(default: Any, help: str, **limits: Any) -> Any:
@@ -100,6 +51,17 @@ class DataConfig(Section):
 
     data_source: Text = _field("qlib", "sample, qlib, sina, csv, a registered name, or package.module:Class")
     data_path: OptionalText = _field(None, "file or folder of bars for data_source=csv")
+    instrument_column: OptionalText = _field(
+        None, "column of instruments in files, several joined by commas; none: by its name or its values"
+    )
+    time_column: OptionalText = _field(None, "column of times in files; none: by its name or its values")
+    volume_column: OptionalText = _field(None, "column of volumes in files; none: by its name")
+    time_zone: OptionalText = _field(
+        None, "time zone of times that are written without one, such as UTC; none: the exchange's own"
+    )
+    column_names: OptionalMap = _field(
+        None, "names of columns in files: Px=close,Day=date; without a header 1=date,2=open,..."
+    )
     qlib_data_path: Text = _field("~/.qlib/qlib_data/cn_data", "folder of a Qlib store for data_source=qlib")
     instrument: Text = _field(
         "csi300", "universe of a Qlib store: csi300, csi500, csi800, csi1000, all, or its own"
@@ -269,7 +231,7 @@ class ForecastConfig(Section):
     )
     inference_compile: bool = _field(False, "torch.compile in forecasts: results differ by rounding only")
     backtest_batch_size: Int = _field(1000, "series forecast at a time", ge=1)
-    predict_quantiles: Annotated[tuple[float, ...], BeforeValidator(_split)] = _field(
+    predict_quantiles: Annotated[tuple[float, ...], BeforeValidator(split_text)] = _field(
         (0.05, 0.25, 0.5, 0.75, 0.95), "quantiles of the sample paths that predict writes"
     )
     predict_figures: OptionalNames = _field(None, "instruments that predict draws; none means the first four")
@@ -367,10 +329,10 @@ class SearchConfig(Section):
     )
     n_trials: Int = _field(20, "trials in total", ge=1)
     search_timeout: Int = _field(0, "seconds after which no trial starts; 0 is off", ge=0)
-    search_learning_rate: Annotated[tuple[float, float], BeforeValidator(_split)] = _field(
+    search_learning_rate: Annotated[tuple[float, float], BeforeValidator(split_text)] = _field(
         (1e-6, 1e-3), "log range"
     )
-    search_batch_size: Annotated[tuple[int, ...], BeforeValidator(_split)] = _field(
+    search_batch_size: Annotated[tuple[int, ...], BeforeValidator(split_text)] = _field(
         (16, 32, 64, 128), "choices"
     )
     search_space: OptionalText = _field(

@@ -38,7 +38,7 @@ def weights_of_preset(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[st
             )
             return {}, [], [problem]
     missing = [name for name in WEIGHTS if name not in given]
-    if not missing or preset not in WIDTHS:
+    if not missing or not isinstance(preset, str) or preset not in WIDTHS:
         return {}, [], []
     public = PUBLIC.get(str(preset), (None, None))
     added = {name: value for name, value in zip(WEIGHTS, public, strict=True) if name in missing}

@@ -39,19 +39,26 @@ SPELLINGS = {  # names that the columns of files are found under, in lower case,
     "factor": ("factor", "adj_factor", "adjfactor"),
     "split": ("split", "split_ratio", "splitratio", "split_factor", "splitfactor", "stock splits", "stock_splits",
               "splits"),
+    "limit_up": ("limit_up", "up_limit", "high_limit", "limit_up_price", "upper_limit", "涨停价"),
+    "limit_down": ("limit_down", "down_limit", "low_limit", "limit_down_price", "lower_limit", "跌停价"),
 }  # fmt: skip
 
+LIMIT_ROUNDING = 1e-6  # relative: a price this near to its limit is at it
 MAX_ITEMS = 1000  # (instrument, day, text) kept per finding: beyond, only the count is exact
 MAX_FILL = 3  # sessions of a hole that are filled flat: a longer absence is not a missing print
 
 
 class Flag(IntFlag):
-    """What was done to a bar, stored as one byte per row."""
+    """What was done to a bar, and which of its prices are at a limit that its source gives; one byte per row."""
 
     FILLED = 1
     REPAIRED = 2
     ADJUSTED = 4
     NONMEMBER = 8
+    OPEN_UP = 16
+    OPEN_DOWN = 32
+    CLOSE_UP = 64
+    CLOSE_DOWN = 128
 
 
 @dataclass(frozen=True)
@@ -121,9 +128,10 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
 
     The names of ALIASES are understood; a missing `volume` is 0; `factor`, `adj_close` and `flag` are kept. `split`,
     the new shares for each old one on the day of a split (0, 1 or empty: none), becomes `split_so_far`, their product
-    up to each bar. Other columns are left out. Rows that were out of time order are counted in `findings`.
-    Raises UserError for a missing column, text where numbers belong, a negative split, a time without a day, or an
-    instrument's name with a control character.
+    up to each bar. `limit_up` and `limit_down`, the prices beyond which nothing trades that day (0 or empty: none),
+    become flags of the open and the close. Other columns are left out. Rows that were out of time order are counted
+    in `findings`. Raises UserError for a missing column, text where numbers belong, a negative split, a time
+    without a day, or an instrument's name with a control character.
     """
     if not isinstance(raw, pd.DataFrame):
         raise UserError(f"bars must come as a pandas DataFrame, got {type(raw).__name__}")
@@ -153,6 +161,9 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
         columns[name] = _numbers(frame[name], name)
     if "flag" in frame.columns:
         columns["flag"] = frame["flag"].astype("uint8")
+    if has_limits(frame):
+        given = columns.get("flag", pd.Series(np.zeros(len(frame), np.uint8), frame.index))
+        columns["flag"] = given | _limit_flags(frame, columns["open"], columns["close"])
     result = _sorted(pd.DataFrame(columns).reset_index(drop=True), findings)
     return _cumulate_splits(result) if "split" in result.columns else result
 
@@ -167,10 +178,32 @@ def refuse_unusable_names(names: Iterable[str]) -> None:
             )
 
 
+def has_limits(raw: pd.DataFrame) -> bool:
+    """Return whether a raw frame has columns of price limits, in any of their spellings."""
+    known = {*SPELLINGS["limit_up"], *SPELLINGS["limit_down"]}
+    return any(str(name).strip().lower() in known for name in raw.columns)
+
+
+def _limit_flags(frame: pd.DataFrame, opening: pd.Series, close: pd.Series) -> pd.Series:
+    """Return the flags of prices at the limits that the columns give, to within rounding."""
+    flags = np.zeros(len(frame), np.uint8)
+    for name, sign, at_open, at_close in (
+        ("limit_up", 1, Flag.OPEN_UP, Flag.CLOSE_UP), ("limit_down", -1, Flag.OPEN_DOWN, Flag.CLOSE_DOWN),
+    ):  # fmt: skip
+        if name not in frame.columns:
+            continue
+        limit = _numbers(frame[name], name).to_numpy()
+        known = limit > 0
+        for price, flag in ((opening, at_open), (close, at_close)):
+            beyond = sign * (price.to_numpy() / np.where(known, limit, np.nan) - 1) >= -LIMIT_ROUNDING
+            flags |= np.where(known & beyond, np.uint8(flag), np.uint8(0))
+    return pd.Series(flags, frame.index)
+
+
 def _rename_evidence(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rename the columns of adjusted closes and of splits from any of their spellings, `Stock Splits` for example."""
+    """Rename the columns of adjusted closes, splits and limits from their spellings, `Stock Splits` for example."""
     chosen: dict[Any, str] = {}
-    for name in ("adj_close", "split"):
+    for name in ("adj_close", "split", "limit_up", "limit_down"):
         found = [one for one in frame.columns if str(one).strip().lower() in SPELLINGS[name]]
         if found and name not in frame.columns:
             chosen[min(found, key=lambda one: SPELLINGS[name].index(str(one).strip().lower()))] = name

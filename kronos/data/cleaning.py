@@ -19,7 +19,6 @@ from kronos.data.bars import (
     places_of,
     to_frame,
 )
-from kronos.data.calendars import MINUTES
 from kronos.utils.errors import UserError
 
 REPAIRABLE = 0.05  # rounding stays far below 5 %; above it, it is unknown which price is wrong
@@ -30,8 +29,7 @@ STALE_WITHIN_DAY = (
 RARE = 0.01  # a volume that more of an instrument's earlier bars have repeats by chance
 ENOUGH_BARS = 10  # fewer earlier bars do not show how rare a volume is
 LOCKED = 0.045  # a bar of one price this far from the close before: a limit of 5, 10 or 20 % was reached
-ENOUGH_STEPS = 8  # fewer steps between bars do not determine a frequency
-SPARSE_DAYS = 4  # a long weekend; weekly bars are 7 days apart
+STRAY = 2  # repeated bars of a short frame that are dropped rather than refused
 OFF_CALENDAR = 0.05  # a larger share of bars at no session means another calendar, not stray prints
 
 
@@ -81,6 +79,14 @@ def _drop_repeats(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
     again = np.append(False, (code[1:] == code[:-1]) & (time[1:] == time[:-1]))[: len(frame)]
     if not again.any():
         return frame
+    others = again & (frame[list(PRICES)] != frame[list(PRICES)].shift()).any(axis=1).to_numpy()
+    if others.sum() > max(OFF_CALENDAR * len(frame), STRAY):
+        first = frame[others].iloc[0]
+        raise UserError(
+            f"{int(others.sum()):,} of {len(frame):,} bars repeat the time of another bar of their instrument with "
+            f"other prices, {first['instrument']} at {day_text([first['datetime']])[0]} for example: name the column "
+            "that tells them apart with --instrument-column, or give files with one of them"
+        )
     _note_bars(frame, again, "repeated bar", "dropped, the first is kept", findings)
     return frame[~again].reset_index(drop=True)
 
@@ -100,7 +106,7 @@ def _repair_range(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
         f"({100 * excess[row]:.2g} % off)"
         for row in np.flatnonzero(kept)[:MAX_ITEMS]
     ]
-    _note(
+    note(
         frame,
         kept,
         "high and low do not contain open and close, by at most 5 %",
@@ -189,11 +195,11 @@ def _mark_untraded(frame: pd.DataFrame, freq: str, findings: list[Finding]) -> p
     flat = (prices == prices[:, 3:]).all(1) & (prices[:, 3] == np.roll(prices[:, 3], 1)) & follows
     untraded = (volume == 0) & flat & (before > 0)
     if freq != "day":
-        _note(frame, untraded, "bar without a trade", "kept", findings)
+        note(frame, untraded, "bar without a trade", "kept", findings)
         return frame
     if not untraded.any():
         return frame
-    _note(frame, untraded, "suspended day written as a flat bar without volume", "dropped, a hole", findings)
+    note(frame, untraded, "suspended day written as a flat bar without volume", "dropped, a hole", findings)
     return frame[~untraded].reset_index(drop=True)
 
 
@@ -207,7 +213,7 @@ def _note_locked(frame: pd.DataFrame, findings: list[Finding]) -> None:
     move = np.where(one_price, prices[:, 3] / previous - 1, 0.0)
     locked = one_price & (np.abs(move) >= LOCKED)
     texts = [f"{100 * move[row]:+.1f} %, one price all day" for row in np.flatnonzero(locked)[:MAX_ITEMS]]
-    _note(frame, locked, "bar locked at one price after a move of 4.5 % or more", "kept", findings, texts)
+    note(frame, locked, "bar locked at one price after a move of 4.5 % or more", "kept", findings, texts)
 
 
 def _complete_amount(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFrame:
@@ -221,7 +227,7 @@ def _complete_amount(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFra
     if unknown.any():
         frame["amount"] = np.where(unknown, computed, amount)
         action = "set to volume x mean of open, high, low, close"
-        _note(frame, unknown, "amount missing", action, findings)
+        note(frame, unknown, "amount missing", action, findings)
     return frame
 
 
@@ -233,65 +239,11 @@ def drop_off_calendar(
     if not stray.any():
         return frame, []
     findings: list[Finding] = []
-    _note(frame, stray, f"bar at no session of calendar {calendar}", "dropped", findings)
+    note(frame, stray, f"bar at no session of calendar {calendar}", "dropped", findings)
     return frame[~stray].reset_index(drop=True), findings
 
 
-def settle_days(frame: pd.DataFrame, freq: str, findings: list[Finding]) -> pd.DataFrame:
-    """Move daily bars to midnight, and count those that had a time of day.
-
-    Raises UserError where an instrument has several times on one day, or daily bars where minutes were asked for.
-    """
-    times = pd.DatetimeIndex(frame["datetime"])
-    days = times.normalize()
-    timed = times != days
-    if freq != "day":
-        if not timed.any():
-            raise UserError(f"freq={freq}, but the bars are daily (no time of day): give --freq day")
-        return frame
-    if not timed.any():
-        return frame
-    code = pd.factorize(frame["instrument"])[0]
-    several = (code[1:] == code[:-1]) & (days[1:] == days[:-1]) & (times[1:] != times[:-1])
-    if several.any():
-        row = int(np.flatnonzero(several)[0])
-        minutes = int((times[row + 1] - times[row]) / pd.Timedelta(minutes=1))
-        raise UserError(
-            f"freq=day, but {frame['instrument'].iloc[row]} has bars at {times[row]:%Y-%m-%d %H:%M} and "
-            f"{times[row + 1]:%H:%M}, {minutes} minutes apart: give --freq {minutes}min or daily bars"
-        )
-    _note(frame, timed, "daily bar with a time of day", "taken for its day", findings)
-    return frame.assign(datetime=days)
-
-
-def check_spacing(frame: pd.DataFrame, freq: str) -> None:
-    """Refuse instruments whose bars are further apart or closer than `freq`: weeks, or minutes of another length."""
-    code, names = pd.factorize(frame["instrument"])
-    if not len(code):
-        return
-    time = frame["datetime"].to_numpy().astype("datetime64[s]").astype(np.int64)
-    same = code[1:] == code[:-1]
-    step, whose = np.diff(time)[same], code[1:][same]
-    unit, limit = (86400, 0) if freq == "day" else (60, 4 * 3600)
-    if limit:  # pauses and nights say nothing about the length of a bar
-        step, whose = step[step < limit], whose[step < limit]
-    count = np.bincount(whose, minlength=len(names))
-    order = np.lexsort((step, whose))
-    first = np.append(0, np.cumsum(count))[:-1]
-    judged = np.flatnonzero(count >= ENOUGH_STEPS)
-    middle = step[order][first[judged] + count[judged] // 2] / unit
-    wrong = middle > SPARSE_DAYS if freq == "day" else middle != MINUTES[freq]
-    if wrong.any():
-        place = int(np.flatnonzero(wrong)[0])
-        what = "days" if freq == "day" else "minutes"
-        raise UserError(
-            f"freq={freq}, but the bars of {names[judged[place]]} are {middle[place]:g} {what} apart "
-            f"({int(wrong.sum())} of {len(names)} instruments here): give bars of one frequency, or leave it "
-            "out with --symbols"
-        )
-
-
-def _note(
+def note(
     frame: pd.DataFrame,
     which: np.ndarray,
     kind: str,
@@ -299,6 +251,7 @@ def _note(
     findings: list[Finding],
     texts: list[str] | None = None,
 ) -> None:
+    """Add a finding about the bars that are set in `which`, bool [N], with a text for each of the first."""
     count = int(which.sum())
     if count:
         bars = frame.iloc[np.flatnonzero(which)[:MAX_ITEMS]]
@@ -316,4 +269,4 @@ def _note_bars(
         f"open {row.open:g} high {row.high:g} low {row.low:g} close {row.close:g} volume {row.volume:g}"
         for row in bars.itertuples()
     ]
-    _note(frame, which, kind, action, findings, texts)
+    note(frame, which, kind, action, findings, texts)

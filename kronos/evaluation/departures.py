@@ -60,6 +60,7 @@ def pay_out(bars: dict[str, pd.DataFrame], delisting_return: float | None) -> di
     member[row_I + 1, column_I] = member[row_I, column_I]
     paid_out = pd.DataFrame(paid, close.index, close.columns)
     return {
+        **bars,
         **{name: bars[name].mask(paid_out, price) for name in ("open", "close")},
         "volume": bars["volume"].mask(paid_out, 0.0),
         "member": pd.DataFrame(member, close.index, close.columns),

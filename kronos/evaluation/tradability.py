@@ -13,11 +13,15 @@ import numpy as np
 import pandas as pd
 
 from kronos.data import markets
+from kronos.data.bars import Flag
 from kronos.data.store import BarStore
 
 # A limit price is rounded to a cent, and adjusted prices are known less exactly: a move of 95 % of the limit counts
 # as at it. 9.5 % for a limit of 10 % is Qlib's own threshold.
 AT_LIMIT = 0.95
+OWN_LIMITS = {  # deal price -> flags of a bar that is at its upper and its lower limit
+    "open": (int(Flag.OPEN_UP), int(Flag.OPEN_DOWN)), "close": (int(Flag.CLOSE_UP), int(Flag.CLOSE_DOWN)),
+}  # fmt: skip
 NOT_NEW = 10**6  # sessions since the listing, of an instrument that is not new
 
 
@@ -91,13 +95,15 @@ def trading_mask(
     """Return the mask of a store's bars at `price` (open or close), by the rules of the store's market.
 
     `bars` are wide frames of open, close and volume from some session of the store to its last. `limit` is a move at
-    which nothing is traded, None for no limit, or "auto" for 95 % of the price limit of each board and day. An
-    instrument counts as new, with the sessions without a limit that its board has, from its first stored bar,
-    unless that is the first session of the store. Where there is a frame `paid_out`, its cells can be sold only.
+    which nothing is traded, None for no limit, or "auto" for the limits that came with the bars, as their frame
+    `flags`, and without one 95 % of the price limit of each board and day. An instrument counts as new, with the
+    sessions without a limit that its board has, from its first stored bar, unless that is the first session of the
+    store. Where there is a frame `paid_out`, its cells can be sold only.
     """
     close = bars["close"]
     limits: float | np.ndarray | None = None if limit is None or limit == "auto" else float(limit)
-    if limit == "auto":
+    own = bars.get("flags") if limit == "auto" else None
+    if limit == "auto" and own is None:
         first = np.asarray(store.session)[store.offsets[:-1]]
         start = int(np.searchsorted(store.sessions, close.index[0].value))
         age = start + np.arange(len(close))[:, None] - first
@@ -105,6 +111,11 @@ def trading_mask(
         limits = AT_LIMIT * markets.price_limits(store.calendar, store.instruments, close.index, age)
     next_day = store.freq != "day" and markets.settlement(store.calendar) == "T+1"
     mask = tradability(bars[price], close, limits, volume=bars["volume"], next_day=next_day)
+    if own is not None:
+        up, down = OWN_LIMITS[price]
+        mask = replace(
+            mask, buyable=mask.buyable & (own & up == 0), sellable=mask.sellable & (own & down == 0)
+        )
     return mask.with_payments(bars["paid_out"]) if "paid_out" in bars else mask
 
 

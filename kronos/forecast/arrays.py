@@ -44,13 +44,16 @@ def forecast_arrays(
     dtype: torch.dtype | None = None,
     compiled: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    each_bar: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Return raw sample paths, float32 [N, S, H, 6], in the units of the bars (prices and volumes).
 
     Each series is normalised by its own context. Its draws depend on (seed, its key in int64 `keys_N`) and not
     on its neighbours; without keys, a series' key is its row. `batch_size` is the largest number of series
-    per batch: it is lowered to fit the memory, and a batch that does not fit is halved. `progress(done, N)` is called
-    after each batch. Raises UserError for shapes that do not fit each other and for values that are not finite.
+    per batch: it is lowered to fit the memory, and a batch that does not fit is halved. Samples of one series that
+    do not fit together are drawn in several passes. `progress(done, N)` is called after each batch, and
+    `each_bar(done)` after each bar of a batch; an exception that it raises ends the forecast. Raises UserError for
+    shapes that do not fit each other and for values that are not finite.
     """
     bars_NLF = np.asarray(bars_NLF)
     keys_N = np.arange(len(bars_NLF)) if keys_N is None else np.asarray(keys_N)
@@ -65,19 +68,25 @@ def forecast_arrays(
         bars = np.array(bars_NLF[part], np.float32 if bars_NLF.dtype == np.float32 else np.float64)
         x, mean, scale = normalise(torch.from_numpy(bars), bars.shape[1])
         uniform = keyed_uniforms(seed, keys_N[part], sample_count, horizon)
-        paths = engine(
-            x,
-            torch.from_numpy(stamps_NL5[part].astype(np.int64)),
-            torch.from_numpy(future_stamps_NH5[part].astype(np.int64)),
-            uniform_NSH2=torch.from_numpy(uniform),
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            clip=clip,
-        )
-        return _denormalise(paths, mean, scale)
+        passes = [
+            engine(
+                x,
+                torch.from_numpy(stamps_NL5[part].astype(np.int64)),
+                torch.from_numpy(future_stamps_NH5[part].astype(np.int64)),
+                uniform_NSH2=torch.from_numpy(uniform[:, first : first + at_once]),
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                clip=clip,
+                progress=each_bar,
+            )
+            for first in range(0, sample_count, at_once)
+        ]
+        return _denormalise(torch.cat(passes, dim=1) if len(passes) > 1 else passes[0], mean, scale)
 
-    size = fitting_batch(engine, bars_NLF.shape[1], horizon, sample_count)
+    length = bars_NLF.shape[1]
+    at_once = fitting_samples(engine, length, horizon, sample_count)
+    size = fitting_batch(engine, length, horizon, at_once)
     return run_batches(run, len(bars_NLF), min(size, batch_size or size), progress)
 
 
@@ -100,12 +109,15 @@ def _denormalise(paths_NSHF: Tensor, mean: np.ndarray, scale: np.ndarray) -> np.
     return values.astype(np.float32)
 
 
-def repair(paths: np.ndarray) -> tuple[np.ndarray, int]:
+def repair(paths: np.ndarray, floor: np.ndarray | None = None) -> tuple[np.ndarray, int]:
     """Return (a copy of paths [..., 6] made possible, the number of bars changed).
 
-    Volume and amount at least 0, high at least open and close, low at most open and close.
+    Prices at least `floor` (which broadcasts to them) where one is given, volume and amount at least 0, high at least
+    open and close, low at most open and close.
     """
     repaired = paths.copy()
+    if floor is not None:
+        np.maximum(repaired[..., :VOLUME], floor, out=repaired[..., :VOLUME])
     np.maximum(repaired[..., VOLUME:], 0, out=repaired[..., VOLUME:])
     body = repaired[..., [OPEN, CLOSE]]
     repaired[..., HIGH] = np.maximum(repaired[..., HIGH], body.max(-1))
@@ -114,7 +126,27 @@ def repair(paths: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def fitting_batch(engine: Engine, length: int, horizon: int, samples: int) -> int:
-    """Return how many series fit in memory per batch, from the sizes of caches and activations."""
+    """Return how many series fit in memory per batch, at least 1."""
+    return max(1, _budget(engine) // _bytes_per_series(engine, length, horizon, samples))
+
+
+def fitting_samples(engine: Engine, length: int, horizon: int, samples: int) -> int:
+    """Return how many of the samples of one series fit in memory together, at least 1."""
+    budget = _budget(engine)
+    while samples > 1 and _bytes_per_series(engine, length, horizon, samples) > budget:
+        samples = (samples + 1) // 2
+    return samples
+
+
+def _budget(engine: Engine) -> int:
+    """Return the bytes that a batch may take."""
+    if engine.device.type == "cuda":
+        return torch.cuda.mem_get_info(engine.device)[0] // 2
+    return MEMORY
+
+
+def _bytes_per_series(engine: Engine, length: int, horizon: int, samples: int) -> int:
+    """Return the bytes of caches and activations of one series."""
     sizes = engine.config
     width, inner, item = sizes["d_model"], sizes["ff_dim"], engine.dtype.itemsize
     window = min(length, engine.max_context)
@@ -123,10 +155,7 @@ def fitting_batch(engine: Engine, length: int, horizon: int, samples: int) -> in
     at_once = window if length + horizon <= engine.max_context else engine.max_context * max(1, samples)
     active = (6 * width + 3 * inner) * max(at_once, samples)
     logits = 8 * 2 ** max(sizes["s1_bits"], sizes["s2_bits"]) * samples
-    budget = MEMORY
-    if engine.device.type == "cuda":
-        budget = torch.cuda.mem_get_info(engine.device)[0] // 2
-    return max(1, budget // ((cached + active + logits) * item))
+    return (cached + active + logits) * item
 
 
 def run_batches(

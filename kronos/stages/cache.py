@@ -238,6 +238,11 @@ def finished(folder: Path, parts: Mapping[str, Any]) -> tuple[dict[str, Any] | N
     return (None, "; ".join(damaged.values())) if damaged else (record, "")
 
 
+def copy_record(record: Mapping[str, Any], folder: Path) -> None:
+    """Write the record of weights into a folder with a copy of them, which has none of the stage's other files."""
+    write_json(folder / RECORD, with_own_digest({**record, "outputs": {}}))
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """The record of a stage's output. Raises Damaged where it was altered or is not a JSON object."""
     try:

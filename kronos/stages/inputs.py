@@ -29,7 +29,14 @@ STORE_FIELDS = (
 )  # fmt: skip
 SOURCE_FIELDS: dict[str, tuple[str, ...]] = {
     "sample": (),
-    "csv": ("data_path",),
+    "csv": (
+        "data_path",
+        "instrument_column",
+        "time_column",
+        "volume_column",
+        "time_zone",
+        "column_names",
+    ),
     "qlib": ("qlib_data_path", "instrument"),
     "sina": ("sina_url", "sina_factor_url", "sina_symbols", "sina_datalen", "qlib_data_path", "instrument"),
 }
@@ -124,6 +131,8 @@ def backtest_points(config: Config, store: BarStore, splits: Ranges) -> Forecast
 def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
     """`open`, `close`, `volume` of real bars (NaN elsewhere) and `member`, days x instruments, from a session on.
 
+    With `flags` (uint8), where the bars come with price limits of their own.
+
     An instrument without a bar (a suspension) stays what it was, a member or not, until its next bar, so that its
     return on resumption is counted; after its last bar it is no member.
     """
@@ -144,6 +153,10 @@ def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
     np.maximum.at(last, instrument[later], session[later] - first_session)
     held = pd.DataFrame(status, index, columns).ffill() == 1
     found["member"] = held & (np.arange(shape[0])[:, None] <= last)
+    if "price_limits" in store.source:
+        kept = np.zeros(shape, np.uint8)
+        kept[session[real] - first_session, instrument[real]] = flags[real]
+        found["flags"] = pd.DataFrame(kept, index, columns)
     return found
 
 

@@ -11,11 +11,10 @@ from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import latest_points
 from kronos.data.store import BarStore
 from kronos.stages.base import Context
-from kronos.stages.cache import RECORD
+from kronos.stages.cache import copy_record
 from kronos.stages.weights import Weights
 from kronos.tracking.client import Run
 from kronos.tracking.model_registry import log_model
-from kronos.utils.files import write_json
 
 
 def log_inputs(context: Context, **models: Weights) -> None:
@@ -24,7 +23,7 @@ def log_inputs(context: Context, **models: Weights) -> None:
         for name, one in models.items():
             one.model.save_pretrained(Path(scratch) / name)
             if one.record:
-                write_json(Path(scratch) / name / RECORD, dict(one.record))
+                copy_record(one.record, Path(scratch) / name)
         context.run.artifact(scratch, "inputs")
 
 

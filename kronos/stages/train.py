@@ -8,7 +8,7 @@ from kronos.config.schema import Config, fields_of
 from kronos.data.store import BarStore
 from kronos.distributed.launcher import world_size
 from kronos.stages.base import Context, Inputs, Result, Stage
-from kronos.stages.cache import RECORD, key_of, write_record
+from kronos.stages.cache import copy_record, key_of, write_record
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, splits_to_json, stored_bars
 from kronos.stages.model_logging import log_inputs, log_served_model
 from kronos.stages.run_folder import working_folder
@@ -22,7 +22,6 @@ from kronos.stages.weights import (
     trained_weights,
 )
 from kronos.utils.errors import UserError
-from kronos.utils.files import write_json
 from kronos.utils.progress import Progress
 
 CLIP_NORM = {"tokenizer": 2.0, "predictor": 3.0}  # of the public recipe
@@ -165,7 +164,7 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
         if tokenizer is not None:  # the predictor can only be used with this tokenizer
             tokenizer.save_pretrained(folder / OWN_TOKENIZER)
             if inputs.tokenizer.record:
-                write_json(folder / OWN_TOKENIZER / RECORD, dict(inputs.tokenizer.record))
+                copy_record(inputs.tokenizer.record, folder / OWN_TOKENIZER)
         best = load_weights(kind, str(folder / "checkpoints" / "best_model"), None)
         record = write_record(folder, key, run.id, _outputs(folder), {
             "metrics": {
@@ -180,8 +179,13 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
             _log_result(context, folder, record)
         if tracked and kind == "predictor":
             log_inputs(context, tokenizer=inputs.tokenizer)
-            address = log_served_model(run, config, store, tokenizer, best.model, result.steps)
-            context.say(f"predictor: logged with its tokenizer as {address}")
+            address = run.outbox.unless_rejected(
+                run.id, lambda: log_served_model(run, config, store, tokenizer, best.model, result.steps)
+            )
+            context.say(
+                f"predictor: logged with its tokenizer as {address}" if address is not None
+                else f"predictor: not logged to MLflow; the weights are in {final}"
+            )  # fmt: skip
     context.say(
         f"{kind}: best val_loss {record['metrics']['best_val_loss']:.5g} at step {result.best_step}, "
         f"{result.windows_per_second:,.0f} windows/s, saved in {final}"

@@ -24,11 +24,12 @@ from kronos.tracking.offline_queue import Message, Outbox
 from kronos.tracking.run import TAG, Run, is_away, limits, named, send_message
 from kronos.utils.error_messages import sentence
 from kronos.utils.errors import Pruned, TrackingAway, UserError
-from kronos.utils.files import digest_bytes
+from kronos.utils.files import check_sqlite, digest_bytes
 from kronos.utils.process_identity import is_gone, this_process
 
 PACKAGES = ("torch", "mlflow", "optuna", "pyqlib", "pandas", "numpy", "matplotlib", "safetensors", "pydantic")
 WAIT_SECONDS = 120.0
+LOCK_SECONDS = 60.0  # that a local database may be locked by another process
 Answer = TypeVar("Answer")
 
 
@@ -50,7 +51,10 @@ def connect(uri: str | None, begins: bool = False) -> Any:
         logging.ERROR
     )  # it logs every retry; we report the error once
     from mlflow import MlflowClient
+    from sqlalchemy import Engine, event
 
+    if not event.contains(Engine, "connect", _wait_for_locks):
+        event.listen(Engine, "connect", _wait_for_locks)
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # the import resets the level
     return MlflowClient(uri)
 
@@ -65,6 +69,12 @@ def _refuse_old_file_store(uri: str | None) -> None:
             f"{old} belongs to MLflow's old file store, which MLflow would choose here but no longer supports: move "
             "the folder mlruns away, or give --tracking-uri sqlite:///mlflow.db"
         )
+
+
+def _wait_for_locks(connection: Any, _: Any) -> None:
+    """Let a new SQLite connection wait while another process writes; Python's own wait is 5 seconds."""
+    if type(connection).__module__.startswith("sqlite3"):
+        connection.execute(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000:.0f}")
 
 
 def _address(uri: str | None) -> str:
@@ -95,6 +105,7 @@ def _check_file(address: str, begins: bool) -> None:
             f"there are no tracked runs here ({file} is missing): run in the folder where they were made, or give "
             "the tracking URI"
         )
+    check_sqlite(file)
     place = next(one for one in (file, *file.parents) if one.exists())
     if begins and not os.access(place, os.W_OK):
         raise UserError(

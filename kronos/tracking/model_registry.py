@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pandas as pd
 from kronos.tracking.client import TAG, Run, connect, first_line, versions
 from kronos.tracking.reader import TrackedRun, load_run
 from kronos.tracking.run import limits, named
+from kronos.tracking.served_bounds import Bounds
 from kronos.utils.errors import UserError
 from kronos.utils.files import PACKAGE, write_json
 
@@ -53,7 +54,8 @@ def log_model(
         tokenizer: the tokenizer module.
         predictor: the predictor module.
         settings: defaults for serving. A request may override pred_len, T, top_p, top_k, sample_count, seed and
-            quantiles, but not lookback, max_context, clip, calendar, fine_rotary and precision.
+            quantiles, but not lookback, max_context, clip, calendar, fine_rotary and precision. The bounds of a
+            request are logged as the model config.
         example: bars as in a request, long format.
         step: MLflow shows the run's metrics of this step at the model too.
 
@@ -89,7 +91,8 @@ def log_model(
                     step=step,
                     python_model=str(PACKAGE / "tracking" / "served_model.py"),
                     artifacts={name: str(folder / part) for name, part in parts.items()},
-                    code_paths=[str(PACKAGE)], signature=_signature(settings), input_example=example,
+                    code_paths=[str(PACKAGE)], signature=signature(settings), input_example=example,
+                    model_config=asdict(Bounds()),
                     pip_requirements=[
                         f"{name}=={version}" for name, version in versions(NEEDED).items() if name != "python"
                     ],
@@ -110,7 +113,8 @@ def _logged(run: Run, client: Any) -> str | None:
     return None
 
 
-def _signature(settings: Mapping[str, Any]) -> Any:
+def signature(settings: Mapping[str, Any]) -> Any:
+    """Return the MLflow signature of the served model: columns of bars and forecasts, params with their defaults."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 

@@ -192,6 +192,16 @@ class Outbox:
                     self._lost(error, began)
                 time.sleep(POLL_SECONDS)
 
+    def unless_rejected(self, run_id: str, call: Callable[[], Answer]) -> Answer | None:
+        """Return the result of a call for a run, or None where the server rejects it, as for a deleted run."""
+        try:
+            return call()
+        except Exception as error:
+            if not self._is_refusal(error):
+                raise
+            self._note_refusal(run_id, error)
+            return None
+
     def wait(self) -> None:
         """Wait until everything is sent. Raises TrackingAway where the server is not back within `wait` seconds."""
         until, said = time.monotonic() + self._wait, False

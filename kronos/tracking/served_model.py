@@ -14,23 +14,36 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from kronos.data.bars import FEATURES, PRICES, rename_aliases
+from kronos.data.bars import FEATURES
 from kronos.data.calendars import next_sessions, time_features
 from kronos.forecast import forecast_arrays, number_format, repair, series_keys
+from kronos.tracking import scoring_server
+from kronos.tracking.served_bounds import Bounds, Stop
+from kronos.tracking.served_input import check_bars, check_params, shown
 from kronos.utils.errors import UserError
 from kronos.utils.files import read_json
+
+ROW = ("instrument", "as_of", "datetime", "step")
+CLOSE = FEATURES.index("close")
+LEAST_OF_CLOSE = np.float32(0.01)  # of the last close: a drawn price below it, or below 0, is raised to it
 
 
 class ServedKronos(PythonModel):
     """A pyfunc model that takes a table of bars and returns a table of forecasts."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the weights into `self.tokenizer` and `self.predictor`, which are torch modules in eval mode."""
+        """Load weights and settings, and the bounds of a request from the model config.
+
+        `self.tokenizer` and `self.predictor` are torch modules in eval mode. In the process of MLflow's scoring
+        server, the bounds are applied to its HTTP requests too.
+        """
         from kronos.model import load_predictor, load_tokenizer
 
         self.tokenizer = load_tokenizer(context.artifacts["tokenizer"]).eval()
         self.predictor = load_predictor(context.artifacts["predictor"]).eval()
         self.settings = read_json(Path(context.artifacts["serving"]))
+        self.bounds = Bounds.of(context.model_config)
+        scoring_server.install(self.bounds)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
@@ -48,37 +61,50 @@ class ServedKronos(PythonModel):
             the sample paths) and their quantiles.
 
         Raises:
-            MlflowException: for invalid input, with error code INVALID_PARAMETER_VALUE and the reason.
+            MlflowException: for invalid input and for work over a bound, with error code INVALID_PARAMETER_VALUE
+                (HTTP 400) and the reason.
         """
         try:
-            return self._forecast(model_input, {**self.settings, **(params or {})})
+            return self._forecast(model_input, check_params(params))
         except UserError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
 
-    def _forecast(self, table: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-        lookback, horizon = int(settings["lookback"]), int(settings["pred_len"])
-        if horizon < 1:
-            raise UserError(f"pred_len is {horizon}, at least 1 was expected")
-        series = [(name, bars) for name, bars in _bars(table).groupby("instrument", sort=True)]
-        short = [f"{name} has {len(bars)}" for name, bars in series if len(bars) < lookback]
-        if short:
-            raise UserError(f"each instrument needs {lookback} bars: {', '.join(short[:5])}")
-        names = [str(name) for name, _ in series]
-        bars = np.stack([own[list(FEATURES)].to_numpy(np.float32)[-lookback:] for _, own in series])
-        times = np.stack(
-            [own["datetime"].to_numpy("datetime64[ns]").astype(np.int64)[-lookback:] for _, own in series]
+    def _forecast(self, table: pd.DataFrame, params: Mapping[str, Any]) -> pd.DataFrame:
+        stop, settings = Stop(self.bounds), {**self.settings, **params}
+        lookback, horizon, samples = (
+            int(settings[name]) for name in ("lookback", "pred_len", "sample_count")
         )
-        future = {last: self._after(last, horizon, settings) for last in np.unique(times[:, -1])}
+        levels = [float(level) for level in settings["quantiles"]]
+        if horizon > int(settings["max_context"]):
+            raise UserError(
+                f"pred_len is {horizon}, at most max_context = {settings['max_context']} was expected"
+            )
+        bars = check_bars(table, self.bounds.max_rows)
+        code, names = pd.factorize(bars["instrument"], sort=True)
+        count = np.bincount(code)
+        self.bounds.check_work(len(names), samples, horizon, len(ROW) + len(FEATURES) * (1 + len(levels)))
+        short = np.flatnonzero(count < lookback)
+        if len(short):
+            first = ", ".join(f"{shown(names[place])} has {count[place]}" for place in short[:5])
+            raise UserError(f"each instrument needs {lookback} bars: {first}")
+        last_rows = count.cumsum()[:, None] + np.arange(-lookback, 0)  # [N, L]
+        rows = np.argsort(code, kind="stable")[last_rows]
+        context = bars[list(FEATURES)].to_numpy(np.float32)[rows]
+        times = bars["datetime"].to_numpy().astype(np.int64)[rows]
+        future = {}
+        for last in np.unique(times[:, -1]):
+            stop.check()
+            future[last] = self._after(last, horizon, settings)
         ahead = np.stack([future[last] for last in times[:, -1]])
         paths = forecast_arrays(
-            self.tokenizer, self.predictor, bars, time_features(times), time_features(ahead), horizon=horizon,
+            self.tokenizer, self.predictor, context, time_features(times), time_features(ahead), horizon=horizon,
             max_context=int(settings["max_context"]), temperature=float(settings["T"]), top_k=int(settings["top_k"]),
-            top_p=float(settings["top_p"]), sample_count=int(settings["sample_count"]),
-            clip=float(settings["clip"]), seed=int(settings["seed"]), keys_N=series_keys(names, times[:, -1]),
+            top_p=float(settings["top_p"]), sample_count=samples, clip=float(settings["clip"]),
+            seed=int(settings["seed"]), keys_N=series_keys(list(names), times[:, -1]), each_bar=stop.check,
             fine_rotary=settings["fine_rotary"], dtype=number_format(settings["precision"]),
         )  # fmt: skip
-        paths, _ = repair(paths)
-        return _table(names, times[:, -1], ahead, paths, [float(level) for level in settings["quantiles"]])
+        paths, _ = repair(paths, LEAST_OF_CLOSE * context[:, None, -1:, CLOSE, None])
+        return _table(list(names), times[:, -1], ahead, paths, levels)
 
     @staticmethod
     def _after(last: int, horizon: int, settings: Mapping[str, Any]) -> np.ndarray:
@@ -88,53 +114,21 @@ class ServedKronos(PythonModel):
         return found.tz_localize(None).as_unit("ns").asi8
 
 
-def _bars(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of a request as bars: missing columns filled in. Raises UserError for invalid values or order."""
-    bars = rename_aliases(table).copy()
-    missing = [name for name in ("datetime", *PRICES) if name not in bars]
-    if missing:
-        raise UserError(f"columns {', '.join(missing)} are missing: expected datetime, {', '.join(PRICES)}")
-    if "instrument" not in bars or bars["instrument"].isna().all():
-        bars["instrument"] = "series"
-    try:
-        bars["datetime"] = pd.to_datetime(bars["datetime"])
-    except (ValueError, TypeError) as error:
-        raise UserError(f"datetime: {error}") from None
-    if "volume" not in bars or bars["volume"].isna().all():
-        bars["volume"] = 0.0
-    if "amount" not in bars or bars["amount"].isna().all():
-        bars["amount"] = bars["volume"] * bars[list(PRICES)].mean(axis=1)
-    bad = bars[list(FEATURES)].isna().any(axis=1) | bars["datetime"].isna()
-    if bad.any():
-        raise UserError(f"{int(bad.sum())} rows have a missing value, the first is row {int(np.argmax(bad))}")
-    if (bars[list(PRICES)] <= 0).to_numpy().any():
-        raise UserError("prices must be above 0")
-    rising = bars.groupby("instrument")["datetime"].apply(
-        lambda times: bool(times.is_monotonic_increasing and times.is_unique)
-    )
-    if not rising.all():
-        raise UserError(
-            f"datetime must increase within an instrument: for {rising.index[~rising][0]} it does not"
-        )
-    return bars
-
-
 def _table(
     names: list[str], as_of: np.ndarray, ahead_NH: np.ndarray, paths_NSHF: np.ndarray, quantiles: list[float]
 ) -> pd.DataFrame:
     """The forecast as a table with one row per instrument and step; paths_NSHF is [N, samples, H, features]."""
     count, horizon = ahead_NH.shape
-    columns: dict[str, Any] = {
-        "instrument": np.repeat(names, horizon),
-        "as_of": np.repeat(as_of.astype("datetime64[ns]"), horizon),
-        "datetime": ahead_NH.reshape(-1).astype("datetime64[ns]"),
-        "step": np.tile(np.arange(1, horizon + 1), count),
-    }
+    rows = (
+        np.repeat(names, horizon),
+        np.repeat(as_of.astype("datetime64[ns]"), horizon),
+        ahead_NH.reshape(-1).astype("datetime64[ns]"),
+        np.tile(np.arange(1, horizon + 1), count),
+    )
+    columns: dict[str, Any] = dict(zip(ROW, rows, strict=True))
     mean = paths_NSHF.mean(axis=1).reshape(-1, len(FEATURES))
     columns |= {name: mean[:, place] for place, name in enumerate(FEATURES)}
     if quantiles:
-        if not all(0 <= level <= 1 for level in quantiles):
-            raise UserError(f"quantiles {quantiles} must be from 0 to 1")
         levels = np.quantile(paths_NSHF, quantiles, axis=1).reshape(len(quantiles), -1, len(FEATURES))
         columns |= {
             f"{name}_q{level:g}": levels[number, :, place]

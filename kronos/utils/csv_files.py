@@ -1,17 +1,16 @@
 """CSV files that a spreadsheet may open: text stays text, whatever it begins with."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pandas as pd
 
 # A spreadsheet takes a cell that begins with one of the first four for a formula. The apostrophe itself is among
 # them, so that a text that begins with one can be read back.
 GUARDED = ("=", "+", "-", "@", "'")
-GUARDED_TEXT = r"^'([=+\-@'])"  # as a pattern: what `guarded` put in front, and the character that follows
 
 
-def write_csv(frame: pd.DataFrame, path: Path, **options: Any) -> None:
+def write_csv(frame: pd.DataFrame, path: Path | TextIO, **options: Any) -> None:
     """Write a table by `DataFrame.to_csv`; texts that begin like a formula get an apostrophe in front.
 
     This is the usual protection: spreadsheets show such a cell as text. Texts are those of columns and of the index;

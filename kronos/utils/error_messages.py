@@ -23,11 +23,31 @@ REFUSED_WORDS = (
     "unable to open database file",
 )
 
+DAMAGED_WORDS = ("file is not a database", "database disk image is malformed", "malformed database schema")
 BROKEN_WORDS = ("disk I/O error", "Input/output error")
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # the whole message of numpy
 # torch.compile: there is no compiler, or compiling failed.
 COMPILER_WORDS = ("InvalidCxxCompiler", "CppCompileError")
 OPTIONAL = {"psycopg2": "pip install psycopg2-binary"}
+
+
+LONGEST_WORD, LONGEST_LINE, MOST_TEXT = 200, 1000, 8000  # characters
+
+
+def shortened(text: str) -> str:
+    """The text without the middle of long words and lines, where it repeats a value that is too long to read."""
+    lines = [_cut(_LONG_WORD.sub(lambda found: _cut(found[0], LONGEST_WORD), line), LONGEST_LINE)
+             for line in text.split("\n")]  # fmt: skip
+    return _cut("\n".join(lines), MOST_TEXT)
+
+
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}... ({len(text) - most:,} more characters) ...{text[-most // 2 :]}"
 
 
 def sentence(error: BaseException) -> str | None:
@@ -42,6 +62,16 @@ def sentence(error: BaseException) -> str | None:
             return (
                 f"the disk or file system failed{where}: {words.splitlines()[0]}; check it (dmesg, the mount), or "
                 "run in a folder on another disk"
+            )
+        if "database is locked" in words:
+            return (
+                "the database of the tracking store or of the search is locked by another process: end the process "
+                "that holds mlflow.db or optuna.db, or give an address of its own (--tracking-uri, --storage)"
+            )
+        if any(word in words for word in DAMAGED_WORDS):
+            return (
+                "the database of the tracking store or of the search is damaged: restore mlflow.db or optuna.db from "
+                "a copy, or move it away so that a new one is made"
             )
         if number in REFUSED or any(word in words for word in REFUSED_WORDS):
             place = where or f" ({os.getcwd()})"

@@ -101,8 +101,30 @@ def read_json(path: str | Path) -> Any:
         raise UserError(
             f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
         ) from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply to be read as JSON") from None
+    except ValueError:  # more digits than Python converts
+        raise UserError(f"{path} holds a whole number of thousands of digits, which cannot be read") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def check_sqlite(path: Path) -> None:
+    """Raise UserError for a file that is no SQLite database, or whose end is missing; it may be absent or empty."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, the file of a database was expected: move it away")
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open("rb") as stream:
+        header = stream.read(32)
+    remedy = "restore it from a copy, or move it away so that a new one is made"
+    if not header.startswith(b"SQLite format 3\0"):
+        raise UserError(f"{path} is not a SQLite database: {remedy}")
+    page, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
+    if path.stat().st_size < pages * (65536 if page == 1 else page):
+        raise UserError(
+            f"{path} is damaged: {path.stat().st_size:,} of {pages * page:,} bytes are there; {remedy}"
+        )
 
 
 def digest_bytes(*chunks: bytes | memoryview) -> str:

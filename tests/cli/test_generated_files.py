@@ -32,7 +32,11 @@ def test_a_table_that_is_not_current_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in generated_files.READMES:
-        (tmp_path / name).write_text(f"before\n{generated_files.BEGIN}\nold\n{generated_files.END}\nafter\n")
+        places = "between\n".join(
+            f"{generated_files.BEGIN.format(what)}\nold\n{generated_files.END.format(what)}\n"
+            for what in ("fields", "layouts")
+        )
+        (tmp_path / name).write_text(f"before\n{places}after\n")
     monkeypatch.setattr(generated_files, "clone", lambda: tmp_path)
     assert main(["fields", "--check"]) == 2
     assert "run  make mlproject" in capsys.readouterr().err

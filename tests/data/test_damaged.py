@@ -103,26 +103,22 @@ REFUSED: dict[str, tuple[Callable[[], bytes | dict[str, bytes]], dict[str, Any],
     "empty file": (lambda: b"", {}, r"A\.csv is empty: remove the file or fill it"),
     "header alone": (lambda: text(good()[:1]), {}, "has a header and no bars"),
     "no known column": (header("p", "q", "r", "s", "t", "u", "w"), {},
-                        "has no column for datetime, open, high, low, close: its columns are p, q, r"),
-    "no close": (header("date", "open", "high", "low", "last", "volume", "amount"), {}, "has no column for close"),
+                        "has no column for open, high, low, close: its columns are p, q, r"),
+    "no close": (header("date", "open", "high", "low", "final", "volume", "amount"), {}, "has no column for close"),
     "close twice": (header("date", "open", "close", "low", "close", "volume", "amount"), {},
                     "column close is there twice"),
-    "text in a price": (cell(5, "close", "12,3x".replace(",", ".")), {},
-                        r"column close has '12\.3x' in row 6, a number was expected \(1 such values\)"),
-    "a dash for a price": (cell(5, "open", "--"), {}, "column open has '--' in row 6"),
-    "true for a volume": (column("volume", lambda _: "true"), {}, "column volume has 'True' in row 2"),
-    "a comma too many": (lambda: text(good()).replace(b"1007,", b"1,007,"), {}, "cannot be read: CSV parse error"),
-    "a line broken off": (lambda: text(good())[:-30], {}, "cannot be read: CSV parse error"),
-    "no time": (cell(5, "date", ""), {}, "the time is empty in 1 of 60 rows"),
-    "a day that is none": (cell(5, "date", "2020-02-31"), {}, "'2020-02-31' in row 6 is not a time like '2020"),
+    "text for a price": (column("close", lambda value: value + "x"), {},
+                         r"column close has '.*x' in row 2, a number was expected \(60 such values\)"),
+    "true for a volume": (column("volume", lambda _: "true"), {}, "column volume has 'true' in row 2"),
+    "thousands without quotation": (lambda: text(good()).replace(b",10", b",1,0"), {},
+                                    "has 7 names in its header and 8 columns in its bars"),
+    "no times": (column("date", lambda _: ""), {}, "has no column for datetime|the time is empty in 60 of 60 rows"),
     "words for a day": (column("date", lambda _: "soon"), {}, "'soon' in row 2 is not a time"),
     "day or month first": (column("date", lambda day: "01/02/2020"), {},
                            "the date 01/02/2020 can be read two ways"),
     "small numbers as times": (column("date", lambda _: "43831"), {}, "time is the number 43831|'43831' in row"),
-    "numbers of two kinds as times": (cell(5, "date", "1577923200"), {}, "'1577923200' in row 6 is not a time"),
-    "times with a zone and no calendar": (column("date", lambda day: day + "T00:00:00+08:00"), {},
-                                          "the times have a time zone, and calendar=auto does not tell"),
-    "zero bytes": (lambda: text(good()).decode().encode("utf-16"), {}, "is not text .it has zero bytes"),
+    "days that end in the evening of UTC": (column("date", lambda day: day + "T20:00:00Z"), {},
+                                            "calendar=auto does not tell the exchange's days: give --calendar"),
     "an unknown encoding": (lambda: text(good()) + b"\xff\xff\xff", {}, "is neither UTF-8 nor GB18030 text"),
     "a parquet file that is none": (lambda: {"A.parquet": b"PAR1 not really"}, {}, r"A\.parquet cannot be read"),
     "a folder without bars": (lambda: {"notes.md": b"none"}, {}, r"has no file that ends in \.csv"),
@@ -149,7 +145,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes | dict[str, bytes]], dict[str, Any],
     "one instrument in two files": (lambda: {"A.csv": text(good()), "A.txt": text(good())}, {},
                                     "A comes from two files, A.csv and A.txt"),
     "long tables that differ": (
-        lambda: {"1.csv": text([["symbol", *HEADER], ["A", *good()[1]]]),
+        lambda: {"1.csv": text([["symbol", *HEADER[:-1], "adj close"], ["A", *good()[1]]]),
                  "2.csv": text([["symbol", *HEADER[:-1]], ["A", *good()[2][:-1]]])}, {},
         r"1\.csv has columns .*, 2\.csv has"),
     "a nameless instrument": (lambda: text([["symbol", *HEADER], ["", *good()[1]], ["A", *good()[2]]]), {},
@@ -237,6 +233,9 @@ COUNTED: dict[str, tuple[Callable[[], bytes], dict[str, int]]] = {
     "a row twice with another close": (
         rows_changed(lambda rows: [*rows[:9], [*rows[8][:4], rows[8][3], *rows[8][5:]], *rows[9:]]),
         {"repeated bar": 1}),
+    "a dash for a price": (cell(20, "open", "--"), {"missing value": 1}),
+    "UTF-16": (lambda: text(good()).decode().encode("utf-16"), {}),
+    "midnight in Shanghai": (column("date", lambda day: day + "T00:00:00+08:00"), {}),
     "close missing": (cell(20, "close", ""), {"missing value": 1}),
     "volume missing": (cell(20, "volume", "nan"), {"missing value": 1}),
     "price infinite": (cell(20, "high", "inf"), {"infinite value": 1}),
@@ -311,3 +310,28 @@ def test_the_table_is_long_enough_and_sound_bars_have_nothing_to_count(tmp_path:
     store = build(write(tmp_path / "bars", {"A.csv": text(good())}), tmp_path)
     assert store.findings == [] and len(store) == 60 and not store.flags.any()
     assert pd.Timestamp(int(store.times[0])) == pd.Timestamp("2020-01-02")
+
+
+# case: (damage, the kind of the finding); the row is a hole, and nothing else is changed
+ROWS_LEFT_OUT: dict[str, tuple[Callable[[], bytes], str]] = {
+    "text in a price": (cell(20, "close", "12.3x"), "value that is no number"),
+    "a comma too many": (lambda: text(good()).replace(b",1007,", b",1,007,"), "row that cannot be read"),
+    "a line broken off": (lambda: text(good())[:-30], "row that cannot be read"),
+    "no time": (cell(20, "date", ""), "row without a time that can be read"),
+    "a day that is none": (cell(20, "date", "2020-02-31"), "row without a time that can be read"),
+    "numbers of two kinds as times": (cell(20, "date", "1577923200"), "row without a time that can be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ROWS_LEFT_OUT.values(), ids=ROWS_LEFT_OUT.keys())
+def test_one_row_that_cannot_be_read_is_left_out_and_counted(
+    tmp_path: Path, case: tuple[Callable[[], bytes], str]
+) -> None:
+    make, kind = case
+    store = build(write(tmp_path / "bars", {"A.csv": make()}), tmp_path)
+    assert [one["count"] for one in store.findings if one["kind"] == kind] == [1]
+    real = (np.asarray(store.flags) & Flag.FILLED) == 0
+    assert int(np.count_nonzero(real)) == 59
+    whole = build(write(tmp_path / "whole", {"A.csv": text(good())}), tmp_path).frame()
+    kept = store.frame()[real].merge(whole, on=["instrument", "datetime"], suffixes=("", "_whole"))
+    assert len(kept) == 59 and (kept["close"] == kept["close_whole"]).all()

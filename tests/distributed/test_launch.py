@@ -220,12 +220,20 @@ def test_an_interrupted_run_saves_ends_cleanly_and_goes_on(
     (run,) = runs()
     assert run.info.status == "KILLED"
     process = start(*long, "--resume", "must")
-    time.sleep(8)
+    wait_for_status("RUNNING")
     process.send_signal(signum)
     finish(process, 130)
     (again,) = runs()
     assert again.info.run_id == run.info.run_id
     assert all(len(values) == 1 for values in history(run.info.run_id).values())
+
+
+def wait_for_status(status: str) -> None:
+    """Until the only run has this status."""
+    until = time.monotonic() + 120
+    while [run.info.status for run in runs()] != [status]:
+        assert time.monotonic() < until
+        time.sleep(0.2)
 
 
 def wait_for_steps(evaluations: int) -> None:

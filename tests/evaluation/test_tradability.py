@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kronos import Config, DataProcessorFactory
 from kronos.data import markets
-from kronos.evaluation import ranking, signals, statistics
+from kronos.evaluation import departures, ranking, signals, statistics
 from kronos.evaluation.qlib_backtest import run_backtest
 from kronos.evaluation.qlib_store import write_qlib_store
-from kronos.evaluation.tradability import AT_LIMIT, tradability, trading_costs, unbuyable_shares
+from kronos.evaluation.tradability import AT_LIMIT, tradability, trading_costs, trading_mask, unbuyable_shares
+from kronos.stages.inputs import wide_bars
 
 COSTS = {
     "topk": 1, "n_drop": 1, "hold_thresh": 1, "account": 1e6, "open_cost": 0.0, "close_cost": 0.0, "min_cost": 0.0,
@@ -63,6 +65,42 @@ def test_qlib_and_the_mask_agree_on_both_sides_of_each_boards_limit(tmp_path, in
         assert frame[instrument].iloc[2] == inside
         assert (len(traded) == 1) == inside
         assert (mask.sellable if sign > 0 else mask.buyable)[instrument].all()  # the other side is open
+
+
+@pytest.mark.parametrize(
+    "names", [("limit_up", "limit_down"), ("high_limit", "low_limit"), ("涨停价", "跌停价")]
+)
+def test_limits_that_come_with_the_bars_replace_the_table_of_boards(tmp_path, names):
+    """A share under special treatment has 5 %, a newly listed one 44 %: no table by board knows them."""
+    days = pd.bdate_range("2024-03-04", periods=6)
+    price = {"SH600001": [10, 10.5, 11.02, 10.47, 10.47, 10.4], "SH600002": [10, 14.4, 12, 13.5, 13.5, 13.5]}
+    up = {"SH600001": [10.5, 10.5, 11.02, 11.57, 10.99, 10.99], "SH600002": [14.4, 14.4, 15, 13.5, np.nan, 0]}
+    down = {"SH600001": [9.5, 9.5, 9.98, 10.47, 9.95, 9.95], "SH600002": [5.6, 6.4, 8, 10, np.nan, 0]}
+    frames = [
+        pd.DataFrame({
+            "symbol": name, "date": days.strftime("%Y-%m-%d"), "volume": 1000,
+            **dict.fromkeys(("open", "high", "low", "close"), price[name]), names[0]: up[name], names[1]: down[name],
+        })
+        for name in price
+    ]  # fmt: skip
+    pd.concat(frames).to_csv(tmp_path / "bars.csv", index=False)
+    config = Config(
+        data_source="csv", data_path=str(tmp_path / "bars.csv"), dataset_path=str(tmp_path / "store"),
+        calendar="XSHG", dataset_begin_time="2024-01-01", dataset_end_time="2024-12-31",
+    )  # fmt: skip
+    store = DataProcessorFactory.create_processor("csv", config).run_pipeline()
+    assert any("limit_up and limit_down" in note for note in store.source["notes"])
+    bars = wide_bars(store, 0)
+    for at in ("open", "close"):
+        mask = trading_mask(store, bars, at, "auto")
+        assert mask.buyable["SH600001"].tolist() == [True, False, False, True, True, True]
+        assert mask.sellable["SH600001"].tolist() == [True, True, True, False, True, True]
+        assert mask.buyable["SH600002"].tolist() == [True, False, True, False, True, True]
+        assert mask.sellable["SH600002"].all()
+    fixed = trading_mask(store, bars, "open", 0.095)  # a number that the user gives wins
+    assert not fixed.buyable["SH600002"].iloc[3] and fixed.buyable["SH600001"].iloc[1]
+    paid = departures.pay_out(bars, -1.0)
+    assert "flags" in paid
 
 
 def test_a_held_share_that_opens_at_its_upper_limit_is_sold_in_qlib(tmp_path):

@@ -116,6 +116,27 @@ def test_more_samples_add_paths_and_change_none(pair):
     np.testing.assert_allclose(five[:, :2], two, rtol=1e-4)
 
 
+@pytest.mark.parametrize("max_context", [64, 32])
+def test_samples_that_do_not_fit_together_are_drawn_in_passes(pair, monkeypatch, max_context):
+    bars, *times = given(2, 30, 5)
+    rules = {"horizon": 5, "sample_count": 7, "max_context": max_context}
+    whole = forecast_arrays(*pair, bars, *times, **rules)
+    bars_done = []
+    monkeypatch.setattr(forecast, "MEMORY", 1)
+    apart = forecast_arrays(*pair, bars, *times, **rules, each_bar=bars_done.append)
+    np.testing.assert_allclose(apart, whole, rtol=1e-4)
+    assert bars_done == [1, 2, 3, 4, 5] * 2 * 7, "a pass for each series and sample"
+
+
+def test_an_exception_of_each_bar_ends_the_forecast(pair):
+    def stop(done: int) -> None:
+        raise UserError(f"stopped at {done}")
+
+    bars, *times = given(2, 30, 5)
+    with pytest.raises(UserError, match="stopped at 1"):
+        forecast_arrays(*pair, bars, *times, horizon=5, each_bar=stop)
+
+
 def test_global_random_state_and_modes_stay(pair):
     tokenizer, model = pair
     bars, *times = given(2, 30, 3)
@@ -167,6 +188,8 @@ def test_repair_changes_impossible_bars_only_and_counts_them():
     np.testing.assert_array_equal(repaired[0, 0], np.float32(possible))
     assert paths[1, 0, 4] == -1, "the paths given are not changed"
     assert repair(repaired)[1] == 0
+    raised, _ = repair(paths, np.array([[[9.5]], [[0.1]]], np.float32))
+    assert raised[:, 0].tolist() == [[10, 12, 9.5, 11, 5, 55], [10, 12, 9, 11, 0, 0]]
 
 
 def test_mistakes_are_named(pair):

@@ -19,6 +19,7 @@ from kronos.utils.files import clone
 
 pytestmark = pytest.mark.slow
 QUICK = {
+    "baseline_lightgbm": "false",
     "epochs": 2,
     "n_train_iter": 1500,
     "n_val_iter": 500,

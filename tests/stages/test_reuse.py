@@ -58,7 +58,7 @@ def test_touching_one_field_runs_exactly_the_stages_it_reaches(
         ("backtest_time_range", "2010-06-15,2010-08-20", ("data", "backtest")),
         ("epochs", "2", TRAINED),
         ("batch_size", "51", TRAINED),
-        ("n_val_iter", "101", TRAINED),
+        ("n_val_iter", "101", (*TRAINED, "backtest")),
         ("adam_weight_decay", "0.2", TRAINED),
         ("precision", "bf16", TRAINED),
         ("loss_bars", "horizon", ("predictor",)),

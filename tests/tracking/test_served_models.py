@@ -133,6 +133,8 @@ def test_the_served_answer_is_the_runs_own_and_bad_input_gets_400(served: str) -
         (bars.drop(columns="close"), {}, "close"),
         (bars, {"pred_len": 0}, "pred_len is 0"),
         (bars, {"top_p": "x"}, "top_p"),
+        (bars, {"sampel_count": 5}, "unknown param sampel_count"),
+        (bars, {"sample_count": 10**6}, "over max_path_bars"),
     ):
         status, text = ask(served, table, params)
         assert (status, reason in str(text)) == (400, True), (status, text)

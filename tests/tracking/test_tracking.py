@@ -1,6 +1,7 @@
 """Runs end honestly, metrics arrive once with the time they were recorded at, parameters never clash."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from kronos.tracking import run as recording
 from kronos.tracking.client import Run, Tracking, source_tags, versions
 from kronos.tracking.offline_queue import Outbox
 from kronos.tracking.run import METRICS_A_CALL, is_away, limits, send_message
+from kronos.utils.error_messages import sentence
 from kronos.utils.errors import UserError
 
 
@@ -292,3 +294,75 @@ def test_a_run_deleted_while_it_is_written_is_told_in_one_line(tmp_path, monkeyp
         capsys.readouterr().err
         == "kronos: MLflow rejected the request: The run 1a2b must be in the 'active' state.\n"
     )
+
+
+def test_a_predictor_whose_run_was_deleted_is_finished_and_says_where_it_is(
+    store, weights, monkeypatch, capsys
+):
+    """`store` is the working folder with bars; the run is deleted after the last step of training."""
+    from kronos.stages import train
+
+    logs = train.log_served_model
+
+    def deleted_before(run: Run, *given: object) -> str:
+        MlflowClient("sqlite:///mlflow.db").delete_run(run.id)
+        return logs(run, *given)
+
+    monkeypatch.setattr(train, "log_served_model", deleted_before)
+    quick = ["--epochs", "1", "--n-train-iter", "64", "--n-val-iter", "64", "--batch-size", "32"]
+    assert main(["predictor", "--tokenizer-path", str(weights / "tokenizer"), *quick]) == 0
+    said = capsys.readouterr().out
+    assert "not logged to MLflow; the weights are in outputs/models/finetune_predictor_demo" in said
+    assert Path("outputs/models/finetune_predictor_demo/checkpoints/best_model/model.safetensors").is_file()
+    assert main(["predictor", "--tokenizer-path", str(weights / "tokenizer"), *quick]) == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: data[:5000], "mlflow.db is damaged: 5,000 of"),
+        (lambda data: b"some text, longer than the header of a database " * 9, "mlflow.db is not a SQLite database"),
+        (None, "mlflow.db is a folder"),
+    ],
+)  # fmt: skip
+def test_a_damaged_database_is_told_in_one_line_with_the_remedy(in_folder, damage, said, capsys) -> None:
+    file = in_folder / "mlflow.db"
+    address = f"sqlite:///{in_folder}/mlflow.db"
+    with Tracking(address, "kronos").run("data", {}):
+        pass
+    data = file.read_bytes()
+    file.unlink()
+    file.mkdir() if damage is None else file.write_bytes(damage(data))
+    assert main(["data", "--data-source", "sample", "--symbols", "AAPL,IBM", "--tracking-uri", address]) == 2
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("kronos: ")]
+    assert said in line and "move it away" in line
+
+
+def test_pages_that_are_damaged_are_told_when_they_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    with sqlite3.connect(file) as database:
+        database.execute("create table a (b)")
+        database.executemany("insert into a values (?)", [("x" * 500,)] * 200)
+    data = file.read_bytes()
+    file.write_bytes(data[:4096] + bytes(len(data) - 4096))
+    with pytest.raises(sqlite3.DatabaseError) as caught:
+        sqlite3.connect(file).execute("select * from a").fetchall()
+    assert "damaged: restore mlflow.db or optuna.db" in str(sentence(caught.value))
+
+
+@pytest.mark.slow
+def test_a_database_that_another_process_locks_is_waited_for(in_folder: Path) -> None:
+    holder = (
+        "import sqlite3, sys, time\n"
+        "held = sqlite3.connect('mlflow.db', isolation_level=None)\n"
+        "held.execute('BEGIN EXCLUSIVE'); print('held', flush=True); time.sleep(9); held.execute('COMMIT')\n"
+    )
+    with Tracking(None, "kronos").run("data", {}):
+        pass
+    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        command = [sys.executable, "-m", "kronos", "data", "--data-source", "sample", "--symbols", "AAPL,IBM"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert process.wait() == 0
+    assert "is locked by another process" in str(sentence(sqlite3.OperationalError("database is locked")))

@@ -19,19 +19,23 @@ from kronos.data.adjustment import (
     big_moves,
     suspected_splits,
 )
-from kronos.data.bars import Finding, align, day_text, merge_findings, places_of, to_frame
+from kronos.data.bars import Finding, align, day_text, has_limits, merge_findings, places_of, to_frame
 from kronos.data.calendar_detection import Fit, fit_calendar
 from kronos.data.calendars import known_end
-from kronos.data.cleaning import OFF_CALENDAR, check_spacing, clean, drop_off_calendar, settle_days
+from kronos.data.cleaning import OFF_CALENDAR, clean, drop_off_calendar
+from kronos.data.open_bars import drop_open_bars
 from kronos.data.quality_report import empty_sessions, hole_findings
+from kronos.data.spacing import Spacing, judge_spacing, leave_out, settle_days, spacing
 from kronos.data.store import FORMAT, BarStore
 from kronos.data.store_writer import StoreParts, refuse_foreign_folder, store_sessions, write_store
 from kronos.utils.errors import UserError
 from kronos.utils.files import digest_bytes
 
+LIMITS_GIVEN = "columns limit_up and limit_down"
 KEY_FIELDS = (
     "freq", "dataset_begin_time", "dataset_end_time", "calendar", "adjust", "symbols", "instrument", "data_path",
     "qlib_data_path", "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen",
+    "instrument_column", "time_column", "volume_column", "time_zone", "column_names",
 )  # fmt: skip
 
 
@@ -60,7 +64,8 @@ class BaseDataProcessor:
         Order, repeats, impossible bars and days outside the configured range are handled afterwards. Bars of many
         instruments may come as several frames, each instrument in one of them only. A column `factor` (prices are
         multiplied by it), `adj_close` or `split` (new shares for each old one, on the day of the split) adjusts
-        prices; `flag` may mark bars as `bars.Flag.NONMEMBER`.
+        prices; `limit_up` and `limit_down` (prices of the day's limits, before any adjustment) say what is locked;
+        `flag` may mark bars as `bars.Flag.NONMEMBER`.
         """
         raise UserError(f"{type(self).__name__} needs process_raw_data(): return the bars as a DataFrame")
 
@@ -122,6 +127,8 @@ class BaseDataProcessor:
         parts, times, findings = self._clean_parts()
         asked = getattr(config, "calendar", "auto")
         fit = fit_calendar(times, config.freq, self.calendar if asked == "auto" else asked)
+        parts, found = _without_open_bars(parts, fit, config.freq)
+        findings += found
         sessions = store_sessions(fit.calendar, times[0], times[-1], config.freq, fit.label)
         last_session = _last_session(parts, sessions, fit, config.freq)
         has_bar = np.zeros(last_session + 1, bool)
@@ -164,7 +171,10 @@ class BaseDataProcessor:
         names: set[str] = set()
         days: list[pd.Timestamp] = []
         outside = 0
+        spacings: list[Spacing] = []
         for raw in [given] if isinstance(given, pd.DataFrame) or given is None else given:
+            if isinstance(raw, pd.DataFrame) and has_limits(raw):
+                self.about["price_limits"] = LIMITS_GIVEN
             frame = to_frame(raw, findings)
             if frame.empty:
                 continue
@@ -190,10 +200,12 @@ class BaseDataProcessor:
             frame = settle_days(frame, config.freq, findings)
             frame, found = clean(frame, config.freq)
             findings += found
-            check_spacing(frame, config.freq)
+            spacings.append(spacing(frame, config.freq))
+            frame = leave_out(frame, spacings[-1])
             if len(frame):
                 parts.append(frame)
                 moments.append(np.unique(frame["datetime"].to_numpy()))
+        findings += judge_spacing(spacings, config.freq)
         absent = sorted(set(symbols or ()) - names)
         if absent:
             raise UserError(
@@ -243,12 +255,35 @@ class BaseDataProcessor:
         """Describe the source for the report."""
         described = {"name": self.config.data_source, **self.source, **self.about}
         notes = [*described.get("notes", []), *self.notes]
+        if "price_limits" in described:
+            notes.append(f"What is locked at a price limit is told by the {LIMITS_GIVEN} of the bars.")
         if self.calendar == "auto" or getattr(self.config, "calendar", "auto") != "auto":
             notes.append(fit.reason[0].upper() + fit.reason[1:] + ".")
         end = known_end(fit.calendar)
         if sessions[-1].normalize() > end:
             notes.append(f"Calendar {fit.calendar} is known to {end:%Y-%m-%d}: later sessions are weekdays.")
         return {**described, "notes": notes} if notes else described
+
+
+def now() -> pd.Timestamp:
+    """Return the time by the clock, in UTC."""
+    return pd.Timestamp.now("UTC")
+
+
+def _without_open_bars(
+    parts: list[pd.DataFrame], fit: Fit, freq: str
+) -> tuple[list[pd.DataFrame], list[Finding]]:
+    """Leave out bars whose interval is not over. Raises UserError where no other bar is left."""
+    kept, findings = [], []
+    for part in parts:
+        frame, found = drop_open_bars(part, fit.calendar, freq, fit.label, now())
+        findings += found
+        kept += [frame] if len(frame) else []
+    if not kept:
+        raise UserError(
+            "the interval of every bar is not over by the clock of this machine: there is no whole bar"
+        )
+    return kept, findings
 
 
 def _last_session(parts: list[pd.DataFrame], sessions: pd.DatetimeIndex, fit: Fit, freq: str) -> int:
@@ -261,7 +296,7 @@ def _last_session(parts: list[pd.DataFrame], sessions: pd.DatetimeIndex, fit: Fi
             row = frame.iloc[int(np.flatnonzero(off)[0])]
             example = f"{row['instrument']} at {day_text([row['datetime']])[0]}"
         total, strays, last = total + len(place), strays + int(off.sum()), max(last, int(place.max()))
-    if strays > OFF_CALENDAR * total:
+    if strays > OFF_CALENDAR * total and not fit.extended:
         raise UserError(
             f"{strays:,} of {total:,} bars are at no {freq} session of calendar {fit.calendar}, the first is "
             f"{example}: give the --calendar they were traded on and the --freq they have"

@@ -1,8 +1,6 @@
 """Bars from CSV or parquet files: one file or a folder of them, one instrument per file or long tables."""
 
-import itertools
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,27 +8,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute
-import pyarrow.csv
-import pyarrow.parquet
 
-from kronos.data import calendars
-from kronos.data.bars import FEATURES, PRICES, SPELLINGS
+from kronos.data.bars import Finding
 from kronos.data.sources.base import BaseDataProcessor, file_stats
-from kronos.utils.csv_files import GUARDED_TEXT
+from kronos.data.sources.csv_bars import read_file
+from kronos.data.sources.csv_clock import Clock, from_zone
+from kronos.data.sources.csv_columns import squeeze
+from kronos.data.sources.csv_file import FileBars
+from kronos.data.sources.csv_folder import bar_files, by_folder, named_by
+from kronos.data.sources.csv_schema import Said
+from kronos.data.sources.csv_units import UNITS_SAID, settle_units
 from kronos.utils.errors import UserError
-from kronos.utils.names import name_of
 
-SUFFIXES = (".csv", ".csv.gz", ".txt", ".parquet", ".pq")
 PART = 400_000  # rows yielded at a time: enough to be fast, few enough to keep memory small
-EPOCHS: Any = (  # numbers as times, by their size: since 1970, in UTC
-    (1e8, 1e11, "s"), (1e11, 1e14, "ms"), (1e14, 1e17, "us"), (1e17, 1e19, "ns"),
-)  # fmt: skip
-SLASHED = re.compile(r"^\s*(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})")
+SHOWN = 3  # files that a note names
+DOUBTFUL_AMOUNTS = ("turnover", "value")
+LEFT_OUT = "file that cannot be used"
 
 
 class CsvDataProcessor(BaseDataProcessor):
-    """Bars from `data_path`; its columns are found by `bars.SPELLINGS`.
+    """Bars from the files at `data_path`, in the layouts of `csv_layouts` and others whose columns have usual names.
 
     Columns of adjusted closes or of splits adjust the prices; without them prices stay as they are.
     """
@@ -44,32 +41,92 @@ class CsvDataProcessor(BaseDataProcessor):
     }
 
     def process_raw_data(self) -> Iterator[pd.DataFrame]:
+        """Yield frames of whole instruments. Files that cannot be used are left out, unless they are most of them."""
+        config = self.config
+        self._clock = Clock(getattr(config, "calendar", "auto"), getattr(config, "freq", "day"))
+        self._files: dict[str, int] = {}  # notes, and how many files they are true of
+        self._instruments: dict[str, int] = {}  # the same for instruments
         paths = self._paths()
-        tables = _in_threads(self._table, paths)
-        whole: list[tuple[Path, pa.Table]] = []
+        own = by_folder(paths)
+        named = {path: own.get(path) or named_by(path.name, path).instrument for path in paths}
+        paths = sorted(paths, key=lambda path: (named[path], path))
+        said = Said.of(config)
+        long: list[FileBars] = []
         waiting: list[pd.DataFrame] = []
-        files: dict[str, Path] = {}
-        for path, table in zip(paths, tables, strict=True):
-            if "instrument" in table.column_names:
-                whole.append((path, table))
+        group: list[FileBars] = []
+        problems: list[UserError] = []
+        read = 0
+        for path, found in zip(paths, _in_threads(lambda one: read_file(one, said), paths), strict=True):
+            if isinstance(found, UserError):
+                problems.append(found)
                 continue
-            name = name_of(path.name.removesuffix(".gz").rsplit(".", 1)[0])
-            if name in files:
-                raise UserError(
-                    f"{name} comes from two files, {files[name].name} and {path.name}: remove one, or name "
-                    "the instrument in a column"
-                )
-            files[name] = path
-            frame = self._frame(table, path)
-            frame.insert(0, "instrument", name)
-            waiting.append(frame)
+            read += 1
+            for bars in found:
+                bars.named = own.get(path, bars.named)
+                self._report(bars)
+                if bars.code is not None:
+                    long.append(bars)
+                    continue
+                if group and group[0].named != bars.named:
+                    waiting.append(self._series(group))
+                    group = []
+                group.append(bars)
             if sum(map(len, waiting)) >= PART:
-                yield pd.concat(waiting, ignore_index=True)
+                yield from _joined(waiting)
                 waiting = []
-        if waiting:
-            yield pd.concat(waiting, ignore_index=True)
-        if whole:
-            yield from self._long(whole)
+        if group:
+            waiting.append(self._series(group))
+        self._left_out(problems, read)
+        yield from _joined(waiting)
+        if long:
+            yield from self._long(long)
+        self.notes += self._clock.notes
+        self._say_notes()
+
+    def _report(self, bars: FileBars) -> None:
+        """Take over what was found in a file; a note on many files is written once, with their number."""
+        self.findings += bars.findings
+        for note in bars.notes:
+            self._files[note] = self._files.get(note, 0) + 1
+
+    def _left_out(self, problems: list[UserError], read: int) -> None:
+        """Count the files that could not be used. Raises the first problem where they are most of the files."""
+        if not problems:
+            return
+        if len(problems) > read:
+            others = f" ({len(problems)} of {len(problems) + read} files)" if len(problems) + read > 1 else ""
+            raise UserError(f"{problems[0]}{others}")
+        items = [("*", "*", str(problem)) for problem in problems]
+        self.findings.append(Finding(LEFT_OUT, "left out", len(problems), items))
+
+    def _say_notes(self) -> None:
+        for counts, what in ((self._files, "files"), (self._instruments, "instruments")):
+            for note, count in counts.items():
+                self.notes.append(note if count == 1 else f"{note[:-1]} ({count:,} {what}).")
+
+    def _series(self, group: list[FileBars]) -> pd.DataFrame:
+        """Make the frame of one instrument, from one file or from files of different days."""
+        first = group[0]
+        stems: dict[str, FileBars] = {}
+        for one in group:
+            other = stems.setdefault(one.stem, one)
+            if other is not one:
+                apart = other.path.parent != one.path.parent
+                names = [
+                    f"{file.path.parent.name}/{file.path.name}" if apart else file.path.name
+                    for file in (other, one)
+                ]
+                raise UserError(
+                    f"{first.named} comes from two files, {' and '.join(names)}: remove one, or name the "
+                    "instrument in a column"
+                )
+        if len({one.interval for one in group}) > 1:
+            lengths = ", ".join(sorted({one.interval or "no interval" for one in group}))
+            raise UserError(
+                f"{first.named} comes in files of {lengths}: give a folder for each length of a bar"
+            )
+        frames = [self._frame(one, np.full(len(one.times.ns), first.named, dtype=object)) for one in group]
+        return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and time of change of every file that is read, by its path within `data_path`."""
@@ -81,268 +138,107 @@ class CsvDataProcessor(BaseDataProcessor):
         given = self.config.data_path
         if given is None:
             raise UserError("data_source=csv needs --data-path: a CSV or parquet file, or a folder of them")
-        root = Path(given).expanduser()
-        if root.is_file():
-            return [root]
-        if not root.is_dir():
-            raise UserError(
-                f"data_path {given} does not exist: give a CSV or parquet file, or a folder of them"
-            )
-        found = sorted(path for path in root.iterdir() if path.name.lower().endswith(SUFFIXES))
-        if not found:
-            raise UserError(f"data_path {given} has no file that ends in {', '.join(SUFFIXES)}")
-        symbols = getattr(self.config, "symbols", None)
-        own = [path for path in found if path.name.split(".")[0] in (symbols or ())]
-        return own if own and len(own) == len(symbols or ()) else found
+        return bar_files(given, getattr(self.config, "symbols", None))
 
-    def _table(self, path: Path) -> pa.Table:
-        """Read a file with its columns under this project's names."""
-        try:
-            if path.suffix.lower() in (".parquet", ".pq"):
-                with pa.parquet.ParquetFile(path) as opened:
-                    names = _columns(opened.schema_arrow.names, path)
-                    text = [old for new, old in names.items() if new == "instrument"]
-                table = pa.parquet.read_table(path, columns=list(names.values()), read_dictionary=text)
-            else:
-                table, names = _read_csv(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            problem = str(error).splitlines()[0]
-            raise UserError(f"{path} cannot be read: {problem}") from None
-        if table.num_rows == 0:
-            raise UserError(f"{path} has a header and no bars: remove the file or fill it")
-        return table.select(list(names.values())).rename_columns(list(names))
-
-    def _long(self, tables: list[tuple[Path, pa.Table]]) -> Iterator[pd.DataFrame]:
-        """Yield long tables as frames of some instruments each."""
-        path = tables[0][0]
-        names = tables[0][1].column_names
-        for other, table in tables:
-            if sorted(table.column_names) != sorted(names):
+    def _long(self, tables: list[FileBars]) -> Iterator[pd.DataFrame]:
+        """Yield tables of several instruments as frames of some whole instruments each."""
+        evidence = [sorted({"adj_close", "factor"} & set(one.columns)) for one in tables]
+        for one, columns in zip(tables, evidence, strict=True):
+            if columns != evidence[0]:
                 raise UserError(
-                    f"{path.name} has columns {', '.join(names)}, {other.name} has "
-                    f"{', '.join(table.column_names)}: long tables that belong together need the same ones"
+                    f"{tables[0].path.name} has columns {', '.join(tables[0].columns)}, {one.path.name} has "
+                    f"{', '.join(one.columns)}: long tables that belong together need the same ones of adjustment"
                 )
-        table = pa.concat_tables([one.select(names) for _, one in tables], promote_options="permissive")
-        tables.clear()
-        column = table["instrument"]
-        if pa.types.is_dictionary(column.type):
-            column = column.unify_dictionaries() if hasattr(column, "unify_dictionaries") else column
-        else:
-            column = column.cast(pa.string()).dictionary_encode()
-        joined = column.combine_chunks()
-        if isinstance(joined, pa.ChunkedArray):
-            joined = joined.chunk(0)
-        if joined.null_count:
-            raise UserError(
-                f"{path}: column instrument is empty in {joined.null_count} of {len(joined)} bars"
-            )
-        code = joined.indices.to_numpy(zero_copy_only=False)
-        labels = [str(name) for name in joined.dictionary.to_pylist()]
-        table = table.drop_columns(["instrument"])
+        labels = sorted({name for one in tables for name in one.instruments})
+        place = {name: number for number, name in enumerate(labels)}
+        codes = [np.array([place[name] for name in one.instruments], np.int64)[one.code] for one in tables]
+        code = np.concatenate(codes)
         size = np.bincount(code, minlength=len(labels))
-        group = np.zeros(len(labels), np.int64)
-        order = np.argsort(labels, kind="stable")
-        group[order] = (np.cumsum(size[order]) - size[order]) // PART
-        contiguous = (np.diff(code) != 0).sum() + 1 == (size > 0).sum()
-        part = group[code]
-        if contiguous and (np.diff(part) >= 0).all():
-            rows: Any = None
-        else:
-            rows = np.argsort(part, kind="stable")
-        begins = np.searchsorted(part if rows is None else part[rows], np.arange(int(group.max()) + 2))
-        del part
-        for begin, end in itertools.pairwise(begins.tolist()):
-            if begin == end:
-                continue
-            taken = slice(begin, end) if rows is None else rows[begin:end]
-            piece = table.slice(begin, end - begin) if rows is None else table.take(pa.array(taken))
-            frame = self._frame(piece, path)
-            frame.insert(0, "instrument", np.array(labels, dtype=object)[code[taken]])
-            yield frame
+        part_of = (np.cumsum(size) - size) // PART
+        for number in np.unique(part_of[size > 0]).tolist():
+            frames = []
+            for one, own in zip(tables, codes, strict=True):
+                rows = part_of[own] == number
+                if rows.any():
+                    piece = FileBars(**{**vars(one), "columns": dict(one.columns)})
+                    piece.code = own
+                    if not rows.all():
+                        piece.keep(rows)
+                    frames.append(self._frame(piece, np.array(labels, dtype=object)[piece.code]))
+            yield frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
-    def _frame(self, table: pa.Table, path: Path) -> pd.DataFrame:
-        """Convert columns to numbers and times; a factor is left out where nothing says how to use it."""
-        columns: dict[str, Any] = {"datetime": self._times(table["datetime"], path)}
-        for name in table.column_names:
-            if name not in ("datetime", "instrument"):
-                columns[name] = _numbers(table[name], name, path)
-        frame = pd.DataFrame(columns)
-        if "adj_close" in frame:
-            frame = frame.drop(columns="factor", errors="ignore")
-        elif "factor" in frame and getattr(self.config, "adjust", "auto") != "factor":
-            del frame["factor"]
+    def _frame(self, bars: FileBars, instrument: np.ndarray) -> pd.DataFrame:
+        """Make a frame with local times and with volume and amount in shares and currency."""
+        columns = dict(bars.columns)
+        if "adj_close" in columns:
+            columns.pop("factor", None)
+        elif "factor" in columns and getattr(self.config, "adjust", "auto") != "factor":
+            del columns["factor"]
             note = (
                 "Column factor is not used, since nothing says whether prices hold it already: with "
                 "adjust=factor they are multiplied by it."
             )
             if note not in self.notes:
                 self.notes.append(note)
-        return frame
+        local = self._local(bars)
+        if "amount" in columns:
+            self._units(columns, bars, local)
+        times = pd.Series(local.view("datetime64[ns]"))
+        return pd.DataFrame({"instrument": instrument, "datetime": times, **columns}, copy=False)
 
-    def _times(self, column: pa.ChunkedArray, path: Path) -> pd.Series:
-        """Convert times to the exchange's local time, from their time zone or from epoch numbers (UTC)."""
-        if pa.types.is_null(column.type):
-            raise UserError(f"{path}: column of times is empty")
-        series = column.to_pandas()
-        if pa.types.is_date(column.type):
-            series = pd.to_datetime(series)
-        elif pd.api.types.is_numeric_dtype(series):
-            series = _from_numbers(series, path)
-        elif not pd.api.types.is_datetime64_any_dtype(series):
-            series = _from_text(series, path)
-        if bool(series.isna().any()):
-            raise UserError(f"{path}: the time is empty in {int(series.isna().sum())} of {len(series)} rows")
-        if series.dt.tz is not None:
-            series = series.dt.tz_convert(self._clock(path)).dt.tz_localize(None)
-        return series.astype("datetime64[ns]")
+    def _local(self, bars: FileBars) -> np.ndarray:
+        """Return the times of a file on the clock of the exchange, int64 ns."""
+        ns, utc, offset, _ = bars.times
+        zone = getattr(self.config, "time_zone", None)
+        try:
+            if not utc and zone:
+                ns, utc, offset = from_zone(ns, zone), True, None
+            if utc and not (bars.layout.utc and self._clock.calendar == "auto"):
+                ns = self._clock.local(ns, offset)
+        except UserError as error:
+            raise UserError(f"{bars.path}: {error}") from None
+        return ns
 
-    def _clock(self, path: Path) -> Any:
-        name = getattr(self.config, "calendar", "auto")
-        if name == "auto":
-            raise UserError(
-                f"{path}: the times have a time zone, and calendar=auto does not tell the exchange's: give "
-                f"--calendar, one of {', '.join(calendars.NAMES)}"
-            )
-        return calendars.timezone(name)
+    def _units(self, columns: dict[str, np.ndarray], bars: FileBars, times: np.ndarray) -> None:
+        doubtful = squeeze(bars.amount_name) in DOUBTFUL_AMOUNTS
+        found = settle_units(columns, bars.code, times, doubtful, bars.layout.units)
+        for text, count in found.items():
+            if text:
+                shown = f"{text[:1].upper()}{text[1:]}, as amount / (volume x price) shows"
+                note = UNITS_SAID.get(text, f"{shown}: converted to shares and currency.")
+                self._instruments[note] = self._instruments.get(note, 0) + count
 
 
-def _in_threads(read: Any, paths: list[Path]) -> Iterator[Any]:
-    """Map in a few threads, at most 16 files ahead, so that thousands of files are not in memory at once."""
+def _joined(frames: list[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Join frames of equal columns: joined with others they would have holes that look like missing values."""
+    alike: dict[str, list[pd.DataFrame]] = {}
+    for frame in frames:
+        alike.setdefault(",".join(frame.columns), []).append(frame)
+    for same in alike.values():
+        yield pd.concat(same, ignore_index=True)
+
+
+def _in_threads(read: Callable[[Path], Any], paths: list[Path]) -> Iterator[Any]:
+    """Map in a few threads, at most 16 files ahead, so that thousands of files are not in memory at once.
+
+    A file that cannot be used gives its UserError.
+    """
+
+    def tried(path: Path) -> Any:
+        try:
+            return read(path)
+        except UserError as error:
+            return error
+        except (pa.ArrowException, OSError) as error:
+            return UserError(f"{path} cannot be read: {str(error).splitlines()[0]}")
+
     if len(paths) == 1:
-        yield read(paths[0])
+        yield tried(paths[0])
         return
     with ThreadPoolExecutor(4) as pool:
-        ahead = [pool.submit(read, path) for path in paths[:16]]
+        ahead = [pool.submit(tried, path) for path in paths[:16]]
         for place in range(len(paths)):
             result = ahead.pop(0).result()
             if place + 16 < len(paths):
-                ahead.append(pool.submit(read, paths[place + 16]))
+                ahead.append(pool.submit(tried, paths[place + 16]))
             yield result
-
-
-def _columns(given: list[str], path: Path) -> dict[str, str]:
-    """Map our column names to the file's, for known columns. Raises UserError for missing and repeated ones."""
-    clean = [name.strip().lower().lstrip("\ufeff") for name in given]
-    found: dict[str, str] = {}
-    for ours, spellings in SPELLINGS.items():
-        places = [place for place, name in enumerate(clean) if name in spellings]
-        places.sort(key=lambda place: spellings.index(clean[place]))
-        if places and clean.count(clean[places[0]]) > 1:
-            raise UserError(f"{path}: column {given[places[0]]} is there twice: rename or remove one")
-        if places:
-            found[ours] = given[places[0]]
-    missing = [name for name in ("datetime", *PRICES) if name not in found]
-    if missing:
-        raise UserError(
-            f"{path} has no column for {', '.join(missing)}: its columns are {', '.join(given) or 'none'}; rename "
-            f"them to datetime, {', '.join(FEATURES)} (and instrument)"
-        )
-    return found
-
-
-def _read_csv(path: Path) -> tuple[pa.Table, dict[str, str]]:
-    """Read a CSV file; codes and times stay text, so that no leading zero is lost and no date is guessed."""
-    with pa.input_stream(str(path)) as stream:  # decompresses by suffix
-        data = stream.read()
-    if not data.strip():
-        raise UserError(f"{path} is empty: remove the file or fill it")
-    if b"\x00" in data[:4096]:
-        raise UserError(
-            f"{path} is not text (it has zero bytes, as UTF-16 and spreadsheets do): save it as UTF-8 CSV"
-        )
-    encoding = "utf8"
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        try:
-            data = data.decode("gb18030").encode("utf-8")
-        except UnicodeDecodeError:
-            raise UserError(
-                f"{path} is neither UTF-8 nor GB18030 text (byte {error.start}): save it as UTF-8"
-            ) from None
-    header = data.lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0].decode("utf-8").strip("\r")
-    delimiter = max(",;\t", key=header.count)
-    given = [name.strip().strip('"') for name in header.split(delimiter)]
-    names = _columns(given, path)
-    kinds = {names[name]: pa.string() for name in ("instrument", "datetime") if name in names}
-    table = pa.csv.read_csv(
-        pa.BufferReader(data),
-        read_options=pa.csv.ReadOptions(encoding=encoding, column_names=given, skip_rows=1),
-        parse_options=pa.csv.ParseOptions(delimiter=delimiter),
-        convert_options=pa.csv.ConvertOptions(
-            column_types=kinds, include_columns=list(names.values()), strings_can_be_null=True
-        ),
-    )
-    if "instrument" in names:
-        place = table.column_names.index(names["instrument"])
-        plain = pa.compute.replace_substring_regex(table.column(place), GUARDED_TEXT, r"\1")
-        table = table.set_column(place, names["instrument"], plain)
-    return table, names
-
-
-def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type):
-        return column.cast(pa.float64()).to_numpy()
-    if pa.types.is_decimal(column.type):
-        return column.cast(pa.float64(), safe=False).to_numpy()
-    series = column.to_pandas()
-    numbers = pd.to_numeric(series, errors="coerce")
-    bad = np.flatnonzero(numbers.isna().to_numpy() & series.notna().to_numpy())
-    if len(bad) or not pd.api.types.is_numeric_dtype(numbers) or pd.api.types.is_bool_dtype(series):
-        place = int(bad[0]) if len(bad) else 0
-        raise UserError(
-            f"{path}: column {name} has {str(series.iloc[place])!r} in row {place + 2}, a number was expected "
-            f"({max(len(bad), 1)} such values)"
-        )
-    return numbers.to_numpy(dtype=np.float64)
-
-
-def _from_numbers(series: pd.Series, path: Path) -> pd.Series:
-    """Convert numbers to times: days like 20240618, or seconds to nanoseconds since 1970, told by their size."""
-    values = series.to_numpy(dtype=np.float64)
-    if np.isnan(values).any():
-        raise UserError(f"{path}: the time is empty in {int(np.isnan(values).sum())} of {len(values)} rows")
-    if ((values >= 19000101) & (values <= 22001231)).all():
-        return _from_text(series.astype("int64").astype(str), path)
-    for least, most, unit in EPOCHS:
-        if ((values >= least) & (values < most)).all():
-            return pd.to_datetime(series, unit=unit, utc=True)
-    raise UserError(
-        f"{path}: the time is the number {values[0]:g}: days like 20240618, seconds or milliseconds since "
-        "1970, or text like 2024-06-18 09:35 were expected"
-    )
-
-
-def _from_text(series: pd.Series, path: Path) -> pd.Series:
-    """Parse times of one format; a date that can be read two ways is refused."""
-    text = series.fillna("").str.strip()
-    empty = (text == "").to_numpy()
-    if empty.any():
-        raise UserError(f"{path}: the time is empty in {int(empty.sum())} of {len(text)} rows")
-    if re.fullmatch(r"\d{8}", text.iloc[0]):
-        kind: Any = {"format": "%Y%m%d"}
-    elif re.fullmatch(r"\d{9,19}", text.iloc[0]):
-        return _from_numbers(pd.to_numeric(text, errors="coerce"), path)
-    elif SLASHED.match(text.iloc[0]):
-        parts = text.str.extract(SLASHED).astype("float64")
-        first, second = (int(parts[column].max()) if parts[column].notna().any() else 0 for column in (0, 1))
-        if first <= 12 and second <= 12:
-            raise UserError(
-                f"{path}: the date {text.iloc[0]} can be read two ways (day or month first) and no row tells: "
-                "write dates as 2024-06-18"
-            )
-        kind = {"dayfirst": first > 12}
-    else:
-        kind = {}
-    try:
-        return pd.to_datetime(text, **kind)
-    except (ValueError, TypeError) as error:
-        found = pd.to_datetime(text, errors="coerce", **kind)
-        bad = np.flatnonzero(found.isna().to_numpy())
-        if not len(bad):
-            raise UserError(f"{path}: times cannot be read: {str(error).splitlines()[0]}") from None
-        place = int(bad[0])
-        raise UserError(
-            f"{path}: {text.iloc[place]!r} in row {place + 2} is not a time like {text.iloc[0]!r} "
-            f"({len(bad)} such rows)"
-        ) from None

@@ -179,10 +179,13 @@ class SinaDataProcessor(BaseDataProcessor):
                 datalen = min(datalen, since * bars_per_day + OVERLAP)
             bars = client.bars(symbol, scale, datalen)
             after = closed + pd.Timedelta(days=1)
+            left_out = {bar[0] for bar in bars if not all(bar[1:6])} | set((cached or {}).get("left_out", ()))
+            bars = [bar for bar in bars if all(bar[1:6])]
             over = [bar for bar in bars if pd.to_datetime(bar[0], errors="coerce") < after]
             merged, revised = _merge([tuple(bar) for bar in cached["bars"]] if cached else [], over)
             revised += cached["revised"] if cached else 0
             content = {"until": f"{closed:%Y-%m-%d}", "revised": revised, "bars": merged}
+            content["left_out"] = sorted(left_out - {bar[0] for bar in merged})
             files.write_json(file, with_own_digest(content))
         if client.factor_url:
             file = self._cache() / "factors" / f"{symbol}.json"
@@ -215,6 +218,11 @@ class SinaDataProcessor(BaseDataProcessor):
             item = (symbol.upper(), "*", f"{cached['revised']} bars")
             kind = "bar that the service has changed since it was cached"
             self.findings.append(Finding(kind, "the first value kept", cached["revised"], [item]))
+        if without := cached.get("left_out"):
+            items = [(symbol.upper(), day or "*", "") for day in without]
+            self.findings.append(
+                Finding("bar that the service gives without prices", "left out", len(without), items)
+            )
         columns = ("datetime", *FEATURES)
         frame = pd.DataFrame(cached["bars"], columns=columns)
         frame.insert(0, "instrument", symbol.upper())

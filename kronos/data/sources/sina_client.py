@@ -143,7 +143,10 @@ def _payload(text: str, pattern: str, what: str) -> Any:
 
 
 def parse_bars(text: str) -> list[Bar] | None:
-    """Parse bars from `=([{...}, ...]);`, None for `=(null);`. Raises BadAnswer for anything else."""
+    """Parse bars from `=([{...}, ...]);`, None for `=(null);`. Raises BadAnswer for anything else.
+
+    A bar that the service gives without prices has empty texts for them, and one that is null an empty day too.
+    """
     rows = _payload(text, r"=\s*\((.*)\)\s*;?\s*$", "bars in JSONP")
     if rows is None:
         return None
@@ -152,12 +155,13 @@ def parse_bars(text: str) -> list[Bar] | None:
     bars = []
     for row in rows:
         try:
-            bar = tuple(str(row[name]) for name in ("day", *COLUMNS))
+            row = {name: "" for name in ("day", *COLUMNS)} if row is None else row
+            bar = tuple("" if row[name] is None else str(row[name]) for name in ("day", *COLUMNS))
             for value in bar[1:]:
-                float(value)
+                float(value or "nan")
         except (KeyError, TypeError, ValueError):
             raise BadAnswer(f"an invalid bar: {json.dumps(row, ensure_ascii=False)[:120]}") from None
-        bars.append((*bar, str(row.get("amount", ""))))
+        bars.append((*bar, str(row.get("amount") or "")))
     return bars
 
 

@@ -15,7 +15,7 @@ from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.distributed.device import choose, is_out_of_memory
 from kronos.stages.base import Context
-from kronos.stages.cache import RECORD
+from kronos.stages.cache import RECORD, copy_record, read_record
 from kronos.stages.inputs import resolve_splits, stored_bars
 from kronos.stages.search.space import Space
 from kronos.stages.search.study import DAILY, DIRECTIONS, Study
@@ -227,7 +227,7 @@ class Search:
                 with atomic_folder(kept) as new:
                     shutil.copytree(source / "checkpoints" / "best_model", new, dirs_exist_ok=True)
                     if (source / RECORD).is_file():  # has the days that the tokenizer was trained on
-                        shutil.copyfile(source / RECORD, new / RECORD)
+                        copy_record(read_record(source), new)
         return {"tokenizer_path": str(kept)}
 
     @contextmanager

@@ -388,6 +388,17 @@ def test_what_is_no_list_of_symbols_is_refused(
         build(settings(sina_symbols=symbols))
 
 
+def test_a_bar_without_prices_is_left_out_and_counted(service: Service, settings: Callable[..., Any]) -> None:
+    empty = ROW.replace(b'"1"', b'""').replace(b"01-02", b"01-03")
+    later = ROW.replace(b"01-02", b"01-04").replace(b"}", b',"amount":null}')
+    service.faults = [_body(b"=([" + b",".join([ROW, empty, b"null", later]) + b"]);")]
+    store = build(settings(sina_symbols="sh600519", sina_factor_url=None))
+    counts = {one["kind"]: one["count"] for one in store.findings}
+    assert counts["bar that the service gives without prices"] == 2
+    real = store.frame()[(np.asarray(store.flags) & Flag.FILLED) == 0]
+    assert real["datetime"].dt.day.tolist() == [2, 4]
+
+
 def test_answers_are_read_with_and_without_their_wrapping() -> None:
     bar = [("2024-01-02", "1", "1", "1", "1", "1", "")]
     row = ROW.decode()
