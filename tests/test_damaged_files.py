@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ STORE_FILES = (
 )  # fmt: skip
 MODELS = Path("outputs/models")
 BACKTEST = Path("outputs/backtest_results/finetune_backtest_demo")
+PREDICT = Path("outputs/predictions/latest")
 
 
 def flip(file: Path, place: float = 0.5) -> None:
@@ -100,26 +100,30 @@ def test_an_object_knows_its_own_digest(tmp_path: Path) -> None:
     assert digests.read_object(file, "remedy")["b"] == content["b"]
 
 
-def test_a_flipped_bar_stops_a_later_stage_and_the_data_stage_makes_it_anew(
-    store: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+def test_a_flipped_bar_stops_a_later_stage_in_one_line(
+    store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = (store / "values.npy").read_bytes()
     flip(store / "values.npy")
-    paths = ["--tokenizer-path", str(weights / "tokenizer"), "--predictor-path", str(weights / "predictor")]
-    line = fails(capsys, "predict", *paths)
-    assert line == (
+    assert fails(capsys, "predict") == (
         "kronos: the store at outputs/data is damaged: values.npy was altered (its digest differs); build it again "
         "with  python -m kronos data"
     )
     assert "1 of " in fails(capsys, "verify")
+    flip(store / "values.npy")
+    assert main(["verify"]) == 0
+    flip(store / "splits.json", 0.3)
+    line = fails(capsys, "predict")
+    assert "outputs/data/splits.json is damaged" in line and "python -m kronos data" in line
+
+
+@pytest.mark.slow
+def test_the_data_stage_makes_a_damaged_store_anew(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (store / "values.npy").read_bytes()
+    flip(store / "values.npy")
     assert main(["data"]) == 0
     assert "data: runs, since outputs/data/values.npy is damaged" in capsys.readouterr().out
     assert (store / "values.npy").read_bytes() == whole
-    flip(store / "splits.json", 0.3)
-    assert "outputs/data/splits.json is damaged" in fails(capsys, "predict", *paths)
-    flip(store / "splits.json", 0.3)
     assert main(["data"]) == 0 and "data: reused" in capsys.readouterr().out
-    assert main(["verify"]) == 0 and "as they were written" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -179,20 +183,22 @@ def test_a_flipped_bit_of_a_trained_model_stops_the_stages_that_read_it(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [flip, Path.unlink])
-def test_a_damaged_set_of_predictions_is_made_anew_and_said(
-    damage: Callable[[Path], None], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(shutil.copytree(finished, tmp_path / "copy"))
-    given = ["--epochs", "1", "--n-train-iter", "600", "--n-val-iter", "200", "--inference-sample-count", "2"]
-    whole = read_record(BACKTEST)["outputs"]["predictions.parquet"]
-    damage(BACKTEST / "predictions.parquet")
-    assert main(["pipeline", *given]) == 0
-    said = capsys.readouterr().out
-    assert f"backtest: runs, since {BACKTEST / 'predictions.parquet'} is " in said
-    assert said.count(": reused, nothing it depends on has changed") == 3
-    assert read_record(BACKTEST)["outputs"]["predictions.parquet"] == whole
-    flip(BACKTEST / RECORD)
-    assert main(["pipeline", *given]) == 0
-    assert f"backtest: runs, since {BACKTEST / RECORD} is damaged" in capsys.readouterr().out
+def test_damaged_predictions_are_said_and_made_anew(
+    store: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [
+        "predict",
+        "--tokenizer-path",
+        str(weights / "tokenizer"),
+        "--predictor-path",
+        str(weights / "predictor"),
+    ]
+    assert main(given) == 0
+    outputs = read_record(PREDICT)["outputs"]
+    for file, damage in (("forecast.parquet", flip), ("forecast.csv", Path.unlink), (RECORD, flip)):
+        damage(PREDICT / file)
+        assert "1 of " in fails(capsys, "verify")
+        assert main(given) == 0
+        assert f"predict: runs, since {PREDICT / file} is " in capsys.readouterr().out
+        assert read_record(PREDICT)["outputs"] == outputs
+    assert main(given) == 0 and "predict: reused" in capsys.readouterr().out
