@@ -219,8 +219,9 @@ def test_an_interrupted_run_saves_ends_cleanly_and_goes_on(
     assert "kronos: interrupted" in finish(process, 130)
     (run,) = runs()
     assert run.info.status == "KILLED"
+    before = len(history(run.info.run_id))
     process = start(*long, "--resume", "must")
-    wait_for_status("RUNNING")
+    wait_for_rows(run.info.run_id, before + 1)
     process.send_signal(signum)
     finish(process, 130)
     (again,) = runs()
@@ -228,12 +229,12 @@ def test_an_interrupted_run_saves_ends_cleanly_and_goes_on(
     assert all(len(values) == 1 for values in history(run.info.run_id).values())
 
 
-def wait_for_status(status: str) -> None:
-    """Until the only run has this status."""
+def wait_for_rows(run_id: str, rows: int) -> None:
+    """Until the run has at least so many rows of losses."""
     until = time.monotonic() + 120
-    while [run.info.status for run in runs()] != [status]:
+    while len(history(run_id)) < rows:
         assert time.monotonic() < until
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def wait_for_steps(evaluations: int) -> None:

@@ -44,6 +44,7 @@ def test_it_is_the_score_of_the_chosen_windows_in_one_batch(store, weights):
     assert not any(model.training for model in pair.values())
 
 
+@pytest.mark.slow
 def test_a_backtest_logs_it_once_and_reports_it(finished):
     folder = finished / "outputs" / "backtest_results" / "finetune_backtest_demo"
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]

@@ -21,7 +21,7 @@ def stored(rows: dict[str, dict[int, tuple[float, int]]]) -> SimpleNamespace:
     return SimpleNamespace(
         instruments=names, instrument_of_row=instrument, session=session, flags=flags.astype(np.uint8),
         values=np.repeat(price.astype(np.float32)[:, None], 6, axis=1), last_session=DAYS - 1,
-        sessions=pd.bdate_range("2024-01-01", periods=DAYS).to_numpy("datetime64[ns]").astype(np.int64),
+        sessions=pd.bdate_range("2024-01-01", periods=DAYS).to_numpy("datetime64[ns]").astype(np.int64), source={},
     )  # fmt: skip
 
 
