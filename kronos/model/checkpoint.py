@@ -105,7 +105,7 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if (folder / DIGESTS).is_file():
         digests = read_object(folder / DIGESTS, REMEDY).get("files", {})
         for problem in altered(folder, digests).values():
-            raise Damaged(problem, REMEDY)
+            raise Damaged(problem, f"{REMEDY}, or delete {DIGESTS} beside it if you changed it yourself")
     return _read_config(folder), _read_weights(folder / WEIGHTS)
 
 
