@@ -71,7 +71,9 @@ def test_five_minute_bars_of_shanghai_find_their_sessions(tmp_path: Path) -> Non
     store = build(tmp_path, "five", data_source="csv", data_path=str(XSHG), freq="5min")
     raw = pd.read_csv(XSHG)
     assert (store.calendar, store.label, len(store), store.findings) == ("XSHG", "end", len(raw), [])
-    np.testing.assert_allclose(store.values, raw[list(FEATURES)], rtol=1e-6)
+    assert any("lots of 100" in note for note in store.source["notes"]), "amount = 100 x volume x price"
+    shares = raw[list(FEATURES)].to_numpy() * [1, 1, 1, 1, 100, 1]
+    np.testing.assert_allclose(store.values, shares, rtol=1e-6)
     assert int(store.history[-1]) == len(raw), "no session is missing: lunch and nights are no holes"
 
 
