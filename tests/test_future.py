@@ -100,7 +100,8 @@ def all_sold(store: BarStore, last: int, horizon: int) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(mask.buyable.index[:days][known])
 
 
-@pytest.mark.parametrize("day", [pytest.param("2010-06-29", marks=pytest.mark.slow), "2010-07-19"])
+@pytest.mark.slow
+@pytest.mark.parametrize("day", ["2010-06-29", "2010-07-19"])
 def test_replacing_all_bars_after_a_day_changes_nothing_up_to_it(
     day: str, tmp_path: Path, weights: Path, source: type[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:

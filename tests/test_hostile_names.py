@@ -68,6 +68,7 @@ def pair(weights: Path) -> list[str]:
     return ["--tokenizer-path", str(weights / "tokenizer"), "--predictor-path", str(weights / "predictor")]
 
 
+@pytest.mark.slow
 def test_predict_draws_every_name_into_its_own_file(stored: Path, weights: Path) -> None:
     write_json("figures.json", {"predict_figures": list(NAMES)})
     assert main(["predict", *FLAGS, *pair(weights), "--config-path", "figures.json"]) == 0

@@ -126,6 +126,7 @@ def test_a_crashed_run_goes_on_in_its_mlflow_run_and_logs_each_loss_once(
     assert [path.name for path in (FOLDER / "checkpoints").iterdir()] == ["best_model"]
 
 
+@pytest.mark.slow
 def test_resume_must_names_what_differs_and_never_begins_anew(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

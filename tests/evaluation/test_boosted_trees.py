@@ -66,6 +66,7 @@ def scores(bars: pd.DataFrame, path: Path, threads: int = 1) -> pd.DataFrame:
     return found
 
 
+@pytest.mark.slow
 def test_it_finds_a_pattern_in_volume_sees_no_future_and_repeats(tmp_path: Path) -> None:
     bars = market(pattern=True)
     found = scores(bars, tmp_path / "bars")

@@ -19,6 +19,7 @@ FOLDER = Path("outputs/audit")
 CONFIG = Path(__file__).resolve().parents[2] / "experiments" / "sample.json"
 
 
+@pytest.mark.slow
 def test_the_stage_writes_its_page_and_run_and_is_reused(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -210,6 +210,7 @@ FINGERPRINT = """
 """
 
 
+@pytest.mark.slow
 def test_a_class_of_ones_own_is_reused_only_where_it_says_what_its_bars_depend_on(
     in_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,6 +75,7 @@ class Ranked:
         return {"values": [value], "metrics": metrics, "digest": "d" * 64, "daily_rank_ic": daily}
 
 
+@pytest.mark.slow
 def test_a_search_by_rank_ic_says_what_the_choice_is_worth(
     store: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

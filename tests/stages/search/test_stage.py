@@ -55,6 +55,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.err
 
 
+@pytest.mark.slow
 def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(store: Path) -> None:
     assert run_stage("search", *SEARCH, "--n-trials", "2", "--search-pruner", "none") == 0
     (parent,), children = runs("search"), runs("trial")
@@ -109,6 +110,7 @@ class Stub:
         return {"values": [value], "metrics": metrics, "digest": "0"}
 
 
+@pytest.mark.slow
 def test_every_end_of_a_trial_is_on_record_and_the_best_are_repeated(
     store: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
