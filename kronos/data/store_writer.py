@@ -1,7 +1,8 @@
 """Write the bar store: gather aligned bars part by part, then write a temporary folder, renamed on success."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from kronos.data.bars import FEATURES, Finding
 from kronos.data.calendars import next_sessions
 from kronos.data.calendars import sessions as calendar_sessions
 from kronos.data.quality_report import report_markdown
-from kronos.data.store import FORMAT, SESSIONS_AFTER, BarStore, describe_file, open_store
+from kronos.data.spool import Held, Spool
+from kronos.data.store import ARRAYS, FORMAT, SESSIONS_AFTER, BarStore, describe_file, open_store
 from kronos.utils import files
 from kronos.utils.digests import canonical
 from kronos.utils.errors import UserError
+
+LARGE = ("values", "session", "flags")  # of ARRAYS: the ones with a row for each bar
 
 
 def store_sessions(
@@ -27,15 +31,17 @@ def store_sessions(
     return pd.DatetimeIndex(within.append(next_sessions(calendar, last, SESSIONS_AFTER, freq, label)))
 
 
-@dataclass
 class StoreParts:
-    """Aligned bars (see `bars.align`) collected part by part; each instrument is in one part only."""
+    """Aligned bars (see `bars.align`) collected part by part; each instrument is in one part only.
 
-    names: list[str] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    arrays: dict[str, list[np.ndarray]] = field(
-        default_factory=lambda: {"values": [], "session": [], "flags": []}
-    )
+    Parts beyond the budget of `spool` wait on disk. Without one all stay in memory.
+    """
+
+    def __init__(self, spool: Spool | None = None) -> None:
+        self._spool = spool or Spool(Path(), budget=sys.maxsize)
+        self._names: list[str] = []
+        self._spans: list[tuple[int, int, int]] = []  # of each name: its part, and its rows within it
+        self._parts: list[dict[str, Held]] = []
 
     def add(self, frame: pd.DataFrame) -> None:
         """Add the bars of some instruments. Raises UserError where they are not sorted and unique."""
@@ -54,35 +60,39 @@ class StoreParts:
                 f"{row['instrument']} on {row['datetime']:%Y-%m-%d} has a value that is missing or too large for "
                 "float32: clean the bars first"
             )
-        self.names += [str(name) for name in names]
-        self.lengths += np.bincount(code, minlength=len(names)).tolist()
-        for name, array in (
-            ("values", values),
-            ("session", session),
-            ("flags", frame["flag"].to_numpy("|u1")),
-        ):
-            self.arrays[name].append(array)
+        ends = np.cumsum(np.bincount(code, minlength=len(names))).tolist()
+        self._names += [str(name) for name in names]
+        self._spans += [(len(self._parts), begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
+        arrays = {"values": values, "session": session, "flags": frame["flag"].to_numpy("|u1")}
+        self._parts.append({name: self._spool.put(array) for name, array in arrays.items()})
 
-    def merged(self) -> dict[str, np.ndarray]:
-        """Concatenate the arrays of all parts, sorted by instrument; the parts are emptied."""
-        if not self.names:
+    def in_order(self) -> tuple[list[str], np.ndarray, list[tuple[int, int, int]]]:
+        """Return the names, sorted; their offsets, int64 [I + 1]; and the runs of rows (part, begin, end) to join.
+
+        Raises UserError where there is no bar, or where an instrument came in two parts.
+        """
+        if not self._names:
             raise UserError(
                 "there is no bar to store: check the source, dataset_begin_time and dataset_end_time"
             )
-        if len(set(self.names)) < len(self.names):
+        if len(set(self._names)) < len(self._names):
             raise UserError("bars of one instrument came in two parts: they belong in one")
-        order = sorted(range(len(self.names)), key=self.names.__getitem__)
-        in_order = order == list(range(len(order)))
-        begins = np.append(0, np.cumsum(self.lengths))
-        merged = {}
-        for name in list(self.arrays):
-            whole = np.concatenate(self.arrays.pop(name))
-            if not in_order:
-                whole = np.concatenate([whole[begins[i] : begins[i + 1]] for i in order])
-            merged[name] = whole
-        merged["offsets"] = np.append(0, np.cumsum([self.lengths[i] for i in order])).astype("<i8")
-        self.names = [self.names[i] for i in order]
-        return merged
+        order = sorted(range(len(self._names)), key=self._names.__getitem__)
+        spans = [self._spans[place] for place in order]
+        offsets = np.cumsum([0, *(end - begin for _, begin, end in spans)]).astype("<i8")
+        runs = [spans[0]]
+        for part, begin, end in spans[1:]:
+            last = runs[-1]
+            if (part, begin) == (last[0], last[2]):
+                runs[-1] = (part, last[1], end)
+            else:
+                runs.append((part, begin, end))
+        return [self._names[place] for place in order], offsets, runs
+
+    def arrays(self, name: str, runs: list[tuple[int, int, int]]) -> Iterator[np.ndarray]:
+        """Yield the rows of values, session or flags in the order of `runs`."""
+        for part, begin, end in runs:
+            yield self._parts[part][name].get(begin, end)
 
 
 def write_store(
@@ -111,38 +121,56 @@ def write_store(
         if len(bars):
             parts.add(bars)
         bars = parts
-    arrays = bars.merged()
-    arrays["sessions"] = sessions.as_unit("ns").asi8.astype("<i8")
+    names, offsets, runs = bars.in_order()
+    small = {"offsets": offsets, "sessions": sessions.as_unit("ns").asi8.astype("<i8")}
     content: dict[str, Any] = {
         "freq": freq,
         "calendar": calendar,
         "label": label,
         "last_session": int(last_session),
-        "instruments": bars.names,
+        "instruments": names,
         "benchmark": None if benchmark is None else str(benchmark.name),
     }
     if benchmark is not None:
-        arrays["benchmark"] = benchmark.reindex(sessions).to_numpy().astype("<f8")
+        small["benchmark"] = benchmark.reindex(sessions).to_numpy().astype("<f8")
     index: dict[str, Any] = {
         "format": FORMAT,
         **content,
-        "rows": len(arrays["session"]),
-        "digest": files.digest_bytes(canonical(content), *(array.data for array in arrays.values())),
+        "rows": int(offsets[-1]),
         "source": source,
         "key": key,
         "files": {},
     }
+    digest = hashlib.sha256(canonical(content))
     with files.atomic_folder(target) as folder:
-        for name in list(arrays):
-            np.save(folder / f"{name}.npy", arrays[name], allow_pickle=False)
+        for name in LARGE:
+            kind, (_, *columns) = ARRAYS[name]
+            shape = (index["rows"], *columns)
+            _write_array(folder / f"{name}.npy", kind, shape, bars.arrays(name, runs), digest)
+        for name, array in small.items():
+            _write_array(folder / f"{name}.npy", array.dtype.str, array.shape, [array], digest)
+        index["digest"] = digest.hexdigest()
+        for name in (*LARGE, *small):
             index["files"][f"{name}.npy"] = describe_file(folder / f"{name}.npy")
-            del arrays[name]
         files.write_json(folder / "findings.json", [finding.as_dict() for finding in findings])
         index["files"]["findings.json"] = describe_file(folder / "findings.json")
         index["index_digest"] = files.digest_bytes(canonical(index))
         files.write_json(folder / "index.json", index)
         files.write_text(folder / "data_report.md", report_markdown(open_store(folder, verify=False)))
     return open_store(target, verify=False)
+
+
+def _write_array(
+    path: Path, kind: str, shape: tuple[int | str, ...], pieces: Iterable[np.ndarray], digest: Any
+) -> None:
+    """Write pieces as one .npy file, and add their bytes to a digest."""
+    with path.open("wb") as stream:
+        header = {"descr": kind, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for piece in pieces:
+            data = np.ascontiguousarray(piece).data.cast("B")
+            stream.write(data)
+            digest.update(data)
 
 
 def refuse_foreign_folder(path: str | Path) -> None:

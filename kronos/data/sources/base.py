@@ -26,11 +26,13 @@ from kronos.data.cleaning import OFF_CALENDAR, clean, drop_off_calendar
 from kronos.data.open_bars import drop_open_bars
 from kronos.data.quality_report import empty_sessions, hole_findings
 from kronos.data.spacing import Spacing, judge_spacing, leave_out, settle_days, spacing
+from kronos.data.spool import Held, Spool
 from kronos.data.store import FORMAT, BarStore
 from kronos.data.store_writer import StoreParts, refuse_foreign_folder, store_sessions, write_store
 from kronos.utils.errors import UserError
 from kronos.utils.files import digest_bytes
 
+MANY_TIMES = 5_000_000  # times of parts that wait to be joined
 LIMITS_GIVEN = "columns limit_up and limit_down"
 KEY_FIELDS = (
     "freq", "dataset_begin_time", "dataset_end_time", "calendar", "adjust", "symbols", "instrument", "data_path",
@@ -54,6 +56,9 @@ class BaseDataProcessor:
         self.findings: list[Finding] = []  # a source may add what it found while reading
         self.notes: list[str] = []  # and what a reader of the report should know
         self.about: dict[str, Any] = {}  # parts of `source` that are only known while reading
+        self.spool = Spool(
+            Path(getattr(config, "dataset_path", "")).parent
+        )  # where bars wait while others are read
 
     def download_data(self) -> None:
         """Fetch what `process_raw_data` reads; nothing by default."""
@@ -127,14 +132,15 @@ class BaseDataProcessor:
         parts, times, findings = self._clean_parts()
         asked = getattr(config, "calendar", "auto")
         fit = fit_calendar(times, config.freq, self.calendar if asked == "auto" else asked)
-        parts, found = _without_open_bars(parts, fit, config.freq)
-        findings += found
         sessions = store_sessions(fit.calendar, times[0], times[-1], config.freq, fit.label)
-        last_session = _last_session(parts, sessions, fit, config.freq)
+        clock = now()
+        last_session = _last_session(parts, sessions, fit, config.freq, clock)
         has_bar = np.zeros(last_session + 1, bool)
-        stored = StoreParts()
+        stored = StoreParts(self.spool)
         while parts:
-            frame, found = drop_off_calendar(parts.pop(0), sessions, fit.calendar)
+            frame, found = drop_open_bars(parts.pop(0).take(), fit.calendar, config.freq, fit.label, clock)
+            findings += found
+            frame, found = drop_off_calendar(frame, sessions, fit.calendar)
             findings += found
             if frame.empty:
                 continue
@@ -159,14 +165,14 @@ class BaseDataProcessor:
             key=key,
         )
 
-    def _clean_parts(self) -> tuple[list[pd.DataFrame], pd.DatetimeIndex, list[Finding]]:
+    def _clean_parts(self) -> tuple[list[Held], pd.DatetimeIndex, list[Finding]]:
         """The bars of the configured days, cleaned, part by part; every time with a bar; what was found."""
         config = self.config
         begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
         symbols = getattr(config, "symbols", None)
         given = self.process_raw_data()
-        parts: list[pd.DataFrame] = []
-        moments: list[np.ndarray] = []
+        parts: list[Held] = []
+        moments = Moments()
         findings: list[Finding] = []
         names: set[str] = set()
         days: list[pd.Timestamp] = []
@@ -203,8 +209,8 @@ class BaseDataProcessor:
             spacings.append(spacing(frame, config.freq))
             frame = leave_out(frame, spacings[-1])
             if len(frame):
-                parts.append(frame)
-                moments.append(np.unique(frame["datetime"].to_numpy()))
+                parts.append(self.spool.put(frame))
+                moments.add(frame["datetime"].to_numpy())
         findings += judge_spacing(spacings, config.freq)
         absent = sorted(set(symbols or ()) - names)
         if absent:
@@ -220,7 +226,7 @@ class BaseDataProcessor:
                 f"dataset_end_time) are left out; the source has {min(days):%Y-%m-%d}..{max(days):%Y-%m-%d}."
             )
         own = [part for one in self.findings if (part := one.within(begin.date(), end.date())).count]
-        return parts, pd.DatetimeIndex(np.unique(np.concatenate(moments))), own + findings
+        return parts, moments.all(), own + findings
 
     def _refuse_empty(self, days: list[pd.Timestamp], found: bool) -> None:
         begin, end = self.config.dataset_begin_time, self.config.dataset_end_time
@@ -270,32 +276,49 @@ def now() -> pd.Timestamp:
     return pd.Timestamp.now("UTC")
 
 
-def _without_open_bars(
-    parts: list[pd.DataFrame], fit: Fit, freq: str
-) -> tuple[list[pd.DataFrame], list[Finding]]:
-    """Leave out bars whose interval is not over. Raises UserError where no other bar is left."""
-    kept, findings = [], []
-    for part in parts:
-        frame, found = drop_open_bars(part, fit.calendar, freq, fit.label, now())
-        findings += found
-        kept += [frame] if len(frame) else []
-    if not kept:
-        raise UserError(
-            "the interval of every bar is not over by the clock of this machine: there is no whole bar"
-        )
-    return kept, findings
+class Moments:
+    """The different times of bars that come part by part."""
+
+    def __init__(self) -> None:
+        self._found: list[np.ndarray] = []
+        self._waiting = 0
+
+    def add(self, times: np.ndarray) -> None:
+        """Add times, datetime64 [N]."""
+        self._found.append(np.unique(times))
+        self._waiting += len(self._found[-1])
+        if self._waiting > MANY_TIMES:
+            self._found, self._waiting = [np.unique(np.concatenate(self._found))], 0
+
+    def all(self) -> pd.DatetimeIndex:
+        """Return them, sorted."""
+        return pd.DatetimeIndex(np.unique(np.concatenate(self._found)))
 
 
-def _last_session(parts: list[pd.DataFrame], sessions: pd.DatetimeIndex, fit: Fit, freq: str) -> int:
-    """Find the place of the last session with a bar. Raises UserError where too many bars are at no session."""
+def _last_session(
+    parts: list[Held], sessions: pd.DatetimeIndex, fit: Fit, freq: str, clock: pd.Timestamp
+) -> int:
+    """Find the place of the last session with a bar that is over.
+
+    Raises UserError where there is none, and where too many bars are at no session.
+    """
     total, strays, last, example = 0, 0, -1, ""
-    for frame in parts:
+    for part in parts:
+        frame, _ = drop_open_bars(
+            part.get(columns=["instrument", "datetime"]), fit.calendar, freq, fit.label, clock
+        )
         place = places_of(frame["datetime"], sessions)
         off = place < 0
         if off.any() and not strays:
             row = frame.iloc[int(np.flatnonzero(off)[0])]
             example = f"{row['instrument']} at {day_text([row['datetime']])[0]}"
-        total, strays, last = total + len(place), strays + int(off.sum()), max(last, int(place.max()))
+        total, strays, last = (
+            total + len(place), strays + int(off.sum()), max(last, int(place.max(initial=-1)))
+        )  # fmt: skip
+    if not total:
+        raise UserError(
+            "the interval of every bar is not over by the clock of this machine: there is no whole bar"
+        )
     if strays > OFF_CALENDAR * total and not fit.extended:
         raise UserError(
             f"{strays:,} of {total:,} bars are at no {freq} session of calendar {fit.calendar}, the first is "

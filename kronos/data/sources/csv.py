@@ -1,9 +1,10 @@
 """Bars from CSV or parquet files: one file or a folder of them, one instrument per file or long tables."""
 
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,11 @@ from kronos.data.sources.csv_file import FileBars
 from kronos.data.sources.csv_folder import bar_files, by_folder, named_by
 from kronos.data.sources.csv_schema import Said
 from kronos.data.sources.csv_units import UNITS_SAID, settle_units
+from kronos.data.spool import Held
 from kronos.utils.errors import UserError
 
 PART = 400_000  # rows yielded at a time: enough to be fast, few enough to keep memory small
+AHEAD = 100_000_000  # bytes of files that are read at one time
 SHOWN = 3  # files that a note names
 DOUBTFUL_AMOUNTS = ("turnover", "value")
 LEFT_OUT = "file that cannot be used"
@@ -51,7 +54,7 @@ class CsvDataProcessor(BaseDataProcessor):
         named = {path: own.get(path) or named_by(path.name, path).instrument for path in paths}
         paths = sorted(paths, key=lambda path: (named[path], path))
         said = Said.of(config)
-        long: list[FileBars] = []
+        long: list[LongTable] = []
         waiting: list[pd.DataFrame] = []
         group: list[FileBars] = []
         problems: list[UserError] = []
@@ -65,7 +68,7 @@ class CsvDataProcessor(BaseDataProcessor):
                 bars.named = own.get(path, bars.named)
                 self._report(bars)
                 if bars.code is not None:
-                    long.append(bars)
+                    long.append(self._keep_long(bars))
                     continue
                 if group and group[0].named != bars.named:
                     waiting.append(self._series(group))
@@ -140,34 +143,40 @@ class CsvDataProcessor(BaseDataProcessor):
             raise UserError("data_source=csv needs --data-path: a CSV or parquet file, or a folder of them")
         return bar_files(given, getattr(self.config, "symbols", None))
 
-    def _long(self, tables: list[FileBars]) -> Iterator[pd.DataFrame]:
+    def _keep_long(self, bars: FileBars) -> "LongTable":
+        """Put the rows of a table of several instruments in the order of its instruments, and hold them."""
+        labels, place = np.unique(np.array(bars.instruments, dtype=object), return_inverse=True)
+        bars.code = place[bars.code]  # two texts may name one instrument
+        if (np.diff(bars.code) < 0).any():
+            bars.keep(np.argsort(bars.code, kind="stable"))
+        ends = np.cumsum(np.bincount(bars.code, minlength=len(labels))).tolist()
+        spans = dict(zip(labels.tolist(), zip([0, *ends], ends, strict=False), strict=True))
+        names = pd.Categorical.from_codes(bars.code, pd.Index(labels))
+        return LongTable(bars.path.name, list(bars.columns), spans, self.spool.put(self._frame(bars, names)))
+
+    def _long(self, tables: list["LongTable"]) -> Iterator[pd.DataFrame]:
         """Yield tables of several instruments as frames of some whole instruments each."""
-        evidence = [sorted({"adj_close", "factor"} & set(one.columns)) for one in tables]
+        evidence = [{"adj_close", "factor"} & set(one.columns) for one in tables]
         for one, columns in zip(tables, evidence, strict=True):
             if columns != evidence[0]:
                 raise UserError(
-                    f"{tables[0].path.name} has columns {', '.join(tables[0].columns)}, {one.path.name} has "
+                    f"{tables[0].name} has columns {', '.join(tables[0].columns)}, {one.name} has "
                     f"{', '.join(one.columns)}: long tables that belong together need the same ones of adjustment"
                 )
-        labels = sorted({name for one in tables for name in one.instruments})
-        place = {name: number for number, name in enumerate(labels)}
-        codes = [np.array([place[name] for name in one.instruments], np.int64)[one.code] for one in tables]
-        code = np.concatenate(codes)
-        size = np.bincount(code, minlength=len(labels))
-        part_of = (np.cumsum(size) - size) // PART
-        for number in np.unique(part_of[size > 0]).tolist():
-            frames = []
-            for one, own in zip(tables, codes, strict=True):
-                rows = part_of[own] == number
-                if rows.any():
-                    piece = FileBars(**{**vars(one), "columns": dict(one.columns)})
-                    piece.code = own
-                    if not rows.all():
-                        piece.keep(rows)
-                    frames.append(self._frame(piece, np.array(labels, dtype=object)[piece.code]))
-            yield frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+        size: Counter[str] = Counter()
+        for one in tables:
+            size.update({name: end - begin for name, (begin, end) in one.spans.items()})
+        part = max(PART, size.total() // 500)  # each part reads of every table
+        waiting: list[str] = []
+        for name in sorted(+size):  # without those that have no row
+            waiting.append(name)
+            if sum(size[one] for one in waiting) >= part:
+                yield _gathered(tables, waiting)
+                waiting = []
+        if waiting:
+            yield _gathered(tables, waiting)
 
-    def _frame(self, bars: FileBars, instrument: np.ndarray) -> pd.DataFrame:
+    def _frame(self, bars: FileBars, instrument: np.ndarray | pd.Categorical) -> pd.DataFrame:
         """Make a frame with local times and with volume and amount in shares and currency."""
         columns = dict(bars.columns)
         if "adj_close" in columns:
@@ -209,6 +218,31 @@ class CsvDataProcessor(BaseDataProcessor):
                 self._instruments[note] = self._instruments.get(note, 0) + count
 
 
+class LongTable(NamedTuple):
+    """A table of several instruments: `spans` holds the rows (begin, end) of each."""
+
+    name: str
+    columns: list[str]  # of the file, by their meanings
+    spans: dict[str, tuple[int, int]]
+    bars: Held
+
+
+def _gathered(tables: list[LongTable], names: list[str]) -> pd.DataFrame:
+    """Join the bars of some instruments from all tables."""
+    frames = []
+    for one in tables:
+        runs: list[list[int]] = []
+        for begin, end in sorted(one.spans[name] for name in names if name in one.spans):
+            if runs and runs[-1][1] == begin:
+                runs[-1][1] = end
+            else:
+                runs.append([begin, end])
+        frames += [one.bars.get(begin, end) for begin, end in runs if begin < end]
+    for frame in frames:
+        frame["instrument"] = frame["instrument"].astype(object)
+    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+
+
 def _joined(frames: list[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """Join frames of equal columns: joined with others they would have holes that look like missing values."""
     alike: dict[str, list[pd.DataFrame]] = {}
@@ -219,7 +253,7 @@ def _joined(frames: list[pd.DataFrame]) -> Iterator[pd.DataFrame]:
 
 
 def _in_threads(read: Callable[[Path], Any], paths: list[Path]) -> Iterator[Any]:
-    """Map in a few threads, at most 16 files ahead, so that thousands of files are not in memory at once.
+    """Map in a few threads, at most 16 files and AHEAD bytes ahead, so that few are in memory at once.
 
     A file that cannot be used gives its UserError.
     """
@@ -235,10 +269,13 @@ def _in_threads(read: Callable[[Path], Any], paths: list[Path]) -> Iterator[Any]
     if len(paths) == 1:
         yield tried(paths[0])
         return
+    left = deque(paths)
+    ahead: deque[tuple[int, Future[Any]]] = deque()
     with ThreadPoolExecutor(4) as pool:
-        ahead = [pool.submit(tried, path) for path in paths[:16]]
-        for place in range(len(paths)):
-            result = ahead.pop(0).result()
-            if place + 16 < len(paths):
-                ahead.append(pool.submit(tried, paths[place + 16]))
-            yield result
+        while left or ahead:
+            while left and len(ahead) < 16:
+                size = left[0].stat().st_size
+                if ahead and size + sum(bytes_ for bytes_, _ in ahead) > AHEAD:
+                    break
+                ahead.append((size, pool.submit(tried, left.popleft())))
+            yield ahead.popleft()[1].result()

@@ -41,7 +41,7 @@ class FileBars:
     notes: list[str] = field(default_factory=list)
 
     def keep(self, rows: np.ndarray) -> None:
-        """Keep the rows that are set in bool [N]."""
+        """Keep the rows that are set in bool [N], or those at the places in int [M], in their order."""
         ns, utc, offset, bad = self.times
         self.times = Times(ns[rows], utc, None if offset is None else offset[rows], bad[rows])
         self.columns = {name: values[rows] for name, values in self.columns.items()}
