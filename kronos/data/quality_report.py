@@ -8,6 +8,7 @@ import pandas as pd
 from kronos.data.bars import MAX_FILL, MAX_ITEMS, Finding, Flag, day_text
 from kronos.data.store import BarStore
 
+PIECE = 10_000_000  # rows counted at a time
 LISTED = 12  # entries shown in the report for each finding; findings.json has them all
 
 
@@ -67,16 +68,22 @@ def empty_sessions(has_bar: np.ndarray, sessions: pd.DatetimeIndex) -> list[Find
     return [Finding("session without any bar", action, len(places), items)]
 
 
+def _rows_by_flag(flags: np.ndarray) -> np.ndarray:
+    """Count the rows of each value of `flags`, int64 [256], in pieces: a store may be larger than memory."""
+    pieces = (flags[begin : begin + PIECE] for begin in range(0, len(flags), PIECE))
+    return sum((np.bincount(piece, minlength=256) for piece in pieces), np.zeros(256, np.int64))
+
+
 def report_markdown(store: BarStore) -> str:
     """Write the data report: universe, period, counts, what was found and done, and what the bars cannot prove."""
     times = pd.DatetimeIndex(store.sessions)
-    first, last = times[int(store.session.min())], times[store.last_session]
-    filled = int(np.count_nonzero(store.flags & Flag.FILLED))
-    repaired = int(np.count_nonzero(store.flags & Flag.REPAIRED))
-    adjusted = int(
-        np.count_nonzero(store.flags & Flag.ADJUSTED & ~np.where(store.flags & Flag.FILLED, 255, 0))
-    )
     lengths = np.diff(store.offsets)
+    first, last = times[int(store.session[store.offsets[:-1][lengths > 0]].min())], times[store.last_session]
+    count = _rows_by_flag(store.flags)
+    flag = np.arange(len(count))
+    filled = int(count[flag & Flag.FILLED > 0].sum())
+    repaired = int(count[flag & Flag.REPAIRED > 0].sum())
+    adjusted = int(count[(flag & Flag.ADJUSTED > 0) & (flag & Flag.FILLED == 0)].sum())
     source = store.source
     lines = [
         "# Data report",

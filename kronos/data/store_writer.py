@@ -94,6 +94,13 @@ class StoreParts:
         for part, begin, end in runs:
             yield self._parts[part][name].get(begin, end)
 
+    def drop(self) -> None:
+        """Free the memory and the disk space of all parts."""
+        for part in self._parts:
+            for held in part.values():
+                held.drop()
+        self._parts.clear()
+
 
 def write_store(
     path: str | Path,
@@ -149,6 +156,7 @@ def write_store(
             _write_array(folder / f"{name}.npy", kind, shape, bars.arrays(name, runs), digest)
         for name, array in small.items():
             _write_array(folder / f"{name}.npy", array.dtype.str, array.shape, [array], digest)
+        bars.drop()
         index["digest"] = digest.hexdigest()
         for name in (*LARGE, *small):
             index["files"][f"{name}.npy"] = describe_file(folder / f"{name}.npy")
