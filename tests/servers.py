@@ -5,8 +5,10 @@ import os
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -116,3 +118,61 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
         yield started
     finally:
         started.end(signal.SIGTERM)
+
+
+PAGE = b"<html><body>Sign in to the network first</body></html>"
+FAULTS: dict[str, bytes | None] = {  # what is answered to a request; None: nothing, the connection stays open
+    "error 500": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\n\r\n{}",
+    "error 503": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
+    "too many requests": b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
+    "no answer": None,
+    "closed at once": b"",
+    "half a header": b"HTTP/1.1 200 OK\r\nContent-Ty",
+    "half an answer": b'HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{"experiment": {"experi',
+    "no HTTP": b"\x00\x01\x02SSH-2.0-OpenSSH\r\n",
+    "a page": b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%s"
+    % (len(PAGE), PAGE),
+    "an empty object": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+}
+
+
+class FaultyServer(socketserver.ThreadingTCPServer):
+    """A server on loopback that answers each request by `fault`, or by the server at `port` where that is None."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.behind, self.fault, self.answered = port, None, 0
+        self.address = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: a client that leaves is what some tests are about."""
+
+
+class _Connection(socketserver.BaseRequestHandler):
+    server: FaultyServer
+
+    def handle(self) -> None:
+        ahead: socket.socket | None = None
+        while request := self.request.recv(1 << 20):
+            if self.server.fault is not None:
+                self.server.answered += 1
+                answer = FAULTS[self.server.fault]
+                if answer is None:
+                    while self.request.recv(1 << 20):
+                        pass
+                else:
+                    self.request.sendall(answer)
+                return
+            if ahead is None:
+                ahead = socket.create_connection(("127.0.0.1", self.server.behind))
+                threading.Thread(target=self._back, args=(ahead,), daemon=True).start()
+            ahead.sendall(request)
+
+    def _back(self, ahead: socket.socket) -> None:
+        while answer := ahead.recv(1 << 20):
+            self.request.sendall(answer)
+        self.request.shutdown(socket.SHUT_RDWR)

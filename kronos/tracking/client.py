@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from kronos.tracking.offline_queue import Message, Outbox
 from kronos.tracking.run import TAG, Run, is_away, limits, named, send_message
-from kronos.utils.error_messages import sentence
+from kronos.utils.error_messages import innermost, sentence
 from kronos.utils.errors import Pruned, TrackingAway, UserError
 from kronos.utils.files import check_sqlite, digest_bytes
 from kronos.utils.process_identity import is_gone, this_process
@@ -114,6 +114,10 @@ def _check_file(address: str, begins: bool) -> None:
         )
 
 
+class NotMlflow(OSError):
+    """A server whose answers lack what MLflow's have, such as a gateway before it."""
+
+
 class Tracking:
     """A connection to one MLflow experiment.
 
@@ -147,7 +151,7 @@ class Tracking:
         except (MlflowException, OSError) as error:
             raise UserError(
                 sentence(error)
-                or f"MLflow at {uri or 'its default place'} does not answer: {first_line(error)}"
+                or f"MLflow at {uri or 'its default place'} does not answer: {innermost(error)}"
             ) from None
 
     def _outbox(self, address: str, unsent: Path, wait: float, say: Callable[[str], None]) -> Outbox:
@@ -169,7 +173,7 @@ class Tracking:
 
         def ping() -> None:
             with limits(brisk=True):
-                self.client.get_experiment(self.experiment_id)
+                self._real(self.client.get_experiment(self.experiment_id).experiment_id)
 
         return Outbox(
             unsent / f"{host.replace(':', '-')}-{digest_bytes(address.encode())[:8]}", send,
@@ -203,14 +207,20 @@ class Tracking:
         if found is not None and found.lifecycle_stage == "deleted":
             raise UserError(f"MLflow experiment {name!r} is deleted: restore it or give --experiment-name")
         if found is not None:
-            return str(found.experiment_id)
+            return self._real(found.experiment_id)
         try:
-            return str(self.client.create_experiment(name))
+            return self._real(self.client.create_experiment(name))
         except MlflowException:  # another process created it in the meantime
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 raise
             return str(found.experiment_id)
+
+    def _real(self, identifier: str | None) -> str:
+        """Return an id that the server gave. Raises NotMlflow where its answer has none."""
+        if not identifier:
+            raise NotMlflow("what answers there is not an MLflow tracking server")
+        return str(identifier)
 
     def _end_orphans(self) -> None:
         """Mark runs of this machine as FAILED if they are RUNNING and their process no longer exists."""
@@ -275,7 +285,7 @@ class Tracking:
             run.tags(tags)
             return run
         created = self.ask(self.client.create_run, self.experiment_id, tags=tags, run_name=name)
-        return Run(self.outbox, created.info.run_id, self.experiment_id)
+        return Run(self.outbox, self._real(created.info.run_id), self.experiment_id)
 
     def busy(self, run_id: str) -> bool:
         """Whether a run is RUNNING in a process that exists, or on another machine, where that cannot be checked."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from kronos.utils.error_messages import innermost
 from kronos.utils.errors import TrackingAway
 
 JOURNAL = "journal.jsonl"
@@ -245,7 +246,7 @@ class Outbox:
                     continue
                 journal.close()
                 self._say(
-                    f"MLflow at {self._place} rejected the messages stored in {path.parent}: {_reason(error)}; "
+                    f"MLflow at {self._place} rejected the messages stored in {path.parent}: {innermost(error)}; "
                     "delete the folder if they are not needed"
                 )
             else:
@@ -262,7 +263,7 @@ class Outbox:
     def _note_refusal(self, run_id: str, error: Exception) -> None:
         if run_id not in self.refused:
             self._say(
-                f"MLflow at {self._place} rejected a message of run {run_id}: {_reason(error)}; the run continues, "
+                f"MLflow at {self._place} rejected a message of run {run_id}: {innermost(error)}; the run continues, "
                 "and its tracking is incomplete"
             )
         self.refused[run_id] = self.refused.get(run_id, 0) + 1
@@ -281,9 +282,5 @@ class Outbox:
             self._since = began
             self._say(
                 f"MLflow at {self._place} is unreachable: the run continues, and its messages are stored in "
-                f"{self.folder} until the server is back ({_reason(error)})"
+                f"{self.folder} until the server is back ({innermost(error)})"
             )
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

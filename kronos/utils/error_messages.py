@@ -121,3 +121,17 @@ def quiet_end_of_output() -> int:
     """Silence output after a broken pipe (`| head`); returns the exit status 141, which is 128 + SIGPIPE."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again at exit
     return 141
+
+
+def innermost(error: BaseException) -> str:
+    """Return the first line of the error that a chain of errors began with, cut to one that can be read.
+
+    Libraries wrap an error of the network several times, and each wrap repeats the text of those within.
+    """
+    seen: list[BaseException] = []
+    inner: object = error
+    while isinstance(inner, BaseException) and inner not in seen:
+        seen.append(inner)
+        within = [inner.__cause__, inner.__context__, getattr(inner, "reason", None), *inner.args]
+        inner = next((one for one in within if isinstance(one, BaseException)), None)
+    return shortened((str(seen[-1]).strip() or type(seen[-1]).__name__).splitlines()[0][:200])

@@ -1,0 +1,66 @@
+"""Servers that answer wrongly, by halves or not at all: from the first request, and in the middle of a training."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import FAULTS, FaultyServer, MlflowServer
+from test_tracking_server import LONG, Kronos, check_every_step_is_there_once, places, trains
+
+# Not an empty object and half a header, which MLflow takes for success: its own answer to metrics is an empty object.
+PASSING = ("error 500", "closed at once", "half an answer", "no HTTP", "a page")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def folder(sample_store: Path, tmp_path: Path) -> Path:
+    """A working folder with the sample's bars."""
+    shutil.copytree(sample_store, tmp_path / "outputs" / "data")
+    return tmp_path
+
+
+@pytest.fixture
+def faulty(server: MlflowServer) -> Iterator[FaultyServer]:
+    with FaultyServer(server.port) as between:
+        yield between
+        between.shutdown()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_stage_is_not_begun(fault: str, folder: Path, faulty: FaultyServer) -> None:
+    faulty.fault = fault
+    command = [
+        sys.executable,
+        "-m",
+        "kronos",
+        "tokenizer",
+        *LONG,
+        *places(folder),
+        "--tracking-uri",
+        faulty.address,
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 2, done.stderr
+    assert faulty.answered
+    last = done.stderr.strip().splitlines()
+    assert len(last) == 1 and faulty.address in last[0] and len(last[0]) < 250, done.stderr
+    assert not (folder / "outputs" / "models").exists()
+
+
+def test_a_training_goes_on_through_them(folder: Path, faulty: FaultyServer, server: MlflowServer) -> None:
+    kronos = Kronos(folder, faulty, "tokenizer", *LONG, *places(folder))  # type: ignore[arg-type]
+    kronos.wait_for(lambda: trains(server, "tokenizer", folder))
+    for times, fault in enumerate(PASSING, 1):
+        faulty.fault = fault
+        kronos.wait_for(lambda times=times: kronos.said().count("is unreachable") == times)
+        faulty.fault = None
+        kronos.wait_for(lambda times=times: kronos.said().count("is reachable again") == times)
+    faulty.fault = "no answer"  # last: it is asked again after a time 50 times as long as it took
+    kronos.wait_for(lambda: kronos.said().count("is unreachable") > len(PASSING))
+    faulty.fault = None
+    kronos.ends(0)
+    assert "Traceback" not in kronos.said()
+    check_every_step_is_there_once(server, "tokenizer", folder)
