@@ -80,7 +80,8 @@ OptionalFloat = Annotated[float | None, BeforeValidator(_none)]
 OptionalLimit = Annotated[float | str | None, BeforeValidator(_limit), BeforeValidator(_none)]
 Cost = Annotated[float | str, BeforeValidator(_cost)]
 CostFraction = Annotated[float | str, BeforeValidator(_cost_fraction)]
-DateRange = Annotated[tuple[date, date], BeforeValidator(split_text)]
+OptionalDate = Annotated[date | None, BeforeValidator(_none)]
+OptionalDates = Annotated[tuple[date, date] | None, BeforeValidator(split_text), BeforeValidator(_none)]
 Names = Annotated[tuple[str, ...], BeforeValidator(split_text)]
 OptionalMap = Annotated[
     tuple[str, ...] | None, AfterValidator(_are_pairs), BeforeValidator(_pairs), BeforeValidator(_none)

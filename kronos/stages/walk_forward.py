@@ -76,7 +76,7 @@ class WalkForwardStage(Stage):
         ledger, model = looks.ledger_of(config), key_of(key) if refit else ""
         for place, fold in enumerate(fold_configs(config, store, splits), start=1):
             name = f"fold {place}"
-            first, last = fold.data.backtest_time_range
+            first, last = resolve_splits(fold, store).backtest
             count = config.backtest.walk_forward_folds
             context.say(f"walk_forward: {name} of {count}, tested on {first} to {last}")
             if refit:

@@ -21,7 +21,7 @@ from kronos.data.adjustment import (
 )
 from kronos.data.bars import Finding, align, day_text, has_limits, merge_findings, places_of, to_frame
 from kronos.data.calendar_detection import Fit, fit_calendar
-from kronos.data.calendars import known_end
+from kronos.data.calendars import FOREVER, known_end
 from kronos.data.cleaning import OFF_CALENDAR, clean, drop_off_calendar
 from kronos.data.open_bars import drop_open_bars
 from kronos.data.quality_report import empty_sessions, hole_findings
@@ -32,6 +32,7 @@ from kronos.utils.errors import UserError
 from kronos.utils.files import digest_bytes
 
 LIMITS_GIVEN = "columns limit_up and limit_down"
+EARLIEST = pd.Timestamp("1700-01-01")  # before all bars
 KEY_FIELDS = (
     "freq", "dataset_begin_time", "dataset_end_time", "calendar", "adjust", "symbols", "instrument", "data_path",
     "qlib_data_path", "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen",
@@ -162,7 +163,7 @@ class BaseDataProcessor:
     def _clean_parts(self) -> tuple[list[pd.DataFrame], pd.DatetimeIndex, list[Finding]]:
         """The bars of the configured days, cleaned, part by part; every time with a bar; what was found."""
         config = self.config
-        begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
+        begin, end = days_asked(config)
         symbols = getattr(config, "symbols", None)
         given = self.process_raw_data()
         parts: list[pd.DataFrame] = []
@@ -216,22 +217,24 @@ class BaseDataProcessor:
             self._refuse_empty(days, bool(findings))
         if outside:
             self.notes.append(
-                f"{outside:,} bars of days outside {begin:%Y-%m-%d}..{end:%Y-%m-%d} (dataset_begin_time.."
+                f"{outside:,} bars of days outside {days_text(config)} (dataset_begin_time.."
                 f"dataset_end_time) are left out; the source has {min(days):%Y-%m-%d}..{max(days):%Y-%m-%d}."
             )
         own = [part for one in self.findings if (part := one.within(begin.date(), end.date())).count]
         return parts, pd.DatetimeIndex(np.unique(np.concatenate(moments))), own + findings
 
     def _refuse_empty(self, days: list[pd.Timestamp], found: bool) -> None:
-        begin, end = self.config.dataset_begin_time, self.config.dataset_end_time
-        source = f"data_source={self.config.data_source}"
-        if found and days and min(days) <= pd.Timestamp(end) and max(days) >= pd.Timestamp(begin):
+        begin, end = days_asked(self.config)
+        source, asked = f"data_source={self.config.data_source}", days_text(self.config)
+        if found and days and min(days) <= end and max(days) >= begin:
             raise UserError(
-                f"{source} has no usable bar in {begin}..{end}: every bar has a missing or impossible value"
+                f"{source} has no usable bar in {asked}: every bar has a missing or impossible value"
             )
-        has = f"it has {min(days):%Y-%m-%d}..{max(days):%Y-%m-%d}" if days else "it has no bar at all"
+        if not days:
+            raise UserError(f"{source} has no bar at all")
         raise UserError(
-            f"{source} has no bar in {begin}..{end} (dataset_begin_time..dataset_end_time): {has}"
+            f"{source} has no bar in {asked} (dataset_begin_time..dataset_end_time): it has "
+            f"{min(days):%Y-%m-%d}..{max(days):%Y-%m-%d}"
         )
 
     def _adjust(self, frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> tuple[pd.DataFrame, list[Finding]]:
@@ -263,6 +266,18 @@ class BaseDataProcessor:
         if sessions[-1].normalize() > end:
             notes.append(f"Calendar {fit.calendar} is known to {end:%Y-%m-%d}: later sessions are weekdays.")
         return {**described, "notes": notes} if notes else described
+
+
+def days_asked(config: Any) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """Return the first and last day of bars to load; days before and after all bars where none are configured."""
+    begin, end = config.dataset_begin_time, config.dataset_end_time
+    return EARLIEST if begin is None else pd.Timestamp(begin), FOREVER if end is None else pd.Timestamp(end)
+
+
+def days_text(config: Any) -> str:
+    """Format the configured days for messages."""
+    begin, end = config.dataset_begin_time, config.dataset_end_time
+    return f"{'the first bar' if begin is None else begin}..{'the last bar' if end is None else end}"
 
 
 def now() -> pd.Timestamp:

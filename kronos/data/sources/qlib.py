@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import MAX_ITEMS, PRICES, Finding, Flag
-from kronos.data.sources.base import BaseDataProcessor, file_stats
+from kronos.data.sources.base import BaseDataProcessor, days_asked, days_text, file_stats
 from kronos.utils.errors import UserError
 from kronos.utils.names import RESERVED, file_name, name_of
 
@@ -81,7 +81,7 @@ class QlibDataProcessor(BaseDataProcessor):
     def _members(self, store: "QlibStore") -> tuple[dict[str, Spans], list[str]]:
         """Return the members of the universe in the configured days with their spans, and the indices left out."""
         config = self.config
-        begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
+        begin, end = days_asked(config)
         wanted = {
             name: spans
             for name, spans in store.universe(config.instrument).items()
@@ -95,7 +95,7 @@ class QlibDataProcessor(BaseDataProcessor):
             wanted = {name: spans for name, spans in wanted.items() if name not in indices}
         if not wanted:
             raise UserError(
-                f"universe {config.instrument} of {store.root} has no member in {begin:%Y-%m-%d}..{end:%Y-%m-%d}"
+                f"universe {config.instrument} of {store.root} has no member in {days_text(config)}"
                 + (f" among the symbols {', '.join(symbols)}" if symbols is not None else "")
             )
         return wanted, indices

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kronos.data import calendars
 from kronos.data.bars import FEATURES, MAX_ITEMS, Finding, Flag
-from kronos.data.sources.base import BaseDataProcessor
+from kronos.data.sources.base import BaseDataProcessor, days_asked
 from kronos.data.sources.qlib import Spans, membership, read_universe
 from kronos.data.sources.sina_client import Bar, SinaClient
 from kronos.utils import files
@@ -105,7 +105,7 @@ class SinaDataProcessor(BaseDataProcessor):
 
     def due(self) -> pd.Timestamp:
         """Return the last session that is over, or dataset_end_time where that is earlier."""
-        return min(self._closed(), pd.Timestamp(self.config.dataset_end_time))
+        return min(self._closed(), days_asked(self.config)[1])
 
     def fingerprint(self) -> dict[str, Any]:
         """The last session that is requested, and the symbols with their membership spans."""
