@@ -8,11 +8,13 @@ from kronos.config.field_types import (
     Cost,
     CostFraction,
     Float,
+    Freq,
     Int,
     Names,
     OptionalDate,
     OptionalDates,
     OptionalFloat,
+    OptionalFreq,
     OptionalLimit,
     OptionalMap,
     OptionalNames,
@@ -62,7 +64,16 @@ class DataConfig(Section):
     instrument: Text = _field(
         "csi300", "universe of a Qlib store: csi300, csi500, csi800, csi1000, all, or its own"
     )
-    freq: Literal["day", "1min", "5min", "15min", "30min", "60min"] = _field("day", "length of a bar")
+    freq: Freq = _field(
+        "auto", "length of a bar: 1min to 720min, 1h to 12h, day, week, month; auto: as the bars show"
+    )
+    resample: OptionalFreq = _field(
+        None,
+        "longer bars to make of them, session by session: 30min, 4h, day, week, month; none: as they are",
+    )
+    hours: Literal["regular", "all"] = _field(
+        "regular", "regular: bars before and after an exchange's hours are left out; all: they are kept"
+    )
     feature_list: Names = _field(FEATURES, "columns that the model sees, in its order")
     time_feature_list: Names = _field(TIME_FEATURES, "time features that the model sees, in its order")
     dataset_begin_time: OptionalDate = _field(None, "first day of bars to load; none: the first there is")
@@ -81,7 +92,9 @@ class DataConfig(Section):
         None,
         "days forecast and traded, from the first on; none: the guide's up to the last bar, else the last 20 %",
     )
-    calendar: Text = _field("auto", "XNYS, XSHG, XHKG, 24/7, weekdays or another exchange; auto: by fit")
+    calendar: Text = _field(
+        "auto", "XNYS, XSHG, XHKG, 24/7, weekdays, another exchange, or observed from the bars; auto: by fit"
+    )
     adjust: Literal["auto", "none", "splits", "factor"] = _field(
         "auto",
         "auto: by a factor, adjusted closes or a column of splits; splits: by that column, else by jumps in price",

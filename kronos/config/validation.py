@@ -23,8 +23,9 @@ def contradictions(config: Any) -> Iterator[str]:
             f"backtest_time_range: {traded[0]} is not after the last validation day {validated[1]}: the best model "
             "was chosen on those days"
         )
-    if config.freq == "day" and not config.windows_across_days:
-        yield "windows_across_days: false needs bars within a day, freq is day"
+    stored = config.resample or config.freq
+    if stored in ("day", "week", "month") and not config.windows_across_days:
+        yield f"windows_across_days: false needs bars within a day, they are of a {stored}"
     if config.lookback_window > config.max_context:
         yield f"lookback_window: {config.lookback_window} is above max_context {config.max_context}"
     if config.cpu and config.device not in ("auto", "cpu"):

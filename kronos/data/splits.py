@@ -40,10 +40,13 @@ class Split:
 
 
 def session_range(store: BarStore, begin: date, end: date) -> tuple[int, int]:
-    """Return the first and last place of begin..end in `store.sessions`, up to the last bar; last < first if none."""
-    first = np.searchsorted(store.sessions, pd.Timestamp(begin).as_unit("ns").value, side="left")
-    after = pd.Timestamp(end) + pd.Timedelta(days=1)
-    last = np.searchsorted(store.sessions, after.as_unit("ns").value, side="left") - 1
+    """Return the first and last place of begin..end in `store.sessions`, up to the last bar; last < first if none.
+
+    The sessions of a day are those of its trading day: a night session belongs to the next one.
+    """
+    days = [np.datetime64(day, "D").astype(np.int64) for day in (begin, end)]
+    first = np.searchsorted(store.day, days[0], side="left")
+    last = np.searchsorted(store.day, days[1], side="right") - 1
     return int(first), min(int(last), store.last_session)
 
 

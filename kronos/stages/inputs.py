@@ -25,7 +25,8 @@ RANGES = ("train_time_range", "val_time_range", "test_time_range", "backtest_tim
 SPLIT_FIELDS = (*RANGES, "lookback_window", "predict_window", "embargo", "windows_across_days")
 # Fields that decide the content of a store: those of every source, and those that only some sources read.
 STORE_FIELDS = (
-    "data_source", "freq", "dataset_begin_time", "dataset_end_time", "symbols", "calendar", "adjust",
+    "data_source", "freq", "resample", "hours", "dataset_begin_time", "dataset_end_time", "symbols", "calendar",
+    "adjust",
 )  # fmt: skip
 SOURCE_FIELDS: dict[str, tuple[str, ...]] = {
     "sample": (),
