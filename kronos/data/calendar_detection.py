@@ -143,7 +143,7 @@ def _is_sure(found: list[Score], times: pd.DatetimeIndex, freq: str) -> bool:
     Few other exchanges have all times of a year among their sessions; fewer days, or the hours alone, say less.
     """
     fitting = [one for one in found if one.share >= ON_SESSIONS]
-    if all(one.name in ROUND_THE_CLOCK for one in fitting) and any(one.covered for one in found):
+    if all(one.name in ROUND_THE_CLOCK for one in fitting) and any(one.covered >= SURE for one in found):
         return True
     if not fitting:
         return False

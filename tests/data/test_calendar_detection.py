@@ -11,7 +11,6 @@ from kronos.data.observed import is_observed, name_of, observe, pattern_of, trad
 from kronos.utils.errors import UserError
 
 SAMPLE = ("XNYS", "XSHG", "XHKG", "XTKS", "XLON", "XETR", "XASX", "XTSE", "XBOM", "XSAU", "BVMF", "CMES")
-WEEK = pd.Timedelta(days=7)
 
 
 def minutes_of(days: pd.DatetimeIndex, *stretches: tuple[str, str], step: int = 15) -> pd.DatetimeIndex:
@@ -61,21 +60,24 @@ def test_hours_tell_an_exchange_and_the_label(name: str, label: str, monkeypatch
 
 
 @pytest.mark.slow
-def test_every_exchange_is_found_by_its_own_days_or_by_equal_ones() -> None:
-    """Some exchanges have the same days in a year; then the reason names them."""
+@pytest.mark.parametrize(("freq", "first"), [("day", "2022-06-01"), ("30min", "2023-10-02")])
+def test_every_exchange_is_found_by_its_own_sessions_or_by_equal_ones(freq: str, first: str) -> None:
+    """Some exchanges have the same sessions; then the reason names them, but for a preferred one."""
     unknown = []
     for name in exchanges():
         try:
-            times = sessions(name, "2022-06-01", "2023-12-29")
+            times = sessions(name, first, "2023-12-29", freq)
         except UserError as error:
             unknown.append(name)
             assert "give --calendar observed" in str(error)
             continue
-        fit = fit_calendar(times, "day")
+        fit = fit_calendar(times, freq)
         if fit.calendar != name:
-            assert sessions(fit.calendar, times[0], times[-1]).equals(times), (name, fit.reason)
-            assert name in fit.reason
-        again = fit_calendar(times, "day", name)
+            equal = sessions(fit.calendar, times[0], times[-1], freq, fit.label)
+            equal = equal[(equal >= times[0]) & (equal <= times[-1])]
+            assert equal.equals(times), (name, fit.reason)
+            assert fit.calendar in calendars.NAMES or name in fit.reason, fit.reason
+        again = fit_calendar(times, freq, name)
         assert (again.calendar, again.label) == (name, "end")
     assert len(unknown) <= 6
 

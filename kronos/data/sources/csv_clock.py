@@ -78,11 +78,11 @@ class Clock:
     def _find(self, ns: np.ndarray, with_offset: bool) -> None:
         """Choose the exchange on whose clock the times are its sessions, or round-the-clock trading in UTC.
 
-        All exchanges are tried where the preferred ones do not fit.
+        All exchanges are tried where the preferred ones do not fit and no offset shows a local time.
         """
         moments = np.unique(ns)
         found, longer = self._fits(moments, calendars.NAMES)
-        if not longer and all(one[0] < POOR for one in found):
+        if not with_offset and not longer and all(one[0] < POOR for one in found):
             recent = moments[moments >= moments[-1] - RECENT]
             more, more_longer = self._fits(recent, calendars.exchanges())
             found, longer = found + more, longer + more_longer
