@@ -131,3 +131,17 @@ def test_bars_of_seconds_are_refused_in_one_line(tmp_path: Path) -> None:
     path.write_text(f"datetime,open,high,low,close,volume\n{text}\n")
     with pytest.raises(UserError, match="the bars are 15 seconds apart: bars of 1min at least were expected"):
         build(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("exchange", "zone"), [("XTKS", "Asia/Tokyo"), ("XASX", "Australia/Sydney")])
+def test_utc_minutes_of_any_exchange_are_put_on_its_clock(tmp_path: Path, exchange: str, zone: str) -> None:
+    local = sessions(exchange, "2024-06-03", "2024-07-12", "5min", "start")
+    utc = local.tz_localize(zone).tz_convert("UTC")
+    text = "\n".join(f"{one:%Y-%m-%dT%H:%M:%SZ},1,3,0.5,2,9" for one in utc)
+    path = tmp_path / "A.csv"
+    path.write_text(f"date,open,high,low,close,volume\n{text}\n")
+    store = build(path)
+    assert (store.calendar, store.freq, store.label) == (exchange, "5min", "start")
+    assert (store.frame()["datetime"].to_numpy() == local.to_numpy()).all()
+    assert any(f"converted to {zone}" in note for note in store.source["notes"])
