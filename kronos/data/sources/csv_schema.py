@@ -23,13 +23,13 @@ class Said(NamedTuple):
     time_column: str | None = None
     volume_column: str | None = None
     column_names: tuple[str, ...] | None = None
-    freq: str = "day"
+    freq: str = "auto"
 
     @staticmethod
     def of(config: Any) -> "Said":
         """Take the fields of a configuration; one that it does not have is empty."""
         given = {name: getattr(config, name, None) for name in Said._fields if name != "freq"}
-        return Said(**given, freq=getattr(config, "freq", "day"))
+        return Said(**given, freq=getattr(config, "freq", "auto"))
 
 
 def name_columns(opened: Cells, said: Said) -> tuple[tuple[str, ...], Meaning]:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from kronos.data.cleaning import OFF_CALENDAR
+from kronos.data.frequency import within_day
 from kronos.data.sources.csv_columns import TIMES, Meaning, squeeze
 from kronos.data.sources.csv_file import NOT_A_NUMBER, FileBars
 from kronos.data.sources.csv_numbers import comma_is_decimal, to_floats
@@ -26,7 +27,7 @@ def times_of(table: pa.Table, known: Meaning, names: Sequence[str], freq: str) -
     within = None if time is None or len(columns) == 1 else read_times_of_day(time)
     chosen = _whole(columns, within is not None)
     found = read_times(columns[chosen])
-    if freq != "day" and within is None and not _timed(found):
+    if (freq == "auto" or within_day(freq)) and within is None and not _timed(found):
         for other in ("time", "epoch", "datetime"):  # the date alone is repeated beside a full time
             if other in columns and other != chosen and _timed(full := read_times(columns[other])):
                 found = full
