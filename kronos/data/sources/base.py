@@ -54,6 +54,7 @@ class BaseDataProcessor:
         self.findings: list[Finding] = []  # a source may add what it found while reading
         self.notes: list[str] = []  # and what a reader of the report should know
         self.about: dict[str, Any] = {}  # parts of `source` that are only known while reading
+        self.understood: dict[str, Any] = {}  # how the source was read, for `python -m kronos data --check`
 
     def download_data(self) -> None:
         """Fetch what `process_raw_data` reads; nothing by default."""

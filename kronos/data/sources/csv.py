@@ -1,5 +1,6 @@
 """Bars from CSV or parquet files: one file or a folder of them, one instrument per file or long tables."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +14,11 @@ from kronos.data.bars import Finding
 from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.data.sources.csv_bars import read_file
 from kronos.data.sources.csv_clock import Clock, from_zone
-from kronos.data.sources.csv_columns import squeeze
+from kronos.data.sources.csv_columns import ROLES, squeeze
 from kronos.data.sources.csv_file import FileBars
 from kronos.data.sources.csv_folder import bar_files, by_folder, named_by
 from kronos.data.sources.csv_schema import Said
-from kronos.data.sources.csv_units import UNITS_SAID, settle_units
+from kronos.data.sources.csv_units import AGREES, UNITS_SAID, settle_units
 from kronos.utils.errors import UserError
 
 PART = 400_000  # rows yielded at a time: enough to be fast, few enough to keep memory small
@@ -46,6 +47,9 @@ class CsvDataProcessor(BaseDataProcessor):
         self._clock = Clock(getattr(config, "calendar", "auto"), getattr(config, "freq", "day"))
         self._files: dict[str, int] = {}  # notes, and how many files they are true of
         self._instruments: dict[str, int] = {}  # the same for instruments
+        self._layouts: Counter[tuple[Any, ...]] = Counter()
+        self._clocks: set[str] = set()
+        self._found_units: Counter[str] = Counter()
         paths = self._paths()
         own = by_folder(paths)
         named = {path: own.get(path) or named_by(path.name, path).instrument for path in paths}
@@ -82,12 +86,34 @@ class CsvDataProcessor(BaseDataProcessor):
             yield from self._long(long)
         self.notes += self._clock.notes
         self._say_notes()
+        self.understood = {
+            "layouts": [
+                {
+                    "tool": tool or None,
+                    "files": count,
+                    "form": form,
+                    "columns": dict(used),
+                    "unused": list(unused),
+                }
+                for (tool, form, used, unused), count in self._layouts.most_common()
+            ],
+            "files_left_out": [str(problem) for problem in problems],
+            "times": sorted(self._clocks),
+            "units": dict(self._found_units),
+        }
 
     def _report(self, bars: FileBars) -> None:
         """Take over what was found in a file; a note on many files is written once, with their number."""
         self.findings += bars.findings
         for note in bars.notes:
             self._files[note] = self._files.get(note, 0) + 1
+        self._layouts[
+            bars.layout.tool,
+            bars.form,
+            tuple((role, bars.used[role].strip()) for role in ROLES if role in bars.used),
+            bars.unused,
+        ] += 1
+        self._clocks.add("with a time zone" if bars.times.utc else "without a time zone")
 
     def _left_out(self, problems: list[UserError], read: int) -> None:
         """Count the files that could not be used. Raises the first problem where they are most of the files."""
@@ -202,8 +228,9 @@ class CsvDataProcessor(BaseDataProcessor):
     def _units(self, columns: dict[str, np.ndarray], bars: FileBars, times: np.ndarray) -> None:
         doubtful = squeeze(bars.amount_name) in DOUBTFUL_AMOUNTS
         found = settle_units(columns, bars.code, times, doubtful, bars.layout.units)
+        self._found_units.update(found)
         for text, count in found.items():
-            if text:
+            if text != AGREES:
                 shown = f"{text[:1].upper()}{text[1:]}, as amount / (volume x price) shows"
                 note = UNITS_SAID.get(text, f"{shown}: converted to shares and currency.")
                 self._instruments[note] = self._instruments.get(note, 0) + count

@@ -86,7 +86,16 @@ def _read(opened: Cells, said: Said) -> FileBars:
     bars.count(UNREADABLE, "left out", rows.unreadable, rows.examples)
     table = _with_times(bars, table, clocks, names, opened.header.skipped)
     values = numbers_of(bars, table, numbers, names, opened)
+    bars.form = _form(opened)
+    bars.used = {role: names[place] for role, place in singles.items()}
+    bars.used |= {role: names[known.places[role][0]] for role in TIMES if role in known.places}
     if wide:
+        bars.used |= {one[0]: name for one, name in zip(reversed(wide), reversed(names), strict=True) if one}
+        taken = bars.used.values()
+        bars.unused = tuple(
+            name for name, one in zip(names, wide, strict=True) if name and not one and name not in taken
+        )
+        bars.used["instrument"] = "the names of the columns"
         _stack_wide(bars, wide, values)
         return bars
     for role, place in singles.items():
@@ -101,7 +110,23 @@ def _read(opened: Cells, said: Said) -> FileBars:
         _one_series(bars, table[str(series[0])].to_pandas())
     else:
         _tell_apart(bars, opened, names, texts + numbers, instrument)
+    if bars.code is not None and instrument:
+        bars.used["instrument"] = ",".join(names[place].strip() for place in instrument)
+    if series:
+        bars.used["series"] = names[series[0]]
+    taken = {*bars.used.values(), *(names[place] for place in instrument)}
+    bars.unused = tuple(name.strip() for name in names if name.strip() and name not in taken)
     return bars
+
+
+def _form(opened: Cells) -> str:
+    """Describe what separates the columns of a text, and where its bars begin."""
+    header = opened.header
+    if not header.delimiter:
+        return "parquet"
+    mark = {",": "commas", "\t": "tabs or blanks", ";": "semicolons", "|": "bars |"}[header.delimiter]
+    begins = f"bars from line {header.skipped + 1}" if header.names else "no header"
+    return f"columns separated by {mark}, {begins}"
 
 
 def _within(ns: np.ndarray, days: tuple[pd.Timestamp, pd.Timestamp]) -> bool:
@@ -206,6 +231,7 @@ def _tell_apart(
     chosen = find_instrument(bars.times.ns, _prices(bars), columns, repeated, bars.code, own)
     code, words = pd.factorize(columns[chosen].map(code_text))
     bars.code, bars.instruments = code, [str(word) for word in words]
+    bars.used["instrument"] = ",".join([own, chosen]) if own else chosen
     bars.notes.append(f"Column {chosen} is taken for the instrument: it tells the rows of each time apart.")
 
 

@@ -36,6 +36,9 @@ class FileBars:
     layout: Match
     scales: dict[str, float] = field(default_factory=dict)  # by the names of volume and amount
     amount_name: str = ""
+    used: dict[str, str] = field(default_factory=dict)  # names of the columns in the file, by their meanings
+    unused: tuple[str, ...] = ()  # names of the others
+    form: str = ""  # what separates the columns, and where the bars begin
     rows: np.ndarray | None = None  # the rows of the table that are kept, where some are not
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -104,6 +104,7 @@ BINANCE_SPOT = (
 class Match(NamedTuple):
     """What the layout of a file adds to its columns; all empty where it is none of LAYOUTS."""
 
+    tool: str = ""
     utc: bool = False
     units: tuple[float, float] | None = None
     split_adjusted: bool = False
@@ -114,7 +115,7 @@ def match(names: Sequence[str]) -> Match:
     known = frozenset(map(squeeze, names))
     for one in LAYOUTS:
         if one.needs <= known and not one.lacks & known:
-            return Match(one.utc, one.units, one.split_adjusted)
+            return Match(one.tool, one.utc, one.units, one.split_adjusted)
     return Match()
 
 

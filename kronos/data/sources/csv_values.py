@@ -102,6 +102,7 @@ def choose_volume(
     size = len(bars.times.ns)
     if full and not said.volume_column:
         bars.columns["volume"] = values[full[0]]
+        bars.used["volume"] = names[full[0]]
         if full[0] != places[0]:
             bars.notes.append(
                 f"Volume is column {names[full[0]].strip()}, since {names[places[0]].strip()} has none."
@@ -115,12 +116,15 @@ def choose_volume(
                 full[1]
             ]  # in the other currency of a pair; checked against the price
             bars.amount_name = names[full[1]].strip()
+            bars.used["amount"] = names[full[1]]
         return
     chosen = values[places[0]] if places else np.zeros(size)
     if np.isnan(chosen).all() or not places:
         chosen = np.zeros(size)
         what = f"column {names[places[0]].strip()} is empty" if places else "no column holds it"
         bars.notes.append(f"Volume is 0, since {what}; --volume-column names another one.")
+    else:
+        bars.used["volume"] = names[places[0]]
     bars.columns["volume"] = chosen
 
 
