@@ -69,6 +69,7 @@ def _described(config: Config, processor: BaseDataProcessor, store: BarStore) ->
         "label": store.label,
         "time_zone": str(timezone(store.calendar)),
         "times": understood.get("times", []),
+        "dates": understood.get("dates", []),
         "volume_units": understood.get("units"),
         "notes": list(store.source.get("notes", [])),
         "findings": findings,
@@ -123,7 +124,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     length = found["freq"] if found["freq"] == "day" else f"{found['freq']}, named by their {found['label']}"
     yield from _line("bars", f"{found['bars']:,} of {length}; {found['first_bar']} to {found['last_bar']}")
     times = f"; times in the files are {' and '.join(found['times'])}" if found["times"] else ""
-    yield from _line("calendar", f"{found['calendar']}, time zone {found['time_zone']}{times}")
+    times += f"; dates are {' and '.join(found['dates'])}" if found["dates"] else ""
+    yield from _line("calendar", f"{found['calendar']}, time zone {found['time_zone']}{times}", most=2)
     if layouts:
         volumes = dict.fromkeys(one["columns"].get("volume", "none") for one in layouts)
         yield from _line("volume", f"{', '.join(volumes)}; {_units(found['volume_units'])}")

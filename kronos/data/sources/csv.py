@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from kronos.data.bars import Finding
 from kronos.data.sources.base import BaseDataProcessor, file_stats
-from kronos.data.sources.csv_bars import read_file
 from kronos.data.sources.csv_clock import Clock, from_zone
 from kronos.data.sources.csv_columns import ROLES, squeeze
+from kronos.data.sources.csv_date_order import DateOrders
 from kronos.data.sources.csv_file import FileBars
 from kronos.data.sources.csv_folder import bar_files, by_folder, named_by
 from kronos.data.sources.csv_schema import Said
@@ -49,6 +49,7 @@ class CsvDataProcessor(BaseDataProcessor):
         self._instruments: dict[str, int] = {}  # the same for instruments
         self._layouts: Counter[tuple[Any, ...]] = Counter()
         self._clocks: set[str] = set()
+        self._orders: set[str] = set()
         self._found_units: Counter[str] = Counter()
         paths = self._paths()
         own = by_folder(paths)
@@ -60,7 +61,8 @@ class CsvDataProcessor(BaseDataProcessor):
         group: list[FileBars] = []
         problems: list[UserError] = []
         read = 0
-        for path, found in zip(paths, _in_threads(lambda one: read_file(one, said), paths), strict=True):
+        reader = DateOrders(paths, said)
+        for path, found in zip(paths, _in_threads(reader.read, paths), strict=True):
             if isinstance(found, UserError):
                 problems.append(found)
                 continue
@@ -99,6 +101,7 @@ class CsvDataProcessor(BaseDataProcessor):
             ],
             "files_left_out": [str(problem) for problem in problems],
             "times": sorted(self._clocks),
+            "dates": sorted(self._orders),
             "units": dict(self._found_units),
         }
 
@@ -113,6 +116,8 @@ class CsvDataProcessor(BaseDataProcessor):
             tuple((role, bars.used[role].strip()) for role in ROLES if role in bars.used),
             bars.unused,
         ] += 1
+        if bars.times.order:
+            self._orders.add(f"{bars.times.order.rstrip('?')} first")
         self._clocks.add("with a time zone" if bars.times.utc else "without a time zone")
 
     def _left_out(self, problems: list[UserError], read: int) -> None:
@@ -214,7 +219,7 @@ class CsvDataProcessor(BaseDataProcessor):
 
     def _local(self, bars: FileBars) -> np.ndarray:
         """Return the times of a file on the clock of the exchange, int64 ns."""
-        ns, utc, offset, _ = bars.times
+        ns, utc, offset, *_ = bars.times
         zone = getattr(self.config, "time_zone", None)
         try:
             if not utc and zone:

@@ -15,6 +15,7 @@ NOT_A_NUMBER = "value that is no number"
 NO_TIME = "row without a time that can be read"
 NAMELESS = "row without an instrument"
 HEADER_AGAIN = "header repeated among the bars"
+QUOTE = "mean of bid and ask of a day without a trade"
 OTHER_SERIES = "bar of another series of its symbol"
 
 
@@ -45,8 +46,8 @@ class FileBars:
 
     def keep(self, rows: np.ndarray) -> None:
         """Keep the rows that are set in bool [N]."""
-        ns, utc, offset, bad = self.times
-        self.times = Times(ns[rows], utc, None if offset is None else offset[rows], bad[rows])
+        ns, utc, offset, bad, order = self.times
+        self.times = Times(ns[rows], utc, None if offset is None else offset[rows], bad[rows], order)
         self.columns = {name: values[rows] for name, values in self.columns.items()}
         self.code = None if self.code is None else self.code[rows]
 

@@ -24,18 +24,22 @@ class Said(NamedTuple):
     volume_column: str | None = None
     column_names: tuple[str, ...] | None = None
     freq: str = "day"
+    date_order: str = ""  # not the user's word, but what other files of the folder show
 
     @staticmethod
     def of(config: Any) -> "Said":
         """Take the fields of a configuration; one that it does not have is empty."""
-        given = {name: getattr(config, name, None) for name in Said._fields if name != "freq"}
+        given: dict[str, Any] = {
+            name: getattr(config, name, None)
+            for name in ("instrument_column", "time_column", "volume_column", "column_names")
+        }
         return Said(**given, freq=getattr(config, "freq", "day"))
 
 
 def name_columns(opened: Cells, said: Said) -> tuple[tuple[str, ...], Meaning]:
     """Return the names of the columns and their meaning; of a file without a header by its values."""
     headless = not opened.header.names
-    names = renamed(opened.names, _renames(said), headless)
+    names = renamed(csv_layouts.without_misleading(opened.names), _renames(said), headless)
     if headless and not said.column_names:
         names = csv_layouts.headless_names(opened.sample) or _headless(opened.sample)
     try:
@@ -159,7 +163,7 @@ def _price_places(sample: np.ndarray) -> dict[str, int]:
             continue
         top = [place for place in range(4) if (four[:, place] >= four.max(1) * (1 - 1e-9)).all()]
         bottom = [place for place in range(4) if (four[:, place] <= four.min(1) * (1 + 1e-9)).all()]
-        for high, low in ((1, 2), (2, 3), (2, 1), (0, 1)):
+        for high, low in ((1, 2), (2, 3), (2, 1), (0, 1), (1, 0)):
             if high in top and low in bottom:
                 opening, close = (place for place in range(4) if place not in (high, low))
                 _check_order(four[:, opening], four[:, close])
@@ -175,7 +179,7 @@ def _price_places(sample: np.ndarray) -> dict[str, int]:
                 return places
     raise UserError(
         "there is no header, and no four columns in a row are open, high, low and close: give "
-        f"--column-names 1=datetime,2={',3='.join(FEATURES[:4])}"
+        f"--column-names 1=datetime,{','.join(f'{place}={name}' for place, name in enumerate(PRICES, 2))}"
     )
 
 

@@ -54,7 +54,7 @@ def settle_units(
     changed = False
     for rows in _instruments(code, len(times)):
         rows = rows if (np.diff(times[rows]) > 0).all() else _in_order(rows, times)
-        ratio = _ratio(low[rows], high[rows], volume[rows], amount[rows])
+        ratio = amount_ratio(low[rows], high[rows], volume[rows], amount[rows])
         if ratio == 1.0:
             counts[AGREES] = counts.get(AGREES, 0) + 1
             continue
@@ -63,7 +63,7 @@ def settle_units(
         if ratio is None and doubtful and not _median(amount[rows]) >= SHARE:
             amount[rows] = np.nan
             text = SHARES
-        elif ratio is None and _ratio(low[rows], high[rows], amount[rows], volume[rows]) == 1.0:
+        elif ratio is None and amount_ratio(low[rows], high[rows], amount[rows], volume[rows]) == 1.0:
             volume[rows], amount[rows] = amount[rows].copy(), volume[rows].copy()
             text = SWAPPED
         elif ratio is None and known is None:
@@ -102,7 +102,7 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(positive)) if len(positive) else 0.0
 
 
-def _ratio(low: np.ndarray, high: np.ndarray, volume: np.ndarray, amount: np.ndarray) -> float | None:
+def amount_ratio(low: np.ndarray, high: np.ndarray, volume: np.ndarray, amount: np.ndarray) -> float | None:
     """Return the ratio of RATIOS at which amount / volume lies between low and high; None where none does."""
     traded = np.flatnonzero((volume > 0) & (amount > 0) & (low > 0) & (high >= low))
     if not len(traded):
