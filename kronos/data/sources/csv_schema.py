@@ -166,7 +166,9 @@ def _price_places(sample: np.ndarray) -> dict[str, int]:
         for high, low in ((1, 2), (2, 3), (2, 1), (0, 1), (1, 0)):
             if high in top and low in bottom:
                 opening, close = (place for place in range(4) if place not in (high, low))
-                _check_order(four[:, opening], four[:, close])
+                proven = _check_order(four[:, opening], four[:, close])
+                if not proven and {high, low} == {0, 1}:
+                    break  # whether the open or the close comes next cannot be seen
                 found = {"open": opening, "high": high, "low": low, "close": close}
                 places = {name: begin + place for name, place in found.items()}
                 after = begin + 4
@@ -183,10 +185,13 @@ def _price_places(sample: np.ndarray) -> dict[str, int]:
     )
 
 
-def _check_order(opening: np.ndarray, close: np.ndarray) -> None:
-    """Refuse columns of which the later one looks like the open: it is near to the earlier one of the row before."""
+def _check_order(opening: np.ndarray, close: np.ndarray) -> bool:
+    """Return whether an open is near to the close of the row before, which only many rows prove.
+
+    Raises UserError where the later column looks like the open.
+    """
     if len(opening) < 10:
-        return
+        return False
     usual = np.abs(np.log(opening[1:] / close[:-1])).mean()
     other = np.abs(np.log(close[1:] / opening[:-1])).mean()
     if other < 0.5 * usual:
@@ -194,6 +199,7 @@ def _check_order(opening: np.ndarray, close: np.ndarray) -> None:
             "there is no header, and the columns of open and close are in no usual order: give --column-names, such "
             "as 1=datetime,2=close,3=high,4=low,5=open"
         )
+    return bool(usual < 0.5 * other)
 
 
 def _look_like_codes(words: list[str]) -> bool:

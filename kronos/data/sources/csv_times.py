@@ -324,7 +324,9 @@ def _ordered(
         return readings[form.order], form.order
     if "year" in readings:
         gaps = {order: _gap(times) for order, times in readings.items()}
-        if gaps["year"] * APART <= min(gap for order, gap in gaps.items() if order != "year"):
+        if gaps["year"] < np.inf and gaps["year"] * APART <= min(
+            gap for order, gap in gaps.items() if order != "year"
+        ):
             return readings["year"], "year?"
         if min(gaps.values()) * APART <= gaps["year"] < np.inf:
             del readings["year"]
