@@ -7,7 +7,7 @@ from typing import Any
 
 from kronos.cli.arguments import parse_flags
 from kronos.config.loading import load_config
-from kronos.stages.data_check import check, screen
+from kronos.stages.data_check import Refused, check, columns, screen
 from kronos.utils.error_messages import sentence
 from kronos.utils.errors import UserError
 
@@ -33,14 +33,23 @@ def asked(arguments: Sequence[str]) -> bool:
 
 
 def check_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
-    """`python -m kronos data --check [PATH] [--json]`. With `--json`, an error is an object on stdout too."""
+    """`python -m kronos data --check [PATH] [--json]`.
+
+    Of a refused file, what is understood of its columns is printed before the error. With `--json`, an error is an
+    object on stdout too.
+    """
     if "--json" not in arguments:
-        print(screen(_check(parser, arguments)))
+        try:
+            print(screen(_check(parser, arguments)))
+        except Refused as error:
+            for shown in columns(error.layouts):
+                print(shown)
+            raise
         return 0
     try:
         print(json.dumps(_check(parser, arguments), ensure_ascii=False, indent=1))
     except (Exception, KeyboardInterrupt) as error:
-        line = str(error) if isinstance(error, UserError) else sentence(error)
+        line: str | None = str(error) if isinstance(error, UserError) else sentence(error)
         if line is None:
             raise
         print(json.dumps({"error": line}, ensure_ascii=False))

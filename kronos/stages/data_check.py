@@ -26,11 +26,19 @@ COLUMNS, LINES = 100, 40  # of the screen
 LABEL = 12  # columns that the words in front of a line take
 
 
+class Refused(UserError):
+    """Bars that the data stage refuses; `layouts` is what was understood of their file."""
+
+    def __init__(self, message: str, layouts: list[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.layouts = layouts
+
+
 def check(config: Config) -> dict[str, Any]:
     """Return what the data stage would understand of the configured source, as JSON values.
 
-    The store is built by the code of the data stage, in a temporary folder that is removed. Raises the UserError that
-    the data stage would raise where the bars cannot be used; ranges that do not fit the bars are part of the answer.
+    The store is built by the code of the data stage, in a temporary folder that is removed. Raises Refused with the
+    message of the data stage where the bars cannot be used; ranges that do not fit the bars are part of the answer.
     """
     processor = DataProcessorFactory.create_processor(config.data.data_source, config)
     if type(processor).download_data is not BaseDataProcessor.download_data:
@@ -43,6 +51,8 @@ def check(config: Config) -> dict[str, Any]:
         own = config.replace(dataset_path=str(folder / "store"))
         processor.config = own
         return _described(own, processor, processor.run_pipeline(""))
+    except UserError as error:
+        raise Refused(str(error), processor.understood.get("layouts", [])) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -108,16 +118,7 @@ def screen(found: dict[str, Any]) -> str:
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield from _line("source", " ".join(filter(None, (found["source"], found["path"]))))
     layouts = found["layouts"]
-    for one in layouts[:EXAMPLES]:
-        files = f"{one['files']:,} file{'s' * (one['files'] != 1)}"
-        tool = f"as {one['tool']} writes it; " if one["tool"] else ""
-        yield from _line("layout", f"{tool}{one['form']} ({files})")
-        yield from _line("columns", ", ".join(_pair(*pair) for pair in one["columns"].items()), most=3)
-        if "instrument" not in one["columns"]:
-            yield from _line("", "the file's name is the instrument")
-        yield from _line("unused", ", ".join(one["unused"]) or "none", most=2)
-    if len(layouts) > EXAMPLES:
-        yield from _line("", f"and {len(layouts) - EXAMPLES} other layouts")
+    yield from columns(layouts)
     names = found["instruments"]
     more = ", ..." if names["count"] > len(names["first"]) else ""
     yield from _line("instruments", f"{names['count']:,}: {', '.join(names['first'])}{more}")
@@ -144,6 +145,22 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield from _line("found", "nothing" if not others else _finding(others[0]), most=2)
     for one in others[1:]:
         yield from _line("", _finding(one), most=2)
+
+
+def columns(layouts: list[dict[str, Any]]) -> Iterator[str]:
+    """Write what is understood of the columns of files."""
+    for one in layouts[:EXAMPLES]:
+        files = f"{one['files']:,} file{'s' * (one['files'] != 1)}"
+        tool = f"as {one['tool']} writes it; " if one["tool"] else ""
+        yield from _line("layout", f"{tool}{one['form']} ({files})")
+        yield from _line(
+            "columns", ", ".join(_pair(*pair) for pair in one["columns"].items()) or "none", most=3
+        )
+        if "instrument" not in one["columns"]:
+            yield from _line("", "the file's name is the instrument")
+        yield from _line("unused", ", ".join(one["unused"]) or "none", most=2)
+    if len(layouts) > EXAMPLES:
+        yield from _line("", f"and {len(layouts) - EXAMPLES} other layouts")
 
 
 def _line(label: str, text: str, most: int = 1) -> list[str]:

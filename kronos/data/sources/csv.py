@@ -1,5 +1,6 @@
 """Bars from CSV or parquet files: one file or a folder of them, one instrument per file or long tables."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,9 @@ from kronos.data.sources.csv_columns import ROLES, squeeze
 from kronos.data.sources.csv_date_order import DateOrders
 from kronos.data.sources.csv_file import FileBars
 from kronos.data.sources.csv_folder import bar_files, by_folder, named_by
-from kronos.data.sources.csv_schema import Said
+from kronos.data.sources.csv_schema import Said, preview
 from kronos.data.sources.csv_units import AGREES, UNITS_SAID, settle_units
+from kronos.data.store import BarStore
 from kronos.utils.errors import UserError
 
 PART = 400_000  # rows yielded at a time: enough to be fast, few enough to keep memory small
@@ -41,6 +43,8 @@ class CsvDataProcessor(BaseDataProcessor):
         )
     }
 
+    _looked_at: list[Path]  # the files that were found
+
     def process_raw_data(self) -> Iterator[pd.DataFrame]:
         """Yield frames of whole instruments. Files that cannot be used are left out, unless they are most of them."""
         config = self.config
@@ -51,7 +55,7 @@ class CsvDataProcessor(BaseDataProcessor):
         self._clocks: set[str] = set()
         self._orders: set[str] = set()
         self._found_units: Counter[str] = Counter()
-        paths = self._paths()
+        paths = self._looked_at = self._paths()
         own = by_folder(paths)
         named = {path: own.get(path) or named_by(path.name, path).instrument for path in paths}
         paths = sorted(paths, key=lambda path: (named[path], path))
@@ -104,6 +108,21 @@ class CsvDataProcessor(BaseDataProcessor):
             "dates": sorted(self._orders),
             "units": dict(self._found_units),
         }
+
+    def run_pipeline(self, key: str | None = None) -> BarStore:
+        """Build the store; an error about files that were found names the command that shows what is understood."""
+        self._looked_at = []
+        try:
+            return super().run_pipeline(key)
+        except UserError as error:
+            if not self._looked_at:
+                raise
+            if not self.understood:
+                self.understood = {"layouts": preview(self._looked_at[0])}
+            given = shlex.quote(str(self.config.data_path))
+            raise UserError(
+                f"{error}; to see what is understood: python -m kronos data --check {given}"
+            ) from None
 
     def _report(self, bars: FileBars) -> None:
         """Take over what was found in a file; a note on many files is written once, with their number."""

@@ -30,7 +30,7 @@ from kronos.data.sources.csv_instruments import (
     too_many,
 )
 from kronos.data.sources.csv_numbers import code_text
-from kronos.data.sources.csv_schema import Said, name_columns, said_instrument
+from kronos.data.sources.csv_schema import Said, form_of, name_columns, said_instrument
 from kronos.data.sources.csv_table import Cells, open_cells, read_rows
 from kronos.data.sources.csv_times import NONE, Times, TwoWays, coded
 from kronos.data.sources.csv_values import apply_scales, choose_volume, numbers_of, times_of
@@ -107,7 +107,7 @@ def _read(opened: Cells, said: Said) -> FileBars:
         _check_lengths(names[place].strip(), table[str(place)])
     table = _with_times(bars, table, clocks, names, opened.header.skipped)
     values = numbers_of(bars, table, numbers, names, opened)
-    bars.form = _form(opened)
+    bars.form = form_of(opened)
     bars.used = {role: names[place] for role, place in singles.items()}
     bars.used |= {role: names[known.places[role][0]] for role in TIMES if role in known.places}
     if wide:
@@ -189,16 +189,6 @@ def _without_quotes(bars: FileBars, table: pa.Table) -> pa.Table:
     bars.keep(~quoted)
     bars.rows = np.arange(len(quoted))[~quoted] if bars.rows is None else bars.rows[~quoted]
     return table.filter(pa.array(~quoted))
-
-
-def _form(opened: Cells) -> str:
-    """Describe what separates the columns of a text, and where its bars begin."""
-    header = opened.header
-    if not header.delimiter:
-        return "parquet"
-    mark = {",": "commas", "\t": "tabs or blanks", ";": "semicolons", "|": "bars |"}[header.delimiter]
-    begins = f"bars from line {header.skipped + 1}" if header.names else "no header"
-    return f"columns separated by {mark}, {begins}"
 
 
 def _within(ns: np.ndarray, days: tuple[pd.Timestamp, pd.Timestamp]) -> bool:

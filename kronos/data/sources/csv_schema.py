@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from kronos.data.bars import FEATURES, PRICES
 from kronos.data.sources import csv_layouts
 from kronos.data.sources.csv_columns import TIMES, Meaning, meaning, renamed
 from kronos.data.sources.csv_header import DATE
-from kronos.data.sources.csv_table import Cells
+from kronos.data.sources.csv_table import Cells, open_cells
 from kronos.data.sources.csv_times import read_times, read_times_of_day
 from kronos.utils.errors import UserError
 
@@ -59,6 +60,33 @@ def name_columns(opened: Cells, said: Said) -> tuple[tuple[str, ...], Meaning]:
             f"rename them to datetime, {', '.join(FEATURES)} (and instrument), or give --column-names"
         )
     return names, known
+
+
+def form_of(opened: Cells) -> str:
+    """Describe what separates the columns of a text, and where its bars begin."""
+    header = opened.header
+    if not header.delimiter:
+        return "parquet"
+    mark = {",": "commas", "\t": "tabs or blanks", ";": "semicolons", "|": "bars |"}[header.delimiter]
+    begins = f"bars from line {header.skipped + 1}" if header.names else "no header"
+    return f"columns separated by {mark}, {begins}"
+
+
+def preview(path: Path) -> list[dict[str, Any]]:
+    """Return what is known of the columns of a file that was refused; nothing of one without an understood header."""
+    try:
+        found = []
+        for opened in open_cells(path)[:1]:
+            places = meaning(opened.names).places
+            used = {role: opened.names[one[0]].strip() for role, one in places.items()}
+            unused = [
+                name.strip() for name in opened.names if name.strip() and name.strip() not in used.values()
+            ]
+            found.append({"tool": csv_layouts.match(opened.names).tool or None, "files": 1, "form": form_of(opened),
+                          "columns": used, "unused": unused})  # fmt: skip
+        return found
+    except (UserError, pa.ArrowException, OSError):
+        return []
 
 
 def _renames(said: Said) -> tuple[str, ...]:
