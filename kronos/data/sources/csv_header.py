@@ -25,6 +25,8 @@ KINDS = {  # words that stand beside a field and name no instrument, as in Bid O
     "price", "prices", "px", "prc", "bid", "ask", "mid", "adj", "adjusted", "adjustment", "raw", "unadj",
     "unadjusted", "prev", "previous", "last", "next", "trade", "day", "daily", "session", "mean", "avg",
 }  # fmt: skip
+TUPLE = re.compile(r"""\(\s*['"](.*?)['"]\s*,\s*['"](.*?)['"]\s*\)""")  # ('Close', 'AAPL'), of pandas
+CODE = re.compile(r"\d{6}")  # of an instrument, over its columns in a wide table
 FIELDS = {*PRICES, "volume", "amount", "adj_close"}  # what a wide table has for each instrument
 
 
@@ -150,7 +152,7 @@ def _is_bar(row: list[str]) -> bool:
 def _is_header(row: list[str]) -> bool:
     """Return whether a row has words and neither numbers nor times."""
     filled = [cell for cell in row if cell.lower() not in NONE]
-    plain = [cell for cell in filled if is_number(cell) or DATE.match(cell)]
+    plain = [cell for cell in filled if not CODE.fullmatch(cell) and (is_number(cell) or DATE.match(cell))]
     return any(WORDS.search(cell) for cell in filled) and len(plain) * 3 < len(filled)
 
 
@@ -202,13 +204,18 @@ def two_part_names(
     names: tuple[str, ...],
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str] | None, ...]] | None:
     """Understand names such as `AAPL.Open`, `close_MSFT` and `('Close', 'AAPL')`; None where none is whole."""
+    pairs = [TUPLE.fullmatch(name.strip()) for name in names]
     if any(KNOWN.get(squeeze(name), ("",))[0] == "instrument" for name in names):
         return None
     for first in (True, False):
         wide: list[tuple[str, str] | None] = []
-        for name in names:
-            text = name.strip("()[] ").replace("'", "").replace('"', "")
-            parts = re.split(r"\s*,\s*|[.:_/ ]", text, maxsplit=1) if first else _last_part(text)
+        for name, both in zip(names, pairs, strict=True):
+            if both:
+                parts = [both[1], both[2]]
+            elif first:
+                parts = re.split(r"[.:_/ ]", name.strip(), maxsplit=1)
+            else:
+                parts = _last_part(name.strip())
             pair = [part.strip() for part in parts]
             field = _field(pair[0 if first else -1]) if len(pair) == 2 else ""
             field = "" if field and squeeze(pair[1 if first else 0]) in KINDS else field

@@ -42,7 +42,7 @@ CLOCK = re.compile(
 )
 WEEKDAY = re.compile(r"[,/\s]*(?:周|星期)?[一二三四五六日]$")
 ZONE = re.compile(
-    r"(.*\d.*?(?::\d\d|\d{4}|[ap]m|t\d\d)[.\d]*)\s*\[?(z|(?:gmt|utc)?[+-]\d\d(?::?\d\d)?(?::\d\d)?|[a-z_]+/[a-z_/]+|(?!am\b|pm\b)[a-z]{3,4})\]?",
+    r"(.*\d.*?(?::\d\d|\d{4}|[ap]m(?![a-z])|t\d\d)[.\d]*)\s*\[?(z|(?:gmt|utc)?[+-]\d\d(?::?\d\d)?(?::\d\d)?|[a-z_]+/[a-z_/]+|(?!am\b|pm\b)[a-z]{3,4})\]?",
     re.I,
 )
 OFFSETS = {"z": 0, "utc": 0, "gmt": 0, "est": -300, "edt": -240, "pst": -480, "pdt": -420, "cet": 60, "cest": 120,
