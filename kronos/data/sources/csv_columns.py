@@ -28,7 +28,7 @@ _NAMES = {
         date1 dtyyyymmdd dlycaldt 交易日 日期日 年月日 交易日期年月日 日付 日付け 일자 날짜 datum fecha data дата
     """,
     "time": """
-        t timem timems timeofday время heure uhrzeit hora zeit 时刻 時間 时间
+        t timem timems hour hr timeofday время heure uhrzeit hora zeit 时刻 時間 时间
     """,
     "epoch": """
         unix unixtime unixtimestamp epoch epochtime
@@ -55,8 +55,9 @@ _NAMES = {
         zamkniecie zamknięcie şimdi simdi kapanış kapanis ultimoprezzo
         closepx clsprc clspric closeprc closelast pxclose priceclose closingprice sdqclose tradeclose 收
         收盤 收盤價 收盘价格 終値 종가 pxlast prccd prc schluss schlusskurs cloture clôture dernier cierre
-        chiusura fechamento último ultimo últimopreço 最新价 最新 现价 dlyclose dlyprc trdprc1
+        chiusura fechamento último ultimo últimopreço 最新价 最新 现价 今收盘 今收 dlyclose dlyprc trdprc1
         clot zuletzt закрытие закр ценазакрытия last lastprice price цена
+        settle settleprice settlementprice settlement
     """,
     "volume": """
         wolumen obrót
@@ -107,13 +108,16 @@ ROLES = (
     "interval",
 )
 PERMANENT = ("permno",)  # numbers that stay when a ticker changes hands: preferred to tickers
+_ENGLISH = {
+    "thousands": 1e3, "thousand": 1e3, "000s": 1e3, "000": 1e3, "'000": 1e3, "'000s": 1e3, "k": 1e3,
+    "millions": 1e6, "million": 1e6, "m": 1e6, "mn": 1e6, "mm": 1e6, "mln": 1e6, "mio": 1e6,
+    "billions": 1e9, "billion": 1e9, "b": 1e9, "bn": 1e9, "lacs": 1e5, "lakhs": 1e5, "crores": 1e7,
+}  # fmt: skip
 UNITS = {
     "volume": {"股": 1.0, "份": 1.0, "手": 100.0, "千股": 1e3, "万股": 1e4, "百万股": 1e6, "亿股": 1e8, "万手": 1e6,
-               "張": 1e3, "張數": 1e3, "仟股": 1e3, "千股數": 1e3,
-               "thousands": 1e3, "thousand": 1e3, "millions": 1e6, "lots": 100.0},
-    "amount": {"元": 1.0, "千元": 1e3, "万元": 1e4, "百万元": 1e6, "亿元": 1e8, "万": 1e4, "亿": 1e8,
-               "仟元": 1e3, "萬元": 1e4, "億元": 1e8, "lacs": 1e5, "lakhs": 1e5, "crores": 1e7,
-               "thousands": 1e3, "thousand": 1e3, "millions": 1e6},
+               "張": 1e3, "張數": 1e3, "仟股": 1e3, "千股數": 1e3, "lots": 100.0, **_ENGLISH},
+    "amount": {"元": 1.0, "千元": 1e3, "万元": 1e4, "百万元": 1e6, "亿元": 1e8, "万": 1e4, "亿": 1e8, "仟元": 1e3,
+               "萬元": 1e4, "億元": 1e8, **_ENGLISH},
 }  # fmt: skip
 _DATES = ("date", "day", "tradedate", "日期", "交易日期")  # of bars.SPELLINGS["datetime"]
 _TIMES = ("time", "时间")

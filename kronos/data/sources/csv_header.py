@@ -17,7 +17,7 @@ LONGEST_HEADER = 3  # lines
 MARKS = ("\t", ";", "|", ",", " ")  # what separates columns, in the order in which equals are preferred
 DATE = re.compile(
     r"\s*(\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}|1\d\d[-/.年]\d{1,2}[-/.月]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}"
-    r"|\d{1,2}[-/ ]?[A-Za-z]{3,9}\.?[-/ ,]+\d{2,4}"
+    r"|\d{1,2}[-/. ]{0,2}[^\W\d_]{3,9}\.?[-/ ,]+\d{2,4}"
     r"|[A-Za-z]{3,9}\.? \d{1,2},? \d{4}|(19|20|21)\d{6}([ T]?\d{4,9})?(\.\d+)?\b|\d{9,19}(\.0*)?\s*$)"
 )
 WORDS = re.compile(r"[^\W\d_]")

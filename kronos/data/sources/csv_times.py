@@ -27,15 +27,18 @@ MINGUO = re.compile(
     r"(?:民[國国])?\s*(1\d\d)\s*[-/.年]\s*(\d{1,2})\s*[-/.月]\s*(\d{1,2})日?(.*)"
 )  # 113/01/02
 BY_NAME = re.compile(
-    r"(?:[a-z]{3,9},?\s+)?(?:(\d{1,2})[-/ .]*([a-z]{3,9})\.?|([a-z]{3,9})\.?[-/ ]*(\d{1,2}))"
+    r"(?:[^\W\d_]{3,9},?\s+)?(?:(\d{1,2})[-/ .]*([^\W\d_]{3,9})\.?|([^\W\d_]{3,9})\.?[-/ ]*(\d{1,2}))"
     r"[-/ ,.]+(\d{4}|\d\d)(?!\d)(.*)"
 )
-MONTHS = {
-    name: place
-    for place, name in enumerate(
-        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1
-    )
-}
+_MONTHS = """jan ene gen januar янв, feb fév fev févr fevr febb фев, mar mär mrz marz märz мар, apr abr avr апр,
+    may mai mag май, jun juin giu июн, jul juil lug июл, aug ago août aout авг, sep set сен, oct okt out ott окт,
+    nov ноя, dec dez dic déc дек"""
+MONTHS = {name: place for place, names in enumerate(_MONTHS.split(","), 1) for name in names.split()}
+YEAR_MONTH = re.compile(r"(\d{4})[-/.](\d{1,2})")
+DAY_NAME = re.compile(  # in front of a date
+    r"(?:mon|tue|wed|thu|fri|sat|sun|monday|tuesday|wednesday|thursday|friday|saturday|sunday|mo|di|mi|do|fr|sa|so)"
+    r"\.?,?\s+(?=\d)"
+)
 CLOCK = re.compile(
     r"[t\s,_:]*(?:(\d{1,2})[:h时.]?(\d{2})(?:[:m分.]?(\d{2})(?:秒|[.,:]?(\d{1,9}))?)?"
     r"|(\d{1,2})[- ]?(?=[ap]m))\s*分?\s*([ap])?\.?(?:m\.?)?\s*"
@@ -169,6 +172,8 @@ def _parse(words: list[str], form: DateForm) -> Times:
     order = ""
     for row, word in enumerate(words):
         text = WEEKDAY.sub("", word.strip().strip("\"'")).lower()
+        if (day := DAY_NAME.match(text)) is not None:
+            text = text[day.end() :]
         if not text or text in ("nat", "nan", "none", "null", "-"):
             empty[row] = True
             continue
@@ -186,8 +191,11 @@ def _parse(words: list[str], form: DateForm) -> Times:
         elif (found := YEAR_LAST.fullmatch(bare)) is not None:
             split.append((row, [found[1], found[3], found[4], found[2]], found[5]))
         elif (found := BY_NAME.fullmatch(bare)) is not None:
-            month = MONTHS.get((found[2] or found[3])[:3], 0)
+            name = found[2] or found[3]
+            month = MONTHS.get(name[:4]) or MONTHS.get(name[:3], 0)
             ns[row] = _moment(_year(found[5]), month, int(found[1] or found[4]), found[6])
+        elif (found := YEAR_MONTH.fullmatch(bare)) is not None:
+            ns[row] = _moment(int(found[1]), int(found[2]), 1, "")
         if zone is not None:
             zoned[row], offset[row] = True, _minutes(zone, ns[row])
     if split:
@@ -279,7 +287,7 @@ def time_of_day(text: str) -> int | None:
 def read_times_of_day(column: pa.ChunkedArray) -> np.ndarray | None:
     """Read a column of times of day as int64 ns since midnight; None where some hold more or are none.
 
-    Numbers such as 930 and 93000 have as many digits as the longest of the column.
+    Numbers such as 930 and 93000 have as many digits as the longest of the column; of two digits they are hours.
     """
     if pa.types.is_time(column.type):
         return column.cast(pa.time64("ns")).cast(pa.int64()).fill_null(0).to_numpy()
@@ -290,6 +298,8 @@ def read_times_of_day(column: pa.ChunkedArray) -> np.ndarray | None:
     if all(re.fullmatch(r"\d{1,9}(\.0*)?", word) for word in bare if word):
         bare = [word.split(".")[0] for word in bare]
         longest = max((len(word) for word in bare), default=0)
+        if longest <= 2:
+            bare, longest = [f"{word}00" if word else "" for word in bare], 4
         bare = [word.zfill(4 if longest <= 4 else 6 if longest <= 6 else 9) if word else "" for word in bare]
     found = [time_of_day(word) for word in bare]
     if any(one is None for one in found):

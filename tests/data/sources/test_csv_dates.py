@@ -105,6 +105,10 @@ BID = "Bid Open,Bid High,Bid Low,Bid Close"
         ("Date,PX_OPEN,PX_HIGH,PX_LOW,PX_LAST,Date,PX_OPEN,PX_HIGH,PX_LOW,PX_LAST\n"
          "2024-01-02,1,3,0.5,2,2024-01-03,1,3,0.5,2\n", "column Date is there twice"),
         ("date,symbol,field,value\n2024-01-02,AAPL,open,1\n", "has no column|no bars are found"),
+        ("date,open,high,low,close\n2024-01-02,110'16,110'24,110'08,110'20\n", "column open has \"110'16\" in row 2"),
+        ("date,open,high,low,close\n2024-01-02,10 1/2,11 1/8,10,10 5/8\n", "column open has '10 1/2' in row 2"),
+        ("date,open,high,low,close,volume\n2024-01-02,1 2,3,0.5,2,9\n", "column open has '1 2' in row 2"),
+        ("date,open,high,low,close\n45293,1,3,0.5,2\n", "'45293' in row 2 is not a time"),
         ("45293.70833,1.3,1.31,1.29,1.305,0\n45293.70903,1.305,1.31,1.29,1.305,0\n", "no bars are found in it"),
         ("2024-01-02,3,1,1.5,2,9\n2024-01-03,3,1,2,1.5,9\n", "--column-names 1=datetime,2=open,3=high,4=low,5=close"),
     ],
