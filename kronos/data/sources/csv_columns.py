@@ -10,7 +10,7 @@ from kronos.utils.errors import UserError
 # Names beside those of bars.SPELLINGS, without blanks and marks, in lower case, the preferred ones first.
 _NAMES = {
     "instrument": """
-        sym instrumentname instname symbolname symroot
+        sym securitiescode instrumentname instname symbolname symroot
         windcode sinfowindcode orderbookid secucode securitycode stkcd symbolcode tckrsymb tickersymbol tic
         ric fundcode indexcode bondcode stockid secid instrumentid instid contract assetid asset pair
         product underlying security scrip scripcode sccode epic 合约代码 交易代码 基金代码 指数代码 标的代码

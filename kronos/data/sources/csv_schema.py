@@ -16,6 +16,8 @@ from kronos.data.sources.csv_table import Cells, open_cells
 from kronos.data.sources.csv_times import read_times, read_times_of_day
 from kronos.utils.errors import UserError
 
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
 
 class Said(NamedTuple):
     """What the user said about the files: the fields of the configuration of these names."""
@@ -123,13 +125,8 @@ def _headless(sample: Sequence[Sequence[str]]) -> tuple[str, ...]:
         )
     names[dates[0]] = "datetime"
     after = dates[0] + 1
-    if (
-        after < width
-        and read_times_of_day(pa.chunked_array([pa.array(columns[after], pa.string())])) is not None
-    ):
-        texts = [word.replace(":", "") for word in columns[after]]
-        if all(word.isdigit() and len(word) in (4, 6) for word in texts):
-            names[dates[0]], names[after] = "date", "time"
+    if after < width and _times_of_day(columns[after], columns[dates[0]]):
+        names[dates[0]], names[after] = "date", "time"
     numbers = np.full((len(columns[0]), width), np.nan)
     for place, words in enumerate(columns):
         if not names[place] and place not in dates and all(map(_plain, words)):
@@ -137,12 +134,22 @@ def _headless(sample: Sequence[Sequence[str]]) -> tuple[str, ...]:
     ordered = np.argsort(
         read_times(pa.chunked_array([pa.array(columns[dates[0]], pa.string())])).ns, kind="stable"
     )
-    for name, place in _price_places(numbers[ordered]).items():
+    for name, place in _price_places(numbers[ordered], dates[0]).items():
         names[place] = name
     free = [place for place, words in enumerate(columns) if not names[place] and _look_like_codes(words)]
     if free and free[0] < names.index("open"):
         names[free[0]] = "instrument"
     return tuple(names)
+
+
+def _times_of_day(words: list[str], dates: list[str]) -> bool:
+    """Return whether a column behind the dates holds times of day; digits alone do where dates repeat."""
+    if not words or read_times_of_day(pa.chunked_array([pa.array(words, pa.string())])) is None:
+        return False
+    if all(":" in word for word in words):
+        return True
+    repeated = len(set(dates)) < len(dates) or not any(word.strip("0") for word in words)
+    return repeated and all(word.isdigit() and len(word) in (3, 4, 6) for word in words)
 
 
 def _plain(word: str) -> bool:
@@ -178,11 +185,12 @@ def _nameless_time(names: tuple[str, ...], known: Meaning, opened: Cells) -> tup
     return tuple(changed)
 
 
-def _price_places(sample: np.ndarray) -> dict[str, int]:
+def _price_places(sample: np.ndarray, time: int) -> dict[str, int]:
     """Find open, high, low, close and volume among columns of numbers without names, float64 [rows, columns].
 
-    The rows are in order of time. NaN columns are no numbers. The prices are the first four in a row of which one is
-    never below the others and one never above them. Raises UserError where their order cannot be told.
+    The rows are in order of time, which column `time` holds. NaN columns are no numbers. The prices are the first
+    four in a row of which one is never below the others and one never above them. Raises UserError where their order
+    cannot be told: of high and low first, and behind other numbers, many rows must prove it.
     """
     count = sample.shape[1]
     for begin in range(count - 3):
@@ -195,8 +203,9 @@ def _price_places(sample: np.ndarray) -> dict[str, int]:
             if high in top and low in bottom:
                 opening, close = (place for place in range(4) if place not in (high, low))
                 proven = _check_order(four[:, opening], four[:, close])
-                if not proven and {high, low} == {0, 1}:
-                    break  # whether the open or the close comes next cannot be seen
+                behind_numbers = not np.isnan(sample[:, time + 1 : begin]).all()
+                if not proven and ({high, low} == {0, 1} or behind_numbers):
+                    break  # whether the open or the close comes first cannot be seen
                 found = {"open": opening, "high": high, "low": low, "close": close}
                 places = {name: begin + place for name, place in found.items()}
                 after = begin + 4
@@ -233,6 +242,8 @@ def _check_order(opening: np.ndarray, close: np.ndarray) -> bool:
 def _look_like_codes(words: list[str]) -> bool:
     """Return whether cells of a column without a name are instruments: words, or codes of six digits."""
     filled = [word for word in words if word]
+    if all(word.lower()[:3] in DAYS for word in filled):
+        return False
     return bool(filled) and all(
         re.fullmatch(r"[A-Za-z0-9.#:/_=^-]*[A-Za-z][A-Za-z0-9.#:/_=^-]*|\d{6}", word) for word in filled
     )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from csv_cases import read
 
@@ -109,6 +110,8 @@ BID = "Bid Open,Bid High,Bid Low,Bid Close"
         ("date,open,high,low,close\n2024-01-02,10 1/2,11 1/8,10,10 5/8\n", "column open has '10 1/2' in row 2"),
         ("date,open,high,low,close,volume\n2024-01-02,1 2,3,0.5,2,9\n", "column open has '1 2' in row 2"),
         ("date,open,high,low,close\n45293,1,3,0.5,2\n", "'45293' in row 2 is not a time"),
+        ("1704067200,1168068,42475.2,42554.5,42261.0,42283.5,27.5\n1704153600,822440,42613.5,42775.0,42431.6,42475.2,19.3\n",
+         "no four columns in a row are open, high, low and close"),
         ("45293.70833,1.3,1.31,1.29,1.305,0\n45293.70903,1.305,1.31,1.29,1.305,0\n", "no bars are found in it"),
         ("2024-01-02,3,1,1.5,2,9\n2024-01-03,3,1,2,1.5,9\n", "--column-names 1=datetime,2=open,3=high,4=low,5=close"),
     ],
@@ -117,3 +120,36 @@ def test_files_that_would_be_misread_are_refused_in_one_line(tmp_path: Path, tex
     with pytest.raises(UserError, match=message) as caught:
         read(folder(tmp_path, A=text))
     assert "\n" not in str(caught.value)
+
+
+NO_HEADER = {
+    "a day of the week": "20240102,TUE,10,12,9,11,100\n20240103,WED,11,13,10,12,200\n",
+    "four-digit prices": "20240102,1004,1012,1000,1011,100\n20240103,1011,1013,1010,1012,200\n",
+    "digits for times": "20240102,930,10,12,9,11,100\n20240102,1000,11,13,10,12,200\n",
+    "times with fractions": "01/16/2024,09:31:00.000,10,12,9,11,100\n01/16/2024,09:32:00.000,11,13,10,12,200\n",
+}
+READ = {
+    "a day of the week": ["2024-01-02", "2024-01-03"],
+    "four-digit prices": ["2024-01-02", "2024-01-03"],
+    "digits for times": ["2024-01-02 09:30", "2024-01-02 10:00"],
+    "times with fractions": ["2024-01-16 09:31", "2024-01-16 09:32"],
+}
+
+
+@pytest.mark.parametrize("kind", NO_HEADER)
+def test_columns_without_names_are_known_by_their_values(tmp_path: Path, kind: str) -> None:
+    found, _ = read(folder(tmp_path, A=NO_HEADER[kind]), freq="1min")
+    assert [(name, day) for name, day, *_ in found] == [("A", day) for day in READ[kind]]
+    assert [volume for *_, volume in found] == [100, 200]
+
+
+def test_low_high_open_close_without_names_is_read_where_many_rows_prove_it(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    close = 100 * np.exp(np.cumsum(generator.normal(0, 0.02, 40)))
+    opening = np.append(100.0, close[:-1])
+    rows = [
+        f"{1704067200 + 86400 * place},{min(a, b) * 0.99:.2f},{max(a, b) * 1.01:.2f},{a:.2f},{b:.2f},{place}"
+        for place, (a, b) in enumerate(zip(opening, close, strict=True))
+    ]
+    found, _ = read(folder(tmp_path, A="\n".join(rows[::-1]) + "\n"))
+    np.testing.assert_allclose([bar[2:4] for bar in found], np.stack([opening, close], 1), atol=0.01)
