@@ -123,6 +123,9 @@ def _read(opened: Cells, said: Said) -> FileBars:
         bars.columns[role] = values[place]
     _scale_prices(bars, headless and csv_layouts.in_ten_thousandths(opened.sample))
     _drop_limits(bars)
+    if "amount" in singles and np.isnan(bars.columns["amount"]).all():
+        del bars.columns["amount"], bars.used["amount"]  # an empty column is no amount
+        singles.pop("amount")
     if "amount" in singles:
         bars.amount_name = names[singles["amount"]].strip()
     choose_volume(bars, volumes, values, names, bool(guessed), said)

@@ -107,6 +107,7 @@ ROLES = (
     "series",
     "interval",
 )
+PIECES = {"quantidade", "stücke", "stuecke", "stück"}
 PERMANENT = ("permno",)  # numbers that stay when a ticker changes hands: preferred to tickers
 _ENGLISH = {
     "thousands": 1e3, "thousand": 1e3, "000s": 1e3, "000": 1e3, "'000": 1e3, "'000s": 1e3, "k": 1e3,
@@ -198,6 +199,12 @@ def meaning(names: tuple[str, ...]) -> Meaning:
         if role in TIMES and ZONES.search(name.lower()):
             utc.append(place)
         found.setdefault(role, []).append((rank, place))
+    counts = {squeeze(names[place]) for _, place in found.get("volume", ())} & PIECES
+    if counts and "amount" not in found:  # a volume beside a number of pieces is money
+        money = [one for one in found["volume"] if squeeze(names[one[1]]) in ("volume", "volumen")]
+        found |= (
+            {"amount": money, "volume": [one for one in found["volume"] if one not in money]} if money else {}
+        )
     places = {}
     for role, ranked in found.items():
         ranked.sort()

@@ -69,9 +69,8 @@ CASES = {
         "Ativo;Data;Hora;Abertura;Máximo;Mínimo;Fechamento;Volume;Quantidade\n"
         "WINZ23;15/12/2023;09:00:00;130.500;130.900;130.400;130.700;123.456.789,00;9.876\n"
         "WINZ23;15/12/2023;09:05:00;130.700;130.900;130.400;130.800;12.456.789,00;876\n",
-        [("WINZ23", "2023-12-15 09:00", 130500, 130700, 123456789),
-         ("WINZ23", "2023-12-15 09:05", 130700, 130800, 12456789)],
-        encoding="cp1252", fields={"freq": "5min"}),
+        [("WINZ23", "2023-12-15 09:00", 130500, 130700, 9876), ("WINZ23", "2023-12-15 09:05", 130700, 130800, 876)],
+        encoding="cp1252", fields={"freq": "5min"}, amounts=(123456789, 12456789), notes="The amount fits no unit"),
     "German Ariva": Case(
         "Datum;Erster;Hoch;Tief;Schlusskurs;Stuecke;Volumen\n"
         "2024-01-31;171,04;172,10;169,35;170,40;1.000.500;170.485.200\n"
