@@ -69,6 +69,7 @@ class BaseDataProcessor:
         self.notes: list[str] = []  # and what a reader of the report should know
         self.about: dict[str, Any] = {}  # parts of `source` that are only known while reading
         self.spool = Spool(Path(getattr(config, "dataset_path", "")).parent)  # where read bars wait
+        self.understood: dict[str, Any] = {}  # how the source was read, for `python -m kronos data --check`
 
     @property
     def freq(self) -> str:
@@ -145,7 +146,7 @@ class BaseDataProcessor:
         self.findings, self.notes, self.about = [], [], {}
         self.download_data()
         key = self.key() if key is None else key
-        self.spool = Spool(self.spool.folder)
+        self.spool = Spool(Path(config.dataset_path).parent)
         parts, counts, freq, findings = self._clean_parts()
         times = pd.DatetimeIndex(counts.index)
         asked, hours = getattr(config, "calendar", "auto"), getattr(config, "hours", "regular")

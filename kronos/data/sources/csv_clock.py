@@ -19,6 +19,7 @@ from kronos.utils.errors import UserError
 DAY = 86400 * 10**9
 RECENT = 60 * DAY  # of bars that all exchanges are compared with
 Fitting = tuple[float, str, str]  # how well moments fit, the time zone and the calendar
+LAST_MINUTE = DAY - 60 * 10**9
 CLEAR = 0.1  # how much better than on any other exchange's clock times must fit
 
 
@@ -54,8 +55,9 @@ class Clock:
         return written if self.written else _shifted(ns, str(self.zone))
 
     def _days(self, ns: np.ndarray, written: np.ndarray, known: np.ndarray) -> np.ndarray:
-        if not (written[known] % DAY).any():
-            return written
+        within = written[known] % DAY
+        if not within.any() or (within >= LAST_MINUTE).all():
+            return written // DAY * DAY
         zones = (
             [str(calendars.timezone(self.calendar))]
             if self.calendar not in ("auto", OBSERVED)
@@ -90,6 +92,8 @@ class Clock:
             found = longer
         best = max(found, default=(0.0, "", ""))
         others = max((one[0] for one in found if one[1] != best[1]), default=0.0)
+        if with_offset and best[2] in calendars.ROUND_THE_CLOCK:
+            best = (0.0, "", "")  # a file that writes another zone than UTC shows a market's own clock
         if best[0] >= max(POOR, others + CLEAR):
             self.zone = best[1]
             self.notes.append(
