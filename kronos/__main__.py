@@ -135,6 +135,12 @@ def _main(arguments: list[str]) -> int:
         raise UserError(f"unknown stage {name!r}{hint} (stages: {', '.join(STAGES)})")
     stage = STAGES[name]
     parser = help_parser(f"python -m kronos {name}", stage.help, stage.params)
+    if name == "data":
+        from kronos.cli.data_check import add_flags, asked, check_command
+
+        add_flags(parser)
+        if asked(rest):
+            return check_command(parser, rest)
     config_path, flags, problems = parse_flags(parser, rest)
     config, notes = load_config(config_path, flags, problems)
     for note in notes:

@@ -31,7 +31,7 @@ STAGE_ROWS = [
     {"test_loss"},
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
-    {"audit", "backtest", "predict"},
+    {"audit", "backtest", "predict", "data_check"},
     {"walk_forward", "pipeline", "search"},
     {"__init__"},
 ]

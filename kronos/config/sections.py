@@ -1,6 +1,5 @@
 """The sections of the configuration: every field once, with its type, default, limits and help text."""
 
-from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -8,11 +7,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from kronos.config.field_types import (
     Cost,
     CostFraction,
-    DateRange,
     Float,
+    Freq,
     Int,
     Names,
+    OptionalDate,
+    OptionalDates,
     OptionalFloat,
+    OptionalFreq,
     OptionalLimit,
     OptionalMap,
     OptionalNames,
@@ -34,10 +36,6 @@ NOT_YET: dict[str, Any] = {
 
 def _field(default: Any, help: str, **limits: Any) -> Any:
     return Field(default=default, description=help, **limits)
-
-
-def _dates(first: str, last: str) -> tuple[date, date]:
-    return date.fromisoformat(first), date.fromisoformat(last)
 
 
 class Section(BaseModel):
@@ -66,22 +64,37 @@ class DataConfig(Section):
     instrument: Text = _field(
         "csi300", "universe of a Qlib store: csi300, csi500, csi800, csi1000, all, or its own"
     )
-    freq: Literal["day", "1min", "5min", "15min", "30min", "60min"] = _field("day", "length of a bar")
+    freq: Freq = _field(
+        "auto", "length of a bar: 1min to 720min, 1h to 12h, day, week, month; auto: as the bars show"
+    )
+    resample: OptionalFreq = _field(
+        None,
+        "longer bars to make of them, session by session: 30min, 4h, day, week, month; none: as they are",
+    )
+    hours: Literal["regular", "all"] = _field(
+        "regular", "regular: bars before and after an exchange's hours are left out; all: they are kept"
+    )
     feature_list: Names = _field(FEATURES, "columns that the model sees, in its order")
     time_feature_list: Names = _field(TIME_FEATURES, "time features that the model sees, in its order")
-    dataset_begin_time: date = _field(date(2011, 1, 1), "first day of bars to load")
-    dataset_end_time: date = _field(date(2025, 6, 5), "last day of bars to load")
-    train_time_range: DateRange = _field(_dates("2011-01-01", "2022-12-31"), "days trained on, all scored")
-    val_time_range: DateRange = _field(
-        _dates("2022-09-01", "2024-06-30"), "validation days, scored from the first + lookback"
+    dataset_begin_time: OptionalDate = _field(None, "first day of bars to load; none: the first there is")
+    dataset_end_time: OptionalDate = _field(None, "last day of bars to load; none: the last there is")
+    train_time_range: OptionalDates = _field(
+        None, "days trained on, all scored; none: the guide's range where it fits the bars, else 60 % of them"
     )
-    test_time_range: DateRange = _field(
-        _dates("2024-04-01", "2025-06-05"), "test days, scored from the first + lookback"
+    val_time_range: OptionalDates = _field(
+        None, "validation days, scored from the first + lookback; none: the guide's, else 20 % of the bars"
     )
-    backtest_time_range: DateRange = _field(
-        _dates("2024-07-01", "2025-06-05"), "days forecast and traded, from the first on"
+    test_time_range: OptionalDates = _field(
+        None,
+        "test days, scored from the first + lookback; none: the guide's up to the last bar, else the last 20 %",
     )
-    calendar: Text = _field("auto", "XNYS, XSHG, XHKG, 24/7, weekdays or another exchange; auto: by fit")
+    backtest_time_range: OptionalDates = _field(
+        None,
+        "days forecast and traded, from the first on; none: the guide's up to the last bar, else the last 20 %",
+    )
+    calendar: Text = _field(
+        "auto", "XNYS, XSHG, XHKG, 24/7, weekdays, another exchange, or observed from the bars; auto: by fit"
+    )
     adjust: Literal["auto", "none", "splits", "factor"] = _field(
         "auto",
         "auto: by a factor, adjusted closes or a column of splits; splits: by that column, else by jumps in price",

@@ -11,19 +11,21 @@ LONGEST_NAME = 256
 def contradictions(config: Any) -> Iterator[str]:
     """Yield each contradiction between fields, one sentence a piece."""
     for name in ("train_time_range", "val_time_range", "test_time_range", "backtest_time_range"):
-        first, last = getattr(config, name)
-        if first > last:
-            yield f"{name}: {first} is after {last}"
-    if config.dataset_begin_time >= config.dataset_end_time:
-        first, last = config.dataset_begin_time, config.dataset_end_time
+        days = getattr(config, name)
+        if days is not None and days[0] > days[1]:
+            yield f"{name}: {days[0]} is after {days[1]}"
+    first, last = config.dataset_begin_time, config.dataset_end_time
+    if first is not None and last is not None and first >= last:
         yield f"dataset_begin_time: {first} is not before dataset_end_time {last}"
-    if config.backtest_time_range[0] <= config.val_time_range[1]:
+    validated, traded = config.val_time_range, config.backtest_time_range
+    if validated is not None and traded is not None and traded[0] <= validated[1]:
         yield (
-            f"backtest_time_range: {config.backtest_time_range[0]} is not after the last validation day "
-            f"{config.val_time_range[1]}: the best model was chosen on those days"
+            f"backtest_time_range: {traded[0]} is not after the last validation day {validated[1]}: the best model "
+            "was chosen on those days"
         )
-    if config.freq == "day" and not config.windows_across_days:
-        yield "windows_across_days: false needs bars within a day, freq is day"
+    stored = config.resample or config.freq
+    if stored in ("day", "week", "month") and not config.windows_across_days:
+        yield f"windows_across_days: false needs bars within a day, they are of a {stored}"
     if config.lookback_window > config.max_context:
         yield f"lookback_window: {config.lookback_window} is above max_context {config.max_context}"
     if config.cpu and config.device not in ("auto", "cpu"):

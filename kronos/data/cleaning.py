@@ -19,10 +19,15 @@ from kronos.data.bars import (
     places_of,
     to_frame,
 )
+from kronos.data.frequency import within_day
 from kronos.utils.errors import UserError
 
 REPAIRABLE = 0.05  # rounding stays far below 5 %; above it, it is unknown which price is wrong
-STALE = {"day": 3}  # equal bars in a row, amount included, from which on a feed may stand still
+STALE = {
+    "day": 3,
+    "week": 3,
+    "month": 3,
+}  # equal bars in a row, amount included, from which on a feed may stand still
 STALE_WITHIN_DAY = (
     5  # the same for shorter bars, of which there are many more, so that chance repeats more of them
 )
@@ -194,7 +199,7 @@ def _mark_untraded(frame: pd.DataFrame, freq: str, findings: list[Finding]) -> p
     before = traded - np.repeat(np.append(0, traded)[start], np.diff(np.append(start, len(frame))))
     flat = (prices == prices[:, 3:]).all(1) & (prices[:, 3] == np.roll(prices[:, 3], 1)) & follows
     untraded = (volume == 0) & flat & (before > 0)
-    if freq != "day":
+    if within_day(freq):
         note(frame, untraded, "bar without a trade", "kept", findings)
         return frame
     if not untraded.any():
@@ -232,14 +237,19 @@ def _complete_amount(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFra
 
 
 def drop_off_calendar(
-    frame: pd.DataFrame, sessions: pd.DatetimeIndex, calendar: str
+    frame: pd.DataFrame, sessions: pd.DatetimeIndex, calendar: str, extended: bool = False
 ) -> tuple[pd.DataFrame, list[Finding]]:
-    """Drop bars at no session of the calendar; the caller has checked that they are few."""
+    """Drop bars at no session of the calendar; the caller has checked that they are few, or of extended hours."""
     stray = places_of(frame["datetime"], sessions) < 0
     if not stray.any():
         return frame, []
     findings: list[Finding] = []
-    note(frame, stray, f"bar at no session of calendar {calendar}", "dropped", findings)
+    what = (
+        f"bar outside the regular hours of {calendar}"
+        if extended
+        else f"bar at no session of calendar {calendar}"
+    )
+    note(frame, stray, what, "left out" if extended else "dropped", findings)
     return frame[~stray].reset_index(drop=True), findings
 
 

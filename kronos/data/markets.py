@@ -19,7 +19,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from kronos.data.calendars import FOREVER, ROUND_THE_CLOCK, known_range, sessions
+from kronos.data.calendars import FOREVER, exchange_of, known_range, sessions
+from kronos.data.frequency import within_day
+from kronos.data.observed import is_observed
+from kronos.data.store import BarStore
 
 DAYS_A_YEAR = 365.25
 
@@ -145,8 +148,8 @@ def board(instrument: Any) -> str:
 
 
 def market(calendar: str) -> Market:
-    """Return the entry of a calendar (a name of exchange_calendars, 24/7 or weekdays), or `DEFAULT`."""
-    return MARKETS.get(calendar, DEFAULT)
+    """Return the entry of a calendar (a name of exchange_calendars, 24/7, weekdays or observed), or `DEFAULT`."""
+    return MARKETS.get(exchange_of(calendar) or calendar, DEFAULT)
 
 
 def price_limit(
@@ -223,19 +226,30 @@ def sessions_per_year(calendar: str, begin: Any, end: Any, freq: str = "day", la
     Years that the calendar does not know whole give way to the nearest that it does. Bars per day are those of the
     last year counted. Raises UserError for a calendar that exchange_calendars does not know.
     """
-    earliest, latest = (
-        (pd.Timestamp("1900-01-01"), FOREVER) if calendar in ROUND_THE_CLOCK else known_range(calendar)
-    )
+    exchange = exchange_of(calendar)
+    earliest, latest = known_range(exchange) if exchange else (pd.Timestamp("1900-01-01"), FOREVER)
     day = pd.Timedelta(days=1)
     low = earliest.year + (earliest > pd.Timestamp(earliest.year, 1, 1))
     high = (latest.tz_localize(None) + day).year - 1
     first, last = (min(max(pd.Timestamp(one).year, low), high) for one in (begin, end))
     start, stop = pd.Timestamp(first, 1, 1), pd.Timestamp(last, 12, 31)
+    if not within_day(freq):
+        return len(sessions(calendar, start, stop, freq)) / ((stop - start) // day + 1) * DAYS_A_YEAR
     days = len(sessions(calendar, start, stop)) / ((stop - start) // day + 1) * DAYS_A_YEAR
-    if freq == "day":
-        return days
     year = pd.Timestamp(last, 1, 1)
     return days * len(sessions(calendar, year, stop, freq, label)) / len(sessions(calendar, year, stop))
+
+
+def sessions_per_year_of(store: BarStore, begin: Any, end: Any) -> float:
+    """Return the sessions of a store in 365.25 days; an observed calendar knows holidays from the store's own ones.
+
+    A store of less than a year has the year of its pattern, without holidays.
+    """
+    span = pd.Timedelta(int(store.sessions[store.last_session] - store.sessions[0]))
+    years = span / pd.Timedelta(days=DAYS_A_YEAR)
+    if is_observed(store.calendar) and not exchange_of(store.calendar) and years >= 1:
+        return store.last_session / years
+    return sessions_per_year(store.calendar, begin, end, store.freq, store.label)
 
 
 def describe(calendar: str, begin: Any, end: Any) -> list[str]:

@@ -68,10 +68,17 @@ def empty_sessions(has_bar: np.ndarray, sessions: pd.DatetimeIndex) -> list[Find
     return [Finding("session without any bar", action, len(places), items)]
 
 
-def _rows_by_flag(flags: np.ndarray) -> np.ndarray:
-    """Count the rows of each value of `flags`, int64 [256], in pieces: a store may be larger than memory."""
-    pieces = (flags[begin : begin + PIECE] for begin in range(0, len(flags), PIECE))
-    return sum((np.bincount(piece, minlength=256) for piece in pieces), np.zeros(256, np.int64))
+def _rows_by_flag(store: BarStore) -> np.ndarray:
+    """Count the rows of each value of the flags, int64 [256].
+
+    They are read in pieces, each by a map of its own: what a map has read stays in memory as long as the map, and a
+    store may be larger than memory.
+    """
+    count = np.zeros(256, np.int64)
+    for begin in range(0, len(store), PIECE):
+        flags = np.load(store.path / "flags.npy", mmap_mode="r")
+        count += np.bincount(flags[begin : begin + PIECE], minlength=256)
+    return count
 
 
 def report_markdown(store: BarStore) -> str:
@@ -79,7 +86,7 @@ def report_markdown(store: BarStore) -> str:
     times = pd.DatetimeIndex(store.sessions)
     lengths = np.diff(store.offsets)
     first, last = times[int(store.session[store.offsets[:-1][lengths > 0]].min())], times[store.last_session]
-    count = _rows_by_flag(store.flags)
+    count = _rows_by_flag(store)
     flag = np.arange(len(count))
     filled = int(count[flag & Flag.FILLED > 0].sum())
     repaired = int(count[flag & Flag.REPAIRED > 0].sum())

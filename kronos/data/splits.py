@@ -1,10 +1,11 @@
 """Splits: the days of training, validation, test and backtest, and the windows within them.
 
-Ranges are used as given, or are fractions of the sessions where none of them fits the bars. No bar is scored twice.
+Ranges that are given are never moved. Those that are not come from the user guide where its days fit the bars, else
+from fractions of the sessions. No bar is scored twice.
 """
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
@@ -39,10 +40,13 @@ class Split:
 
 
 def session_range(store: BarStore, begin: date, end: date) -> tuple[int, int]:
-    """Return the first and last place of begin..end in `store.sessions`, up to the last bar; last < first if none."""
-    first = np.searchsorted(store.sessions, pd.Timestamp(begin).as_unit("ns").value, side="left")
-    after = pd.Timestamp(end) + pd.Timedelta(days=1)
-    last = np.searchsorted(store.sessions, after.as_unit("ns").value, side="left") - 1
+    """Return the first and last place of begin..end in `store.sessions`, up to the last bar; last < first if none.
+
+    The sessions of a day are those of its trading day: a night session belongs to the next one.
+    """
+    days = [np.datetime64(day, "D").astype(np.int64) for day in (begin, end)]
+    first = np.searchsorted(store.day, days[0], side="left")
+    last = np.searchsorted(store.day, days[1], side="right") - 1
     return int(first), min(int(last), store.last_session)
 
 
@@ -145,12 +149,19 @@ def check_ranges(
         raise UserError("\n".join(problems))
 
 
+GUIDE = {  # the days of the user guide; the first and last bar of the store take the place of the outer ones
+    "train": (date(2011, 1, 1), date(2022, 12, 31)),
+    "val": (date(2022, 9, 1), date(2024, 6, 30)),
+    "test": (date(2024, 4, 1), date(2025, 6, 5)),
+    "backtest": (date(2024, 7, 1), date(2025, 6, 5)),
+}
 FRACTIONS = (0.6, 0.8)  # of the sessions: training ends at the first, validation at the second
+LEAST_TRAINED = 0.5  # share of the sessions that the guide's training range has at least, where its days fit
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """First and last day of each range, and notes on what was changed in the ranges that were given."""
+    """First and last day of each range, and notes on how the ranges that were not given were chosen."""
 
     train: DateRange
     val: DateRange
@@ -165,69 +176,128 @@ class Ranges:
         """Format the ranges that a model's training depends on."""
         return ", ".join(f"{name} {first}..{last}" for name, (first, last) in list(self.days().items())[:2])
 
+    def whole_text(self) -> str:
+        """Format all ranges, for people."""
+        return ", ".join(f"{WORDS.get(name, name)} {a}..{b}" for name, (a, b) in self.days().items())
+
 
 def settle_ranges(
     store: BarStore,
-    train: DateRange,
-    val: DateRange,
-    test: DateRange,
-    backtest: DateRange,
+    train: DateRange | None,
+    val: DateRange | None,
+    test: DateRange | None,
+    backtest: DateRange | None,
     *,
     lookback: int,
+    horizon: int = 1,
     embargo: int = 0,
-    defaults: bool = False,
 ) -> Ranges:
-    """Return the ranges to use: those given, or fractions of the sessions (60, 20, 20 %).
+    """Return the ranges to use: those given as they are, the others (None) chosen for the bars of the store.
 
-    Fractions are used where none of the given ranges has a bar, and where the ranges are the defaults (`defaults`)
-    and the training range has no bar. With an embargo, at least that many bars lie between the last one that an
-    earlier range scores and the first one that a later range scores: the earlier range ends sooner. Raises UserError
-    where two ranges score the same bars, or the embargo leaves nothing.
+    The days of the guide are chosen where each of its ranges has bars enough and training at least half of them all;
+    test and backtest end with the last bar. Otherwise the sessions are cut 60 : 20 : 20, or at the ends of the ranges
+    that are given. With an embargo, at least that many bars lie between the last one that an earlier range scores and
+    the first one that a later range scores: the earlier range ends sooner. Raises UserError where two ranges score
+    the same bars, or the embargo leaves nothing.
     """
-    given = Ranges(train, val, test, backtest)
-    places = [session_range(store, *days) for days in given.days().values()]
-    empty = [last < first for first, last in places]
-    if all(empty) or (defaults and empty[0]):
-        given = _by_fractions(store, lookback)
-    check_ranges(store, **given.days(), lookback=lookback)
-    return _with_embargo(store, given, lookback, embargo) if embargo else given
+    named = {"train": train, "val": val, "test": test, "backtest": backtest}
+    given = {name: days for name, days in named.items() if days is not None}
+    if train is not None and val is not None and test is not None and backtest is not None:
+        ranges = Ranges(train, val, test, backtest)
+    else:
+        found = _Sessions(store).guide(given, lookback, horizon)
+        ranges = _Sessions(store).fractions(given, lookback) if found is None else found
+    check_ranges(store, **ranges.days(), lookback=lookback)
+    return _with_embargo(store, ranges, lookback, embargo) if embargo else ranges
 
 
-def _by_fractions(store: BarStore, lookback: int) -> Ranges:
-    count = store.last_session + 1
-    day = store.day[:count]
-    starts = np.flatnonzero(np.append(True, np.diff(day) != 0))  # first session of each day
+class _Sessions:
+    """The sessions of a store up to its last bar, as days to cut at."""
 
-    def day_start(session: float) -> int:
-        return int(starts[min(int(np.searchsorted(starts, session)), len(starts) - 1)])
+    def __init__(self, store: BarStore) -> None:
+        self.store = store
+        self.count = store.last_session + 1
+        day = store.day[: self.count]
+        self.starts = np.flatnonzero(np.append(True, np.diff(day) != 0))  # first session of each day
+        self.times = pd.to_datetime(day * 24 * 3600 * 10**9)
 
-    cuts = [day_start(count * part) for part in FRACTIONS]
-    times = pd.to_datetime(day * 24 * 3600 * 10**9)
+    def day_start(self, session: float) -> int:
+        return int(self.starts[min(int(np.searchsorted(self.starts, session)), len(self.starts) - 1)])
 
-    def date_at(session: int) -> date:
-        day_of: date = times[min(max(session, 0), count - 1)].date()
-        return day_of
+    def date_at(self, session: int) -> date:
+        found: date = self.times[min(max(session, 0), self.count - 1)].date()
+        return found
 
-    def lead(session: int) -> date:
+    def lead(self, session: int, lookback: int) -> date:
         """Return the first day that starts at most `lookback` sessions before: it is scored from `session` on."""
-        return date_at(day_start(max(session - lookback, 0)))
+        return self.date_at(self.day_start(max(session - lookback, 0)))
 
-    train = (date_at(0), date_at(cuts[0] - 1))
-    val = (lead(cuts[0]), date_at(cuts[1] - 1))
-    test = (lead(cuts[1]), date_at(count - 1))
-    backtest = (date_at(cuts[1]), date_at(count - 1))
-    if not train[1] < backtest[0] or cuts[0] >= cuts[1]:
-        raise UserError(
-            f"no range has a bar of the store, and its {len(starts)} days "
-            f"({date_at(0)}..{date_at(count - 1)}) are too few to cut by fractions: give train_time_range, "
-            "val_time_range, test_time_range and backtest_time_range"
-        )
-    note = (
-        f"the given ranges have too few bars of the store ({date_at(0)}..{date_at(count - 1)}), so its {count:,} "
-        f"{'days' if store.freq == 'day' else 'bars'} are cut 60 : 20 : 20: train {train[0]}..{train[1]}, validation "
-        f"{val[0]}..{val[1]}, test {test[0]}..{test[1]}, backtest {backtest[0]}..{backtest[1]}"
-    )
-    return Ranges(train, val, test, backtest, (note,))
+    def first_after(self, day: date) -> int:
+        following = day + timedelta(days=1)
+        return session_range(self.store, following, following)[0]
+
+    def guide(self, given: dict[str, DateRange], lookback: int, horizon: int) -> Ranges | None:
+        """Return the guide's ranges for those that are not given; None where they do not fit the bars."""
+        first, last = self.date_at(0), self.date_at(self.count - 1)
+        end = given["backtest"][1] if "backtest" in given else last
+        days = {
+            "train": (min(GUIDE["train"][0], first), GUIDE["train"][1]),
+            # a lookback shorter than the guide's would score days of the range before
+            "val": (
+                max(GUIDE["val"][0], self.lead(self.first_after(GUIDE["train"][1]), lookback)),
+                GUIDE["val"][1],
+            ),
+            "test": (max(GUIDE["test"][0], self.lead(self.first_after(GUIDE["val"][1]), lookback)), end),
+            "backtest": (GUIDE["backtest"][0], end),
+            **given,
+        }
+        ranges = Ranges(**days, notes=("the ranges that are not given are those of the user guide",))
+        least = {"train": lookback + horizon + 1, "val": lookback + horizon, "test": lookback + horizon,
+                 "backtest": horizon + 2}  # fmt: skip
+        for name in days.keys() - given.keys():
+            begins, ends = session_range(self.store, *days[name])
+            if ends - begins + 1 < max(least[name], LEAST_TRAINED * self.count if name == "train" else 0):
+                return None
+        try:
+            check_ranges(self.store, **days, lookback=lookback)
+        except UserError:
+            return None
+        return ranges
+
+    def fractions(self, given: dict[str, DateRange], lookback: int) -> Ranges:
+        """Cut the sessions at the ends of the ranges that are given, and else 60 : 20 : 20."""
+        begins = {name: session_range(self.store, *days)[0] for name, days in given.items()}
+        first: int | None = None  # session that is the first one scored in validation
+        second: int | None = None  # and the first one of test and backtest
+        if "val" in given:
+            first, second = begins["val"] + lookback, self.first_after(given["val"][1])
+        if "train" in given:
+            first = self.first_after(given["train"][1])
+        if "test" in given:
+            second = begins["test"] + lookback
+        if "backtest" in given:
+            second = begins["backtest"]
+        if second is None:
+            second = self.day_start(self.count * FRACTIONS[1] if first is None else (first + self.count) / 2)
+        if first is None:
+            first = self.day_start(second * FRACTIONS[0] / FRACTIONS[1])
+        days = {
+            "train": (self.date_at(0), self.date_at(first - 1)),
+            "val": (self.lead(first, lookback), self.date_at(second - 1)),
+            "test": (self.lead(second, lookback), self.date_at(self.count - 1)),
+            "backtest": (self.date_at(second), self.date_at(self.count - 1)),
+        }
+        bars = f"{self.date_at(0)}..{self.date_at(self.count - 1)}"
+        if not 0 < first < second < self.count or not days["train"][1] < days["backtest"][0]:
+            raise UserError(
+                f"{len(self.starts)} days ({bars}) are too few to be cut into training, validation and test"
+                + (f" beside the ranges that are given ({', '.join(given)})" if given else "")
+                + ": give train_time_range, val_time_range, test_time_range and backtest_time_range"
+            )
+        units = "days" if self.store.freq == "day" else "bars"
+        how = f"at the ends of the ranges that are given ({', '.join(given)})" if given else "60 : 20 : 20"
+        note = f"the {self.count:,} {units} of the store ({bars}) do not fit the user guide's days and are cut {how}"
+        return Ranges(**{**days, **given}, notes=(note,))
 
 
 def _with_embargo(store: BarStore, ranges: Ranges, lookback: int, embargo: int) -> Ranges:

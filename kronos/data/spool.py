@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-BUDGET = 1_200_000_000  # bytes of frames and arrays in memory at one time
+BUDGET = 1_000_000_000  # bytes of frames and arrays in memory at one time
 FILE = 1_000_000_000  # bytes after which another file is begun: the space of one is freed as a whole
 ALIGNED = 64  # bytes: where Arrow expects its buffers
 
@@ -88,7 +88,7 @@ class Spool:
 
     def __init__(self, folder: Path, budget: int | None = None) -> None:
         self.in_memory = 0
-        self._folder, self._budget = folder, BUDGET if budget is None else budget
+        self.folder, self._budget = folder, BUDGET if budget is None else budget
         self._file: IO[bytes] | None = None
 
     def put(self, value: pd.DataFrame | np.ndarray) -> Held:
@@ -99,7 +99,7 @@ class Spool:
             self.in_memory += size
             return held
         if self._file is None or self._file.tell() > FILE:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  # open while a value is in it
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115  # open while a value is in it
         held.move(self._file)
         return held

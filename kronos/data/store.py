@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import FEATURES
-from kronos.data.calendars import time_features
+from kronos.data.calendars import time_features, trading_days
 from kronos.utils import files
 from kronos.utils.digests import canonical, file_digest
 from kronos.utils.errors import Damaged, UserError
@@ -76,10 +76,11 @@ class BarStore:
 
     @cached_property
     def day(self) -> np.ndarray:
-        """Number of the day that each session belongs to, int64 [S]."""
-        # bars labelled by their end: the last one of a round-the-clock day ends at the next midnight
-        shift = 1 if self.label == "end" and self.freq != "day" else 0
-        return (self.sessions - shift) // (24 * 3600 * 10**9)
+        """Number of the trading day that each session belongs to, int64 [S]."""
+        sessions = pd.DatetimeIndex(self.sessions.astype("datetime64[ns]"))
+        return trading_days(self.calendar, sessions, self.freq, self.label).as_unit("ns").asi8 // (
+            24 * 3600 * 10**9
+        )
 
     @cached_property
     def times(self) -> np.ndarray:

@@ -23,10 +23,18 @@ LARGE = ("values", "session", "flags")  # of ARRAYS: the ones with a row for eac
 
 
 def store_sessions(
-    calendar: str, first: Any, last: Any, freq: str = "day", label: str = "end"
+    calendar: str,
+    first: Any,
+    last: Any,
+    freq: str = "day",
+    label: str = "end",
+    past: pd.DatetimeIndex | None = None,
 ) -> pd.DatetimeIndex:
-    """Return the exchange's sessions from `first` to SESSIONS_AFTER sessions after `last`."""
-    within = calendar_sessions(calendar, first, last, freq, label)
+    """Return the exchange's sessions from `first` to SESSIONS_AFTER sessions after `last`.
+
+    `past` are the sessions up to `last` where they were observed.
+    """
+    within = calendar_sessions(calendar, first, last, freq, label) if past is None else past
     within = within[(within >= pd.Timestamp(first)) & (within <= pd.Timestamp(last))]
     return pd.DatetimeIndex(within.append(next_sessions(calendar, last, SESSIONS_AFTER, freq, label)))
 

@@ -133,7 +133,7 @@ def _named(config: Config, store: BarStore, close: pd.DataFrame) -> tuple[str, p
 
 def _from_qlib(config: Config, name: str) -> pd.Series | None:
     try:
-        return closes(config.qlib_data_path, name, config.freq)
+        return closes(config.qlib_data_path, name, "day" if config.freq == "auto" else config.freq)
     except UserError:  # no Qlib store there
         return None
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from kronos.data.bars import FEATURES
 from kronos.data.store import BarStore
-from kronos.evaluation.qlib_store import alpha158, initialised, write_qlib_store
+from kronos.evaluation.qlib_store import alpha158, initialised, qlib_freq, write_qlib_store
 
 NAME = "LightGBM on Qlib's Alpha158 features"
 PARAMETERS = {
@@ -41,13 +41,13 @@ def ranking(
     begin = min(labels["train"].index[0], days[0])
     end = max(labels["val"].index[-1], days[-1])
     parts: dict[str, list[pd.DataFrame]] = {"train": [], "val": [], "days": []}
-    frame = store.frame((*FEATURES, "flag"))
+    frame, freq = store.frame((*FEATURES, "flag")), qlib_freq(store.freq)
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
-        path = write_qlib_store(frame, Path(scratch) / "bars", store.sessions, store.freq)
+        path = write_qlib_store(frame, Path(scratch) / "bars", store.sessions, freq)
         with initialised(path):
             for place in range(0, len(store.instruments), CHUNK):
                 names = store.instruments[place : place + CHUNK]
-                found = alpha158(path, names, begin, end, store.freq)
+                found = alpha158(path, names, begin, end, freq)
                 when = found.index.get_level_values("datetime")
                 for key, wanted in (*((name, label.index) for name, label in labels.items()), ("days", days)):
                     parts[key].append(found[when.isin(wanted)])

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import FEATURES, Flag
+from kronos.data.frequency import within_day
 from kronos.evaluation.tradability import Tradability
 from kronos.utils import files
 from kronos.utils.errors import UserError
@@ -103,6 +104,11 @@ def write_qlib_store(
             for field, grid in grids.items():
                 np.append(first[row], grid[row, span]).astype("<f4").tofile(place / f"{field}.{freq}.bin")
     return Path(path)
+
+
+def qlib_freq(freq: str) -> str:
+    """Return what Qlib calls bars of a length: a week or a month is a day of its calendar."""
+    return freq if within_day(freq) else "day"
 
 
 def load_module(module: str) -> Any:

@@ -132,6 +132,8 @@ def describe_splits(context: Context, store: BarStore, splits: Ranges) -> pd.Dat
     config = context.config
     for note in splits.notes:
         context.say(f"  {note}")
+    context.say(f"ranges: {splits.whole_text()}")
+    context.run.tags({"ranges": splits.whole_text()})
     train, validation = training_splits(config, store, splits)
     test = windows_of(config, store, "test", splits, config.data.lookback_window + config.data.predict_window)
     points = backtest_points(config, store, splits)

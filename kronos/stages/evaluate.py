@@ -27,7 +27,7 @@ from kronos.evaluation import (
 from kronos.evaluation.benchmark import Benchmark, benchmark
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples
 from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests
-from kronos.evaluation.qlib_store import write_qlib_store
+from kronos.evaluation.qlib_store import qlib_freq, write_qlib_store
 from kronos.evaluation.tradability import Tradability, trading_costs, trading_mask
 from kronos.forecast.store_forecaster import (
     CLOSE,
@@ -98,7 +98,7 @@ def evaluate(
     for line in markets.describe(store.calendar, *splits.backtest):
         context.say(f"  {line}")
     compared = benchmark(config, store, within["close"], within["member"], *costs[:2])
-    year = markets.sessions_per_year(store.calendar, *splits.backtest, store.freq, store.label)
+    year = markets.sessions_per_year_of(store, *splits.backtest)
     at_deal = trading_mask(store, bars, rules.backtest_deal_price, rules.backtest_limit_threshold)
     paid = {name: frame.iloc[first - start :] for name, frame in bars.items()}
     results = simulate(config, splits, store, scores, compared, paid, at_deal, costs, year)
@@ -291,15 +291,17 @@ def simulate(
     own = signals.wide(scores, rules.backtest_signal)
     for seed, random in enumerate(ranking.random_rankings(own, rules.baseline_seeds)):
         traded[f"random_{seed}"] = pd.Series(random.stack())
+    freq = qlib_freq(store.freq)
+    first, last = store.sessions[list(session_range(store, *splits.backtest))].astype("datetime64[ns]")
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
-        path = write_qlib_store(frame, Path(scratch) / "bars", sessions, config.data.freq, tradable)
+        path = write_qlib_store(frame, Path(scratch) / "bars", sessions, freq, tradable)
         return run_backtests(
-            path, traded, *(pd.Timestamp(day) for day in splits.backtest),
+            path, traded, pd.Timestamp(first), pd.Timestamp(last),
             topk=rules.backtest_n_symbol_hold, n_drop=rules.backtest_n_symbol_drop,
             hold_thresh=max(rules.backtest_hold_thresh, tradable.longest_wait), account=rules.backtest_account,
             open_cost=costs[0], close_cost=costs[1], min_cost=costs[2], deal_price=rules.backtest_deal_price,
             benchmark=compared.returns, benchmark_cost=compared.cost, periods_per_year=periods_per_year,
-            freq=config.data.freq,
+            freq=freq,
         )  # fmt: skip
 
 

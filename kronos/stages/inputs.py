@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.loading import to_text
-from kronos.config.schema import FIELDS, Config
+from kronos.config.schema import Config
 from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, forecast_points
 from kronos.data.splits import Ranges, Split, make_split, settle_ranges
@@ -25,7 +25,8 @@ RANGES = ("train_time_range", "val_time_range", "test_time_range", "backtest_tim
 SPLIT_FIELDS = (*RANGES, "lookback_window", "predict_window", "embargo", "windows_across_days")
 # Fields that decide the content of a store: those of every source, and those that only some sources read.
 STORE_FIELDS = (
-    "data_source", "freq", "dataset_begin_time", "dataset_end_time", "symbols", "calendar", "adjust",
+    "data_source", "freq", "resample", "hours", "dataset_begin_time", "dataset_end_time", "symbols", "calendar",
+    "adjust",
 )  # fmt: skip
 SOURCE_FIELDS: dict[str, tuple[str, ...]] = {
     "sample": (),
@@ -77,8 +78,7 @@ def resolve_splits(config: Config, store: BarStore) -> Ranges:
     data = config.data
     return settle_ranges(
         store, data.train_time_range, data.val_time_range, data.test_time_range, data.backtest_time_range,
-        lookback=data.lookback_window, embargo=data.embargo,
-        defaults=all(getattr(data, name) == FIELDS[name].default for name in RANGES),
+        lookback=data.lookback_window, horizon=data.predict_window, embargo=data.embargo,
     )  # fmt: skip
 
 

@@ -114,7 +114,10 @@ def _of_run(kind: Kind, address: str, config: Config, met: set[str]) -> Iterator
         return
     own = run.config.replace(tracking_uri=config.tracking.tracking_uri)
     days = [last for _, last in days_of(run.tags.get(TAG + "input_splits", "")).values()]
-    yield from days or (own.data.train_time_range[1], own.data.val_time_range[1])
+    given = [range[1] for range in (own.data.train_time_range, own.data.val_time_range) if range is not None]
+    if not days and not given:
+        yield f"which days the {kind} {address} has seen is not known"
+    yield from days or given
     for part in KINDS:
         yield from _of_kind(part, own, met)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import FIELDS, Config, fields_of
-from kronos.data.markets import sessions_per_year
+from kronos.data.markets import sessions_per_year_of
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.distributed.launcher import world_size
@@ -76,7 +76,7 @@ class WalkForwardStage(Stage):
         ledger, model = looks.ledger_of(config), key_of(key) if refit else ""
         for place, fold in enumerate(fold_configs(config, store, splits), start=1):
             name = f"fold {place}"
-            first, last = fold.data.backtest_time_range
+            first, last = resolve_splits(fold, store).backtest
             count = config.backtest.walk_forward_folds
             context.say(f"walk_forward: {name} of {count}, tested on {first} to {last}")
             if refit:
@@ -98,7 +98,7 @@ class WalkForwardStage(Stage):
         with atomic_folder(self.folder(config)) as target:
             metrics = write_pooled(
                 target, folds, signal=signal, horizon=config.data.predict_window, refit=refit,
-                periods_per_year=sessions_per_year(store.calendar, *splits.backtest, store.freq, store.label),
+                periods_per_year=sessions_per_year_of(store, *splits.backtest),
                 before_spacing=config.backtest.baseline_day_step or config.data.predict_window,
                 warnings=list(dict.fromkeys(warnings)), looks_before=before,
             )  # fmt: skip

@@ -16,7 +16,7 @@ GUIDE = {
     "qlib_data_path": "~/.qlib/qlib_data/cn_data", "instrument": "csi300",
     "feature_list": ("open", "high", "low", "close", "vol", "amt"),
     "time_feature_list": ("minute", "hour", "weekday", "day", "month"),
-    "dataset_begin_time": date(2011, 1, 1), "dataset_end_time": date(2025, 6, 5), "epochs": 30, "batch_size": 50,
+    "epochs": 30, "batch_size": 50,
     "tokenizer_learning_rate": 2e-4, "predictor_learning_rate": 4e-5,
     "tokenizer_save_folder_name": "finetune_tokenizer_demo",
     "predictor_save_folder_name": "finetune_predictor_demo", "data_source": "qlib",
@@ -27,9 +27,20 @@ def load(*arguments: str) -> tuple[Config, list[str]]:
     return load_config(*parse_flags(help_parser("kronos", "", FIELDS), arguments))
 
 
-def test_defaults_are_the_guides() -> None:
-    config = Config()
+GUIDES_DAYS = {
+    "dataset_begin_time": date(2011, 1, 1), "dataset_end_time": date(2025, 6, 5),
+    "train_time_range": (date(2011, 1, 1), date(2022, 12, 31)),
+    "val_time_range": (date(2022, 9, 1), date(2024, 6, 30)),
+    "test_time_range": (date(2024, 4, 1), date(2025, 6, 5)),
+    "backtest_time_range": (date(2024, 7, 1), date(2025, 6, 5)),
+}  # fmt: skip
+
+
+def test_defaults_are_the_guides_but_for_its_days_which_would_cut_other_bars() -> None:
+    config, recipe = Config(), load("--config-path", "experiments/csi300.json")[0]
     assert {name: getattr(config, name) for name in GUIDE} == GUIDE
+    assert {name: getattr(config, name) for name in GUIDES_DAYS} == dict.fromkeys(GUIDES_DAYS)
+    assert {name: getattr(recipe, name) for name in GUIDES_DAYS} == GUIDES_DAYS
 
 
 def test_every_field_has_help_and_a_group() -> None:
@@ -103,7 +114,9 @@ def test_fast_mode_prints_its_cuts_and_explicit_flags_win() -> None:
         (["--predictor-save-folder-name", "a/b"], "predictor_save_folder_name: 'a/b' is not a plain folder name"),
         (["stray"], "'stray' was not expected"),
         (["--freeze-tokenizer"], "freeze_tokenizer: true needs pretrained_tokenizer_path, which is none"),
-        (["--data-source", "sina", "--windows-across-days", "false"], "false needs bars within a day, freq is day"),
+        (["--data-source", "sina", "--freq", "1d", "--windows-across-days", "false"],
+         "false needs bars within a day, they are of a day"),
+        (["--data-source", "csv", "--freq", "13h"], "'13h' was given, expected 1min to 720min, 1h to 12h, day, week"),
         (["--data-source", "yahoo"], "'yahoo' is not one of sample, qlib, sina, csv, nor package.module:Class"),
         (["--config-path", "none.json"], "no file none.json"),
     ],
@@ -154,7 +167,7 @@ def test_windows_line_ends_and_byte_order_mark_are_read(tmp_path: Path) -> None:
 
 def test_contradicting_days_are_refused() -> None:
     with pytest.raises(ValidationError, match="best model was chosen on those days"):
-        Config(backtest_time_range="2024-06-01,2025-06-05")
+        Config(val_time_range="2022-09-01,2024-06-30", backtest_time_range="2024-06-01,2025-06-05")
     with pytest.raises(ValidationError, match="2012-01-01 is after 2011-01-01"):
         Config(train_time_range="2012-01-01,2011-01-01")
 

@@ -5,13 +5,14 @@ import pandas as pd
 import pytest
 
 from kronos.data.calendars import (
-    MINUTES,
     known_end,
     next_sessions,
     sessions,
     time_features,
 )
 from kronos.utils.errors import UserError
+
+MINUTES = {f"{length}min": length for length in (1, 5, 15, 30, 60)}
 
 
 def test_exchanges_close_on_their_own_holidays() -> None:
@@ -74,7 +75,7 @@ def test_next_bars_cross_lunch_night_weekend_and_holiday() -> None:
 
 def test_unknown_calendar_names_the_known() -> None:
     with pytest.raises(
-        UserError, match="no calendar 'NYSE2': choose one of XNYS, XSHG, XHKG, 24/7, weekdays"
+        UserError, match="no calendar 'NYSE2': choose one of XNYS, XSHG, XHKG, 24/7, weekdays, observed"
     ):
         sessions("NYSE2", "2020-01-01", "2020-02-01")
 

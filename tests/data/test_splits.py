@@ -28,11 +28,8 @@ def intraday(make_bars: MakeBars, make_store: MakeStore) -> BarStore:
     return make_store(frame, exchange="XSHG", freq="5min")
 
 
-def elsewhere() -> dict[str, tuple[date, date]]:
-    days = [date(1999, 1, 4 + place) for place in range(8)]
-    return dict(
-        zip(("train", "val", "test", "backtest"), zip(days[::2], days[1::2], strict=True), strict=True)
-    )
+NAMES = ("train", "val", "test", "backtest")
+NONE: dict[str, Any] = dict.fromkeys(NAMES)
 
 
 @pytest.mark.parametrize("lookback", [8, 30, 48, 90])
@@ -40,9 +37,9 @@ def test_fractions_cover_the_bars_and_score_none_twice(
     make_bars: MakeBars, make_store: MakeStore, intraday: BarStore, lookback: int
 ) -> None:
     for store in (make_store(make_bars(500)), intraday):
-        ranges = settle_ranges(store, **elsewhere(), lookback=lookback)
+        ranges = settle_ranges(store, **NONE, lookback=lookback)
         (note,) = ranges.notes
-        assert "the given ranges have too few bars of the store" in note and "cut 60 : 20 : 20" in note
+        assert "do not fit the user guide's days and are cut 60 : 20 : 20" in note
         check_ranges(store, **ranges.days(), lookback=lookback)
         count = store.last_session + 1
         places = {name: session_range(store, *days) for name, days in ranges.days().items()}
@@ -55,21 +52,67 @@ def test_fractions_cover_the_bars_and_score_none_twice(
         assert 0 <= gap < 48, "validation is scored from the end of training on, but for a part of a day"
 
 
-def test_ranges_that_fit_are_taken_as_they_are_and_default_ones_only_where_training_has_bars(
-    make_bars: MakeBars, make_store: MakeStore
+def daily_store(make_store: MakeStore, first: str, last: str) -> BarStore:
+    days = sessions("XNYS", first, last)
+    prices = dict.fromkeys(("open", "high", "low", "close"), 10.0)
+    return make_store(
+        pd.DataFrame({"instrument": "AAA", "datetime": days, **prices, "volume": range(len(days))})
+    )
+
+
+@pytest.mark.parametrize(("first", "last"), [("2011-01-03", "2025-06-05"), ("2005-03-01", "2026-10-30")])
+def test_the_guides_ranges_are_taken_where_they_fit_and_reach_from_the_first_bar_to_the_last(
+    make_store: MakeStore, first: str, last: str
 ) -> None:
-    store = make_store(make_bars(300))
-    given = {**elsewhere(), "val": (date(2020, 6, 1), date(2020, 9, 1))}
-    assert settle_ranges(store, **given, lookback=8).days() == given
-    settled = settle_ranges(store, **given, lookback=8, defaults=True)
-    assert settled.train[0] == date(2020, 1, 2) and settled.notes
+    store = daily_store(make_store, first, last)
+    ranges = settle_ranges(store, **NONE, lookback=90, horizon=10)
+    assert ranges.notes == ("the ranges that are not given are those of the user guide",)
+    begin, end = min(date(2011, 1, 1), date.fromisoformat(first)), date.fromisoformat(last)
+    assert ranges.days() == {
+        "train": (begin, date(2022, 12, 31)), "val": (date(2022, 9, 1), date(2024, 6, 30)),
+        "test": (date(2024, 4, 1), end), "backtest": (date(2024, 7, 1), end),
+    }  # fmt: skip
+    check_ranges(store, **settle_ranges(store, **NONE, lookback=20, horizon=5).days(), lookback=20)
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [("2001-01-02", "2018-12-31"), ("2022-06-01", "2026-10-30"), ("2023-01-03", "2024-12-31")],
+)
+def test_bars_of_other_years_are_cut_by_fractions_up_to_the_last_one(
+    make_store: MakeStore, first: str, last: str
+) -> None:
+    store = daily_store(make_store, first, last)
+    ranges = settle_ranges(store, **NONE, lookback=30, horizon=5)
+    assert "are cut 60 : 20 : 20" in ranges.notes[0]
+    assert ranges.train[0] == date.fromisoformat(first)
+    assert ranges.test[1] == ranges.backtest[1] == date.fromisoformat(last)
+
+
+def test_ranges_that_are_given_are_never_moved(make_bars: MakeBars, make_store: MakeStore) -> None:
+    store = make_store(make_bars(500))
+    days = pd.DatetimeIndex(store.sessions)
+    own = {
+        "train": (days[20].date(), days[250].date()), "val": (days[230].date(), days[330].date()),
+        "test": (days[340].date(), days[450].date()), "backtest": (days[370].date(), days[440].date()),
+    }  # fmt: skip
+    assert settle_ranges(store, **own, lookback=30).days() == own
+    for chosen in range(1, 2 ** len(NAMES)):
+        given = {name: own[name] for place, name in enumerate(NAMES) if chosen >> place & 1}
+        found = settle_ranges(store, **{**NONE, **given}, lookback=30).days()
+        assert {name: found[name] for name in given} == given
+        check_ranges(store, **found, lookback=30)
+        for name in ("test", "backtest"):
+            assert name in given or found[name][1] == days[499].date()
+    elsewhere = {name: (date(1999, 1, 4), date(1999, 2, 1)) for name in NAMES}
+    assert settle_ranges(store, **elsewhere, lookback=30).days() == elsewhere
 
 
 def test_a_few_days_are_not_cut_by_fractions(make_bars: MakeBars, make_store: MakeStore) -> None:
     with pytest.raises(
-        UserError, match=r"its 2 days \(2020-01-02\.\.2020-01-03\) are too few to cut by fractions"
+        UserError, match=r"^2 days \(2020-01-02\.\.2020-01-03\) are too few to be cut into training"
     ):
-        settle_ranges(make_store(make_bars(2)), **elsewhere(), lookback=8)
+        settle_ranges(make_store(make_bars(2)), **NONE, lookback=8)
 
 
 @pytest.mark.parametrize("embargo", [1, 5, 20])
@@ -77,7 +120,7 @@ def test_an_embargo_leaves_bars_between_what_two_splits_score(
     make_bars: MakeBars, make_store: MakeStore, embargo: int
 ) -> None:
     store = make_store(make_bars(500))
-    plain = settle_ranges(store, **elsewhere(), lookback=30)
+    plain = settle_ranges(store, **NONE, lookback=30)
     ranges = settle_ranges(store, **plain.days(), lookback=30, embargo=embargo)
     places = {name: session_range(store, *days) for name, days in ranges.days().items()}
     assert places["val"][0] + 30 - places["train"][1] - 1 == embargo
@@ -87,7 +130,7 @@ def test_an_embargo_leaves_bars_between_what_two_splits_score(
 
 
 def test_an_embargo_within_days_ends_on_a_whole_day(intraday: BarStore) -> None:
-    ranges = settle_ranges(intraday, **elsewhere(), lookback=8, embargo=3)
+    ranges = settle_ranges(intraday, **NONE, lookback=8, embargo=3)
     last = session_range(intraday, *ranges.train)[1]
     first = session_range(intraday, *ranges.val)[0]
     assert first + 8 - last - 1 >= 3 and (last + 1) % 48 == 0
@@ -95,7 +138,7 @@ def test_an_embargo_within_days_ends_on_a_whole_day(intraday: BarStore) -> None:
 
 def test_an_embargo_that_leaves_nothing_is_refused(make_bars: MakeBars, make_store: MakeStore) -> None:
     store = make_store(make_bars(100))
-    plain = settle_ranges(store, **elsewhere(), lookback=8)
+    plain = settle_ranges(store, **NONE, lookback=8)
     with pytest.raises(UserError, match="embargo 90 leaves nothing of train_time_range"):
         settle_ranges(store, **plain.days(), lookback=8, embargo=90)
 

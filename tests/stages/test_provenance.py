@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from kronos.config.schema import Config
-from kronos.data.splits import Ranges
+from kronos.data.splits import GUIDE, Ranges
 from kronos.evaluation.benchmark import benchmark, fingerprint
 from kronos.stages import provenance
 from kronos.utils.errors import UserError
@@ -27,11 +27,12 @@ def config(**changes) -> Config:
 
 
 def seen_before(given: Config) -> list[str]:
-    """Of a configuration whose ranges are used as they are given."""
+    """Of a configuration whose ranges are used as they are given, the others being the guide's."""
     data = given.data
     ranges = Ranges(
-        data.train_time_range, data.val_time_range, data.test_time_range, data.backtest_time_range
-    )
+        data.train_time_range or GUIDE["train"], data.val_time_range or GUIDE["val"],
+        data.test_time_range or GUIDE["test"], data.backtest_time_range or GUIDE["backtest"],
+    )  # fmt: skip
     return provenance.seen_before(given, ranges)
 
 

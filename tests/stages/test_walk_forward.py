@@ -53,7 +53,7 @@ def test_folds_cover_the_days_once_and_none_trains_on_its_own(store, refit):
         assert fold.val_time_range[1] < fold.backtest_time_range[0]
         settle_ranges(
             store, fold.train_time_range, fold.val_time_range, fold.test_time_range, fold.backtest_time_range,
-            lookback=fold.lookback_window, embargo=0, defaults=False,
+            lookback=fold.lookback_window, embargo=0,
         )  # fmt: skip
     grows = [fold.train_time_range[1] for fold in folds]
     assert len(set(grows)) == (4 if refit else 1) and grows == sorted(grows)

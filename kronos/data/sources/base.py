@@ -19,25 +19,36 @@ from kronos.data.adjustment import (
     big_moves,
     suspected_splits,
 )
-from kronos.data.bars import Finding, align, day_text, has_limits, merge_findings, places_of, to_frame
+from kronos.data.bars import Finding, align, has_limits, merge_findings, places_of, to_frame
 from kronos.data.calendar_detection import Fit, fit_calendar
-from kronos.data.calendars import known_end
-from kronos.data.cleaning import OFF_CALENDAR, clean, drop_off_calendar
+from kronos.data.calendars import FOREVER, known_end
+from kronos.data.cleaning import clean, drop_off_calendar
+from kronos.data.frequency import PERIODS
 from kronos.data.open_bars import drop_open_bars
 from kronos.data.quality_report import empty_sessions, hole_findings
-from kronos.data.spacing import Spacing, judge_spacing, leave_out, settle_days, spacing
+from kronos.data.resampling import Resampling
+from kronos.data.sources.parts import TimeCounts, last_session_of
+from kronos.data.spacing import (
+    Spacing,
+    found_freq,
+    judge_spacing,
+    leave_out,
+    settle_days,
+    settle_periods,
+    spacing,
+)
 from kronos.data.spool import Held, Spool
 from kronos.data.store import FORMAT, BarStore
 from kronos.data.store_writer import StoreParts, refuse_foreign_folder, store_sessions, write_store
 from kronos.utils.errors import UserError
 from kronos.utils.files import digest_bytes
 
-MANY_TIMES = 5_000_000  # times of parts that wait to be joined
 LIMITS_GIVEN = "columns limit_up and limit_down"
+EARLIEST = pd.Timestamp("1700-01-01")  # before all bars
 KEY_FIELDS = (
     "freq", "dataset_begin_time", "dataset_end_time", "calendar", "adjust", "symbols", "instrument", "data_path",
     "qlib_data_path", "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen",
-    "instrument_column", "time_column", "volume_column", "time_zone", "column_names",
+    "instrument_column", "time_column", "volume_column", "time_zone", "column_names", "resample", "hours",
 )  # fmt: skip
 
 
@@ -48,6 +59,7 @@ class BaseDataProcessor:
     `adjust` and `symbols` are used where it has them.
     """
 
+    usual_freq: ClassVar[str] = "auto"  # length of the bars where freq=auto; auto: as their times show
     calendar: ClassVar[str] = "auto"  # exchange whose sessions the bars are on: XSHG, XNYS, ...; auto: by fit
     source: ClassVar[dict[str, Any]] = {}  # name, universe, survivorship, notes for the report
 
@@ -56,9 +68,14 @@ class BaseDataProcessor:
         self.findings: list[Finding] = []  # a source may add what it found while reading
         self.notes: list[str] = []  # and what a reader of the report should know
         self.about: dict[str, Any] = {}  # parts of `source` that are only known while reading
-        self.spool = Spool(
-            Path(getattr(config, "dataset_path", "")).parent
-        )  # where bars wait while others are read
+        self.spool = Spool(Path(getattr(config, "dataset_path", "")).parent)  # where read bars wait
+        self.understood: dict[str, Any] = {}  # how the source was read, for `python -m kronos data --check`
+
+    @property
+    def freq(self) -> str:
+        """The length of the source's bars: as configured, else its usual one; auto: as their times show."""
+        asked = str(getattr(self.config, "freq", "auto"))
+        return self.usual_freq if asked == "auto" else asked
 
     def download_data(self) -> None:
         """Fetch what `process_raw_data` reads; nothing by default."""
@@ -129,50 +146,73 @@ class BaseDataProcessor:
         self.findings, self.notes, self.about = [], [], {}
         self.download_data()
         key = self.key() if key is None else key
-        parts, times, findings = self._clean_parts()
-        asked = getattr(config, "calendar", "auto")
-        fit = fit_calendar(times, config.freq, self.calendar if asked == "auto" else asked)
-        sessions = store_sessions(fit.calendar, times[0], times[-1], config.freq, fit.label)
+        self.spool = Spool(Path(config.dataset_path).parent)
+        parts, counts, freq, findings = self._clean_parts()
+        times = pd.DatetimeIndex(counts.index)
+        asked, hours = getattr(config, "calendar", "auto"), getattr(config, "hours", "regular")
+        asked = self.calendar if asked == "auto" else asked
+        fit = fit_calendar(times, freq, asked, counts.to_numpy(), hours)
+        first = times[0].to_period(PERIODS[freq]).start_time if freq in PERIODS else times[0]
+        sessions = store_sessions(fit.calendar, first, times[-1], freq, fit.label, fit.past)
+        if freq in PERIODS:
+            settled = (settle_periods(part.take(), freq, sessions, findings) for part in parts)
+            parts = [self.spool.put(part) for part in settled]
         clock = now()
-        last_session = _last_session(parts, sessions, fit, config.freq, clock)
-        has_bar = np.zeros(last_session + 1, bool)
+        last_session = last_session_of(parts, sessions, fit, freq, clock)
+        to = getattr(config, "resample", None) or freq
+        coarser = (
+            Resampling(fit.calendar, freq, fit.label, sessions, last_session, to) if to != freq else None
+        )
+        stored_at = sessions if coarser is None else coarser.sessions
+        last_stored = last_session if coarser is None else coarser.last_session
+        has_bar = np.zeros(last_stored + 1, bool)
         stored = StoreParts(self.spool)
         while parts:
-            frame, found = drop_open_bars(parts.pop(0).take(), fit.calendar, config.freq, fit.label, clock)
+            frame, found = drop_open_bars(parts.pop(0).take(), fit.calendar, freq, fit.label, clock)
             findings += found
-            frame, found = drop_off_calendar(frame, sessions, fit.calendar)
+            frame, found = drop_off_calendar(frame, sessions, fit.calendar, fit.extended)
             findings += found
             if frame.empty:
                 continue
             frame, found = self._adjust(frame, sessions)
             findings += found
-            has_bar[places_of(frame["datetime"], sessions)] = True
-            aligned = align(frame, sessions, last_session)
-            findings += hole_findings(aligned, sessions, last_session)
+            if coarser is not None:
+                frame, found = coarser.apply(frame)
+                findings += found
+                if frame.empty:
+                    continue
+            has_bar[places_of(frame["datetime"], stored_at)] = True
+            aligned = align(frame, stored_at, last_stored)
+            findings += hole_findings(aligned, stored_at, last_stored)
             stored.add(aligned)
-        findings += empty_sessions(has_bar, sessions)
+        findings += empty_sessions(has_bar, stored_at)
+        benchmark = self.benchmark()
         return write_store(
             config.dataset_path,
             stored,
-            sessions=sessions,
-            last_session=last_session,
-            calendar=fit.calendar,
-            label=fit.label,
-            freq=config.freq,
-            source=self._described(fit, sessions),
+            sessions=stored_at,
+            last_session=last_stored,
+            calendar=fit.calendar if coarser is None else coarser.calendar,
+            label=fit.label if coarser is None else coarser.label,
+            freq=to,
+            source=self._described(fit, stored_at, freq, to),
             findings=merge_findings(findings),
-            benchmark=self.benchmark(),
+            benchmark=benchmark if coarser is None or benchmark is None else coarser.closes(benchmark),
             key=key,
         )
 
-    def _clean_parts(self) -> tuple[list[Held], pd.DatetimeIndex, list[Finding]]:
-        """The bars of the configured days, cleaned, part by part; every time with a bar; what was found."""
+    def _clean_parts(self) -> tuple[list[Held], pd.Series, str, list[Finding]]:
+        """The bars of the configured days, cleaned, part by part.
+
+        Returns them with the number of bars at each time, the length of the bars, and what was found.
+        """
         config = self.config
-        begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
+        freq = self.freq
+        begin, end = days_asked(config)
         symbols = getattr(config, "symbols", None)
         given = self.process_raw_data()
         parts: list[Held] = []
-        moments = Moments()
+        counts = TimeCounts()
         findings: list[Finding] = []
         names: set[str] = set()
         days: list[pd.Timestamp] = []
@@ -203,15 +243,22 @@ class BaseDataProcessor:
                 frame = frame[inside].reset_index(drop=True)
             if frame.empty:
                 continue
-            frame = settle_days(frame, config.freq, findings)
-            frame, found = clean(frame, config.freq)
+            if freq == "auto":
+                freq = found_freq(
+                    pd.factorize(frame["instrument"])[0], frame["datetime"].to_numpy().view(np.int64)
+                )
+                self.notes.append(
+                    f"The bars are of {freq}, as their times show (--freq names another length)."
+                )
+            frame = settle_days(frame, freq, findings)
+            frame, found = clean(frame, freq)
             findings += found
-            spacings.append(spacing(frame, config.freq))
+            spacings.append(spacing(frame, freq))
             frame = leave_out(frame, spacings[-1])
             if len(frame):
                 parts.append(self.spool.put(frame))
-                moments.add(frame["datetime"].to_numpy())
-        findings += judge_spacing(spacings, config.freq)
+                counts.add(frame["datetime"])
+        findings += judge_spacing(spacings, freq)
         absent = sorted(set(symbols or ()) - names)
         if absent:
             raise UserError(
@@ -222,22 +269,24 @@ class BaseDataProcessor:
             self._refuse_empty(days, bool(findings))
         if outside:
             self.notes.append(
-                f"{outside:,} bars of days outside {begin:%Y-%m-%d}..{end:%Y-%m-%d} (dataset_begin_time.."
+                f"{outside:,} bars of days outside {days_text(config)} (dataset_begin_time.."
                 f"dataset_end_time) are left out; the source has {min(days):%Y-%m-%d}..{max(days):%Y-%m-%d}."
             )
         own = [part for one in self.findings if (part := one.within(begin.date(), end.date())).count]
-        return parts, moments.all(), own + findings
+        return parts, counts.all(), freq, own + findings
 
     def _refuse_empty(self, days: list[pd.Timestamp], found: bool) -> None:
-        begin, end = self.config.dataset_begin_time, self.config.dataset_end_time
-        source = f"data_source={self.config.data_source}"
-        if found and days and min(days) <= pd.Timestamp(end) and max(days) >= pd.Timestamp(begin):
+        begin, end = days_asked(self.config)
+        source, asked = f"data_source={self.config.data_source}", days_text(self.config)
+        if found and days and min(days) <= end and max(days) >= begin:
             raise UserError(
-                f"{source} has no usable bar in {begin}..{end}: every bar has a missing or impossible value"
+                f"{source} has no usable bar in {asked}: every bar has a missing or impossible value"
             )
-        has = f"it has {min(days):%Y-%m-%d}..{max(days):%Y-%m-%d}" if days else "it has no bar at all"
+        if not days:
+            raise UserError(f"{source} has no bar at all")
         raise UserError(
-            f"{source} has no bar in {begin}..{end} (dataset_begin_time..dataset_end_time): {has}"
+            f"{source} has no bar in {asked} (dataset_begin_time..dataset_end_time): it has "
+            f"{min(days):%Y-%m-%d}..{max(days):%Y-%m-%d}"
         )
 
     def _adjust(self, frame: pd.DataFrame, sessions: pd.DatetimeIndex) -> tuple[pd.DataFrame, list[Finding]]:
@@ -257,7 +306,7 @@ class BaseDataProcessor:
             return adjust_splits(frame, sessions)
         return frame, suspected_splits(frame, sessions) + big_moves(frame, sessions)
 
-    def _described(self, fit: Fit, sessions: pd.DatetimeIndex) -> dict[str, Any]:
+    def _described(self, fit: Fit, sessions: pd.DatetimeIndex, freq: str, to: str) -> dict[str, Any]:
         """Describe the source for the report."""
         described = {"name": self.config.data_source, **self.source, **self.about}
         notes = [*described.get("notes", []), *self.notes]
@@ -265,66 +314,32 @@ class BaseDataProcessor:
             notes.append(f"What is locked at a price limit is told by the {LIMITS_GIVEN} of the bars.")
         if self.calendar == "auto" or getattr(self.config, "calendar", "auto") != "auto":
             notes.append(fit.reason[0].upper() + fit.reason[1:] + ".")
+        if to != freq:
+            described["resampled_from"] = freq
+            notes.append(
+                f"Bars of {freq} are resampled to {to}: no bar crosses a break or the end of a trading day."
+            )
         end = known_end(fit.calendar)
         if sessions[-1].normalize() > end:
             notes.append(f"Calendar {fit.calendar} is known to {end:%Y-%m-%d}: later sessions are weekdays.")
         return {**described, "notes": notes} if notes else described
 
 
+def days_asked(config: Any) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """Return the first and last day of bars to load; days before and after all bars where none are configured."""
+    begin, end = config.dataset_begin_time, config.dataset_end_time
+    return EARLIEST if begin is None else pd.Timestamp(begin), FOREVER if end is None else pd.Timestamp(end)
+
+
+def days_text(config: Any) -> str:
+    """Format the configured days for messages."""
+    begin, end = config.dataset_begin_time, config.dataset_end_time
+    return f"{'the first bar' if begin is None else begin}..{'the last bar' if end is None else end}"
+
+
 def now() -> pd.Timestamp:
     """Return the time by the clock, in UTC."""
     return pd.Timestamp.now("UTC")
-
-
-class Moments:
-    """The different times of bars that come part by part."""
-
-    def __init__(self) -> None:
-        self._found: list[np.ndarray] = []
-        self._waiting = 0
-
-    def add(self, times: np.ndarray) -> None:
-        """Add times, datetime64 [N]."""
-        self._found.append(np.unique(times))
-        self._waiting += len(self._found[-1])
-        if self._waiting > MANY_TIMES:
-            self._found, self._waiting = [np.unique(np.concatenate(self._found))], 0
-
-    def all(self) -> pd.DatetimeIndex:
-        """Return them, sorted."""
-        return pd.DatetimeIndex(np.unique(np.concatenate(self._found)))
-
-
-def _last_session(
-    parts: list[Held], sessions: pd.DatetimeIndex, fit: Fit, freq: str, clock: pd.Timestamp
-) -> int:
-    """Find the place of the last session with a bar that is over.
-
-    Raises UserError where there is none, and where too many bars are at no session.
-    """
-    total, strays, last, example = 0, 0, -1, ""
-    for part in parts:
-        frame, _ = drop_open_bars(
-            part.get(columns=["instrument", "datetime"]), fit.calendar, freq, fit.label, clock
-        )
-        place = places_of(frame["datetime"], sessions)
-        off = place < 0
-        if off.any() and not strays:
-            row = frame.iloc[int(np.flatnonzero(off)[0])]
-            example = f"{row['instrument']} at {day_text([row['datetime']])[0]}"
-        total, strays, last = (
-            total + len(place), strays + int(off.sum()), max(last, int(place.max(initial=-1)))
-        )  # fmt: skip
-    if not total:
-        raise UserError(
-            "the interval of every bar is not over by the clock of this machine: there is no whole bar"
-        )
-    if strays > OFF_CALENDAR * total and not fit.extended:
-        raise UserError(
-            f"{strays:,} of {total:,} bars are at no {freq} session of calendar {fit.calendar}, the first is "
-            f"{example}: give the --calendar they were traded on and the --freq they have"
-        )
-    return last
 
 
 @functools.cache  # the code that was loaded first: a file that is edited meanwhile does not change this class

@@ -1,5 +1,6 @@
 """Bars from CSV or parquet files: one file or a folder of them, one instrument per file or long tables."""
 
+import shlex
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,14 +13,15 @@ import pyarrow as pa
 
 from kronos.data.bars import Finding
 from kronos.data.sources.base import BaseDataProcessor, file_stats
-from kronos.data.sources.csv_bars import read_file
 from kronos.data.sources.csv_clock import Clock, from_zone
-from kronos.data.sources.csv_columns import squeeze
+from kronos.data.sources.csv_columns import ROLES, squeeze
+from kronos.data.sources.csv_date_order import DateOrders
 from kronos.data.sources.csv_file import FileBars
 from kronos.data.sources.csv_folder import bar_files, by_folder, named_by
-from kronos.data.sources.csv_schema import Said
-from kronos.data.sources.csv_units import UNITS_SAID, settle_units
+from kronos.data.sources.csv_schema import Said, preview
+from kronos.data.sources.csv_units import AGREES, UNITS_SAID, settle_units
 from kronos.data.spool import Held
+from kronos.data.store import BarStore
 from kronos.utils.errors import UserError
 
 PART = 400_000  # rows yielded at a time: enough to be fast, few enough to keep memory small
@@ -43,13 +45,19 @@ class CsvDataProcessor(BaseDataProcessor):
         )
     }
 
+    _looked_at: list[Path]  # the files that were found
+
     def process_raw_data(self) -> Iterator[pd.DataFrame]:
         """Yield frames of whole instruments. Files that cannot be used are left out, unless they are most of them."""
         config = self.config
         self._clock = Clock(getattr(config, "calendar", "auto"), getattr(config, "freq", "day"))
         self._files: dict[str, int] = {}  # notes, and how many files they are true of
         self._instruments: dict[str, int] = {}  # the same for instruments
-        paths = self._paths()
+        self._layouts: Counter[tuple[Any, ...]] = Counter()
+        self._clocks: set[str] = set()
+        self._orders: set[str] = set()
+        self._found_units: Counter[str] = Counter()
+        paths = self._looked_at = self._paths()
         own = by_folder(paths)
         named = {path: own.get(path) or named_by(path.name, path).instrument for path in paths}
         paths = sorted(paths, key=lambda path: (named[path], path))
@@ -59,7 +67,8 @@ class CsvDataProcessor(BaseDataProcessor):
         group: list[FileBars] = []
         problems: list[UserError] = []
         read = 0
-        for path, found in zip(paths, _in_threads(lambda one: read_file(one, said), paths), strict=True):
+        reader = DateOrders(paths, said)
+        for path, found in zip(paths, _in_threads(reader.read, paths), strict=True):
             if isinstance(found, UserError):
                 problems.append(found)
                 continue
@@ -85,12 +94,52 @@ class CsvDataProcessor(BaseDataProcessor):
             yield from self._long(long)
         self.notes += self._clock.notes
         self._say_notes()
+        self.understood = {
+            "layouts": [
+                {
+                    "tool": tool or None,
+                    "files": count,
+                    "form": form,
+                    "columns": dict(used),
+                    "unused": list(unused),
+                }
+                for (tool, form, used, unused), count in self._layouts.most_common()
+            ],
+            "files_left_out": [str(problem) for problem in problems],
+            "times": sorted(self._clocks),
+            "dates": sorted(self._orders),
+            "units": dict(self._found_units),
+        }
+
+    def run_pipeline(self, key: str | None = None) -> BarStore:
+        """Build the store; an error about files that were found names the command that shows what is understood."""
+        self._looked_at = []
+        try:
+            return super().run_pipeline(key)
+        except UserError as error:
+            if not self._looked_at:
+                raise
+            if not self.understood:
+                self.understood = {"layouts": preview(self._looked_at[0])}
+            given = shlex.quote(str(self.config.data_path))
+            raise UserError(
+                f"{error}; to see what is understood: python -m kronos data --check {given}"
+            ) from None
 
     def _report(self, bars: FileBars) -> None:
         """Take over what was found in a file; a note on many files is written once, with their number."""
         self.findings += bars.findings
         for note in bars.notes:
             self._files[note] = self._files.get(note, 0) + 1
+        self._layouts[
+            bars.layout.tool,
+            bars.form,
+            tuple((role, bars.used[role].strip()) for role in ROLES if role in bars.used),
+            bars.unused,
+        ] += 1
+        if bars.times.order:
+            self._orders.add(f"{bars.times.order.rstrip('?')} first")
+        self._clocks.add("with a time zone" if bars.times.utc else "without a time zone")
 
     def _left_out(self, problems: list[UserError], read: int) -> None:
         """Count the files that could not be used. Raises the first problem where they are most of the files."""
@@ -197,7 +246,7 @@ class CsvDataProcessor(BaseDataProcessor):
 
     def _local(self, bars: FileBars) -> np.ndarray:
         """Return the times of a file on the clock of the exchange, int64 ns."""
-        ns, utc, offset, _ = bars.times
+        ns, utc, offset, *_ = bars.times
         zone = getattr(self.config, "time_zone", None)
         try:
             if not utc and zone:
@@ -211,8 +260,9 @@ class CsvDataProcessor(BaseDataProcessor):
     def _units(self, columns: dict[str, np.ndarray], bars: FileBars, times: np.ndarray) -> None:
         doubtful = squeeze(bars.amount_name) in DOUBTFUL_AMOUNTS
         found = settle_units(columns, bars.code, times, doubtful, bars.layout.units)
+        self._found_units.update(found)
         for text, count in found.items():
-            if text:
+            if text != AGREES:
                 shown = f"{text[:1].upper()}{text[1:]}, as amount / (volume x price) shows"
                 note = UNITS_SAID.get(text, f"{shown}: converted to shares and currency.")
                 self._instruments[note] = self._instruments.get(note, 0) + count

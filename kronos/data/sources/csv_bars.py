@@ -1,5 +1,6 @@
 """One file of bars: from its cells to times, numbers and instruments, with what was found on the way."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,15 @@ from kronos.data.bars import FEATURES, PRICES, Finding
 from kronos.data.cleaning import OFF_CALENDAR
 from kronos.data.sources import csv_layouts
 from kronos.data.sources.csv_columns import TIMES, like_a_volume
-from kronos.data.sources.csv_file import HEADER_AGAIN, NAMELESS, NO_TIME, OTHER_SERIES, UNREADABLE, FileBars
+from kronos.data.sources.csv_file import (
+    HEADER_AGAIN,
+    NAMELESS,
+    NO_TIME,
+    OTHER_SERIES,
+    QUOTE,
+    UNREADABLE,
+    FileBars,
+)
 from kronos.data.sources.csv_folder import named_by, stem_of
 from kronos.data.sources.csv_instruments import (
     choose_series,
@@ -21,12 +30,16 @@ from kronos.data.sources.csv_instruments import (
     too_many,
 )
 from kronos.data.sources.csv_numbers import code_text
-from kronos.data.sources.csv_schema import Said, name_columns, said_instrument
+from kronos.data.sources.csv_schema import Said, form_of, name_columns, said_instrument
 from kronos.data.sources.csv_table import Cells, open_cells, read_rows
-from kronos.data.sources.csv_times import NONE, Times, coded
+from kronos.data.sources.csv_times import NONE, Times, TwoWays, coded
 from kronos.data.sources.csv_values import apply_scales, choose_volume, numbers_of, times_of
 from kronos.utils.errors import UserError
 
+LENGTH = re.compile(
+    r"\d*\s*[_-]?(?:s|m|h|d|w|mn|min|mins|minute|minutes|hour|hours|day|daily|week|weekly|month)|\d+", re.I
+)
+NANO = 1e6  # prices above it are whole numbers of 1e-9
 EXTRAS = ("adj_close", "factor", "split", "limit_up", "limit_down")
 
 
@@ -38,12 +51,17 @@ def read_file(path: Path, said: Said) -> list[FileBars]:
             found.append(_read(opened, said))
         except UserError as error:
             text = str(error)
-            raise UserError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+            kind = TwoWays if isinstance(error, TwoWays) else UserError
+            raise kind(text if text.startswith(str(path)) else f"{path}: {text}") from None
     return found
 
 
 def _read(opened: Cells, said: Said) -> FileBars:
     named = named_by(opened.name, opened.path)
+    headless = not opened.header.names
+    own = csv_layouts.headless_instrument(stem_of(opened.name), opened.sample) if headless else None
+    if own is not None:
+        named = named._replace(instrument=own[0], interval=own[1])
     names, known = name_columns(opened, said)
     layout = csv_layouts.match(names)
     wide = opened.header.wide
@@ -58,8 +76,9 @@ def _read(opened: Cells, said: Said) -> FileBars:
     volumes += guessed if len(guessed) == 1 else []
     clocks = [place for role in TIMES for place in known.places.get(role, ())]
     series = [] if wide else list(known.places.get("series", ()))[:1]
+    lengths = list(known.places.get("interval", ()))
     numbers = [place for place, one in enumerate(wide) if one] if wide else [*singles.values(), *volumes]
-    texts = [*instrument, *clocks, *series]
+    texts = [*instrument, *clocks, *series, *lengths]
     rows = read_rows(opened, [*numbers, *texts], texts)
     table = rows.table
     if not table.num_rows:
@@ -69,7 +88,7 @@ def _read(opened: Cells, said: Said) -> FileBars:
         stem_of(opened.name),
         named.instrument,
         named.interval,
-        times_of(table, known, names, said.freq),
+        times_of(table, known, names, said),
         {},
         None,
         [],
@@ -84,24 +103,95 @@ def _read(opened: Cells, said: Said) -> FileBars:
     if named.days is not None and not _within(bars.times.ns, named.days):
         bars.named = named.dated
     bars.count(UNREADABLE, "left out", rows.unreadable, rows.examples)
+    for place in lengths:
+        _check_lengths(names[place].strip(), table[str(place)])
     table = _with_times(bars, table, clocks, names, opened.header.skipped)
     values = numbers_of(bars, table, numbers, names, opened)
+    bars.form = form_of(opened)
+    bars.used = {role: names[place] for role, place in singles.items()}
+    bars.used |= {role: names[known.places[role][0]] for role in TIMES if role in known.places}
     if wide:
+        bars.used |= {one[0]: name for one, name in zip(reversed(wide), reversed(names), strict=True) if one}
+        others = bars.used.values()
+        bars.unused = tuple(
+            name for name, one in zip(names, wide, strict=True) if name and not one and name not in others
+        )
+        bars.used["instrument"] = "the names of the columns"
         _stack_wide(bars, wide, values)
         return bars
     for role, place in singles.items():
         bars.columns[role] = values[place]
+    _scale_prices(bars, headless and csv_layouts.in_ten_thousandths(opened.sample))
+    _drop_limits(bars)
+    if "amount" in singles and np.isnan(bars.columns["amount"]).all():
+        del bars.columns["amount"], bars.used["amount"]  # an empty column is no amount
+        singles.pop("amount")
     if "amount" in singles:
         bars.amount_name = names[singles["amount"]].strip()
     choose_volume(bars, volumes, values, names, bool(guessed), said)
     apply_scales(bars, known, singles, volumes, names)
     if instrument:
         table = _codes(bars, table, instrument)
+    if layout.quotes_negative:
+        table = _without_quotes(bars, table)
     if instrument and series:
         _one_series(bars, table[str(series[0])].to_pandas())
     else:
         _tell_apart(bars, opened, names, texts + numbers, instrument)
+    if bars.code is not None and instrument:
+        bars.used["instrument"] = ",".join(names[place].strip() for place in instrument)
+    if series:
+        bars.used["series"] = names[series[0]]
+    taken = {*bars.used.values(), *(names[place] for place in instrument)}
+    bars.unused = tuple(name.strip() for name in names if name.strip() and name not in taken)
     return bars
+
+
+def _check_lengths(name: str, column: pa.ChunkedArray) -> None:
+    """Raise UserError where a column says that the bars have several lengths."""
+    found = sorted({str(one).strip() for one in column.unique().to_pylist() if one})
+    if len(found) > 1 and all(LENGTH.fullmatch(one) for one in found):
+        raise UserError(
+            f"column {name} says that the bars are of several lengths ({', '.join(found[:5])}): give a file of one "
+            "length"
+        )
+
+
+def _scale_prices(bars: FileBars, ten_thousandths: bool) -> None:
+    """Put prices that a layout writes as whole numbers of a small unit into the currency."""
+    prices = _prices(bars)
+    nano = bars.layout.nano_prices and bool((prices > NANO).mean() > 0.5)  # NaN is not
+    if not nano and not ten_thousandths:
+        return
+    unit = 1e-9 if nano else 1e-4
+    for name in PRICES:
+        bars.columns[name] = bars.columns[name] * unit
+    bars.notes.append(f"Prices are whole numbers of {unit:g} in the file, and are multiplied by it.")
+
+
+def _drop_limits(bars: FileBars) -> None:
+    """Leave out columns of price limits that hold no prices of limits, such as marks of the days that reached one."""
+    for name, side, sign in (("limit_up", "high", 1.0), ("limit_down", "low", -1.0)):
+        if name not in bars.columns:
+            continue
+        limit, price = bars.columns[name], bars.columns[side]
+        given = (limit > 0) & (price > 0)
+        if given.any() and (sign * (limit[given] / price[given] - 1) >= -1e-3).mean() >= 0.9:
+            continue
+        del bars.columns[name]
+        column = bars.used.pop(name).strip()
+        bars.notes.append(f"Column {column} is not used: it holds no prices that {side} stays within.")
+
+
+def _without_quotes(bars: FileBars, table: pa.Table) -> pa.Table:
+    """Leave out bars whose close is negative: means of bid and ask of days without a trade."""
+    quoted = bars.columns["close"] < 0
+    if not quoted.any():
+        return table
+    bars.count(QUOTE, "left out, a hole", int(quoted.sum()))
+    bars.keep(~quoted)
+    bars.rows = np.arange(len(quoted))[~quoted] if bars.rows is None else bars.rows[~quoted]
+    return table.filter(pa.array(~quoted))
 
 
 def _within(ns: np.ndarray, days: tuple[pd.Timestamp, pd.Timestamp]) -> bool:
@@ -206,6 +296,7 @@ def _tell_apart(
     chosen = find_instrument(bars.times.ns, _prices(bars), columns, repeated, bars.code, own)
     code, words = pd.factorize(columns[chosen].map(code_text))
     bars.code, bars.instruments = code, [str(word) for word in words]
+    bars.used["instrument"] = ",".join([own, chosen]) if own else chosen
     bars.notes.append(f"Column {chosen} is taken for the instrument: it tells the rows of each time apart.")
 
 
@@ -236,12 +327,13 @@ def _stack_wide(
     for name in fields:
         found = [values[wide.index((name, one))] if (name, one) in wide else blank for one in whole]
         bars.columns[name] = np.concatenate(found)
-    bars.columns.setdefault("volume", np.zeros(size * len(whole)))
-    ns, utc, offset, bad = bars.times
+    if "volume" not in bars.columns:
+        bars.columns["volume"] = np.zeros(size * len(whole))
+        bars.notes.append("Volume is 0, since no column holds it.")
+    ns, utc, offset, bad, order = bars.times
     repeat = len(whole)
-    bars.times = Times(
-        np.tile(ns, repeat), utc, None if offset is None else np.tile(offset, repeat), np.tile(bad, repeat)
-    )
+    offset = None if offset is None else np.tile(offset, repeat)
+    bars.times = Times(np.tile(ns, repeat), utc, offset, np.tile(bad, repeat), order)
     bars.code, bars.instruments = np.repeat(np.arange(repeat), size), whole
     prices = _prices(bars)
     bars.keep(~np.isnan(prices).all(1))

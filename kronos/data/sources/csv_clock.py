@@ -1,5 +1,6 @@
 """From times with a zone to the exchange's local time: by the calendar that is given, or by what the times show."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -9,10 +10,16 @@ import pandas as pd
 
 from kronos.data import calendars
 from kronos.data.calendar_detection import ON_SESSIONS, POOR, covers_with_more_hours
+from kronos.data.frequency import within_day
+from kronos.data.observed import OBSERVED
 from kronos.data.sources.csv_times import NONE
+from kronos.data.spacing import found_freq
 from kronos.utils.errors import UserError
 
 DAY = 86400 * 10**9
+RECENT = 60 * DAY  # of bars that all exchanges are compared with
+Fitting = tuple[float, str, str]  # how well moments fit, the time zone and the calendar
+LAST_MINUTE = DAY - 60 * 10**9
 CLEAR = 0.1  # how much better than on any other exchange's clock times must fit
 
 
@@ -36,20 +43,24 @@ class Clock:
         """
         known = ns != NONE
         written = ns if offset is None else np.where(known, ns + offset * 60 * 10**9, NONE)
-        if self.freq == "day":
+        if self.freq == "auto" and known.any():
+            moments = np.unique(ns[known])
+            self.freq = found_freq(np.zeros(len(moments), np.int64), moments)
+        if not within_day(self.freq):
             return self._days(ns, written, known)
-        if self.calendar != "auto":
+        if self.calendar not in ("auto", OBSERVED):
             return _shifted(ns, str(calendars.timezone(self.calendar)))
         if self.zone is None and not self.written:
             self._find(ns[known], offset is not None)
         return written if self.written else _shifted(ns, str(self.zone))
 
     def _days(self, ns: np.ndarray, written: np.ndarray, known: np.ndarray) -> np.ndarray:
-        if not (written[known] % DAY).any():
-            return written
+        within = written[known] % DAY
+        if not within.any() or (within >= LAST_MINUTE).all():
+            return written // DAY * DAY
         zones = (
             [str(calendars.timezone(self.calendar))]
-            if self.calendar != "auto"
+            if self.calendar not in ("auto", OBSERVED)
             else list(dict.fromkeys(str(calendars.timezone(name)) for name in calendars.NAMES))
         )
         shifted = {zone: _shifted(ns, zone) for zone in zones}
@@ -67,27 +78,22 @@ class Clock:
         )
 
     def _find(self, ns: np.ndarray, with_offset: bool) -> None:
-        """Choose the exchange on whose clock the times are its sessions, or round-the-clock trading in UTC."""
+        """Choose the exchange on whose clock the times are its sessions, or round-the-clock trading in UTC.
+
+        All exchanges are tried where the preferred ones do not fit and no offset shows a local time.
+        """
         moments = np.unique(ns)
-        found, longer = [], []
-        for name in calendars.NAMES:
-            zone = str(calendars.timezone(name))
-            local = pd.DatetimeIndex(_shifted(moments, zone).astype("datetime64[ns]"))
-            for label in calendars.LABELS:
-                try:
-                    grid = calendars.sessions(name, local[0], local[-1], self.freq, label)
-                except UserError:
-                    continue
-                grid = grid[(grid >= local[0]) & (grid <= local[-1])]
-                common = int(local.isin(grid).sum())
-                if common >= ON_SESSIONS * len(local):
-                    found.append((common / max(len(local) + len(grid) - common, 1), zone, name))
-                elif covers_with_more_hours(local, grid, common, name):
-                    longer.append((common / len(grid), zone, name))
+        found, longer = self._fits(moments, calendars.NAMES)
+        if not with_offset and not longer and all(one[0] < POOR for one in found):
+            recent = moments[moments >= moments[-1] - RECENT]
+            more, more_longer = self._fits(recent, calendars.exchanges())
+            found, longer = found + more, longer + more_longer
         if longer and all(one[2] in calendars.ROUND_THE_CLOCK for one in found):
             found = longer
         best = max(found, default=(0.0, "", ""))
         others = max((one[0] for one in found if one[1] != best[1]), default=0.0)
+        if with_offset and best[2] in calendars.ROUND_THE_CLOCK:
+            best = (0.0, "", "")  # a file that writes another zone than UTC shows a market's own clock
         if best[0] >= max(POOR, others + CLEAR):
             self.zone = best[1]
             self.notes.append(
@@ -98,11 +104,33 @@ class Clock:
             self.notes.append(
                 "Times with a time zone are taken as they are written, since they fit no calendar better."
             )
+        elif self.calendar == OBSERVED:
+            self.zone = "UTC"
+            self.notes.append("Times with a time zone are kept in UTC, since they fit no exchange's clock.")
         else:
             raise UserError(
                 "the times have a time zone, and calendar=auto does not tell the exchange's: give --calendar, one of "
                 + ", ".join(calendars.NAMES)
             )
+
+    def _fits(self, moments: np.ndarray, names: Iterable[str]) -> tuple[list[Fitting], list[Fitting]]:
+        """Return how well moments in UTC fit calendars, and exchanges whose sessions they cover with more hours."""
+        found, longer = [], []
+        for name in names:
+            for label in calendars.LABELS:
+                try:
+                    zone = str(calendars.timezone(name))
+                    local = pd.DatetimeIndex(_shifted(moments, zone).astype("datetime64[ns]"))
+                    grid = calendars.sessions(name, local[0], local[-1], self.freq, label)
+                except UserError:
+                    continue
+                grid = grid[(grid >= local[0]) & (grid <= local[-1])]
+                common = int(local.isin(grid).sum())
+                if common >= ON_SESSIONS * len(local):
+                    found.append((common / max(len(local) + len(grid) - common, 1), zone, name))
+                elif covers_with_more_hours(local, grid, common, name):
+                    longer.append((common / len(grid), zone, name))
+        return found, longer
 
 
 def from_zone(ns: np.ndarray, zone: str) -> np.ndarray:

@@ -15,6 +15,7 @@ NOT_A_NUMBER = "value that is no number"
 NO_TIME = "row without a time that can be read"
 NAMELESS = "row without an instrument"
 HEADER_AGAIN = "header repeated among the bars"
+QUOTE = "mean of bid and ask of a day without a trade"
 OTHER_SERIES = "bar of another series of its symbol"
 
 
@@ -36,14 +37,17 @@ class FileBars:
     layout: Match
     scales: dict[str, float] = field(default_factory=dict)  # by the names of volume and amount
     amount_name: str = ""
+    used: dict[str, str] = field(default_factory=dict)  # names of the columns in the file, by their meanings
+    unused: tuple[str, ...] = ()  # names of the others
+    form: str = ""  # what separates the columns, and where the bars begin
     rows: np.ndarray | None = None  # the rows of the table that are kept, where some are not
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def keep(self, rows: np.ndarray) -> None:
         """Keep the rows that are set in bool [N], or those at the places in int [M], in their order."""
-        ns, utc, offset, bad = self.times
-        self.times = Times(ns[rows], utc, None if offset is None else offset[rows], bad[rows])
+        ns, utc, offset, bad, order = self.times
+        self.times = Times(ns[rows], utc, None if offset is None else offset[rows], bad[rows], order)
         self.columns = {name: values[rows] for name, values in self.columns.items()}
         self.code = None if self.code is None else self.code[rows]
 

@@ -16,6 +16,21 @@ STAMP = r"(?:19|20)\d\d(?:[-_.]?(?:0[1-9]|1[0-2])(?:[-_.]?(?:0[1-9]|[12]\d|3[01]
 TAIL = re.compile(rf"(?:^|[-_. ]+)(?:{STAMP}|(?P<interval>{INTERVAL}))$", re.IGNORECASE)
 
 
+TOOLS = tuple(  # how tools name the files of an instrument, beside those that end with an interval and dates
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"DAT_(?:ASCII|MT|NT|MS|XLSX?)_(?P<name>.+?)_(?P<interval>M1|T)_\d+",  # HistData
+        r"(?P<name>.+?)_Candlestick_(?P<interval>\d+_[A-Z]+)_(?:BID|ASK)_.+",  # Dukascopy
+        r"(?P<name>.+?)-(?P<interval>[mh]\d+|d1|w1|mn1)-(?:bid|ask)(?:-.+)?",
+        r"(?P<name>.+), (?P<interval>\d+[SDWM]?|[DWM])(?:_[0-9a-f]{4,8})?",  # TradingView
+        r"(?P<name>.+?) (?:Stock Price |Historical )(?:Data|Prices|History)",  # Investing.com
+        r"(?P<name>.+)\.(?:Last|Bid|Ask)",  # NinjaTrader
+        r"(?P<name>.+?)_(?:full_)?(?P<interval>\d+(?:min|hour|day))_(?:unadjusted|adjsplit|adjsplitdiv)",  # FirstRate
+    )
+)
+COPY = re.compile(r" \(\d+\)$")  # of a browser that had a file of the name
+
+
 class Named(NamedTuple):
     """The instrument of a file without such a column, and the length of its bars where the name tells it.
 
@@ -63,8 +78,11 @@ def named_by(name: str, path: Path) -> Named:
     Intervals and dates at the end are no part of it: BTCUSDT-1h-2024-01.zip holds BTCUSDT. A file
     named by a date alone is named by its folder.
     """
-    bare = stem_of(name)
+    bare = COPY.sub("", stem_of(name))
     interval, dated = "", ""
+    tool = next((found for one in TOOLS if (found := one.fullmatch(bare))), None)
+    if tool is not None:
+        bare, interval = tool["name"], str(tool.groupdict().get("interval") or "").lower()
     days: list[pd.Timestamp] = []
     while (found := TAIL.search(bare)) is not None:
         if found["interval"]:

@@ -16,11 +16,17 @@ FEWEST = 5  # columns of bars: a time and four prices
 LONGEST_HEADER = 3  # lines
 MARKS = ("\t", ";", "|", ",", " ")  # what separates columns, in the order in which equals are preferred
 DATE = re.compile(
-    r"\s*(\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}"
-    r"|\d{1,2}[-/ ]?[A-Za-z]{3,9}\.?[-/ ,]+\d{2,4}"
+    r"\s*(\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}|1\d\d[-/.年]\d{1,2}[-/.月]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}"
+    r"|\d{1,2}[-/. ]{0,2}[^\W\d_]{3,9}\.?[-/ ,]+\d{2,4}"
     r"|[A-Za-z]{3,9}\.? \d{1,2},? \d{4}|(19|20|21)\d{6}([ T]?\d{4,9})?(\.\d+)?\b|\d{9,19}(\.0*)?\s*$)"
 )
 WORDS = re.compile(r"[^\W\d_]")
+KINDS = {  # words that stand beside a field and name no instrument, as in Bid Open and OPEN_PRICE
+    "price", "prices", "px", "prc", "bid", "ask", "mid", "adj", "adjusted", "adjustment", "raw", "unadj",
+    "unadjusted", "prev", "previous", "last", "next", "trade", "day", "daily", "session", "mean", "avg",
+}  # fmt: skip
+TUPLE = re.compile(r"""\(\s*['"](.*?)['"]\s*,\s*['"](.*?)['"]\s*\)""")  # ('Close', 'AAPL'), of pandas
+CODE = re.compile(r"\d{6}")  # of an instrument, over its columns in a wide table
 FIELDS = {*PRICES, "volume", "amount", "adj_close"}  # what a wide table has for each instrument
 
 
@@ -62,7 +68,8 @@ def find_header(data: bytes) -> Header:
     mark = max(",;\t", key=first.count)
     names = tuple(cells(first, mark))
     if len(names) >= FEWEST and _complete(names):
-        return Header(mark, names, 1, _width(lines[1:], mark, len(names)))
+        begin = _after_units([cells(line, mark) for line in lines[: LONGEST_HEADER + 2]], 1)
+        return Header(mark, names, begin, _width(lines[begin:], mark, len(names)))
     return _search(lines)
 
 
@@ -145,7 +152,7 @@ def _is_bar(row: list[str]) -> bool:
 def _is_header(row: list[str]) -> bool:
     """Return whether a row has words and neither numbers nor times."""
     filled = [cell for cell in row if cell.lower() not in NONE]
-    plain = [cell for cell in filled if is_number(cell) or DATE.match(cell)]
+    plain = [cell for cell in filled if not CODE.fullmatch(cell) and (is_number(cell) or DATE.match(cell))]
     return any(WORDS.search(cell) for cell in filled) and len(plain) * 3 < len(filled)
 
 
@@ -161,7 +168,7 @@ def _after_units(rows: list[list[str]], begin: int) -> int:
             return place
         if not any(_is_bar(row) for row in rows[place + 1 : place + 3]):
             return place
-    return begin
+    return min(begin + LONGEST_HEADER - 1, len(rows))
 
 
 def _wide(
@@ -197,13 +204,21 @@ def two_part_names(
     names: tuple[str, ...],
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str] | None, ...]] | None:
     """Understand names such as `AAPL.Open`, `close_MSFT` and `('Close', 'AAPL')`; None where none is whole."""
+    pairs = [TUPLE.fullmatch(name.strip()) for name in names]
+    if any(KNOWN.get(squeeze(name), ("",))[0] == "instrument" for name in names):
+        return None
     for first in (True, False):
         wide: list[tuple[str, str] | None] = []
-        for name in names:
-            text = name.strip("()[] ").replace("'", "").replace('"', "")
-            parts = re.split(r"\s*,\s*|[.:_/ ]", text, maxsplit=1) if first else _last_part(text)
+        for name, both in zip(names, pairs, strict=True):
+            if both:
+                parts = [both[1], both[2]]
+            elif first:
+                parts = re.split(r"[.:_/ ]", name.strip(), maxsplit=1)
+            else:
+                parts = _last_part(name.strip())
             pair = [part.strip() for part in parts]
             field = _field(pair[0 if first else -1]) if len(pair) == 2 else ""
+            field = "" if field and squeeze(pair[1 if first else 0]) in KINDS else field
             wide.append((field, pair[1 if first else 0]) if field and all(pair) else None)
         owners = [name for field, name in filter(None, wide) if field == "close"]
         whole = [name for name in owners if all((price, name) in wide for price in PRICES)]

@@ -4,6 +4,7 @@ Most files need no entry: columns are understood by their names, times and units
 file does not show, such as the clock of its times. All entries are listed in the documentation.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +21,8 @@ class Layout:
 
     `utc`: times without a zone are in UTC, and those of round-the-clock markets stay there. `units`: factors of
     volume and amount, for instruments whose bars show none. `split_adjusted`: prices hold the splits that are listed.
+    `misleading`: columns that are not what their names say. `nano_prices`: prices may be whole numbers of 1e-9.
+    `quotes_negative`: a negative close is the mean of bid and ask of a day without a trade.
     """
 
     tool: str
@@ -30,6 +33,9 @@ class Layout:
     utc: bool = False
     units: tuple[float, float] | None = None
     split_adjusted: bool = False
+    misleading: frozenset[str] = frozenset()
+    nano_prices: bool = False
+    quotes_negative: bool = False
 
 
 def _names(header: str) -> frozenset[str]:
@@ -85,6 +91,20 @@ LAYOUTS = (
         "NSE bhavcopy", "SYMBOL,SERIES,OPEN,HIGH,LOW,CLOSE,LAST,PREVCLOSE,TOTTRDQTY,TOTTRDVAL,TIMESTAMP",
         "series EQ of a symbol, otherwise its series with the most rows", _names("SYMBOL,SERIES,TIMESTAMP"),
     ),
+    Layout(
+        "CoinMarketCap", "timeOpen;timeClose;timeHigh;timeLow;name;open;high;low;close;volume;marketCap;timestamp",
+        "UTC; a day ends at 23:59:59; the column name is a number of the currency, not the instrument",
+        _names("timeOpen,timeClose,marketCap"), utc=True, misleading=_names("name"),
+    ),
+    Layout(
+        "CRSP", "PERMNO,date,TICKER,PRC,VOL,RET,BIDLO,ASKHI,OPENPRC",
+        "instruments by PERMNO; a negative PRC is the mean of bid and ask of a day without a trade, left out",
+        _names("PRC,BIDLO,ASKHI"), quotes_negative=True,
+    ),
+    Layout(
+        "Databento", "ts_event,rtype,publisher_id,instrument_id,open,high,low,close,volume,symbol",
+        "UTC; prices as numbers or as whole numbers of 1e-9", _names("ts_event,rtype,publisher_id"), nano_prices=True,
+    ),
 )  # fmt: skip
 OTHERS = (  # known by their columns alone: (tool, header, what is understood)
     ("yfinance download", "Price,Close,High,Low,Open,Volume / Ticker,AAPL,... / Date", "one or several tickers"),
@@ -92,6 +112,7 @@ OTHERS = (  # known by their columns alone: (tool, header, what is understood)
     ("TDX, 通达信", "日期 开盘 最高 最低 收盘 成交量 成交额", "GB18030; title and footer; lots by the amounts"),
     ("Wind", "代码,简称,日期,开盘价(元),最高价(元),最低价(元),收盘价(元),成交量(股)", "units in brackets"),
     ("MetaTrader 4, HistData, Kraken, FirstRate", "(no header)", "time, prices and volume by their values"),
+    ("LEAN", "(no header)", "prices are whole numbers of 1e-4"),
     ("Stooq, Finam", "<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>", "brackets; dates of 8 digits"),
     ("Investing.com, Nasdaq", "Date,Price,Open,High,Low,Vol.,Change %", "currency signs, K, M and B, percent"),
 )  # fmt: skip
@@ -104,18 +125,33 @@ BINANCE_SPOT = (
 class Match(NamedTuple):
     """What the layout of a file adds to its columns; all empty where it is none of LAYOUTS."""
 
+    tool: str = ""
     utc: bool = False
     units: tuple[float, float] | None = None
     split_adjusted: bool = False
+    nano_prices: bool = False
+    quotes_negative: bool = False
 
 
 def match(names: Sequence[str]) -> Match:
     """Find the layout with these columns."""
+    one = _find(names)
+    if one is None:
+        return Match()
+    return Match(one.tool, one.utc, one.units, one.split_adjusted, one.nano_prices, one.quotes_negative)
+
+
+def without_misleading(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names, of which those that a layout knows to mislead have another form."""
+    one = _find(names)
+    if one is None or not one.misleading:
+        return tuple(names)
+    return tuple(f"{name} of the file" if squeeze(name) in one.misleading else name for name in names)
+
+
+def _find(names: Sequence[str]) -> Layout | None:
     known = frozenset(map(squeeze, names))
-    for one in LAYOUTS:
-        if one.needs <= known and not one.lacks & known:
-            return Match(one.utc, one.units, one.split_adjusted)
-    return Match()
+    return next((one for one in LAYOUTS if one.needs <= known and not one.lacks & known), None)
 
 
 def headless_names(sample: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -126,3 +162,32 @@ def headless_names(sample: Sequence[Sequence[str]]) -> tuple[str, ...]:
     ):
         return BINANCE_SPOT
     return ()
+
+
+def headless_instrument(stem: str, sample: Sequence[Sequence[str]]) -> tuple[str, str] | None:
+    """Return instrument and length of the bars of a file without a header that is named after both, else None.
+
+    Kraken writes XBTUSD_60.csv with seconds since 1970 and a number of trades, MetaTrader 4 EURUSD1440.csv.
+    """
+    rows = [row for row in sample if len(row) in (7, 8)]
+    if len(rows) < len(sample) or not rows:
+        return None
+    kraken = all(re.fullmatch(r"\d{10}", row[0]) and row[-1].isdigit() for row in rows)
+    metatrader = all(re.fullmatch(r"\d{4}\.\d\d\.\d\d", row[0]) and ":" in row[1] for row in rows)
+    if kraken and (found := re.fullmatch(r"(.+)_(1|5|15|30|60|240|720|1440)", stem)):
+        return found[1], f"{found[2]}min"
+    if metatrader and (
+        found := re.fullmatch(r"([A-Za-z]{6,}[.#_]?)(1|5|15|30|60|240|1440|10080|43200)", stem)
+    ):
+        return found[1], f"{found[2]}min"
+    return None
+
+
+def in_ten_thousandths(sample: Sequence[Sequence[str]]) -> bool:
+    """Return whether a file without a header has the shape of LEAN's: prices as whole numbers of 1e-4."""
+    return bool(sample) and all(
+        len(row) == 6
+        and re.fullmatch(r"\d{8} \d\d:\d\d", row[0])
+        and all(cell.isdigit() and int(cell) >= 1000 for cell in row[1:5])
+        for row in sample
+    )

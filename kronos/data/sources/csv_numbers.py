@@ -22,11 +22,15 @@ SCALE = re.compile(
 SIGNS = re.compile(
     r"[$€£¥￥₹₩₽฿]|^(?:usd|eur|gbp|cny|rmb|hkd|jpy|inr|hk)\s*|\s*(?:usd|eur|gbp|cny|rmb|hkd|jpy|inr)$"
 )
+GROUP = re.compile(r"(?<=\d)[\s\xa0\u202f'’_](?=\d{3}(?!\d))")  # between thousands
+APART = re.compile(r"\d\s+\d")
 BLANKS = re.compile(r"[\s\xa0\u202f'’_]")
 PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 WRAPPED = re.compile(r"^(?:=(?=[\"'`‘’]))?[\"'`‘’]*(.*?)[\"'’]*$")
 COMMA_DECIMAL = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),(\d{1,2}|\d{4,})%?")  # 12,5 and 1.234,5678
-COMMA_GROUPS = re.compile(r"[+-]?[^\d.,]?\d{1,3}(,\d{3})+(\.\d+)?%?[a-z万亿]?")
+COMMA_GROUPS = re.compile(
+    r"[+-]?[^\d.,]?\d{1,3}(,\d{2,3})*,\d{3}(\.\d+)?%?[a-z万亿]?"
+)  # 1,234 and India's 1,23,456
 POINT_DECIMAL = re.compile(r"[+-]?\d*\.(\d{1,2}|\d{4,})")
 
 
@@ -92,7 +96,10 @@ def _number(word: str, decimal_comma: bool) -> float:
     found = SCALE.match(text)
     if found:
         text, scale = found[1], scale * SCALES[found[2]]
-    text = BLANKS.sub("", text)
+    text = GROUP.sub("", text)
+    if APART.search(text):
+        return np.nan
+    text = re.sub(r"\s", "", text).removeprefix("'")
     if decimal_comma:
         if text.count(",") > 1:
             return np.nan

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +12,11 @@ from kronos.data.bars import FEATURES, PRICES
 from kronos.data.sources import csv_layouts
 from kronos.data.sources.csv_columns import TIMES, Meaning, meaning, renamed
 from kronos.data.sources.csv_header import DATE
-from kronos.data.sources.csv_table import Cells
+from kronos.data.sources.csv_table import Cells, open_cells
 from kronos.data.sources.csv_times import read_times, read_times_of_day
 from kronos.utils.errors import UserError
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 class Said(NamedTuple):
@@ -23,19 +26,23 @@ class Said(NamedTuple):
     time_column: str | None = None
     volume_column: str | None = None
     column_names: tuple[str, ...] | None = None
-    freq: str = "day"
+    freq: str = "auto"
+    date_order: str = ""  # not the user's word, but what other files of the folder show
 
     @staticmethod
     def of(config: Any) -> "Said":
         """Take the fields of a configuration; one that it does not have is empty."""
-        given = {name: getattr(config, name, None) for name in Said._fields if name != "freq"}
-        return Said(**given, freq=getattr(config, "freq", "day"))
+        given: dict[str, Any] = {
+            name: getattr(config, name, None)
+            for name in ("instrument_column", "time_column", "volume_column", "column_names")
+        }
+        return Said(**given, freq=getattr(config, "freq", "auto"))
 
 
 def name_columns(opened: Cells, said: Said) -> tuple[tuple[str, ...], Meaning]:
     """Return the names of the columns and their meaning; of a file without a header by its values."""
     headless = not opened.header.names
-    names = renamed(opened.names, _renames(said), headless)
+    names = renamed(csv_layouts.without_misleading(opened.names), _renames(said), headless)
     if headless and not said.column_names:
         names = csv_layouts.headless_names(opened.sample) or _headless(opened.sample)
     try:
@@ -55,6 +62,33 @@ def name_columns(opened: Cells, said: Said) -> tuple[tuple[str, ...], Meaning]:
             f"rename them to datetime, {', '.join(FEATURES)} (and instrument), or give --column-names"
         )
     return names, known
+
+
+def form_of(opened: Cells) -> str:
+    """Describe what separates the columns of a text, and where its bars begin."""
+    header = opened.header
+    if not header.delimiter:
+        return "parquet"
+    mark = {",": "commas", "\t": "tabs or blanks", ";": "semicolons", "|": "bars |"}[header.delimiter]
+    begins = f"bars from line {header.skipped + 1}" if header.names else "no header"
+    return f"columns separated by {mark}, {begins}"
+
+
+def preview(path: Path) -> list[dict[str, Any]]:
+    """Return what is known of the columns of a file that was refused; nothing of one without an understood header."""
+    try:
+        found = []
+        for opened in open_cells(path)[:1]:
+            places = meaning(opened.names).places
+            used = {role: opened.names[one[0]].strip() for role, one in places.items()}
+            unused = [
+                name.strip() for name in opened.names if name.strip() and name.strip() not in used.values()
+            ]
+            found.append({"tool": csv_layouts.match(opened.names).tool or None, "files": 1, "form": form_of(opened),
+                          "columns": used, "unused": unused})  # fmt: skip
+        return found
+    except (UserError, pa.ArrowException, OSError):
+        return []
 
 
 def _renames(said: Said) -> tuple[str, ...]:
@@ -91,13 +125,8 @@ def _headless(sample: Sequence[Sequence[str]]) -> tuple[str, ...]:
         )
     names[dates[0]] = "datetime"
     after = dates[0] + 1
-    if (
-        after < width
-        and read_times_of_day(pa.chunked_array([pa.array(columns[after], pa.string())])) is not None
-    ):
-        texts = [word.replace(":", "") for word in columns[after]]
-        if all(word.isdigit() and len(word) in (4, 6) for word in texts):
-            names[dates[0]], names[after] = "date", "time"
+    if after < width and _times_of_day(columns[after], columns[dates[0]]):
+        names[dates[0]], names[after] = "date", "time"
     numbers = np.full((len(columns[0]), width), np.nan)
     for place, words in enumerate(columns):
         if not names[place] and place not in dates and all(map(_plain, words)):
@@ -105,12 +134,22 @@ def _headless(sample: Sequence[Sequence[str]]) -> tuple[str, ...]:
     ordered = np.argsort(
         read_times(pa.chunked_array([pa.array(columns[dates[0]], pa.string())])).ns, kind="stable"
     )
-    for name, place in _price_places(numbers[ordered]).items():
+    for name, place in _price_places(numbers[ordered], dates[0]).items():
         names[place] = name
     free = [place for place, words in enumerate(columns) if not names[place] and _look_like_codes(words)]
     if free and free[0] < names.index("open"):
         names[free[0]] = "instrument"
     return tuple(names)
+
+
+def _times_of_day(words: list[str], dates: list[str]) -> bool:
+    """Return whether a column behind the dates holds times of day; digits alone do where dates repeat."""
+    if not words or read_times_of_day(pa.chunked_array([pa.array(words, pa.string())])) is None:
+        return False
+    if all(":" in word for word in words):
+        return True
+    repeated = len(set(dates)) < len(dates) or not any(word.strip("0") for word in words)
+    return repeated and all(word.isdigit() and len(word) in (3, 4, 6) for word in words)
 
 
 def _plain(word: str) -> bool:
@@ -146,11 +185,12 @@ def _nameless_time(names: tuple[str, ...], known: Meaning, opened: Cells) -> tup
     return tuple(changed)
 
 
-def _price_places(sample: np.ndarray) -> dict[str, int]:
+def _price_places(sample: np.ndarray, time: int) -> dict[str, int]:
     """Find open, high, low, close and volume among columns of numbers without names, float64 [rows, columns].
 
-    The rows are in order of time. NaN columns are no numbers. The prices are the first four in a row of which one is
-    never below the others and one never above them. Raises UserError where their order cannot be told.
+    The rows are in order of time, which column `time` holds. NaN columns are no numbers. The prices are the first
+    four in a row of which one is never below the others and one never above them. Raises UserError where their order
+    cannot be told: of high and low first, and behind other numbers, many rows must prove it.
     """
     count = sample.shape[1]
     for begin in range(count - 3):
@@ -159,10 +199,13 @@ def _price_places(sample: np.ndarray) -> dict[str, int]:
             continue
         top = [place for place in range(4) if (four[:, place] >= four.max(1) * (1 - 1e-9)).all()]
         bottom = [place for place in range(4) if (four[:, place] <= four.min(1) * (1 + 1e-9)).all()]
-        for high, low in ((1, 2), (2, 3), (2, 1), (0, 1)):
+        for high, low in ((1, 2), (2, 3), (2, 1), (0, 1), (1, 0)):
             if high in top and low in bottom:
                 opening, close = (place for place in range(4) if place not in (high, low))
-                _check_order(four[:, opening], four[:, close])
+                proven = _check_order(four[:, opening], four[:, close])
+                behind_numbers = not np.isnan(sample[:, time + 1 : begin]).all()
+                if not proven and ({high, low} == {0, 1} or behind_numbers):
+                    break  # whether the open or the close comes first cannot be seen
                 found = {"open": opening, "high": high, "low": low, "close": close}
                 places = {name: begin + place for name, place in found.items()}
                 after = begin + 4
@@ -175,14 +218,17 @@ def _price_places(sample: np.ndarray) -> dict[str, int]:
                 return places
     raise UserError(
         "there is no header, and no four columns in a row are open, high, low and close: give "
-        f"--column-names 1=datetime,2={',3='.join(FEATURES[:4])}"
+        f"--column-names 1=datetime,{','.join(f'{place}={name}' for place, name in enumerate(PRICES, 2))}"
     )
 
 
-def _check_order(opening: np.ndarray, close: np.ndarray) -> None:
-    """Refuse columns of which the later one looks like the open: it is near to the earlier one of the row before."""
+def _check_order(opening: np.ndarray, close: np.ndarray) -> bool:
+    """Return whether an open is near to the close of the row before, which only many rows prove.
+
+    Raises UserError where the later column looks like the open.
+    """
     if len(opening) < 10:
-        return
+        return False
     usual = np.abs(np.log(opening[1:] / close[:-1])).mean()
     other = np.abs(np.log(close[1:] / opening[:-1])).mean()
     if other < 0.5 * usual:
@@ -190,11 +236,14 @@ def _check_order(opening: np.ndarray, close: np.ndarray) -> None:
             "there is no header, and the columns of open and close are in no usual order: give --column-names, such "
             "as 1=datetime,2=close,3=high,4=low,5=open"
         )
+    return bool(usual < 0.5 * other)
 
 
 def _look_like_codes(words: list[str]) -> bool:
     """Return whether cells of a column without a name are instruments: words, or codes of six digits."""
     filled = [word for word in words if word]
+    if all(word.lower()[:3] in DAYS for word in filled):
+        return False
     return bool(filled) and all(
         re.fullmatch(r"[A-Za-z0-9.#:/_=^-]*[A-Za-z][A-Za-z0-9.#:/_=^-]*|\d{6}", word) for word in filled
     )

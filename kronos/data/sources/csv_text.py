@@ -23,7 +23,9 @@ MARKS = (  # byte order marks, the longer ones first
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
 NOTHING = b" \t\r\n\x00"
-OTHERS = ("big5", "cp949", "shift_jis", "cp1252")  # tried after GB18030, where that gives no header
+OTHERS = ("big5", "cp949", "shift_jis", "cp1252", "cp1251")  # tried after GB18030, where that gives no header
+CYRILLIC = {chr(code) for code in range(0x401, 0x460)} | set("«»№–—…\xa0")
+SOME_LETTERS = 4  # different ones, at the beginning of a text that is Russian
 LATIN = set("ÄÖÜäöüßÀÁÂÃÇÈÉÊÌÍÎÑÒÓÔÕÙÚÛàáâãçèéêëìíîïñòóôõùúûåæøÅÆØ£€¥§°²³’‘“”–…·\xa0")
 
 
@@ -99,8 +101,11 @@ def as_utf8(data: bytes, path: Path) -> list[bytes]:
             text = data.decode(encoding)
         except UnicodeDecodeError:
             continue
-        if encoding == "cp1252" and set(filter(lambda one: ord(one) > 127, text)) - LATIN:
+        letters = {"cp1252": LATIN, "cp1251": CYRILLIC}.get(encoding)
+        if letters and set(filter(lambda one: ord(one) > 127, text)) - letters:
             continue
+        if encoding == "cp1251" and len(CYRILLIC & set(text[:4096])) < SOME_LETTERS:
+            continue  # stray bytes are letters in it too
         found.append(_line_ends(text.encode("utf-8")))
     if not found:
         raise UserError(f"{path} is neither UTF-8 nor GB18030 text (byte {place}): save it as UTF-8")

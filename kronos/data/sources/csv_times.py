@@ -23,23 +23,29 @@ DAY_NUMBERS = re.compile(r"((?:19|20|21)\d\d)(\d\d)(\d\d)(?:\.0*$|[ t_:]*(.*))")
 EPOCH = re.compile(r"(\d{8,19})(?:\.(\d{1,9}))?")
 YEAR_FIRST = re.compile(r"(\d{4})\s*[-/.年]\s*(\d{1,2})\s*[-/.月]\s*(\d{1,2})日?(.*)")
 YEAR_LAST = re.compile(r"(\d{1,2})([-/. ])(\d{1,2})\2(\d{4}|\d\d)(?!\d)(.*)")
+MINGUO = re.compile(
+    r"(?:民[國国])?\s*(1\d\d)\s*[-/.年]\s*(\d{1,2})\s*[-/.月]\s*(\d{1,2})日?(.*)"
+)  # 113/01/02
 BY_NAME = re.compile(
-    r"(?:[a-z]{3,9},?\s+)?(?:(\d{1,2})[-/ .]*([a-z]{3,9})\.?|([a-z]{3,9})\.?[-/ ]*(\d{1,2}))"
+    r"(?:[^\W\d_]{3,9},?\s+)?(?:(\d{1,2})[-/ .]*([^\W\d_]{3,9})\.?|([^\W\d_]{3,9})\.?[-/ ]*(\d{1,2}))"
     r"[-/ ,.]+(\d{4}|\d\d)(?!\d)(.*)"
 )
-MONTHS = {
-    name: place
-    for place, name in enumerate(
-        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1
-    )
-}
+_MONTHS = """jan ene gen januar янв, feb fév fev févr fevr febb фев, mar mär mrz marz märz мар, apr abr avr апр,
+    may mai mag май, jun juin giu июн, jul juil lug июл, aug ago août aout авг, sep set сен, oct okt out ott окт,
+    nov ноя, dec dez dic déc дек"""
+MONTHS = {name: place for place, names in enumerate(_MONTHS.split(","), 1) for name in names.split()}
+YEAR_MONTH = re.compile(r"(\d{4})[-/.](\d{1,2})")
+DAY_NAME = re.compile(  # in front of a date
+    r"(?:mon|tue|wed|thu|fri|sat|sun|monday|tuesday|wednesday|thursday|friday|saturday|sunday|mo|di|mi|do|fr|sa|so)"
+    r"\.?,?\s+(?=\d)"
+)
 CLOCK = re.compile(
     r"[t\s,_:]*(?:(\d{1,2})[:h时.]?(\d{2})(?:[:m分.]?(\d{2})(?:秒|[.,:]?(\d{1,9}))?)?"
     r"|(\d{1,2})[- ]?(?=[ap]m))\s*分?\s*([ap])?\.?(?:m\.?)?\s*"
 )
 WEEKDAY = re.compile(r"[,/\s]*(?:周|星期)?[一二三四五六日]$")
 ZONE = re.compile(
-    r"(.*\d.*?(?::\d\d|\d{4}|[ap]m|t\d\d)[.\d]*)\s*\[?(z|[+-]\d\d(?::?\d\d)?(?::\d\d)?|[a-z_]+/[a-z_/]+|(?!am\b|pm\b)[a-z]{3,4})\]?",
+    r"(.*\d.*?(?::\d\d|\d{4}|[ap]m(?![a-z])|t\d\d)[.\d]*)\s*\[?(z|(?:gmt|utc)?[+-]\d\d(?::?\d\d)?(?::\d\d)?|[a-z_]+/[a-z_/]+|(?!am\b|pm\b)[a-z]{3,4})\]?",
     re.I,
 )
 OFFSETS = {"z": 0, "utc": 0, "gmt": 0, "est": -300, "edt": -240, "pst": -480, "pdt": -420, "cet": 60, "cest": 120,
@@ -47,23 +53,44 @@ OFFSETS = {"z": 0, "utc": 0, "gmt": 0, "est": -300, "edt": -240, "pst": -480, "p
 NONE = np.iinfo(np.int64).min  # NaT
 
 
+YEARS_BEFORE = 1911  # of the calendar of the Republic of China, which Taiwan's exchanges write
+APART = 5  # how many times further apart the days of another reading must be, to be ruled out
+
+
+class TwoWays(UserError):
+    """The dates of a file can be read two ways; other files of its folder may tell which one is right."""
+
+
+class DateForm(NamedTuple):
+    """What is known of dates before they are read: the `order` of day, month and year, and Taiwan's years."""
+
+    order: str = ""  # day, month or year: what stands first
+    minguo: bool = False
+
+
+NOTHING_KNOWN = DateForm()
+
+
 class Times(NamedTuple):
     """Times of N rows as int64 ns, NaT for those that are none.
 
     `utc` says that they are in UTC; then `offset` may hold the minutes that the file writes them ahead of it.
-    Otherwise they are as the file's clock shows them. `bad` marks values that are neither a time nor empty.
+    Otherwise they are as the file's clock shows them. `bad` marks values that are neither a time nor empty. `order`
+    is what stands first in dates that end with the year (day, month, year) where the values prove it, and a word with
+    a question mark where they only suggest it.
     """
 
     ns: np.ndarray
     utc: bool
     offset: np.ndarray | None
     bad: np.ndarray
+    order: str = ""
 
 
-def read_times(column: pa.ChunkedArray) -> Times:
+def read_times(column: pa.ChunkedArray, form: DateForm = NOTHING_KNOWN) -> Times:
     """Read a column of times: of a time type, of numbers, or of text.
 
-    Raises UserError where a date can be read two ways.
+    Raises TwoWays where a date can be read two ways.
     """
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
@@ -81,9 +108,10 @@ def read_times(column: pa.ChunkedArray) -> Times:
         if quick is not None:
             return quick
     code, words = coded(column)
-    found = _parse(words)
+    found = _parse(words, form)
     offset = None if found.offset is None else np.append(found.offset, 0)[code]
-    return Times(np.append(found.ns, NONE)[code], found.utc, offset, np.append(found.bad, False)[code])
+    bad = np.append(found.bad, False)[code]
+    return Times(np.append(found.ns, NONE)[code], found.utc, offset, bad, found.order)
 
 
 def _of_one_form(column: pa.ChunkedArray, first: str) -> Times | None:
@@ -135,14 +163,17 @@ def _whole_text(values: np.ndarray) -> list[str | None]:
     ]
 
 
-def _parse(words: list[str]) -> Times:
+def _parse(words: list[str], form: DateForm) -> Times:
     """Read different texts, in the order in which they came first."""
     ns = np.full(len(words), NONE, np.int64)
     offset = np.zeros(len(words), np.int64)
     zoned, empty = np.zeros(len(words), bool), np.zeros(len(words), bool)
-    split: list[tuple[int, int, int, int, str]] = []  # row, first, second, year, rest
+    split: list[tuple[int, list[str], str]] = []  # row, the three numbers of a date, rest
+    order = ""
     for row, word in enumerate(words):
         text = WEEKDAY.sub("", word.strip().strip("\"'")).lower()
+        if (day := DAY_NAME.match(text)) is not None:
+            text = text[day.end() :]
         if not text or text in ("nat", "nan", "none", "null", "-"):
             empty[row] = True
             continue
@@ -155,21 +186,26 @@ def _parse(words: list[str]) -> Times:
             ns[row] = moment
         elif (found := EPOCH.fullmatch(bare)) is not None:
             ns[row], zone = _since_1970(found), 0
+        elif (found := MINGUO.fullmatch(bare)) is not None:
+            ns[row], form = _minguo(found[1], found[2], found[3], found[4]), form._replace(minguo=True)
         elif (found := YEAR_LAST.fullmatch(bare)) is not None:
-            split.append((row, int(found[1]), int(found[3]), _year(found[4]), found[5]))
+            split.append((row, [found[1], found[3], found[4], found[2]], found[5]))
         elif (found := BY_NAME.fullmatch(bare)) is not None:
-            month = MONTHS.get((found[2] or found[3])[:3], 0)
+            name = found[2] or found[3]
+            month = MONTHS.get(name[:4]) or MONTHS.get(name[:3], 0)
             ns[row] = _moment(_year(found[5]), month, int(found[1] or found[4]), found[6])
+        elif (found := YEAR_MONTH.fullmatch(bare)) is not None:
+            ns[row] = _moment(int(found[1]), int(found[2]), 1, "")
         if zone is not None:
             zoned[row], offset[row] = True, _minutes(zone, ns[row])
     if split:
-        ns[[one[0] for one in split]] = _ordered(split, words)
+        ns[[one[0] for one in split]], order = _ordered(split, words, form)
     good = ns != NONE
     utc = bool(zoned[good].sum() > (good & ~zoned).sum())
     ns[zoned != utc] = NONE  # a few rows of the other kind cannot be placed
     good = ns != NONE
     ns[good] -= offset[good] * 60 * 10**9
-    return Times(ns, utc, offset if utc and offset.any() else None, (ns == NONE) & ~empty)
+    return Times(ns, utc, offset if utc and offset.any() else None, (ns == NONE) & ~empty, order)
 
 
 def _without_zone(text: str) -> tuple[str, str | int | None]:
@@ -177,7 +213,7 @@ def _without_zone(text: str) -> tuple[str, str | int | None]:
     found = ZONE.fullmatch(text)
     if found is None or (found[2][0] in "+-" and re.fullmatch(r"\d{1,4}[-/.]\d{1,2}", found[1])):
         return text, None
-    name = found[2].lower()
+    name = re.sub(r"^(?:gmt|utc)(?=[+-])", "", found[2].lower())
     return (found[1], name) if name in OFFSETS or name[0] in "+-" or "/" in name else (text, None)
 
 
@@ -251,7 +287,7 @@ def time_of_day(text: str) -> int | None:
 def read_times_of_day(column: pa.ChunkedArray) -> np.ndarray | None:
     """Read a column of times of day as int64 ns since midnight; None where some hold more or are none.
 
-    Numbers such as 930 and 93000 have as many digits as the longest of the column.
+    Numbers such as 930 and 93000 have as many digits as the longest of the column; of two digits they are hours.
     """
     if pa.types.is_time(column.type):
         return column.cast(pa.time64("ns")).cast(pa.int64()).fill_null(0).to_numpy()
@@ -262,6 +298,8 @@ def read_times_of_day(column: pa.ChunkedArray) -> np.ndarray | None:
     if all(re.fullmatch(r"\d{1,9}(\.0*)?", word) for word in bare if word):
         bare = [word.split(".")[0] for word in bare]
         longest = max((len(word) for word in bare), default=0)
+        if longest <= 2:
+            bare, longest = [f"{word}00" if word else "" for word in bare], 4
         bare = [word.zfill(4 if longest <= 4 else 6 if longest <= 6 else 9) if word else "" for word in bare]
     found = [time_of_day(word) for word in bare]
     if any(one is None for one in found):
@@ -269,26 +307,69 @@ def read_times_of_day(column: pa.ChunkedArray) -> np.ndarray | None:
     return np.append(np.array(found, np.int64), 0)[code]
 
 
-def _ordered(split: list[tuple[int, int, int, int, str]], words: list[str]) -> np.ndarray:
-    """Read dates with the year last: day or month first, whichever the whole column shows."""
-    readings = [
-        np.array([_moment(year, month, day, rest) for _, day, month, year, rest in order], np.int64)
-        for order in (split, [(row, second, first, year, rest) for row, first, second, year, rest in split])
-    ]
-    firsts, seconds = {one[1] for one in split}, {one[2] for one in split}
-    if max(firsts) > 12:
-        return readings[0]
-    if max(seconds) > 12:
-        return readings[1]
-    if all(one[1] == one[2] for one in split):
-        return readings[0]
-    likely = [reading for reading in readings if _daily(reading)]
+def _ordered(
+    split: list[tuple[int, list[str], str]], words: list[str], form: DateForm
+) -> tuple[np.ndarray, str]:
+    """Read dates of three numbers of which the first is no year of four digits: int64 ns, and what stands first.
+
+    The reading in which most of them are days is right. Where there are several such readings, the form that is known
+    decides; then days that follow each other; then points between the numbers, which mean that the day is first.
+    Raises TwoWays where nothing tells.
+    """
+    short = all(len(numbers[2]) <= 2 for _, numbers, _ in split)
+    if short and form.minguo:
+        taiwan = [_minguo(numbers[0], numbers[1], numbers[2], rest) for _, numbers, rest in split]
+        return np.array(taiwan, np.int64), ""
+    readings = {}
+    for order in ("day", "month", "year") if short else ("day", "month"):
+        readings[order] = np.array([_in_order(numbers, rest, order) for _, numbers, rest in split], np.int64)
+    known = {order: int((times != NONE).sum()) for order, times in readings.items()}
+    readings = {order: times for order, times in readings.items() if known[order] == max(known.values())}
+    first = next(iter(readings))
+    if len(readings) == 1:
+        return readings[first], first
+    if all((times == readings[first]).all() for times in readings.values()):
+        return readings[first], ""
+    if form.order in readings:
+        return readings[form.order], form.order
+    if "year" in readings:
+        gaps = {order: _gap(times) for order, times in readings.items()}
+        if gaps["year"] < np.inf and gaps["year"] * APART <= min(
+            gap for order, gap in gaps.items() if order != "year"
+        ):
+            return readings["year"], "year?"
+        if min(gaps.values()) * APART <= gaps["year"] < np.inf:
+            del readings["year"]
+            if len(readings) == 1:
+                return readings[first], f"{first}?"
+    likely = [order for order, times in readings.items() if _daily(times)]
     if len(likely) == 1:
-        return likely[0]
-    raise UserError(
-        f"the date {words[split[0][0]]} can be read two ways (day or month first) and no row tells: write dates as "
-        "2024-06-18"
+        return readings[likely[0]], f"{likely[0]}?"
+    if "day" in readings and "year" not in readings and all(numbers[3] == "." for _, numbers, _ in split):
+        return readings["day"], "day?"
+    ways = "day, month or year first" if "year" in readings else "day or month first"
+    raise TwoWays(
+        f"the date {words[split[0][0]]} can be read two ways ({ways}) and no row tells: write dates as 2024-06-18"
     )
+
+
+def _in_order(numbers: list[str], rest: str, order: str) -> int:
+    """Return a date of three numbers as ns; NaT where it is none, and for years of two digits that are to come."""
+    places = {"day": (2, 1, 0), "month": (2, 0, 1), "year": (0, 1, 2)}[order]
+    year, month, day = (numbers[place] for place in places)
+    if order == "year" and int(year) + 2000 > pd.Timestamp.now().year:
+        return NONE
+    return _moment(_year(year), int(month), int(day), rest)
+
+
+def _minguo(year: str, month: str, day: str, rest: str) -> int:
+    return _moment(int(year) + YEARS_BEFORE, int(month), int(day), rest)
+
+
+def _gap(times: np.ndarray) -> float:
+    """Return the usual number of days between the days of times; infinite for a single day."""
+    days = np.unique(times[times != NONE] // (86400 * 10**9))
+    return float(np.median(np.diff(days))) if len(days) > 1 else np.inf
 
 
 def _daily(times: np.ndarray) -> bool:

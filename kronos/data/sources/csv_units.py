@@ -27,7 +27,7 @@ SHARE = (
 )
 
 
-UNKNOWN, SHARES, SWAPPED = "unknown", "shares", "swapped"
+AGREES, UNKNOWN, SHARES, SWAPPED = "agrees", "unknown", "shares", "swapped"
 UNITS_SAID = {  # what is written about instruments; for a text of RATIOS it follows from the text
     UNKNOWN: "The amount fits no unit of volume x price and is kept as it is.",
     SHARES: "Column turnover is a share of the capital, no money: the amount is volume x price instead.",
@@ -46,23 +46,24 @@ def settle_units(
 
     `code` numbers the instrument of each row, None for one instrument; `times` are int64 ns [N]. `doubtful` says that
     the amount may be a share of the capital (a column `turnover`); `known` are the factors of volume and amount in
-    the layout, for instruments without evidence. Returns how many instruments each text of RATIOS or UNITS_SAID is
-    true of.
+    the layout, for instruments without evidence. Returns how many instruments AGREES and each text of RATIOS or
+    UNITS_SAID are true of.
     """
     counts: dict[str, int] = {}
     low, high, volume, amount = (columns[name] for name in ("low", "high", "volume", "amount"))
     changed = False
     for rows in _instruments(code, len(times)):
         rows = rows if (np.diff(times[rows]) > 0).all() else _in_order(rows, times)
-        ratio = _ratio(low[rows], high[rows], volume[rows], amount[rows])
+        ratio = amount_ratio(low[rows], high[rows], volume[rows], amount[rows])
         if ratio == 1.0:
+            counts[AGREES] = counts.get(AGREES, 0) + 1
             continue
         if not changed:
             volume, amount, changed = volume.copy(), amount.copy(), True
         if ratio is None and doubtful and not _median(amount[rows]) >= SHARE:
             amount[rows] = np.nan
             text = SHARES
-        elif ratio is None and _ratio(low[rows], high[rows], amount[rows], volume[rows]) == 1.0:
+        elif ratio is None and amount_ratio(low[rows], high[rows], amount[rows], volume[rows]) == 1.0:
             volume[rows], amount[rows] = amount[rows].copy(), volume[rows].copy()
             text = SWAPPED
         elif ratio is None and known is None:
@@ -101,7 +102,7 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(positive)) if len(positive) else 0.0
 
 
-def _ratio(low: np.ndarray, high: np.ndarray, volume: np.ndarray, amount: np.ndarray) -> float | None:
+def amount_ratio(low: np.ndarray, high: np.ndarray, volume: np.ndarray, amount: np.ndarray) -> float | None:
     """Return the ratio of RATIOS at which amount / volume lies between low and high; None where none does."""
     traded = np.flatnonzero((volume > 0) & (amount > 0) & (low > 0) & (high >= low))
     if not len(traded):

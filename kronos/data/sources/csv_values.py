@@ -1,5 +1,6 @@
 """The values of a file's columns: times, numbers, and which column is the volume."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,40 +8,67 @@ import numpy as np
 import pyarrow as pa
 
 from kronos.data.cleaning import OFF_CALENDAR
-from kronos.data.sources.csv_columns import TIMES, Meaning, squeeze
+from kronos.data.frequency import within_day
+from kronos.data.sources.csv_columns import TIMES, Meaning
 from kronos.data.sources.csv_file import NOT_A_NUMBER, FileBars
 from kronos.data.sources.csv_numbers import comma_is_decimal, to_floats
 from kronos.data.sources.csv_schema import Said
 from kronos.data.sources.csv_table import Cells
-from kronos.data.sources.csv_times import NONE, Times, read_times, read_times_of_day
+from kronos.data.sources.csv_times import NONE, DateForm, Times, read_times, read_times_of_day
+from kronos.data.sources.csv_units import amount_ratio
 from kronos.utils.errors import UserError
 
 DAY = 86400 * 10**9  # ns
+QUARTER, FARTHEST = (
+    15 * 60 * 10**9,
+    14 * 3600 * 10**9,
+)  # clocks are whole quarters of an hour apart, at most 14 hours
+SINCE_1970 = re.compile(r"\d{10}(\.0*)?|\d{13}|\d{16}|\d{19}")
+TAIWAN = {"成交股數", "成交張數", "開盤價", "收盤價"}  # of Taiwan's exchanges, which count years from 1911
 
 
-def times_of(table: pa.Table, known: Meaning, names: Sequence[str], freq: str) -> Times:
+def times_of(table: pa.Table, known: Meaning, names: Sequence[str], said: Said) -> Times:
     """Read the column of times, or the columns of dates and times of day together."""
+    form = DateForm(said.date_order, any(name.strip() in TAIWAN for name in names))
     columns = {role: table[str(known.places[role][0])] for role in TIMES if role in known.places}
     utc = any(place in known.utc for role in TIMES for place in known.places.get(role, ())[:1])
     time = columns.get("time")
     within = None if time is None or len(columns) == 1 else read_times_of_day(time)
     chosen = _whole(columns, within is not None)
-    found = read_times(columns[chosen])
-    if freq != "day" and within is None and not _timed(found):
+    found = read_times(columns[chosen], form)
+    if (said.freq == "auto" or within_day(said.freq)) and within is None and not _timed(found):
         for other in ("time", "epoch", "datetime"):  # the date alone is repeated beside a full time
-            if other in columns and other != chosen and _timed(full := read_times(columns[other])):
+            if other in columns and other != chosen and _timed(full := read_times(columns[other], form)):
                 found = full
                 break
     if within is not None and "date" in columns and not (chosen == "datetime" and _timed(found)):
-        days = found.ns if chosen == "date" else read_times(columns["date"]).ns
+        dates = found if chosen == "date" else read_times(columns["date"], form)
         if found.utc:
             raise UserError(
                 f"column {names[known.places['date'][0]]} has a time zone, and the time of day is apart from it"
             )
         if not _timed(found) or (within != 0).any():
-            days = np.where(days == NONE, NONE, days // DAY * DAY + within)
-            found = Times(days, False, None, found.bad)
-    return found._replace(utc=True) if utc and not found.utc else found
+            days = np.where(dates.ns == NONE, NONE, dates.ns // DAY * DAY + within)
+            found = Times(days, False, None, dates.bad, dates.order)
+    if utc and not found.utc:
+        return found._replace(utc=True)
+    return found if found.utc or not _timed(found) else _beside_epochs(found, table, known)
+
+
+def _beside_epochs(found: Times, table: pa.Table, known: Meaning) -> Times:
+    """Learn the zone of times within days from another column that holds the same times as numbers since 1970."""
+    for place in (place for role in TIMES for place in known.places.get(role, ())):
+        column = table[str(place)]
+        example = next((str(one) for one in column.slice(0, 100).to_pylist() if one), "")
+        if not SINCE_1970.fullmatch(example):
+            continue
+        epochs = read_times(column)
+        both = (epochs.ns != NONE) & (found.ns != NONE)
+        ahead = np.where(both, found.ns - epochs.ns, 0)
+        if epochs.utc and both.any() and not (ahead % QUARTER).any() and np.abs(ahead).max() <= FARTHEST:
+            ns = np.where(both, epochs.ns, NONE)
+            return Times(ns, True, ahead // (60 * 10**9) if ahead.any() else None, found.bad, found.order)
+    return found
 
 
 def _whole(columns: dict[str, Any], has_time_of_day: bool) -> str:
@@ -101,8 +129,19 @@ def choose_volume(
     full = [place for place in places if np.nan_to_num(values[place]).any()]
     size = len(bars.times.ns)
     if full and not said.volume_column:
-        bars.columns["volume"] = values[full[0]]
-        if full[0] != places[0]:
+        volume, amount = _by_price(bars, full, values)
+        bars.columns["volume"] = values[volume]
+        bars.used["volume"] = names[volume]
+        if amount is not None:
+            bars.columns["amount"] = values[amount]
+            bars.amount_name = names[amount].strip()
+            bars.used["amount"] = names[amount]
+        if volume != full[0]:
+            bars.notes.append(
+                f"Volume is column {names[volume].strip()} and not {names[full[0]].strip()}, since with it the "
+                "amount is volume x price."
+            )
+        elif full[0] != places[0]:
             bars.notes.append(
                 f"Volume is column {names[full[0]].strip()}, since {names[places[0]].strip()} has none."
             )
@@ -110,18 +149,36 @@ def choose_volume(
             bars.notes.append(
                 f"Volume is column {names[full[0]].strip()}; --volume-column names another one."
             )
-        if "amount" not in bars.columns and len(full) > 1 and squeeze(names[full[1]]).startswith("volume"):
-            bars.columns["amount"] = values[
-                full[1]
-            ]  # in the other currency of a pair; checked against the price
-            bars.amount_name = names[full[1]].strip()
         return
     chosen = values[places[0]] if places else np.zeros(size)
     if np.isnan(chosen).all() or not places:
         chosen = np.zeros(size)
         what = f"column {names[places[0]].strip()} is empty" if places else "no column holds it"
         bars.notes.append(f"Volume is 0, since {what}; --volume-column names another one.")
+    else:
+        bars.used["volume"] = names[places[0]]
     bars.columns["volume"] = chosen
+
+
+def _by_price(bars: FileBars, full: Sequence[int], values: dict[int, np.ndarray]) -> tuple[int, int | None]:
+    """Return the place of the volume, and of an amount among the columns of volumes.
+
+    Of several columns the one with which the amount is volume x price is the volume: other ones count contracts, or
+    the other currency of a pair.
+    """
+    if len(full) < 2 or not {"low", "high"} <= set(bars.columns):
+        return full[0], None
+    low, high = bars.columns["low"], bars.columns["high"]
+    if "amount" in bars.columns:
+        amount = bars.columns["amount"]
+        return next(
+            (one for one in full if amount_ratio(low, high, values[one], amount) == 1.0), full[0]
+        ), None
+    for volume in full:
+        for other in full:
+            if other != volume and amount_ratio(low, high, values[volume], values[other]) == 1.0:
+                return volume, other
+    return full[0], None
 
 
 def apply_scales(

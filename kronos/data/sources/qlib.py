@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import MAX_ITEMS, PRICES, Finding, Flag
-from kronos.data.sources.base import BaseDataProcessor, file_stats
+from kronos.data.sources.base import BaseDataProcessor, days_asked, days_text, file_stats
 from kronos.utils.errors import UserError
 from kronos.utils.names import RESERVED, file_name, name_of
 
@@ -37,9 +37,11 @@ class QlibDataProcessor(BaseDataProcessor):
     which nobody can buy: they are left out unless `symbols` names them.
     """
 
+    usual_freq = "day"
+
     def process_raw_data(self) -> Iterator[pd.DataFrame]:
         config = self.config
-        store = QlibStore(config.qlib_data_path, config.freq)
+        store = QlibStore(config.qlib_data_path, self.freq)
         wanted, indices = self._members(store)
         if indices:
             items = [
@@ -74,14 +76,14 @@ class QlibDataProcessor(BaseDataProcessor):
             self.findings.append(Finding("member without bars in the store", "left out", len(absent), absent))
         if len(absent) == len(wanted):
             raise UserError(
-                f"{store.root}/features has no {config.freq} bars for any of the {len(wanted)} members of "
+                f"{store.root}/features has no {self.freq} bars for any of the {len(wanted)} members of "
                 f"{config.instrument}: check --qlib-data-path and --freq"
             )
 
     def _members(self, store: "QlibStore") -> tuple[dict[str, Spans], list[str]]:
         """Return the members of the universe in the configured days with their spans, and the indices left out."""
         config = self.config
-        begin, end = pd.Timestamp(config.dataset_begin_time), pd.Timestamp(config.dataset_end_time)
+        begin, end = days_asked(config)
         wanted = {
             name: spans
             for name, spans in store.universe(config.instrument).items()
@@ -95,7 +97,7 @@ class QlibDataProcessor(BaseDataProcessor):
             wanted = {name: spans for name, spans in wanted.items() if name not in indices}
         if not wanted:
             raise UserError(
-                f"universe {config.instrument} of {store.root} has no member in {begin:%Y-%m-%d}..{end:%Y-%m-%d}"
+                f"universe {config.instrument} of {store.root} has no member in {days_text(config)}"
                 + (f" among the symbols {', '.join(symbols)}" if symbols is not None else "")
             )
         return wanted, indices
@@ -106,11 +108,11 @@ class QlibDataProcessor(BaseDataProcessor):
     def benchmark(self) -> pd.Series | None:
         """Return the closes of the universe's own index, where there is one and the store has it."""
         index = self._index()
-        return None if index is None else closes(self.config.qlib_data_path, index, self.config.freq)
+        return None if index is None else closes(self.config.qlib_data_path, index, self.freq)
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and time of change of every file that is read: calendar, universe, members' fields, index."""
-        store = QlibStore(self.config.qlib_data_path, self.config.freq)
+        store = QlibStore(self.config.qlib_data_path, self.freq)
         paths = [store.calendar_file, store.universe_file(self.config.instrument)]
         paths += [store.field_file(name, field) for name in self._members(store)[0] for field in FIELDS]
         if (index := self._index()) is not None:

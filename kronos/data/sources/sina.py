@@ -12,7 +12,7 @@ import pandas as pd
 
 from kronos.data import calendars
 from kronos.data.bars import FEATURES, MAX_ITEMS, Finding, Flag
-from kronos.data.sources.base import BaseDataProcessor
+from kronos.data.sources.base import BaseDataProcessor, days_asked
 from kronos.data.sources.qlib import Spans, membership, read_universe
 from kronos.data.sources.sina_client import Bar, SinaClient
 from kronos.utils import files
@@ -44,6 +44,7 @@ class SinaDataProcessor(BaseDataProcessor):
     run requests only the sessions since. Days that are not over are left out.
     """
 
+    usual_freq = "day"
     calendar = CALENDAR
     source = {  # noqa: RUF012
         "survivorship": (
@@ -54,9 +55,9 @@ class SinaDataProcessor(BaseDataProcessor):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        if config.freq not in SCALES:
+        if self.freq not in SCALES:
             raise UserError(
-                f"data_source=sina has no {config.freq} bars: give --freq, one of {', '.join(SCALES)}"
+                f"data_source=sina has no {self.freq} bars: give --freq, one of {', '.join(SCALES)}"
             )
         self.members: dict[str, Spans | None] = {}
 
@@ -105,7 +106,7 @@ class SinaDataProcessor(BaseDataProcessor):
 
     def due(self) -> pd.Timestamp:
         """Return the last session that is over, or dataset_end_time where that is earlier."""
-        return min(self._closed(), pd.Timestamp(self.config.dataset_end_time))
+        return min(self._closed(), days_asked(self.config)[1])
 
     def fingerprint(self) -> dict[str, Any]:
         """The last session that is requested, and the symbols with their membership spans."""
@@ -168,13 +169,13 @@ class SinaDataProcessor(BaseDataProcessor):
 
     def _update_cache(self, client: SinaClient, symbol: str, due: pd.Timestamp) -> None:
         """Request what the cache lacks of a symbol, and add it to the cache."""
-        closed, scale = self._closed(), SCALES[self.config.freq]
+        closed, scale = self._closed(), SCALES[self.freq]
         file = self._cache() / str(scale) / f"{symbol}.json"
         cached = self._read(file)
         if cached is None or pd.Timestamp(cached["until"]) < due:
             datalen = self.config.sina_datalen
             if cached is not None and cached["bars"]:
-                bars_per_day = len(calendars.sessions(CALENDAR, closed, closed, self.config.freq))
+                bars_per_day = len(calendars.sessions(CALENDAR, closed, closed, self.freq))
                 since = len(calendars.sessions(CALENDAR, cached["until"], now()))
                 datalen = min(datalen, since * bars_per_day + OVERLAP)
             bars = client.bars(symbol, scale, datalen)
@@ -211,7 +212,7 @@ class SinaDataProcessor(BaseDataProcessor):
 
     def _frame(self, symbol: str, spans: Spans | None) -> pd.DataFrame | None:
         """Return the cached bars of a symbol, with its factor where there is one; None without any bar."""
-        cached = self._read(self._cache() / str(SCALES[self.config.freq]) / f"{symbol}.json")
+        cached = self._read(self._cache() / str(SCALES[self.freq]) / f"{symbol}.json")
         if cached is None or not cached["bars"]:
             return None
         if cached["revised"]:

@@ -199,7 +199,7 @@ def test_minutes_before_and_after_the_hours_are_left_out_and_counted(tmp_path: P
     text = "\n".join([HEADER, *(f"{one:%Y-%m-%d %H:%M},1,3,0.5,2,9" for one in times)])
     store = build(folder(tmp_path, {"A.csv": text}), freq="1min", calendar="auto")
     assert store.calendar == "XNYS" and store.label == "start"
-    (found,) = [one for one in store.findings if one["kind"] == "bar at no session of calendar XNYS"]
+    (found,) = [one for one in store.findings if one["kind"] == "bar outside the regular hours of XNYS"]
     assert found["count"] == 5 * (960 - 390)
     assert int(np.count_nonzero(np.asarray(store.flags) == 0)) == 5 * 390
 

@@ -1,57 +1,10 @@
 """Files as traders' tools write them: each is read with its instruments, times, prices and volumes, or refused."""
 
-from datetime import date
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pytest
-
-from kronos.data.sources.csv import CsvDataProcessor
-
-Bar = tuple[str, str, float, float, float]  # instrument, time, open, close, volume
-
-
-def processor(path: Path, **fields: Any) -> CsvDataProcessor:
-    given = {
-        "data_source": "csv", "data_path": str(path), "freq": "day", "dataset_begin_time": date(2000, 1, 1),
-        "dataset_end_time": date(2027, 1, 1), "calendar": "auto", "adjust": "auto", "symbols": None,
-        "dataset_path": str(path.parent / "store"),
-    }  # fmt: skip
-    return CsvDataProcessor(SimpleNamespace(**{**given, **fields}))
-
-
-def read(path: Path, **fields: Any) -> tuple[list[Bar], CsvDataProcessor]:
-    """The bars of a file in order of instrument and time, and the processor that read them."""
-    reader = processor(path, **fields)
-    table = pd.concat(list(reader.process_raw_data()), ignore_index=True)
-    table = table.sort_values(["instrument", "datetime"], kind="stable")
-    bars = [
-        (
-            one.instrument,
-            f"{one.datetime:%Y-%m-%d %H:%M}".removesuffix(" 00:00"),
-            one.open,
-            one.close,
-            one.volume,
-        )
-        for one in table.itertuples()
-    ]
-    return bars, reader
-
-
-class Case(NamedTuple):
-    """The text of a file, its name, the fields it needs, and the bars that it holds."""
-
-    text: str
-    bars: list[Bar]
-    name: str = "X.csv"
-    fields: dict[str, Any] = {}  # noqa: RUF012
-    notes: str = ""
-    encoding: str = "utf-8"
-    amounts: tuple[float, ...] = ()
-
+from csv_cases import Case, check
 
 CASES = {
     "a long table with a column Name": Case(
@@ -257,13 +210,4 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_each_layout_gives_its_instruments_times_prices_and_volumes(tmp_path: Path, case: Case) -> None:
-    path = tmp_path / case.name
-    path.write_bytes(case.text.encode(case.encoding))
-    bars, reader = read(path, **case.fields)
-    assert [bar[:2] for bar in bars] == [bar[:2] for bar in case.bars]
-    np.testing.assert_allclose([bar[2:] for bar in bars], [bar[2:] for bar in case.bars], rtol=1e-9)
-    assert case.notes in " ".join(reader.notes)
-    if case.amounts:
-        table = pd.concat(list(processor(path, **case.fields).process_raw_data()))
-        table = table.sort_values(["instrument", "datetime"], kind="stable")
-        np.testing.assert_allclose(table["amount"], case.amounts)
+    check(tmp_path, case)
