@@ -134,4 +134,7 @@ def innermost(error: BaseException) -> str:
         seen.append(inner)
         within = [inner.__cause__, inner.__context__, getattr(inner, "reason", None), *inner.args]
         inner = next((one for one in within if isinstance(one, BaseException)), None)
-    return shortened((str(seen[-1]).strip() or type(seen[-1]).__name__).splitlines()[0][:200])
+    text = (str(seen[-1]).strip() or type(seen[-1]).__name__).splitlines()[0][:200]
+    return "".join(
+        letter if letter.isprintable() else "?" for letter in text
+    )  # of a server: it may be anything
