@@ -82,15 +82,15 @@ def _address(uri: str | None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 
 
-def _local_file(address: str) -> Path | None:
-    """The database file of a local SQLite store; None for any other store."""
-    scheme, _, path = address.partition(":///")
+def database_file(uri: str | None) -> Path | None:
+    """The database file of a tracking URI (None: MLflow's default) that is a local SQLite store, else None."""
+    scheme, _, path = _address(uri).partition(":///")
     return Path(unquote(path)).absolute() if scheme == "sqlite" else None
 
 
 def _one_at_a_time(address: str) -> AbstractContextManager:
     """A lock to hold while a local store is opened: MLflow fails when two processes create the tables at once."""
-    file = _local_file(address)
+    file = database_file(address)
     if file is None:
         return nullcontext()
     name = digest_bytes(os.fsencode(file))[:16]
@@ -98,7 +98,7 @@ def _one_at_a_time(address: str) -> AbstractContextManager:
 
 
 def _check_file(address: str, begins: bool) -> None:
-    file = _local_file(address)
+    file = database_file(address)
     if file is None:
         return
     if not begins and not file.exists():
