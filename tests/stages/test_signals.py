@@ -35,8 +35,7 @@ TINY = ["--data-source", "sample", "--symbols", NAMES, "--epochs", "1", "--n-tra
         "--backtest-time-range", "2010-06-01,2010-06-30"]  # fmt: skip
 # Run the command, with a signal for its own process when it comes to a function for the first time.
 INTERRUPTED = """
-import importlib, os, signal, sys
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
+import importlib, os, sys
 place, name = importlib.import_module({module!r}), {function!r}
 while "." in name:
     first, name = name.split(".", 1)

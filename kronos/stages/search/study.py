@@ -35,6 +35,7 @@ DEFINITION = "definition"  # user attribute: the definition given by the process
 NO_MEMORY = "out_of_memory_batch_size"
 DAILY = "daily_rank_ic"  # user attribute of a trial: its Rank IC by day, where that is a metric
 PROCESS = "process"
+END_SECONDS = 30.0  # that interrupted trials have to end
 JOIN_SECONDS = 30.0
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -151,6 +152,7 @@ class Study:
                     )
                 )  # fmt: skip
             except KeyboardInterrupt:
+                self._wait_for_own_trials()
                 self._retry_interrupted_trials()
                 raise
             if self._stopped is not None:
@@ -207,6 +209,15 @@ class Study:
             self._queue_retry(trial.number)
 
     _lock = threading.Lock()
+
+    def _wait_for_own_trials(self) -> None:
+        """Wait until no trial of this process runs: an interrupt also ends Optuna's wait for its threads."""
+        until = time.monotonic() + END_SECONDS
+        while time.monotonic() < until:
+            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if not self._mine & {trial.number for trial in running}:
+                return
+            time.sleep(0.1)
 
     def _retry_interrupted_trials(self) -> None:
         """Queue this process's interrupted trials for the next start."""

@@ -6,7 +6,9 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,32 @@ def test_an_interrupted_trial_is_tried_again_in_the_same_study(tmp_path: Path) -
     trials = again.study.trials
     assert again.count() == (4, 0)
     assert trials[1].state.name == "FAIL" and trials[2].params == trials[1].params
+
+
+def test_every_interrupted_trial_is_tried_again_though_the_wait_for_the_threads_was_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal that arrives while Optuna joins its threads ends that wait; the trials end a moment later."""
+    found = study(tmp_path, n_trials=2, search_pruner="none")
+    begun, cut = threading.Barrier(3), threading.Event()
+
+    def interrupted(asked: Asked) -> list[float]:
+        begun.wait(30)
+        cut.wait(30)
+        time.sleep(0.3 * (1 + asked.number))
+        raise KeyboardInterrupt
+
+    def cut_short(executor: ThreadPoolExecutor, wait: bool = True, **options: bool) -> None:
+        begun.wait(30)
+        cut.set()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ThreadPoolExecutor, "shutdown", cut_short)
+        found.go(interrupted, n_jobs=2)
+    again = study(tmp_path, n_trials=2, search_pruner="none")
+    again.go(lambda asked: [2.0])
+    assert again.states() == {"COMPLETE": 2, "FAIL": 2}
 
 
 def test_another_space_under_the_same_name_is_refused(tmp_path: Path) -> None:
