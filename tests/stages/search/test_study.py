@@ -17,7 +17,9 @@ import pytest
 from planted_search import BEST_RATE, Counted, loss, study
 
 import kronos.stages.search.study
-from kronos.stages.search.study import Asked, connect
+from kronos.stages.search import storage
+from kronos.stages.search.storage import connect
+from kronos.stages.search.study import Asked
 from kronos.utils.errors import UserError
 
 HERE = Path(__file__).parent
@@ -220,10 +222,10 @@ def test_a_storage_is_opened_again_while_another_process_creates_its_tables(
         opened.append(address)
         raise RuntimeError("table studies already exists")
 
-    monkeypatch.setattr(kronos.stages.search.study._open_database.retry, "sleep", lambda seconds: None)
-    monkeypatch.setattr(kronos.stages.search.study, "RDBStorage", fail_twice)
+    monkeypatch.setattr(storage._open_database.retry, "sleep", lambda seconds: None)
+    monkeypatch.setattr(storage, "RDBStorage", fail_twice)
     assert connect("sqlite:///x.db", 60) == "storage" and len(opened) == 3
-    monkeypatch.setattr(kronos.stages.search.study, "RDBStorage", fail)
+    monkeypatch.setattr(storage, "RDBStorage", fail)
     opened.clear()
     with pytest.raises(UserError, match="cannot be reached: table studies already exists"):
         connect("sqlite:///x.db", 60)
