@@ -151,8 +151,8 @@ def columns(layouts: list[dict[str, Any]]) -> Iterator[str]:
     """Write what is understood of the columns of files."""
     for one in layouts[:EXAMPLES]:
         files = f"{one['files']:,} file{'s' * (one['files'] != 1)}"
-        tool = f"as {one['tool']} writes it; " if one["tool"] else ""
-        yield from _line("layout", f"{tool}{one['form']} ({files})")
+        tool = f"{one['tool']}; " if one["tool"] else ""
+        yield from _line("layout", f"{tool}{one['form']} ({files})", most=2)
         yield from _line(
             "columns", ", ".join(_pair(*pair) for pair in one["columns"].items()) or "none", most=3
         )
