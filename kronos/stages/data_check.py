@@ -68,7 +68,9 @@ def _described(config: Config, processor: BaseDataProcessor, store: BarStore) ->
     understood = processor.understood
     return {
         "source": config.data.data_source,
-        "path": config.data.data_path if config.data.data_source == "csv" else None,
+        "path": {"csv": config.data.data_path, "qlib": config.data.qlib_data_path}.get(
+            config.data.data_source
+        ),
         "layouts": understood.get("layouts", []),
         "instruments": {"count": len(store.instruments), "first": list(store.instruments[:EXAMPLES])},
         "bars": int(real.sum()),
