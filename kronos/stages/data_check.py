@@ -40,19 +40,19 @@ def check(config: Config) -> dict[str, Any]:
     The store is built by the code of the data stage, in a temporary folder that is removed. Raises Refused with the
     message of the data stage where the bars cannot be used; ranges that do not fit the bars are part of the answer.
     """
-    processor = DataProcessorFactory.create_processor(config.data.data_source, config)
-    if type(processor).download_data is not BaseDataProcessor.download_data:
-        raise UserError(
-            f"data_source={config.data.data_source} downloads its bars, so there is nothing to check before:  "
-            "python -m kronos data  reports what it understood"
-        )
     folder = Path(tempfile.mkdtemp(prefix="kronos-check-"))
     try:
         own = config.replace(dataset_path=str(folder / "store"))
-        processor.config = own
-        return _described(own, processor, processor.run_pipeline(""))
-    except UserError as error:
-        raise Refused(str(error), processor.understood.get("layouts", [])) from None
+        processor = DataProcessorFactory.create_processor(own.data.data_source, own)
+        if type(processor).download_data is not BaseDataProcessor.download_data:
+            raise UserError(
+                f"data_source={own.data.data_source} downloads its bars, so there is nothing to check before:  "
+                "python -m kronos data  reports what it understood"
+            )
+        try:
+            return _described(own, processor, processor.run_pipeline(""))
+        except UserError as error:
+            raise Refused(str(error), processor.understood.get("layouts", [])) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
