@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help pipeline test check lint slow bench mlproject install
+.PHONY: help pipeline test check lint slow bench soak mlproject install
 
 help:
 	@echo "make pipeline   install, then train, forecast and backtest on the sample bars, tracked by MLflow"
@@ -14,6 +14,7 @@ help:
 	@echo "make check      lint, format, types, fast tests: before a push"
 	@echo "make slow       the slow tests, a whole pipeline through mlflow run among them"
 	@echo "make bench      speed tables"
+	@echo "make soak       50 pipelines in one process: memory, open files, threads, leftover folders"
 	@echo "make mlproject  write MLproject and the READMEs' tables of fields from the code"
 
 $(VENV)/.installed: requirements.txt
@@ -52,6 +53,9 @@ slow: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	python -m pytest tests/bench -m bench -s
+
+soak: $(VENV)/.installed-test
+	python tests/soak.py 50
 
 mlproject: $(VENV)/.installed
 	python -m kronos mlproject --write

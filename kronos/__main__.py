@@ -6,11 +6,9 @@ unsupported Python must be able to read this file up to that check, hence the an
 
 from __future__ import annotations
 
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
 
 from kronos import __version__
 from kronos.utils.errors import TrackingAway, UserError
@@ -87,6 +85,7 @@ def _print_traceback(error: BaseException) -> None:
 def _place(arguments: list[str]) -> int:
     """Run the command line, or follow rank 0 where torchrun started this process as another rank."""
     from kronos.distributed.launcher import launched, release_torchrun_workers
+    from kronos.utils.interrupts import interruptible
 
     place = launched()
     if place is not None and place.rank > 0:  # rank 0 reads the command line and reports its mistakes
@@ -94,11 +93,11 @@ def _place(arguments: list[str]) -> int:
 
         train_worker.under_torchrun()
         return 0
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return _main(arguments)
-    finally:
-        release_torchrun_workers()
+    with interruptible():
+        try:
+            return _main(arguments)
+        finally:
+            release_torchrun_workers()
 
 
 def _main(arguments: list[str]) -> int:
@@ -163,11 +162,6 @@ def overview() -> str:
         "`python -m kronos STAGE --help` lists the fields that a stage uses.\n"
         f"Every stage and command takes {DEBUG}: {DEBUG_HELP}.\n\n{fields}"
     )
-
-
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    """End a run on SIGTERM as on Ctrl-C: cleanly, with its MLflow run marked KILLED."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def test_an_optional_package_is_named_with_what_installs_it(
     in_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg2", None)
-    from kronos.stages.search.study import connect
+    from kronos.stages.search.storage import connect
     from kronos.utils.errors import UserError
 
     with pytest.raises(UserError, match="pip install psycopg2-binary"):
@@ -225,16 +225,17 @@ def test_a_folder_that_may_not_be_written(in_folder: Path, unprivileged: tuple[s
     os.chmod(in_folder, 0o555)
     try:
         said = only_line(run("data", *SAMPLE, status=2, before=unprivileged))
-        assert f"no permission to write to {in_folder}, where the tracking store mlflow.db belongs" in said
+        assert (
+            f"no permission to write to {in_folder}, where" in said and "the tracking store mlflow.db" in said
+        )
         assert list(in_folder.iterdir()) == []
     finally:
         os.chmod(in_folder, 0o755)
     # The tracking store can be written, the outputs cannot.
     Path("outputs").mkdir(0o555)
     said = only_line(run("data", *SAMPLE, status=2, before=unprivileged))
-    assert "no permission to read or write (outputs" in said
-    assert statuses() == ["FAILED"]
-    assert list(Path("outputs").iterdir()) == []
+    assert f"no permission to write to {in_folder / 'outputs'}, where" in said and "mlflow.db" not in said
+    assert list(Path("outputs").iterdir()) == [] and not Path("mlflow.db").exists()
 
 
 @LINUX
@@ -282,6 +283,10 @@ def test_a_full_disk(stage: str, folder: str, size: str, finished: Path, in_fold
     flags = [*SMALL, *weights, "--reuse", "false"]
     flags += ["--n-trials", "1", "--search-batch-size", "8,16"] if stage == "search" else []
     said = only_line(run(stage, *flags, status=2, before=small))
+    if stage in ("tokenizer", "predictor"):  # the size of checkpoints is known before a run begins
+        assert "disk: at least" in said and f"checkpoints of the {stage}" in said
+        assert not Path("mlflow.db").exists()
+        return
     assert "the disk is full" in said or "No space left" in said or "cannot be written" in said
     assert "FAILED" in statuses() and "RUNNING" not in statuses()
 

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import subprocess
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +74,18 @@ class ChildProcess(subprocess.Popen[str]):
             return f"ended with status {code}"
         why = ": the machine or its container ran out of memory" if self.out_of_memory() else ""
         return f"was killed by signal {-code}{why}"
+
+
+def exit_with_parent() -> None:
+    """End this process when its parent is gone: a killed parent cannot end its children."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class OomKills:

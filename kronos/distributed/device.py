@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import torch
 
+from kronos.distributed.child_process import cgroup_counters
 from kronos.distributed.launcher import Place
 from kronos.utils.errors import UserError
 
@@ -75,6 +76,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(
         words in text for words in ("out of memory", "can't allocate memory", "cannot allocate memory")
     )
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that this process may still take: of a GPU, else of the machine or its container."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    folder = (cgroup_counters() or Path("/nowhere/memory.events")).parent
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        taken = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return free if limit == "max" else min(free, int(limit) - int(taken["anon"]))
+    except (OSError, ValueError, KeyError):  # no container, or control groups of version 1
+        return free
 
 
 def _keep_freed_memory() -> None:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from kronos.distributed.child_process import ChildProcess
+from kronos.distributed.child_process import ChildProcess, exit_with_parent
 from kronos.utils.errors import UserError
 
 GROUP_TIMEOUT = timedelta(hours=1)  # of one collective operation: a dead process is noticed long before
@@ -207,7 +207,8 @@ def run_worker(place: Place, store: Any, work: Callable[[dict[str, Any], Place],
     `work(description, place)` calls `join_group` itself, with the description's `store` and `number`, once it knows
     its device.
     """
-    _watch_the_parent(store)
+    exit_with_parent()
+    _exit_with_rank_0(store)
     number = 0
     while True:
         try:
@@ -334,20 +335,16 @@ def _rank_0_ended(store: Any) -> bool:
     return False
 
 
-def _watch_the_parent(store: Any) -> None:
-    """End this process when its parent is gone, or when rank 0 has ended and this one is still working."""
-    parent = os.getppid()
+def _exit_with_rank_0(store: Any) -> None:
+    """End this process when rank 0 has ended and this one is still working."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-            try:
-                ended = store.check(["end"])
-            except RuntimeError:
-                break
-            if ended:
-                time.sleep(2 * GRACE_SECONDS)
-                break
+        try:
+            while not store.check(["end"]):
+                time.sleep(1.0)
+            time.sleep(2 * GRACE_SECONDS)
+        except RuntimeError:  # the store ended with rank 0
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

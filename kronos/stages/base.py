@@ -95,6 +95,10 @@ class Stage:
     def check(self, config: Config) -> None:
         """Raise UserError for an invalid configuration; called before inputs are opened and the run is created."""
 
+    def parts(self, config: Config) -> "tuple[Stage, ...]":
+        """The stages that this one runs, itself unless it is made of others; they are checked before it begins."""
+        return (self,)
+
     def folder(self, config: Config) -> Path:
         """The output folder of the stage."""
         raise NotImplementedError

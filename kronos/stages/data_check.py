@@ -40,19 +40,19 @@ def check(config: Config) -> dict[str, Any]:
     The store is built by the code of the data stage, in a temporary folder that is removed. Raises Refused with the
     message of the data stage where the bars cannot be used; ranges that do not fit the bars are part of the answer.
     """
-    processor = DataProcessorFactory.create_processor(config.data.data_source, config)
-    if type(processor).download_data is not BaseDataProcessor.download_data:
-        raise UserError(
-            f"data_source={config.data.data_source} downloads its bars, so there is nothing to check before:  "
-            "python -m kronos data  reports what it understood"
-        )
     folder = Path(tempfile.mkdtemp(prefix="kronos-check-"))
     try:
         own = config.replace(dataset_path=str(folder / "store"))
-        processor.config = own
-        return _described(own, processor, processor.run_pipeline(""))
-    except UserError as error:
-        raise Refused(str(error), processor.understood.get("layouts", [])) from None
+        processor = DataProcessorFactory.create_processor(own.data.data_source, own)
+        if type(processor).download_data is not BaseDataProcessor.download_data:
+            raise UserError(
+                f"data_source={own.data.data_source} downloads its bars, so there is nothing to check before:  "
+                "python -m kronos data  reports what it understood"
+            )
+        try:
+            return _described(own, processor, processor.run_pipeline(""))
+        except UserError as error:
+            raise Refused(str(error), processor.understood.get("layouts", [])) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -68,7 +68,9 @@ def _described(config: Config, processor: BaseDataProcessor, store: BarStore) ->
     understood = processor.understood
     return {
         "source": config.data.data_source,
-        "path": config.data.data_path if config.data.data_source == "csv" else None,
+        "path": {"csv": config.data.data_path, "qlib": config.data.qlib_data_path}.get(
+            config.data.data_source
+        ),
         "layouts": understood.get("layouts", []),
         "instruments": {"count": len(store.instruments), "first": list(store.instruments[:EXAMPLES])},
         "bars": int(real.sum()),
@@ -151,8 +153,8 @@ def columns(layouts: list[dict[str, Any]]) -> Iterator[str]:
     """Write what is understood of the columns of files."""
     for one in layouts[:EXAMPLES]:
         files = f"{one['files']:,} file{'s' * (one['files'] != 1)}"
-        tool = f"as {one['tool']} writes it; " if one["tool"] else ""
-        yield from _line("layout", f"{tool}{one['form']} ({files})")
+        tool = f"{one['tool']}; " if one["tool"] else ""
+        yield from _line("layout", f"{tool}{one['form']} ({files})", most=2)
         yield from _line(
             "columns", ", ".join(_pair(*pair) for pair in one["columns"].items()) or "none", most=3
         )

@@ -37,6 +37,10 @@ class PipelineStage(Stage):
     def __init__(self, steps: Callable[[Context], Mapping[str, Step]] | None = None) -> None:
         self._steps = steps
 
+    def parts(self, config: Config) -> tuple[Stage, ...]:
+        skipped = _skip_flags(config)
+        return tuple(one for one in ORDER if not skipped[one.name] and not _is_frozen(config, one.name))
+
     def folder(self, config: Config) -> Path:
         return Path(config.output.save_path).parent
 

@@ -49,6 +49,7 @@ from kronos.stages.provenance import SEEN_TAG, Seen, seen_by_tag, seen_until
 from kronos.stages.weights import trained_pair
 from kronos.tracking.client import TAG, Run, Tracking
 from kronos.tracking.model_registry import (
+    ALIAS_PENDING,
     CHAMPION,
     MODEL_TAG,
     Version,
@@ -155,8 +156,11 @@ def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Res
             f"registered_model_name {name}: the backtest's run {outcome.run_id} is not in this tracking store, which "
             "must contain its model and predictions: run the backtest again with --reuse false"
         )
-    before, present = versions_of(name, uri), champion_of(name, uri)
+    before = versions_of(name, uri)
     mine = next((one for one in before if one.tag("backtest_run") == outcome.run_id), None)
+    if mine is not None and mine.tag(ALIAS_PENDING):  # the process was ended between registration and alias
+        make_champion(mine, uri)
+    present = champion_of(name, uri)
     if mine is not None and not _is_asked(config, mine, present):
         say(f"registry: {mine.address} is this backtest's already ({mine.tag('decision')})")
         return mine
@@ -173,6 +177,8 @@ def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Res
     if "challenge" in decision.numbers:
         looks.record(looks.ledger_of(config), new.look(), run, say)
     tags |= decision.tags()
+    if decision.becomes_champion:
+        tags[ALIAS_PENDING] = "true"
     if mine is None:
         model = new.model(tracking.attach(outcome.run_id))
         mine = register(name, model, outcome.run_id, tags, decision.text, uri)

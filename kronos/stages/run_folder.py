@@ -1,25 +1,19 @@
 """The working folder of a running stage: locked by one process, renamed on success, kept for resuming."""
 
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from kronos.stages.cache import differences, key_of
 from kronos.utils.errors import UserError
-from kronos.utils.files import read_json, replace_folder, write_json
+from kronos.utils.files import read_json, remove_unfinished, replace_folder, write_json
+from kronos.utils.interrupts import on_interrupt
 
 RUN_FILE = "run.json"
-SAME_REQUEST = (
-    2.0  # seconds; torchrun sends a Ctrl-C again that the terminal has already sent to every process
-)
 
 
 def working_path(final: Path, parts: Mapping[str, Any]) -> Path:
@@ -71,6 +65,8 @@ def stage_lock(
             raise UserError(f"another process is training {final} with this very configuration") from None
         say(f"waiting for another process that writes {final}")
         lock.acquire(timeout=-1)
+    if wait:  # otherwise trainings with other keys may be replacing the folder
+        remove_unfinished(final)
     try:
         yield
     finally:
@@ -87,45 +83,27 @@ def working_folder(
 ) -> Iterator[tuple[Path, Callable[[], bool]]]:
     """A folder beside `final` that is renamed to `final` on success; the caller holds `stage_lock`.
 
-    Yields the folder and a function that returns whether Ctrl-C or SIGTERM has requested a stop. After a failure the
-    folder is kept if it has a checkpoint to resume from, else removed.
+    Yields the folder and a function that returns whether a signal has requested a stop; a second signal interrupts.
+    After a failure the folder is kept if it has a checkpoint to resume from, else removed.
     """
+    requested = False
+
+    def request() -> bool:
+        nonlocal requested
+        requested = True
+        return False
+
     folder = working_path(final, parts)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         write_json(folder / RUN_FILE, {"run_id": run_id, "made_from": dict(parts)})
-        with _stop_request() as stop:
-            yield folder, stop
-        replace_folder(folder, final)
-        (final / RUN_FILE).unlink(missing_ok=True)
-        # Only after renaming, so that a process killed before can be resumed from the checkpoint.
-        shutil.rmtree(final / "checkpoints" / "last", ignore_errors=True)
+        with on_interrupt(request):
+            yield folder, lambda: requested
+            replace_folder(folder, final)
+            (final / RUN_FILE).unlink(missing_ok=True)
+            # Only after renaming, so that a process killed before can be resumed from the checkpoint.
+            shutil.rmtree(final / "checkpoints" / "last", ignore_errors=True)
     except BaseException:
         if not (folder / "checkpoints" / "last").is_dir():
             shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-@contextmanager
-def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a stop request that the training loop polls; a second one interrupts."""
-    requested, first = False, 0.0
-
-    def request(signum: int, frame: FrameType | None) -> None:
-        nonlocal requested, first
-        if requested and time.monotonic() - first > SAME_REQUEST:
-            raise KeyboardInterrupt
-        if not requested:
-            requested, first = True, time.monotonic()
-
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # signal handlers can only be set in the main thread
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,6 +9,7 @@ from typing import Any
 from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.distributed.launcher import WorkerGroup, python_module, world_size
+from kronos.stages import preflight
 from kronos.stages.base import Context, Inputs, ObjectiveFactory, Result, Say, Stage
 from kronos.stages.cache import finished, key_of, key_parts
 from kronos.stages.provenance import parent_runs
@@ -50,12 +51,13 @@ def run_stage(
     Raises:
         UserError: for an invalid field or input, or an external system that does not work; the run ends as FAILED.
     """
-    stage.check(config)
     if parent is not None:
+        stage.check(config)
         context = Context(config, parent.run, parent.tracking, parent.say, parent.workers, objective)
         return _run(
             stage, context, parent.run if nested else None, None, tags or {}, reusable_without_run=True
         )
+    preflight.check(stage, config)
     with _workers(config) as workers:
         tracking = _tracking(config, say)
         context = Context(config, None, tracking, say, workers, objective)  # type: ignore[arg-type]

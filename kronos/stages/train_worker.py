@@ -29,13 +29,14 @@ def work(description: dict[str, Any], place: Place) -> None:
     from kronos.stages.train_setup import freeze, make_objective, share_tokenizer, windows
     from kronos.training.settings import FitSettings
     from kronos.training.trainer import fit
+    from kronos.utils.interrupts import SIGNALS
 
     stop = [False]
 
     def request_stop(signum: int, frame: object) -> None:
         stop[0] = True
 
-    before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request_stop) for number in SIGNALS}
     try:
         kind, config = description["kind"], Config.model_validate(description["config"])
         store = stored_bars(config)

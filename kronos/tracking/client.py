@@ -25,6 +25,7 @@ from kronos.tracking.run import TAG, Run, is_away, limits, named, send_message
 from kronos.utils.error_messages import innermost, sentence
 from kronos.utils.errors import Pruned, TrackingAway, UserError
 from kronos.utils.files import check_sqlite, digest_bytes
+from kronos.utils.interrupts import uninterrupted
 from kronos.utils.process_identity import is_gone, this_process
 
 PACKAGES = ("torch", "mlflow", "optuna", "pyqlib", "pandas", "numpy", "matplotlib", "safetensors", "pydantic")
@@ -81,15 +82,15 @@ def _address(uri: str | None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 
 
-def _local_file(address: str) -> Path | None:
-    """The database file of a local SQLite store; None for any other store."""
-    scheme, _, path = address.partition(":///")
+def database_file(uri: str | None) -> Path | None:
+    """The database file of a tracking URI (None: MLflow's default) that is a local SQLite store, else None."""
+    scheme, _, path = _address(uri).partition(":///")
     return Path(unquote(path)).absolute() if scheme == "sqlite" else None
 
 
 def _one_at_a_time(address: str) -> AbstractContextManager:
     """A lock to hold while a local store is opened: MLflow fails when two processes create the tables at once."""
-    file = _local_file(address)
+    file = database_file(address)
     if file is None:
         return nullcontext()
     name = digest_bytes(os.fsencode(file))[:16]
@@ -97,7 +98,7 @@ def _one_at_a_time(address: str) -> AbstractContextManager:
 
 
 def _check_file(address: str, begins: bool) -> None:
-    file = _local_file(address)
+    file = database_file(address)
     if file is None:
         return
     if not begins and not file.exists():
@@ -246,46 +247,63 @@ class Tracking:
         given, self._given_run = self._given_run, None
         host, _, process = this_process().partition(" ")
         own = {"host": host, "process": process, **tags}
-        run = self._open(name, named(own), parent, run_id or given)
+        opened: list[Run] = []  # filled as soon as the run exists, so that an interrupt ends it
         try:
-            yield run
+            self._open(opened, name, named(own), parent, run_id or given)
+            yield opened[0]
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt | SystemExit | Pruned)
             # An error of the store (a full disk) must not hide why the run ended; the next start marks it FAILED.
             with suppress(Exception):
-                run.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}".rstrip(": "))
-                if parent is None and not isinstance(
-                    error, TrackingAway
+                for run in opened:
+                    run.finish(
+                        "KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}".rstrip(": ")
+                    )
+                if (
+                    parent is None and opened and not isinstance(error, TrackingAway)
                 ):  # that message has already been printed
                     self.outbox.leave()
             raise
-        run.finish("FINISHED")
+        with uninterrupted():
+            opened[0].finish("FINISHED")
         if parent is None:
             self.outbox.wait()
 
-    def _open(self, name: str, tags: dict[str, str], parent: Run | None, run_id: str | None) -> Run:
+    def _open(
+        self, opened: list[Run], name: str, tags: dict[str, str], parent: Run | None, run_id: str | None
+    ) -> None:
+        """Start or resume a run and append it to `opened`."""
         from mlflow.exceptions import MlflowException
 
         # A resumed run becomes a child of the pipeline run that finishes it.
         if parent is not None:
             tags = {**tags, "mlflow.parentRunId": parent.id}
-        if run_id is not None:
-            try:
-                self.ask(self.client.update_run, run_id, status="RUNNING", name=name)
-                recorded = self.ask(self.client.get_run, run_id).data.metrics
-                if TAG + "reason" in self.ask(self.client.get_run, run_id).data.tags:  # of the interruption
-                    self.ask(self.client.delete_tag, run_id, TAG + "reason")
-                there = {
-                    metric: {row.step for row in self.ask(self.client.get_metric_history, run_id, metric)}
-                    for metric in recorded
-                }
-            except MlflowException as error:
-                raise UserError(f"MLflow run {run_id} cannot be continued: {first_line(error)}") from None
-            run = Run(self.outbox, run_id, self.experiment_id, there)
-            run.tags(tags)
-            return run
-        created = self.ask(self.client.create_run, self.experiment_id, tags=tags, run_name=name)
-        return Run(self.outbox, self._real(created.info.run_id), self.experiment_id)
+
+        def create() -> None:
+            with uninterrupted():
+                created = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+                opened.append(Run(self.outbox, self._real(created.info.run_id), self.experiment_id))
+
+        def resume(known: str) -> None:
+            with uninterrupted():
+                self.client.update_run(known, status="RUNNING", name=name)
+                opened.append(Run(self.outbox, known, self.experiment_id))
+
+        if run_id is None:
+            self.ask(create)
+            return
+        try:
+            self.ask(resume, run_id)
+            recorded = self.ask(self.client.get_run, run_id).data
+            if TAG + "reason" in recorded.tags:  # of the interruption
+                self.ask(self.client.delete_tag, run_id, TAG + "reason")
+            opened[0].there = {
+                metric: {row.step for row in self.ask(self.client.get_metric_history, run_id, metric)}
+                for metric in recorded.metrics
+            }
+        except MlflowException as error:
+            raise UserError(f"MLflow run {run_id} cannot be continued: {first_line(error)}") from None
+        opened[0].tags(tags)
 
     def busy(self, run_id: str) -> bool:
         """Whether a run is RUNNING in a process that exists, or on another machine, where that cannot be checked."""

@@ -23,6 +23,7 @@ from kronos.utils.files import PACKAGE, write_json
 MODEL = "model"  # name of the logged model of a run
 MODEL_TAG = "model_uri"  # tag of the run, since a logged model is not among the artifacts of its run
 ADDRESSES = ("runs:/", "models:/")
+ALIAS_PENDING = "alias_pending"  # tag of a version that is to become the champion, until it has the alias
 CHAMPION = "champion"  # alias
 NEEDED = (
     "torch",
@@ -269,9 +270,11 @@ def describe(version: Version, tags: Mapping[str, Any], description: str, uri: s
 
 
 def make_champion(version: Version, uri: str | None) -> None:
-    """Move the alias `champion` to this version."""
+    """Move the alias `champion` to this version, and delete its tag that says that this is still to be done."""
+    client = connect(uri)
     with _told(version.address):
-        connect(uri).set_registered_model_alias(version.name, CHAMPION, str(version.number))
+        client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
+        client.delete_model_version_tag(version.name, str(version.number), TAG + ALIAS_PENDING)
 
 
 def download(version: Version, uri: str | None, folder: Path) -> Path:

@@ -32,11 +32,9 @@ class Run:
     `there` maps each metric to the steps that a resumed run already has; these steps are not logged again.
     """
 
-    def __init__(
-        self, outbox: Outbox, run_id: str, experiment_id: str, there: Mapping[str, set[int]] | None = None
-    ) -> None:
+    def __init__(self, outbox: Outbox, run_id: str, experiment_id: str) -> None:
         self.outbox, self.id, self.experiment_id = outbox, run_id, experiment_id
-        self._there = there or {}
+        self.there: Mapping[str, set[int]] = {}
         self._waiting: list[tuple[str, float, int, int]] = []  # name, value, milliseconds, step
         self._flushed_at = time.monotonic()
 
@@ -53,7 +51,7 @@ class Run:
         now = int(time.time() * 1000)
         rows = {re.sub(r"[^\w.]+", "_", name): float(value) for name, value in values.items()}
         self._waiting += [
-            (name, value, now, step) for name, value in rows.items() if step not in self._there.get(name, ())
+            (name, value, now, step) for name, value in rows.items() if step not in self.there.get(name, ())
         ]
         if len(self._waiting) >= FLUSH_METRICS or time.monotonic() - self._flushed_at > FLUSH_SECONDS:
             self.flush()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -65,6 +66,22 @@ def replace_folder(source: Path, target: Path) -> None:
     finally:
         if target.exists():
             shutil.rmtree(aside.parent, ignore_errors=True)
+
+
+def remove_unfinished(path: str | Path) -> None:
+    """Delete what killed processes left of replacing the folder `path`; a whole one that was moved aside comes back.
+
+    The caller makes sure that no other process is replacing it.
+    """
+    target = Path(path)
+    unfinished = re.compile(re.escape(f".{target.name}.") + r"(old\.)?[a-z0-9_]{8}")  # the names of mkdtemp
+    for found in target.parent.glob(".*"):
+        if not unfinished.fullmatch(found.name) or not found.is_dir():
+            continue
+        aside = found / "folder"
+        if found.name.startswith(f".{target.name}.old.") and aside.is_dir() and not target.exists():
+            os.rename(aside, target)
+        shutil.rmtree(found, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -5,12 +5,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from kronos.__main__ import main
 from kronos.config.loading import load_config
 from kronos.data.calendars import sessions
 from kronos.data.sources.csv import CsvDataProcessor
+from kronos.evaluation.qlib_store import write_qlib_store
 from kronos.stages.data_check import COLUMNS, LINES, check, screen
 from kronos.utils.errors import UserError
 
@@ -191,3 +193,15 @@ def test_other_sources_are_checked_too(capsys: pytest.CaptureFixture[str]) -> No
     found = json.loads(capsys.readouterr().out)
     assert found["source"] == "sample" and found["layouts"] == [] and found["instruments"]["count"] == 524
     assert found["ranges"]["fit"] and "SAMPLE DATA" in found["notes"][0]
+
+
+def test_a_qlib_store_is_checked_at_the_path_that_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    days = sessions("XNYS", "2020-01-02", "2020-12-31")[:60]
+    close = 10 * (1 + 0.01 * np.sin(np.arange(60)))
+    bars = pd.DataFrame(
+        {"instrument": "AAA", "datetime": days, "open": close, "high": close * 1.01, "low": close * 0.99,
+         "close": close, "volume": 1000.0, "amount": 1000.0 * close, "flag": np.uint8(0)}
+    )  # fmt: skip
+    path = write_qlib_store(bars, Path("qlib"), days.as_unit("ns").asi8)
+    found = asked(capsys, str(path), "--data-source", "qlib", "--instrument", "all")
+    assert (found["source"], found["bars"], found["first_bar"]) == ("qlib", 60, "2020-01-02")

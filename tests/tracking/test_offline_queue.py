@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kronos.tracking import offline_queue as outbox
@@ -85,6 +85,7 @@ EVENTS = st.lists(
 
 
 @given(events=EVENTS)
+@settings(deadline=None)
 def test_nothing_is_lost_or_sent_twice(events: list[tuple[str, ...]]) -> None:
     with TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
         clock, place, server = Clock(), Path(scratch), Server()

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from kronos.stages.weights import given_address
 from kronos.tracking.run import Run
 from kronos.utils.errors import Pruned, TrackingAway
 from kronos.utils.files import atomic_folder, digest_bytes
+from kronos.utils.interrupts import on_interrupt
 from kronos.utils.names import file_name
 
 PARENT = "mlflow_parent"  # user attribute of the study: id of the parent run of all trials
@@ -233,20 +233,16 @@ class Search:
     @contextmanager
     def _end_processes_with_this_one(self) -> Iterator[None]:
         processes = self.processes
-        if processes is None or threading.current_thread() is not threading.main_thread():
+        if processes is None:
             yield
             return
 
-        def interrupt(number: int, frame: object) -> None:
+        def interrupt() -> bool:
             processes.stop()
-            raise KeyboardInterrupt
+            return True
 
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with on_interrupt(interrupt):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def repeat(self) -> None:
         """Train the best trials again with other seeds, to measure the variance over seeds."""

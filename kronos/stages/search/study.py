@@ -1,32 +1,30 @@
-"""An Optuna study that several processes share, with its trials, figures and table; only this module imports Optuna.
+"""An Optuna study that several processes share, with its trials, figures and table.
 
-The study does not depend on training or tracking: `go` takes the objective, a function that returns a trial's values.
-A trial whose process died is retried once; batch sizes that ran out of memory are not drawn again; every trial uses
-a generator seeded by (seed, trial number), so that different machines draw different values.
+Only this module and `storage` import Optuna. The study does not depend on training or tracking: `go` takes the
+objective, a function that returns a trial's values. A trial whose process died is retried once; batch sizes that ran
+out of memory are not drawn again; every trial uses a generator seeded by (seed, trial number), so that different
+machines draw different values.
 """
 
 import json
 import logging
-import re
 import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, TrialPruned
+from optuna.exceptions import DuplicatedStudyError, TrialPruned
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
-from tenacity import retry, retry_if_exception, stop_after_attempt, wait_incrementing, wait_random
 
 from kronos.report.figures import save_plots
 from kronos.stages.search.space import Dimension, Space
+from kronos.stages.search.storage import connect, quiet
 from kronos.utils.errors import Pruned, TrackingAway, UserError
 from kronos.utils.process_identity import is_gone, this_process
 
@@ -35,6 +33,7 @@ DEFINITION = "definition"  # user attribute: the definition given by the process
 NO_MEMORY = "out_of_memory_batch_size"
 DAILY = "daily_rank_ic"  # user attribute of a trial: its Rank IC by day, where that is a metric
 PROCESS = "process"
+END_SECONDS = 30.0  # that interrupted trials have to end
 JOIN_SECONDS = 30.0
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -84,7 +83,7 @@ class Study:
     ) -> None:  # fmt: skip
         self.space, self.metrics, self.reports, self.n_trials = space, tuple(metrics), reports, n_trials
         self.name, self.prunes = name, pruner != "none" and len(metrics) == 1
-        self._retry = _quiet(lambda: RetryHeartbeatStaleTrialCallback(max_retry=1))
+        self._retry = quiet(lambda: RetryHeartbeatStaleTrialCallback(max_retry=1))
         self._storage = connect(storage, heartbeat, self._retry)
         self._sampler = _PerTrial(self, sampler, seed, space)
         self._pruner = _pruner(pruner if self.prunes else "none", reports)
@@ -143,7 +142,7 @@ class Study:
                 time.sleep(poll)
                 continue
             try:
-                _quiet(
+                quiet(
                     lambda left=left: self.study.optimize(  # type: ignore[misc]
                         lambda trial: self._one(objective, trial), n_trials=left, n_jobs=min(n_jobs, left),
                         timeout=end and max(0.0, end - time.monotonic()), catch=(Exception,),
@@ -151,6 +150,7 @@ class Study:
                     )
                 )  # fmt: skip
             except KeyboardInterrupt:
+                self._wait_for_own_trials()
                 self._retry_interrupted_trials()
                 raise
             if self._stopped is not None:
@@ -198,7 +198,7 @@ class Study:
         A process of this machine is looked up; one of another machine counts as ended when its heartbeats stop.
         """
         if isinstance(self._storage, RDBStorage):
-            _quiet(lambda: optuna.storages.fail_stale_trials(self.study))
+            quiet(lambda: optuna.storages.fail_stale_trials(self.study))
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not is_gone(trial.user_attrs.get(PROCESS)):
                 continue
@@ -207,6 +207,15 @@ class Study:
             self._queue_retry(trial.number)
 
     _lock = threading.Lock()
+
+    def _wait_for_own_trials(self) -> None:
+        """Wait until no trial of this process runs: an interrupt also ends Optuna's wait for its threads."""
+        until = time.monotonic() + END_SECONDS
+        while time.monotonic() < until:
+            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if not self._mine & {trial.number for trial in running}:
+                return
+            time.sleep(0.1)
 
     def _retry_interrupted_trials(self) -> None:
         """Queue this process's interrupted trials for the next start."""
@@ -218,7 +227,7 @@ class Study:
     def _queue_retry(self, number: int) -> None:
         frozen = next(trial for trial in self.study.get_trials() if trial.number == number)
         frozen.user_attrs = {}
-        _quiet(lambda: self._retry(self.study, frozen))
+        quiet(lambda: self._retry(self.study, frozen))
 
     def best(self, count: int) -> list[FrozenTrial]:
         """Return the best `count` finished trials, best first; with two objectives, those of the Pareto front."""
@@ -268,55 +277,7 @@ class Study:
             )
         elif self.prunes:
             figures["intermediate_values"] = lambda: draw.plot_intermediate_values(self.study)
-        return save_plots({name: partial(_quiet, plot) for name, plot in figures.items()}, folder)
-
-
-def connect(address: str, heartbeat: int, retry_callback: Any = None) -> RDBStorage | JournalStorage:
-    """Open a storage and create its tables if needed; safe with several processes. Raises UserError on failure."""
-    if address.startswith("journal:"):
-        return JournalStorage(JournalFileBackend(address.removeprefix("journal:")))
-    if "://" not in address:
-        raise UserError(
-            f"storage {address!r} is not a valid URL: expected sqlite:///FILE or postgresql+psycopg2://..."
-        )
-    try:
-        return _open_database(address, heartbeat, retry_callback)
-    except Exception as error:
-        text = str(error)
-        why = (text.splitlines() or [type(error).__name__])[0]
-        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", address)
-        driver = "psycopg2" in text or (address[:10] == "postgresql" and "DB access module" in text)
-        hint = ": pip install psycopg2-binary" if driver else ""
-        raise UserError(
-            f"the storage {shown} cannot be reached: {why}{hint}; check --storage and that its server runs"
-        ) from None
-
-
-def _tables_being_created(error: BaseException) -> bool:
-    """Return whether opening a database failed because another process is creating the same tables."""
-    return any(part in str(error).lower() for part in ("already exists", "unique", "duplicate", "locked"))
-
-
-@retry(
-    retry=retry_if_exception(_tables_being_created), stop=stop_after_attempt(8),
-    wait=wait_incrementing(start=0.1, increment=0.1) + wait_random(0, 0.1), reraise=True,
-)  # fmt: skip
-def _open_database(address: str, heartbeat: int, retry_callback: Any) -> RDBStorage:
-    options = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {"pool_pre_ping": True}
-    return _quiet(
-        lambda: RDBStorage(
-            address, engine_kwargs=options, heartbeat_interval=heartbeat, grace_period=3 * heartbeat,
-            heartbeat_stale_trial_callback=retry_callback,
-        )
-    )  # fmt: skip
-
-
-def parent_of(address: str, name: str, key: str) -> Any:
-    """Return a value stored with a study; None where there is no such study or value."""
-    try:
-        return optuna.load_study(study_name=name, storage=connect(address, 60)).user_attrs.get(key)
-    except KeyError:
-        return None
+        return save_plots({name: partial(quiet, plot) for name, plot in figures.items()}, folder)
 
 
 class _PerTrial(BaseSampler):
@@ -333,11 +294,11 @@ class _PerTrial(BaseSampler):
             seed = (self._seed * 1_000_003 + trial.number) % 2**32
             tpe = partial(TPESampler, n_startup_trials=self._startup, group=self._conditional)
             sampler = RandomSampler if self._name == "random" else tpe
-            self._samplers[trial.number] = _quiet(partial(sampler, seed=seed))
+            self._samplers[trial.number] = quiet(partial(sampler, seed=seed))
         return self._samplers[trial.number]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
-        return _quiet(lambda: self._of(trial).infer_relative_search_space(study, trial))
+        return quiet(lambda: self._of(trial).infer_relative_search_space(study, trial))
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
@@ -391,10 +352,3 @@ def _suggest(trial: optuna.Trial, item: Dimension) -> Any:
     if item.kind == "int":
         return trial.suggest_int(item.name, int(item.low), int(item.high), step=item.step, log=item.log)
     return trial.suggest_float(item.name, item.low, item.high, log=item.log)
-
-
-def _quiet(function: Callable[[], Any]) -> Any:
-    """Call a function without Optuna's warnings about experimental features."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return function()

@@ -12,12 +12,14 @@ import sys
 from typing import Any
 
 from kronos.config.schema import Config
+from kronos.distributed.child_process import exit_with_parent
 from kronos.distributed.device import is_out_of_memory
 from kronos.stages.search.trial import train
 
 
 def main() -> int:
     """Run the trial; returns the exit status: 0 with a result, 1 with an error line."""
+    exit_with_parent()
     messages = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # output of this process and its children goes to stderr
 

@@ -6,7 +6,9 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import pytest
 from planted_search import BEST_RATE, Counted, loss, study
 
 import kronos.stages.search.study
-from kronos.stages.search.study import Asked, connect
+from kronos.stages.search import storage
+from kronos.stages.search.storage import connect
+from kronos.stages.search.study import Asked
 from kronos.utils.errors import UserError
 
 HERE = Path(__file__).parent
@@ -113,6 +117,32 @@ def test_an_interrupted_trial_is_tried_again_in_the_same_study(tmp_path: Path) -
     assert trials[1].state.name == "FAIL" and trials[2].params == trials[1].params
 
 
+def test_every_interrupted_trial_is_tried_again_though_the_wait_for_the_threads_was_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal that arrives while Optuna joins its threads ends that wait; the trials end a moment later."""
+    found = study(tmp_path, n_trials=2, search_pruner="none")
+    begun, cut = threading.Barrier(3), threading.Event()
+
+    def interrupted(asked: Asked) -> list[float]:
+        begun.wait(30)
+        cut.wait(30)
+        time.sleep(0.3 * (1 + asked.number))
+        raise KeyboardInterrupt
+
+    def cut_short(executor: ThreadPoolExecutor, wait: bool = True, **options: bool) -> None:
+        begun.wait(30)
+        cut.set()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ThreadPoolExecutor, "shutdown", cut_short)
+        found.go(interrupted, n_jobs=2)
+    again = study(tmp_path, n_trials=2, search_pruner="none")
+    again.go(lambda asked: [2.0])
+    assert again.states() == {"COMPLETE": 2, "FAIL": 2}
+
+
 def test_another_space_under_the_same_name_is_refused(tmp_path: Path) -> None:
     study(tmp_path)
     with pytest.raises(UserError, match="a study named planted with another space"):
@@ -192,10 +222,10 @@ def test_a_storage_is_opened_again_while_another_process_creates_its_tables(
         opened.append(address)
         raise RuntimeError("table studies already exists")
 
-    monkeypatch.setattr(kronos.stages.search.study._open_database.retry, "sleep", lambda seconds: None)
-    monkeypatch.setattr(kronos.stages.search.study, "RDBStorage", fail_twice)
+    monkeypatch.setattr(storage._open_database.retry, "sleep", lambda seconds: None)
+    monkeypatch.setattr(storage, "RDBStorage", fail_twice)
     assert connect("sqlite:///x.db", 60) == "storage" and len(opened) == 3
-    monkeypatch.setattr(kronos.stages.search.study, "RDBStorage", fail)
+    monkeypatch.setattr(storage, "RDBStorage", fail)
     opened.clear()
     with pytest.raises(UserError, match="cannot be reached: table studies already exists"):
         connect("sqlite:///x.db", 60)

@@ -1,0 +1,204 @@
+"""Signals at chosen places of every stage: run states, what is left behind, and the same command afterwards.
+
+SIGINT at every stage is in tests/test_clumsy.py, signals and killed ranks of a training in
+tests/distributed/test_launch.py.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+from mlflow import MlflowClient
+from newcomer import NAMES
+
+from kronos.__main__ import main
+from kronos.data.store import open_store
+from kronos.utils.files import read_json
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = Path("outputs/models")
+BACKTEST = Path("outputs/backtest_results/finetune_backtest_demo")
+TINY = ["--data-source", "sample", "--symbols", NAMES, "--epochs", "1", "--n-train-iter", "256", "--n-val-iter", "32",
+        "--save-windows", "64", "--inference-sample-count", "1", "--baseline-seeds", "1", "--evaluation-series", "8",
+        "--evaluation-sample-count", "2", "--backtest-n-symbol-hold", "3", "--backtest-n-symbol-drop", "1",
+        "--baseline-lightgbm", "false", "--audit-seeds", "20", "--n-trials", "2", "--search-batch-size", "32,64",
+        "--search-reports", "1", "--search-pruner", "none",
+        "--backtest-time-range", "2010-06-01,2010-06-30"]  # fmt: skip
+# Run the command, with a signal for its own process when it comes to a function for the first time.
+INTERRUPTED = """
+import importlib, os, sys
+place, name = importlib.import_module({module!r}), {function!r}
+while "." in name:
+    first, name = name.split(".", 1)
+    place = getattr(place, first)
+original = getattr(place, name)
+def interrupted(*arguments, **options):
+    setattr(place, name, original)
+    os.kill(os.getpid(), {number})
+    return original(*arguments, **options)
+setattr(place, name, interrupted)
+from kronos.__main__ import main
+sys.exit(main({arguments!r}))
+"""
+TERM, HUP, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
+# By stage: the place where the signal arrives, and the signals.
+CASES = {
+    "data": [
+        ("kronos.data.store_writer", "describe_file", KILL),
+        ("kronos.stages.data", "write_reports", TERM),
+    ],
+    "tokenizer": [
+        ("kronos.training.trainer", "save_last", HUP),
+        ("kronos.training.checkpoint", "save_best", KILL),
+    ],
+    "predictor": [
+        ("kronos.training.trainer", "save_last", TERM),
+        ("kronos.stages.run_folder", "replace_folder", KILL),
+    ],
+    "forecasts": [
+        ("kronos.forecast.store_forecaster", "Forecaster.means", TERM),
+        ("kronos.forecast.store_forecaster", "Forecaster.means", KILL),
+    ],
+    "evaluation": [("kronos.stages.evaluate", "simulate", HUP), ("kronos.stages.evaluate", "simulate", KILL)],
+    "report": [("kronos.report.writer", "save_png", TERM), ("kronos.report.writer", "write_pages", HUP)],
+    "registration": [
+        ("kronos.stages.promote", "register", HUP),
+        ("kronos.stages.promote", "make_champion", KILL),
+    ],
+    "search": [
+        ("kronos.stages.search.session", "train", TERM),
+        ("kronos.tracking.run", "Run.metrics", HUP),
+        ("kronos.tracking.run", "Run.metrics", KILL),
+    ],
+    "audit": [("kronos.stages.audit", "write_audit", HUP), ("kronos.stages.audit", "simulate", KILL)],
+}
+# The command of each stage, and what it writes.
+COMMANDS = {
+    "data": (["data"], ["data"]),
+    "tokenizer": (["tokenizer"], ["models", "backtest_results"]),
+    "predictor": (["predictor"], ["models/finetune_predictor_demo", "backtest_results"]),
+    "registration": (["backtest", "--registered-model-name", "kronos"], ["backtest_results"]),
+    "search": (["search"], ["search"]),
+    "audit": (["audit"], ["audit"]),
+}
+PARALLEL = ["--n-jobs", "2"]  # trials in processes of their own
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything ran without an interruption."""
+    folder = tmp_path_factory.mktemp("straight")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        assert main(["pipeline", *TINY]) == 0
+        assert main(["audit", *TINY]) == 0
+    return folder
+
+
+def outcome(stage: str) -> Any:
+    """What two runs of a stage must share."""
+    match stage:
+        case "data":
+            return open_store("outputs/data", verify=True).digest, read_json("outputs/data/splits.json")
+        case "tokenizer" | "predictor":
+            record = read_json(MODELS / f"finetune_{stage}_demo" / "summary.json")
+            return record["digest"], record["curve"], record["learning_rates"]
+        case "audit":
+            return read_json("outputs/audit/audit.json")
+        case "search":
+            (found,) = Path("outputs/search").glob("predictor-*/best_trial.json")
+            return read_json(found)["states"]["COMPLETE"] == 2
+    forecasts = pd.read_parquet(BACKTEST / "predictions.parquet")
+    return forecasts.to_csv(), read_json(BACKTEST / "metrics.json"), (BACKTEST / "report.md").read_text()
+
+
+def statuses() -> list[str]:
+    client = MlflowClient()
+    runs = client.search_runs([item.experiment_id for item in client.search_experiments()])
+    return [str(run.info.status) for run in runs]
+
+
+def left_behind() -> list[Path]:
+    """Half-written files and folders."""
+    return [
+        path for path in Path("outputs").rglob(".*")
+        if path.name != ".gitignore" and "checkpoints" not in path.parts and path.suffix != ".lock"
+    ]  # fmt: skip
+
+
+def processes_with(mark: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("STARTED_BY") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+        except psutil.Error:
+            continue
+
+
+def run_interrupted(module: str, function: str, number: int, arguments: list[str]) -> tuple[int, str]:
+    """(exit status, output) of a command that gets a signal; all its processes have ended."""
+    mark = uuid.uuid4().hex
+    code = INTERRUPTED.format(module=module, function=function, number=int(number), arguments=arguments)
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "STARTED_BY": mark}
+    output = Path("output.txt")
+    with output.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], env={**os.environ, **variables}, stdout=stream, stderr=stream,
+            start_new_session=True,
+        )  # fmt: skip
+        process.wait(timeout=240)
+    _, alive = psutil.wait_procs(list(processes_with(mark)), timeout=15)
+    assert alive == []
+    return process.returncode, output.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the environment of other processes")
+@pytest.mark.parametrize(
+    ("stage", "module", "function", "number"),
+    [
+        pytest.param(stage, *case, id=f"{stage}-{case[1]}-{case[2].name}")
+        for stage, cases in CASES.items()
+        for case in cases
+    ],
+)
+def test_a_signal_in_a_stage(
+    stage: str, module: str, function: str, number: int, straight: Path, in_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shutil.copytree(straight / "outputs", "outputs")
+    command, made = COMMANDS.get(stage, (["backtest"], ["backtest_results"]))
+    for name in made:
+        shutil.rmtree(Path("outputs", name), ignore_errors=True)
+    arguments = [*command, *TINY, *(PARALLEL if module == "kronos.tracking.run" else [])]
+    status, said = run_interrupted(module, function, number, arguments)
+    if number == KILL:
+        assert status == -KILL, said
+        assert "RUNNING" in statuses()
+    else:
+        assert status == 130, said
+        assert [line for line in said.splitlines() if line.startswith("kronos: ")] == ["kronos: interrupted"]
+        assert "Traceback" not in said
+        assert "KILLED" in statuses() and not {"RUNNING", "FAILED"} & set(statuses())
+    assert main(arguments) == 0
+    assert "RUNNING" not in statuses()
+    assert left_behind() == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(straight)
+        expected = True if stage == "search" else outcome(stage)
+    assert outcome(stage) == expected
+    if stage == "registration":
+        (version,) = MlflowClient().search_model_versions("name = 'kronos'")
+        named = MlflowClient().get_registered_model("kronos")
+        assert named.aliases == {"champion": version.version}
+        assert "alias_pending" not in str(version.tags)
