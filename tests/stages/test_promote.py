@@ -149,7 +149,8 @@ def test_uses_of_windows_and_of_days_are_counted(case: Case) -> None:
 
 def config(**changes: Any) -> Config:
     clean = {"pretrained_tokenizer_path": None, "pretrained_predictor_path": None}
-    return Config(**{"data_source": "sample", **clean, **changes})
+    days = {"train_time_range": ("2011-01-01", "2023-12-31"), "val_time_range": ("2024-01-01", "2024-06-30")}
+    return Config(**{"data_source": "sample", **clean, **days, **changes})
 
 
 def seen_until(given: Config) -> Seen:
