@@ -1,11 +1,10 @@
 """Which pretrained weights a configuration means by `model_preset` and the two paths of pretrained weights."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from kronos.utils.errors import UserError
-from kronos.utils.files import read_json
+from kronos.utils.files import given_path, read_json
 
 OWNER = "NeoQuasar/"
 # Public weights by size: (tokenizer, predictor).
@@ -56,11 +55,11 @@ def _size(path: str) -> str | None:
     for size, (_, predictor) in PUBLIC.items():
         if path == predictor:
             return size
-    file = Path(path).expanduser() / "config.json"
-    if not file.is_file():
-        return None
     try:
+        file = given_path(path) / "config.json"
+        if not file.is_file():
+            return None
         width = read_json(file).get("d_model")
-    except (UserError, AttributeError):
-        return None  # loading the weights says what is wrong with the file
+    except (UserError, AttributeError, OSError):
+        return None  # loading the weights says what is wrong with the path or the file
     return next((size for size, number in WIDTHS.items() if number == width), None)

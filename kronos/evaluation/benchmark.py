@@ -13,7 +13,7 @@ from kronos.data.sources.qlib import INDICES, closes
 from kronos.data.store import BarStore
 from kronos.evaluation import signals
 from kronos.utils.errors import UserError
-from kronos.utils.files import digest_bytes
+from kronos.utils.files import digest_bytes, given_path
 
 EQUAL_WEIGHT = "equal_weight"
 TOTAL_RETURN = re.compile(
@@ -91,7 +91,7 @@ def fingerprint(config: Config, store: BarStore) -> str:
     """
     wanted = config.backtest_benchmark
     if _is_csv(wanted):
-        path = Path(wanted).expanduser()
+        path = given_path(wanted)
         return digest_bytes(path.read_bytes())[:16] if path.is_file() else "none"
     stored = (EQUAL_WEIGHT, "auto", store.benchmark_name, *store.instruments)
     series = None if wanted in stored else _from_qlib(config, wanted)
@@ -116,7 +116,7 @@ def _named(config: Config, store: BarStore, close: pd.DataFrame) -> tuple[str, p
             return str(store.benchmark_name), store.benchmark, ""
         return "", None, f" (the index {index} is not among the bars)" if index else ""
     if _is_csv(wanted):
-        path = Path(wanted).expanduser()
+        path = given_path(wanted)
         return f"closes of {path.name}", _csv(path), ""
     if wanted in close.columns:
         return wanted, close[wanted], ""

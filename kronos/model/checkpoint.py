@@ -14,6 +14,7 @@ from kronos.model.hub import download, is_hub_name
 from kronos.utils import files
 from kronos.utils.digests import altered, file_digest, read_object, with_own_digest
 from kronos.utils.errors import Damaged, UserError
+from kronos.utils.files import given_path
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DIGESTS = "digests.json"  # of the two files; other programs need not have it
@@ -51,7 +52,7 @@ def load(kind: type[Model], path_or_name: str | Path, revision: str | None = Non
 
 def find_folder(path_or_name: str | Path, revision: str | None = None) -> Path:
     """Return the folder itself, or the local copy of a Hub repository."""
-    folder = Path(path_or_name).expanduser()
+    folder = given_path(path_or_name)
     if folder.is_dir():
         if revision is not None:
             raise UserError(f"revision {revision} with the folder {folder}: a revision is for Hub names only")

@@ -26,6 +26,7 @@ from kronos.tracking.client import database_file
 from kronos.tracking.model_registry import ADDRESSES
 from kronos.utils.error_messages import OPTIONAL
 from kronos.utils.errors import UserError
+from kronos.utils.files import given_path
 
 FORECAST = ("backtest", "predict", "walk_forward")
 TESTED = ("backtest", "walk_forward")
@@ -152,12 +153,7 @@ def _files(parts: dict[str, Stage], config: Config) -> Iterator[str]:
         if any(kind in _trained(name, config) for name in parts):
             address = pretrained_address(kind, config)
             hub = address is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", address)
-            if (
-                address
-                and not hub
-                and not address.startswith(ADDRESSES)
-                and not Path(address).expanduser().is_dir()
-            ):
+            if address and not hub and not address.startswith(ADDRESSES) and not given_path(address).is_dir():
                 yield f"pretrained_{kind}_path: there is no folder {address}: give a folder, a Hub name, or none"
     benchmark = config.backtest.backtest_benchmark
     if set(TESTED) & parts.keys() and benchmark.lower().endswith(".csv") and not Path(benchmark).is_file():
@@ -283,7 +279,7 @@ def _source_size(config: Config) -> int:
     """A low estimate of the store of a file or folder of bars: a row of text takes more bytes than a stored bar."""
     if config.data.data_source.lower() != "csv" or not config.data.data_path:
         return 0
-    path = Path(config.data.data_path).expanduser()
+    path = given_path(config.data.data_path)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files) // 2
 

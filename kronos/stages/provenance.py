@@ -13,6 +13,7 @@ from kronos.stages.cache import RECORD, read_record
 from kronos.stages.weights import KINDS, Kind, given_address, pretrained_address, record_of_weights
 from kronos.tracking.client import TAG
 from kronos.tracking.model_registry import ADDRESSES, source_run
+from kronos.utils.files import given_path
 
 PUBLIC_SEEN_UNTIL = date(2024, 6, 30)  # the public weights were trained on bars up to this day
 PUBLIC = "NeoQuasar/"  # owner of the public weights on the Hub
@@ -86,7 +87,7 @@ def _of_weights(kind: Kind, name: str, config: Config, met: set[str]) -> Iterato
     met.add(name)
     if name.startswith(ADDRESSES):
         yield from _of_run(kind, name, config, met)
-    elif Path(name).expanduser().is_dir():
+    elif given_path(name).is_dir():
         yield from _of_folder(kind, name, config, met)
     elif name.startswith(PUBLIC):
         yield PUBLIC_SEEN_UNTIL
@@ -218,7 +219,7 @@ def _parent_of(kind: Kind, record: Mapping[str, Any]) -> str | None:
 
 def _short(name: str) -> str:
     """A Hub name unchanged, a folder by its last part, so that reports contain no local paths."""
-    return name if not Path(name).expanduser().exists() else Path(name).name
+    return name if not given_path(name).exists() else Path(name).name
 
 
 def parent_runs(stage: str, config: Config) -> dict[str, str]:

@@ -13,6 +13,7 @@ from kronos.stages.inputs import field_texts
 from kronos.tracking.model_registry import ADDRESSES, source_run, weights
 from kronos.tracking.reader import TAG
 from kronos.utils.errors import Damaged, UserError
+from kronos.utils.files import given_path
 
 Kind = Literal["tokenizer", "predictor"]
 KINDS: tuple[Kind, ...] = ("tokenizer", "predictor")
@@ -141,7 +142,7 @@ def _own_tokenizer(config: Config) -> Weights | None:
             return load_weights("tokenizer", address, uri)
         except UserError:
             return None
-    folder = config.model_folder("predictor") if address is None else Path(address).expanduser().absolute()
+    folder = config.model_folder("predictor") if address is None else given_path(address).absolute()
     for place in (folder, *folder.parents[:2]):
         if (place / OWN_TOKENIZER).is_dir():
             return load_weights("tokenizer", str(place / OWN_TOKENIZER), None)
@@ -153,7 +154,7 @@ def record_of_weights(address: str) -> dict[str, Any]:
 
     Raises Damaged where it was altered.
     """
-    folder = Path(address).expanduser().absolute()
+    folder = given_path(address).absolute()
     places = [folder]
     if folder.parent.name == "checkpoints" and folder.name != Path(OWN_TOKENIZER).name:
         places.append(folder.parent.parent)  # the folder of the stage that made them

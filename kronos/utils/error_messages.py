@@ -9,6 +9,12 @@ from collections.abc import Iterator
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+UNUSABLE = {
+    errno.ENAMETOOLONG: "a path or name is longer than the file system allows",
+    errno.ELOOP: "a path is a link to itself",
+    errno.ENOTDIR: "a path leads through a file, not a folder",
+    errno.EISDIR: "a path is a folder where a file was expected",
+}
 # Libraries with their own I/O (safetensors, SQLite, Arrow) pass on the message of the system, but not its errno.
 FULL_WORDS = (
     "No space left on device",
@@ -76,6 +82,8 @@ def sentence(error: BaseException) -> str | None:
         if number in REFUSED or any(word in words for word in REFUSED_WORDS):
             place = where or f" ({os.getcwd()})"
             return f"no permission to read or write{place}: run in a folder that you can write to"
+        if number in UNUSABLE:
+            return f"{UNUSABLE[number]}{where}: give another one"
         if number in (errno.EMFILE, errno.ENFILE):
             return f"too many open files{where}: raise the limit (ulimit -n), or lower num_workers and n_jobs"
         if isinstance(part, UnicodeEncodeError):

@@ -34,6 +34,14 @@ def or_shipped(path: str | Path) -> str | Path:
     return path if Path(path).exists() else shipped(path) or path
 
 
+def given_path(text: str | Path) -> Path:
+    """Return a path as a user gives it, with the home folder for `~`.
+
+    That of an unknown user (`~somebody`) stays as it is: there is no such file, and no error of Python's.
+    """
+    return Path(os.path.expanduser(text))
+
+
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, renamed to `path` on success and removed on failure.

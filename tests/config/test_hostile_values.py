@@ -30,9 +30,12 @@ VALUES = st.recursive(
 )
 NAMES = st.one_of(st.sampled_from(sorted(FIELDS)), TEXTS)
 BOUNDED = settings(
-    max_examples=300, deadline=None, derandomize=True, database=None,
+    max_examples=100, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
+MANY = settings(BOUNDED, max_examples=1000)
+OBJECTS = st.dictionaries(NAMES, VALUES, max_size=5)
+FLAGS = st.dictionaries(st.sampled_from(sorted(FIELDS)), TEXTS, min_size=1, max_size=3)
 
 
 def readable(error: UserError) -> None:
@@ -41,9 +44,7 @@ def readable(error: UserError) -> None:
     assert all(len(line) <= LONGEST_LINE + 100 for line in text.splitlines())
 
 
-@BOUNDED
-@given(st.dictionaries(NAMES, VALUES, max_size=5))
-def test_any_object_is_a_configuration_or_refused_in_words(tmp_path: Path, fields: dict) -> None:
+def check_object(tmp_path: Path, fields: dict) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps(fields), encoding="utf-8")  # escapes keep lone surrogates
     try:
@@ -54,13 +55,37 @@ def test_any_object_is_a_configuration_or_refused_in_words(tmp_path: Path, field
         assert isinstance(config, Config) and all(isinstance(note, str) for note in notes)
 
 
-@BOUNDED
-@given(st.dictionaries(st.sampled_from(sorted(FIELDS)), TEXTS, min_size=1, max_size=3))
-def test_any_flag_is_a_value_or_refused_in_words(flags: dict) -> None:
+def check_flags(flags: dict) -> None:
     try:
         load_config(None, flags)
     except UserError as error:
         readable(error)
+
+
+@BOUNDED
+@given(OBJECTS)
+def test_any_object_is_a_configuration_or_refused_in_words(tmp_path: Path, fields: dict) -> None:
+    check_object(tmp_path, fields)
+
+
+@BOUNDED
+@given(FLAGS)
+def test_any_flag_is_a_value_or_refused_in_words(flags: dict) -> None:
+    check_flags(flags)
+
+
+@pytest.mark.slow
+@MANY
+@given(OBJECTS)
+def test_many_objects(tmp_path: Path, fields: dict) -> None:
+    check_object(tmp_path, fields)
+
+
+@pytest.mark.slow
+@MANY
+@given(FLAGS)
+def test_many_flags(flags: dict) -> None:
+    check_flags(flags)
 
 
 @pytest.mark.parametrize(

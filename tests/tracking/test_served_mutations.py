@@ -4,6 +4,7 @@ import copy
 import json
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import LOOKBACK, assert_one_sentence, assert_valid, market, post, request_body
@@ -83,15 +84,29 @@ def mutated(draw: st.DrawFn) -> bytes:
 GOOD = json.loads(request_body(market("A", "B", length=LOOKBACK + 2)))
 
 
-@settings(
-    max_examples=300, deadline=None, derandomize=True,
+BOUNDED = settings(
+    max_examples=100, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
-@given(body=mutated())
-def test_any_changed_request_gives_valid_bars_or_one_sentence(client: TestClient, body: bytes) -> None:
+
+
+def check(client: TestClient, body: bytes) -> None:
     status, answer = post(client, body)
     if status == 200:
         assert_valid(answer)
     else:
         assert status == 400, (status, answer)
         assert_one_sentence(answer)
+
+
+@BOUNDED
+@given(body=mutated())
+def test_any_changed_request_gives_valid_bars_or_one_sentence(client: TestClient, body: bytes) -> None:
+    check(client, body)
+
+
+@pytest.mark.slow
+@settings(BOUNDED, max_examples=600)
+@given(body=mutated())
+def test_many_changed_requests(client: TestClient, body: bytes) -> None:
+    check(client, body)

@@ -23,6 +23,7 @@ from kronos.data.sources.csv_units import AGREES, UNITS_SAID, settle_units
 from kronos.data.spool import Held
 from kronos.data.store import BarStore
 from kronos.utils.errors import UserError
+from kronos.utils.files import given_path
 
 PART = 400_000  # rows yielded at a time: enough to be fast, few enough to keep memory small
 AHEAD = 100_000_000  # bytes of files that are read at one time
@@ -183,7 +184,7 @@ class CsvDataProcessor(BaseDataProcessor):
     def fingerprint(self) -> dict[str, Any]:
         """Size and time of change of every file that is read, by its path within `data_path`."""
         paths = self._paths()
-        root = Path(self.config.data_path).expanduser()
+        root = given_path(self.config.data_path)
         return {"files": file_stats(root.parent if root.is_file() else root, paths)}
 
     def _paths(self) -> list[Path]:

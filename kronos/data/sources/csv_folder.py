@@ -9,6 +9,7 @@ import pandas as pd
 
 from kronos.data.sources.csv_text import PACKED, SPREADSHEETS, SUFFIXES, is_hidden
 from kronos.utils.errors import UserError
+from kronos.utils.files import given_path
 from kronos.utils.names import name_of
 
 INTERVAL = r"\d{1,3}(?:s|m|h|d|w|min|mins|minute|minutes|hour|hours|day)|[mh]\d{1,2}|d1|w1|mn1|daily|day"
@@ -50,7 +51,7 @@ def bar_files(given: str, symbols: tuple[str, ...] | None) -> list[Path]:
 
     Where every one of `symbols` has a file, only theirs. Raises UserError where there are none.
     """
-    root = Path(given).expanduser()
+    root = given_path(given)
     if root.is_file():
         if root.suffix.lower() in SPREADSHEETS:
             raise UserError(f"{root} is a spreadsheet: save it as CSV")

@@ -18,6 +18,7 @@ import pandas as pd
 from kronos.data.bars import MAX_ITEMS, PRICES, Finding, Flag
 from kronos.data.sources.base import BaseDataProcessor, days_asked, days_text, file_stats
 from kronos.utils.errors import UserError
+from kronos.utils.files import given_path
 from kronos.utils.names import RESERVED, file_name, name_of
 
 INDICES = {  # by universe
@@ -124,7 +125,7 @@ class QlibStore:
     """A Qlib data folder. Raises UserError where the folder is not one, or lacks the frequency."""
 
     def __init__(self, path: str | Path, freq: str) -> None:
-        self.root, self.freq = Path(path).expanduser(), freq
+        self.root, self.freq = given_path(path), freq
         self.calendar_file = file = self.root / "calendars" / f"{freq}.txt"
         if not file.is_file():
             has = sorted(one.stem for one in file.parent.glob("*.txt") if not one.stem.endswith("_future"))

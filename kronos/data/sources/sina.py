@@ -18,6 +18,7 @@ from kronos.data.sources.sina_client import Bar, SinaClient
 from kronos.utils import files
 from kronos.utils.digests import read_object, with_own_digest
 from kronos.utils.errors import UserError
+from kronos.utils.files import given_path
 from kronos.utils.names import file_name
 from kronos.utils.progress import Progress
 
@@ -133,7 +134,7 @@ class SinaDataProcessor(BaseDataProcessor):
         given, config = self.config.sina_symbols, self.config
         if given is None:
             universe = f"instruments/{config.instrument.lower()}.txt"
-            file = Path(config.qlib_data_path).expanduser() / universe
+            file = given_path(config.qlib_data_path) / universe
             if not file.is_file():
                 raise UserError(
                     "data_source=sina needs --sina-symbols: a list like sh600519,sz000001, a file with one symbol "
@@ -165,7 +166,7 @@ class SinaDataProcessor(BaseDataProcessor):
 
     def _cache(self) -> Path:
         host = urlsplit(self.config.sina_url).netloc or self.config.sina_url
-        return Path(self.config.cache_path).expanduser() / "sina" / file_name(host, lower=True)
+        return given_path(self.config.cache_path) / "sina" / file_name(host, lower=True)
 
     def _update_cache(self, client: SinaClient, symbol: str, due: pd.Timestamp) -> None:
         """Request what the cache lacks of a symbol, and add it to the cache."""
