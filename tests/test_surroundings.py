@@ -1,0 +1,87 @@
+"""Odd surroundings: the same numbers, or one line; the home folder, temporary folders, time zones, the clock."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kronos.utils.files import read_json
+
+pytestmark = pytest.mark.slow
+COMMAND = [
+    sys.executable, "-m", "kronos", "tokenizer", "--model-preset", "nano", "--epochs", "1", "--n-train-iter", "64",
+    "--n-val-iter", "64", "--batch-size", "32",
+]  # fmt: skip
+BARS = [sys.executable, "-m", "kronos", "data"]
+
+
+def run(command: list[str], folder: Path, **changes: str | None) -> subprocess.CompletedProcess:
+    """A command in a folder with other environment variables; None takes one away."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name, value in changes.items():
+        environment.pop(name, None)
+        if value is not None:
+            environment[name] = value
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def numbers(folder: Path) -> tuple[Any, Any]:
+    """The digest of the bars and the losses of the training."""
+    summary = read_json(folder / "outputs/models/finetune_tokenizer_demo/summary.json")
+    return read_json(folder / "outputs/data/index.json")["digest"], summary["curve"]
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    folder = tmp_path_factory.mktemp("usual")
+    for command in (BARS, COMMAND):
+        assert run(command, folder).returncode == 0
+    return numbers(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"HOME": None, "USER": None, "LOGNAME": None, "PATH": ""},
+        {"HOME": "/proc", "MPLCONFIGDIR": "/nonexistent/matplotlib", "TZ": "Pacific/Kiritimati"},
+        {"HOME": "/nonexistent/home", "TMPDIR": "/nonexistent/tmp", "TZ": "America/St_Johns"},
+        {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "TZ": "No/Such_Zone", "PYTHONHASHSEED": "7"},
+    ],
+    ids=lambda changes: " ".join(f"{name}={value}" for name, value in changes.items()),
+)  # fmt: skip
+def test_the_numbers_are_the_same(
+    changes: dict[str, str | None], tmp_path: Path, usual: tuple[Any, Any]
+) -> None:
+    for command in (BARS, COMMAND):
+        done = run(command, tmp_path, **changes)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    assert numbers(tmp_path) == usual
+
+
+CLOCK = """
+import sys, time
+shift = float(sys.argv[1]) * 86400
+for name in ("time", "time_ns"):
+    real, scale = getattr(time, name), 1 if name == "time" else 10**9
+    setattr(time, name, lambda real=real, scale=scale: type(real())(real() + shift * scale))
+sys.argv = ["kronos", *sys.argv[2:]]
+from kronos.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_clock_that_is_set_back_and_forth_reuses_what_is_finished(
+    tmp_path: Path, usual: tuple[Any, Any]
+) -> None:
+    for days, command in ((0, BARS), (-400, COMMAND), (-800, COMMAND), (4000, COMMAND)):
+        done = run([sys.executable, "-c", CLOCK, str(days), *command[3:]], tmp_path)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        if days in (-800, 4000):
+            assert "tokenizer: reused" in done.stdout
+    assert numbers(tmp_path) == usual
