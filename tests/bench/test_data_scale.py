@@ -79,15 +79,68 @@ def write_bars(path: Path, instruments: int, times: pd.DatetimeIndex, by_time: b
     writer.close()
 
 
+def write_files(
+    folder: Path, instruments: int, times: pd.DatetimeIndex, kind: str, different: int = 20
+) -> None:
+    """A file of made-up bars for each instrument; after the `different` ones they are links to these."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for place in range(instruments):
+        path = folder / f"S{place:05}.{kind}"
+        if place >= different:
+            os.link(folder / f"S{place % different:05}.{kind}", path)
+            continue
+        close = np.round(50 * np.exp(np.cumsum(generator.normal(0, 0.0005, len(times)))), 2)
+        opening = np.round(close * np.exp(generator.normal(0, 0.0003, len(times))), 2)
+        frame = pd.DataFrame({
+            "datetime": times, "open": opening, "high": np.maximum(opening, close) + 0.01,
+            "low": np.minimum(opening, close) - 0.01, "close": close,
+            "volume": np.round(generator.lognormal(8, 1, len(times))),
+        })  # fmt: skip
+        frame = frame[generator.random(len(frame)) < 0.998]
+        frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+
+
+def build(source: Path, target: Path, freq: str) -> tuple[float, float, int]:
+    """Seconds, peak memory in GB and rows of a store that another process builds."""
+    command = [sys.executable, "-c", BUILD, str(source), str(target), freq]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    seconds, peak, rows, _ = json.loads(done.stdout.splitlines()[-1])
+    return seconds, peak, rows
+
+
+FOLDERS: dict[str, tuple[int, str, str, Callable[[], pd.DatetimeIndex]]] = {
+    "5,000 instruments x 2,500 days, a CSV each": (
+        5000, "csv", "day", lambda: sessions("XSHG", "2013-01-04", "2024-01-01")[:2500]
+    ),
+    "100 instruments x 1 minute, 3 years, a parquet file each": (
+        100, "parquet", "1min", lambda: sessions("XNYS", "2021-01-04", "2023-12-29", "1min")
+    ),
+    "400 instruments x 1 minute, 3 years, a parquet file each": (
+        400, "parquet", "1min", lambda: sessions("XNYS", "2021-01-04", "2023-12-29", "1min")
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOLDERS, ids=lambda case: case.replace(" ", "-"))
+def test_a_folder_is_built_in_bounded_memory(tmp_path: Path, case: str) -> None:
+    instruments, kind, freq, times = FOLDERS[case]
+    write_files(tmp_path / "bars", instruments, times(), kind)
+    seconds, peak, rows = build(tmp_path / "bars", tmp_path / "store", freq)
+    print(
+        f"\n{case}: {rows:,} rows built in {seconds:.0f} s, {rows / seconds:,.0f} a second, with {peak:.2f} GB at "
+        f"most; load {os.getloadavg()[0]:.1f}"
+    )
+    assert peak < 3
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.replace(" ", "-"))
 @pytest.mark.parametrize("layout", ["by instrument", "by time"])
 def test_a_market_is_built_opened_and_read_fast(tmp_path: Path, case: str, layout: str) -> None:
     instruments, freq, times = CASES[case]
     write_bars(tmp_path / "bars.parquet", instruments, times(), layout == "by time")
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-c", BUILD, str(tmp_path / "bars.parquet"), str(tmp_path / "store"), freq]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    seconds, peak, rows, _ = json.loads(done.stdout.splitlines()[-1])
+    seconds, peak, rows = build(tmp_path / "bars.parquet", tmp_path / "store", freq)
 
     opened = []
     for _ in range(5):
