@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from kronos.__main__ import main
 from kronos.data.store import open_store
 from kronos.model import load_predictor, load_tokenizer
 from kronos.stages.cache import RECORD, read_record
 from kronos.utils import digests
-from kronos.utils.errors import Damaged
+from kronos.utils.errors import Damaged, UserError
 from kronos.utils.files import read_json, write_json
 
 STORE_FILES = (
@@ -69,6 +70,43 @@ def test_a_flipped_bit_of_a_checkpoint_is_named(
     (folder / "digests.json").unlink()
     if name == "digests.json":
         load(folder)  # without digests, as other programs save, the files are accepted
+
+
+def test_weights_without_digests_that_cannot_be_used_are_refused(weights: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(weights / "predictor", tmp_path / "own"))
+    (folder / "digests.json").unlink()
+    model = load_predictor(folder)
+    state = model.state_dict()
+    name = next(iter(state))
+    state[name].view(-1)[0] = float("nan")
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"cannot be used: {name} has values that are no finite numbers"):
+        load_predictor(folder)
+    good = read_json(folder / "config.json")
+    for change in (
+        {"n_layers": 1e9},
+        {"n_heads": 0},
+        {"n_layers": "two"},
+        {"d_model": None},
+        {"s1_bits": -3},
+    ):
+        write_json(folder / "config.json", {**good, **change})
+        with pytest.raises(UserError) as caught:
+            load_predictor(folder)
+        assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(
+    sample_store: Path, in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(sample_store, in_folder / "outputs" / "data"))
+    (folder / "values.npy").unlink()
+    os.mkfifo(folder / "values.npy")
+    assert main(["verify"]) == 2
+    assert "values.npy" in capsys.readouterr().out
+    (folder / "index.json").unlink()
+    os.mkfifo(folder / "index.json")
+    assert main(["verify"]) in (0, 2)
 
 
 def test_a_file_is_read_once_per_process_as_long_as_it_stays_the_same(

@@ -42,8 +42,13 @@ def load(kind: type[Model], path_or_name: str | Path, revision: str | None = Non
     folder = find_folder(path_or_name, revision)
     config, stored = read_saved(folder)
     config = _arguments(kind, config, folder)
-    with torch.device("meta"):  # skips the random initialisation of weights that are overwritten
-        model = kind(**config)
+    try:
+        with torch.device("meta"):  # skips the random initialisation of weights that are overwritten
+            model = kind(**config)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise UserError(
+            f"{folder / CONFIG} holds arguments of which no {kind.__name__} can be made: {error}"
+        ) from None
     _check_keys(model, stored, folder)
     model.to_empty(device="cpu")
     model.load_state_dict(stored, strict=True)
@@ -178,6 +183,11 @@ def _check_keys(model: nn.Module, stored: dict[str, Tensor], folder: Path) -> No
         problems.append(_some(differ))
     if problems:
         raise UserError(f"{folder / WEIGHTS} does not fit a {type(model).__name__}: {'; '.join(problems)}")
+    for name, tensor in stored.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"{folder / WEIGHTS} cannot be used: {name} has values that are no finite numbers"
+            )
 
 
 def _some(items: list[str], most: int = 3) -> str:

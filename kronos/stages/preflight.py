@@ -42,6 +42,7 @@ OPTIMIZER_BYTES = 16  # per weight: itself, its gradient and AdamW's two moments
 # the tokenizers and 2.1 to 2.7 of the predictors.
 MARGIN = {"tokenizer": 1.2, "predictor": 1.8}
 CONNECT_SECONDS = 5.0
+LONGEST_NAME = 200  # bytes of a folder's name: 255 less what locks and temporary folders add
 GIB = 2**30
 
 
@@ -112,7 +113,16 @@ def _writable(stage: Stage, parts: dict[str, Stage], config: Config) -> Iterator
     refused: dict[Path, list[str]] = {}
     for what, folder in outputs(stage, parts, config).items():
         place = _existing(folder)
-        if not place.is_dir():
+        whole = folder.absolute()
+        link = next(
+            (one for one in (whole, *whole.parents) if os.path.islink(one) and not os.path.exists(one)), None
+        )
+        longest = max(len(os.fsencode(part)) for part in whole.parts)
+        if link is not None:
+            yield f"{link} is a link to {os.readlink(link)}, which is not there: make it, or remove the link"
+        elif longest > LONGEST_NAME:
+            yield f"a name of {longest} bytes is too long for {what}: at most {LONGEST_NAME} are possible"
+        elif not place.is_dir():
             yield f"{place} is a file, a folder was expected there for {what}: move it away, or give another folder"
         elif not os.access(place, os.W_OK | os.X_OK):
             refused.setdefault(place, []).append(what)

@@ -1,8 +1,10 @@
 """Digests of stored files, compared when a file is opened for the first time in a process."""
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +25,8 @@ def file_digest(path: str | Path) -> str:
     A file is read once per process, as long as its place on the disk, its size and its times stay the same. Raises
     OSError for a file that is missing or cannot be read.
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe is to wait for its writer
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
     with open(path, "rb") as stream:
         found = os.fstat(stream.fileno())
         state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

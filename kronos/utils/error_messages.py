@@ -82,6 +82,8 @@ def sentence(error: BaseException) -> str | None:
         if number in REFUSED or any(word in words for word in REFUSED_WORDS):
             place = where or f" ({os.getcwd()})"
             return f"no permission to read or write{place}: run in a folder that you can write to"
+        if words.startswith("Key backend:"):
+            return f"MPLBACKEND={os.environ.get('MPLBACKEND')} is no backend of matplotlib: unset it"
         if number in UNUSABLE:
             return f"{UNUSABLE[number]}{where}: give another one"
         if number in (errno.EMFILE, errno.ENFILE):

@@ -126,6 +126,21 @@ def test_one_sentence_for_each_place_that_cannot_be_written(
     assert "the bar store" in str(caught.value) and "the tracking store mlflow.db" in str(caught.value)
 
 
+def test_links_to_nowhere_and_names_that_are_too_long_are_told_before_the_work(in_folder: Path) -> None:
+    (in_folder / "loop").symlink_to("loop")
+    (in_folder / "gone").symlink_to(in_folder / "not mounted")
+    places = {"dataset_path": "loop/bars", "save_path": "gone", "tokenizer_save_folder_name": "x" * 240}
+    with pytest.raises(UserError) as caught:
+        preflight.check(STAGES["pipeline"], config(**places))
+    said = str(caught.value)
+    assert "loop is a link to loop, which is not there" in said
+    assert f"gone is a link to {in_folder}/not mounted, which is not there" in said
+    with pytest.raises(UserError, match="a name of 240 bytes is too long for the output of tokenizer"):
+        preflight.check(
+            STAGES["tokenizer"], config(**{**places, "save_path": "models", "dataset_path": "bars"})
+        )
+
+
 def test_a_stage_that_is_reused_needs_no_space(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, disk=1000)
     stage, settings = STAGES["tokenizer"], config()

@@ -29,7 +29,7 @@ from kronos.data.sources.csv_instruments import (
     repeated_rows,
     too_many,
 )
-from kronos.data.sources.csv_numbers import code_text
+from kronos.data.sources.csv_numbers import code_texts
 from kronos.data.sources.csv_schema import Said, form_of, name_columns, said_instrument
 from kronos.data.sources.csv_table import Cells, open_cells, read_rows
 from kronos.data.sources.csv_times import NONE, Times, TwoWays, coded
@@ -239,9 +239,9 @@ def _codes(bars: FileBars, table: pa.Table, places: Sequence[int]) -> pa.Table:
         coded(column if _is_text(column.type) else column.cast(pa.string())) for column in _of(table, places)
     ]
     code, words = parts[0]
-    words = [*map(code_text, words), ""]
+    words = [*code_texts(words), ""]
     for other, more in parts[1:]:
-        more = [*map(code_text, more), ""]
+        more = [*code_texts(more), ""]
         code, pairs = pd.factorize(code * len(more) + other)
         words = [f"{words[one // len(more)]}.{more[one % len(more)]}" for one in pairs.tolist()]
     bars.code, bars.instruments = code, words
@@ -294,8 +294,8 @@ def _tell_apart(
             )
     own = ",".join(names[place].strip() for place in instrument)
     chosen = find_instrument(bars.times.ns, _prices(bars), columns, repeated, bars.code, own)
-    code, words = pd.factorize(columns[chosen].map(code_text))
-    bars.code, bars.instruments = code, [str(word) for word in words]
+    code, words = pd.factorize(columns[chosen])
+    bars.code, bars.instruments = code, code_texts(map(str, words))
     bars.used["instrument"] = ",".join([own, chosen]) if own else chosen
     bars.notes.append(f"Column {chosen} is taken for the instrument: it tells the rows of each time apart.")
 

@@ -1,6 +1,7 @@
 """Numbers as files write them: separators, currency signs, units behind the number, and values for none."""
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -126,3 +127,10 @@ def code_text(word: str) -> str:
     if word.startswith("'") and word[1:].startswith(GUARDED):
         return word[1:]
     return WRAPPED.sub(r"\1", word.strip())
+
+
+def code_texts(words: Iterable[str]) -> list[str]:
+    """Return `code_text` of each word; the words themselves where marks are all that tells two of them apart."""
+    bare = [word.strip().strip('"').strip() for word in words]  # quotation marks are the file's
+    cleaned = [code_text(word) for word in bare]
+    return cleaned if len(set(cleaned)) == len(set(bare)) else bare

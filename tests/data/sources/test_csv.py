@@ -202,6 +202,25 @@ def test_a_factor_alone_is_left_unused_and_said(
     np.testing.assert_allclose(used.values[:, 3], one["close"] * one["factor"], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        (("`abc", "abc", "XYZ"), ("XYZ", "`abc", "abc")),
+        (("'000001", " AAA ", "`BBB"), ("000001", "AAA", "BBB")),
+    ],
+)
+def test_marks_around_names_go_where_no_two_names_become_one(
+    raw: pd.DataFrame,
+    build: Callable[..., BarStore],
+    tmp_path: Path,
+    names: tuple[str, ...],
+    read: tuple[str, ...],
+) -> None:
+    marked = raw.assign(instrument=raw["instrument"].map(dict(zip(NAMES, names, strict=True))))
+    marked.to_parquet(tmp_path / "bars.parquet")
+    assert build(tmp_path / "bars.parquet").instruments == read
+
+
 def test_symbols_choose_among_files_and_rows(
     raw: pd.DataFrame, build: Callable[..., BarStore], tmp_path: Path
 ) -> None:
