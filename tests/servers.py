@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,7 @@ class _Connection(socketserver.BaseRequestHandler):
             ahead.sendall(request)
 
     def _back(self, ahead: socket.socket) -> None:
-        while answer := ahead.recv(1 << 20):
-            self.request.sendall(answer)
-        self.request.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # the client has left
+            while answer := ahead.recv(1 << 20):
+                self.request.sendall(answer)
+            self.request.shutdown(socket.SHUT_RDWR)

@@ -107,7 +107,7 @@ def test_a_parent_and_four_children_are_finished_with_everything_on_them(pipelin
         for name in ("train_loss", "learning_rate", "windows_per_second"):
             assert client.get_metric_history(run_id, name), name
         best = {item.path for item in client.list_artifacts(run_id, "checkpoints/best_model")}
-        assert {Path(path).name for path in best} == {"config.json", "model.safetensors"}
+        assert {Path(path).name for path in best} == {"config.json", "digests.json", "model.safetensors"}
     assert "rank_ic_mean" in found["backtest"].data.metrics
     assert "backtest_rank_ic_mean" in parent.data.metrics
 
