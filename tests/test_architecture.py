@@ -49,7 +49,7 @@ SEARCH_ROWS = [
 # Outside systems, and the only modules that import them.
 DOORS = {
     "mlflow": ("kronos.tracking",),
-    "optuna": ("kronos.stages.search.storage", "kronos.stages.search.study"),
+    "optuna": ("kronos.stages.search.study",),
     "qlib": ("kronos.evaluation.qlib_store", "kronos.evaluation.qlib_backtest", "kronos.data.sources.qlib"),
 }
 FILES = sorted(ROOT.rglob("*.py"))

@@ -160,7 +160,7 @@ def test_an_optional_package_is_named_with_what_installs_it(
     in_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg2", None)
-    from kronos.stages.search.storage import connect
+    from kronos.stages.search.study import connect
     from kronos.utils.errors import UserError
 
     with pytest.raises(UserError, match="pip install psycopg2-binary"):

@@ -8,21 +8,18 @@ say how many there were. The same model on the same bars and days with the same 
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.data.store import BarStore
 from kronos.stages.base import Context, Say
 from kronos.tracking.run import Run
-from kronos.utils.files import digest_bytes
+from kronos.utils.files import digest_bytes, lock_of
 
 FILE = "looks.jsonl"
 LOCK_SECONDS = 60.0
@@ -163,7 +160,7 @@ def record(path: Path, look: Look, run: Run, say: Say) -> None:
     line = asdict(replace(look, time=datetime.now(UTC).isoformat(timespec="seconds"), run_id=run.id))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path):
+        with lock_of(path, LOCK_SECONDS):  # it lies outside of the outputs, where nothing hidden stays
             there = {(one.kind, one.key, one.models) for one in read_looks(path, lambda text: None)}
             if (look.kind, look.key, look.models) in there:
                 return
@@ -181,12 +178,6 @@ def _append(path: Path, text: str) -> None:
         stream.write(text.encode())
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _lock(path: Path) -> FileLock:
-    """The lock of a file of looks; outside of the outputs, so that nothing hidden stays there."""
-    name = digest_bytes(os.fsencode(path.absolute()))[:16]
-    return FileLock(Path(tempfile.gettempdir()) / f"kronos-looks-{name}.lock", timeout=LOCK_SECONDS)
 
 
 def looked_before(path: Path, look: Look, context: Context) -> int:

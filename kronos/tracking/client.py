@@ -9,7 +9,6 @@ import os
 import platform
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
@@ -18,13 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from filelock import FileLock
-
 from kronos.tracking.offline_queue import Message, Outbox
 from kronos.tracking.run import TAG, Run, is_away, limits, named, send_message
 from kronos.utils.error_messages import innermost, sentence
 from kronos.utils.errors import Pruned, TrackingAway, UserError
-from kronos.utils.files import check_sqlite, digest_bytes
+from kronos.utils.files import check_sqlite, digest_bytes, lock_of
 from kronos.utils.interrupts import uninterrupted
 from kronos.utils.process_identity import is_gone, this_process
 
@@ -93,8 +90,7 @@ def _one_at_a_time(address: str) -> AbstractContextManager:
     file = database_file(address)
     if file is None:
         return nullcontext()
-    name = digest_bytes(os.fsencode(file))[:16]
-    return FileLock(Path(tempfile.gettempdir()) / f"kronos-{name}.lock", timeout=120)
+    return lock_of(file)
 
 
 def _check_file(address: str, begins: bool) -> None:

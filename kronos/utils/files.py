@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from kronos.utils.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]  # the folder of the package `kronos`
@@ -40,6 +42,15 @@ def given_path(text: str | Path) -> Path:
     That of an unknown user (`~somebody`) stays as it is: there is no such file, and no error of Python's.
     """
     return Path(os.path.expanduser(text))
+
+
+def lock_of(file: Path, timeout: float = 120.0) -> FileLock:
+    """Return a lock between the threads and processes of this machine that use a file, beside no file of the user's.
+
+    Waiting for it raises filelock.Timeout after `timeout` seconds.
+    """
+    name = digest_bytes(os.fsencode(file.absolute()))[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"kronos-{name}.lock", timeout=timeout)
 
 
 @contextmanager

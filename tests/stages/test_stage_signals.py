@@ -117,8 +117,7 @@ def outcome(stage: str) -> Any:
             return read_json("outputs/audit/audit.json")
         case "search":
             (found,) = Path("outputs/search").glob("predictor-*/best_trial.json")
-            # Of two trials that ran at once, both workers may take up the same one again, and one of them then fails.
-            return read_json(found)["states"]["COMPLETE"] >= 1
+            return read_json(found)["states"]["COMPLETE"] == 2
     forecasts = pd.read_parquet(BACKTEST / "predictions.parquet")
     return forecasts.to_csv(), read_json(BACKTEST / "metrics.json"), (BACKTEST / "report.md").read_text()
 

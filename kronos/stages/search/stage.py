@@ -16,7 +16,7 @@ from kronos.stages.runner import run_stage
 from kronos.stages.search.results import write_results
 from kronos.stages.search.session import PARENT, Search, definition_of, study_name
 from kronos.stages.search.space import space_of
-from kronos.stages.search.storage import parent_of
+from kronos.stages.search.study import parent_of
 from kronos.stages.train import TRAINING_PARAMS, TokenizerStage
 from kronos.stages.weights import given_address, trained_weights
 from kronos.tracking.client import Tracking

@@ -1,29 +1,25 @@
-"""Opening the storage of a study: a database of SQLAlchemy, or a journal file."""
+"""The address of a study's storage: how opening it is tried again, and what is said where it cannot be reached."""
 
 import re
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-import optuna
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_incrementing, wait_random
 
 from kronos.utils.errors import UserError
 
 
-def connect(address: str, heartbeat: int, retry_callback: Any = None) -> RDBStorage | JournalStorage:
-    """Open a storage and create its tables if needed; safe with several processes. Raises UserError on failure."""
-    if address.startswith("journal:"):
-        return JournalStorage(JournalFileBackend(address.removeprefix("journal:")))
+def opened(address: str, make: Callable[[], Any]) -> Any:
+    """Return what `make` opens at a database URL, tried again while another process creates its tables.
+
+    Raises UserError where the address is no URL, and where the database cannot be reached.
+    """
     if "://" not in address:
         raise UserError(
             f"storage {address!r} is not a valid URL: expected sqlite:///FILE or postgresql+psycopg2://..."
         )
     try:
-        return _open_database(address, heartbeat, retry_callback)
+        return _tried(make)
     except Exception as error:
         text = str(error)
         why = (text.splitlines() or [type(error).__name__])[0]
@@ -44,26 +40,5 @@ def _tables_being_created(error: BaseException) -> bool:
     retry=retry_if_exception(_tables_being_created), stop=stop_after_attempt(8),
     wait=wait_incrementing(start=0.1, increment=0.1) + wait_random(0, 0.1), reraise=True,
 )  # fmt: skip
-def _open_database(address: str, heartbeat: int, retry_callback: Any) -> RDBStorage:
-    options = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {"pool_pre_ping": True}
-    return quiet(
-        lambda: RDBStorage(
-            address, engine_kwargs=options, heartbeat_interval=heartbeat, grace_period=3 * heartbeat,
-            heartbeat_stale_trial_callback=retry_callback,
-        )
-    )  # fmt: skip
-
-
-def parent_of(address: str, name: str, key: str) -> Any:
-    """Return a value stored with a study; None where there is no such study or value."""
-    try:
-        return optuna.load_study(study_name=name, storage=connect(address, 60)).user_attrs.get(key)
-    except KeyError:
-        return None
-
-
-def quiet(function: Callable[[], Any]) -> Any:
-    """Call a function without Optuna's warnings about experimental features."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return function()
+def _tried(make: Callable[[], Any]) -> Any:
+    return make()

@@ -1,6 +1,6 @@
 """An Optuna study that several processes share, with its trials, figures and table.
 
-Only this module and `storage` import Optuna. The study does not depend on training or tracking: `go` takes the
+Only this module imports Optuna. The study does not depend on training or tracking: `go` takes the
 objective, a function that returns a trial's values. A trial whose process died is retried once; batch sizes that ran
 out of memory are not drawn again; every trial uses a generator seeded by (seed, trial number), so that different
 machines draw different values.
@@ -10,22 +10,25 @@ import json
 import logging
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, TrialPruned
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, TrialPruned
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from kronos.report.figures import save_plots
 from kronos.stages.search.space import Dimension, Space
-from kronos.stages.search.storage import connect, quiet
+from kronos.stages.search.storage import opened
 from kronos.utils.errors import Pruned, TrackingAway, UserError
+from kronos.utils.files import lock_of
 from kronos.utils.process_identity import is_gone, this_process
 
 DIRECTIONS: dict[str, Any] = {"val_loss": "minimize", "rank_ic": "maximize", "crps": "minimize"}
@@ -36,6 +39,47 @@ PROCESS = "process"
 END_SECONDS = 30.0  # that interrupted trials have to end
 JOIN_SECONDS = 30.0
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def quiet(function: Callable[[], Any]) -> Any:
+    """Call a function without Optuna's warnings about experimental features."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return function()
+
+
+class _SqliteStorage(RDBStorage):
+    """Gives each waiting trial to one worker: SQLite locks no row that is read to be changed, as Optuna expects."""
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        if state != TrialState.RUNNING:
+            return super().set_trial_state_values(trial_id, state, values)
+        with lock_of(Path(self.engine.url.database or "")):
+            return super().set_trial_state_values(trial_id, state, values)
+
+
+def connect(address: str, heartbeat: int, retry_callback: Any = None) -> RDBStorage | JournalStorage:
+    """Open a storage and create its tables if needed; safe with several processes. Raises UserError on failure."""
+    if address.startswith("journal:"):
+        return JournalStorage(JournalFileBackend(address.removeprefix("journal:")))
+    local = address.startswith("sqlite")
+    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if local else {"pool_pre_ping": True}
+    make = partial(
+        _SqliteStorage if local else RDBStorage, address, engine_kwargs=options, heartbeat_interval=heartbeat,
+        grace_period=3 * heartbeat, heartbeat_stale_trial_callback=retry_callback,
+    )  # fmt: skip
+    storage: RDBStorage = opened(address, lambda: quiet(make))
+    return storage
+
+
+def parent_of(address: str, name: str, key: str) -> Any:
+    """Return a value stored with a study; None where there is no such study or value."""
+    try:
+        return optuna.load_study(study_name=name, storage=connect(address, 60)).user_attrs.get(key)
+    except KeyError:
+        return None
 
 
 class Asked:

@@ -14,12 +14,12 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 from planted_search import BEST_RATE, Counted, loss, study
 
 import kronos.stages.search.study
 from kronos.stages.search import storage
-from kronos.stages.search.storage import connect
-from kronos.stages.search.study import Asked
+from kronos.stages.search.study import Asked, connect
 from kronos.utils.errors import UserError
 
 HERE = Path(__file__).parent
@@ -222,11 +222,36 @@ def test_a_storage_is_opened_again_while_another_process_creates_its_tables(
         opened.append(address)
         raise RuntimeError("table studies already exists")
 
-    monkeypatch.setattr(storage._open_database.retry, "sleep", lambda seconds: None)
-    monkeypatch.setattr(storage, "RDBStorage", fail_twice)
+    monkeypatch.setattr(storage._tried.retry, "sleep", lambda seconds: None)
+    monkeypatch.setattr(kronos.stages.search.study, "_SqliteStorage", fail_twice)
     assert connect("sqlite:///x.db", 60) == "storage" and len(opened) == 3
-    monkeypatch.setattr(storage, "RDBStorage", fail)
+    monkeypatch.setattr(kronos.stages.search.study, "_SqliteStorage", fail)
     opened.clear()
     with pytest.raises(UserError, match="cannot be reached: table studies already exists"):
         connect("sqlite:///x.db", 60)
     assert len(opened) == 8
+
+
+def test_a_waiting_trial_in_sqlite_is_taken_by_one_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optuna.storages._rdb.models import TrialModel
+
+    address = f"sqlite:///{tmp_path}/optuna.db"
+    study = optuna.create_study(storage=connect(address, 60))
+    study.enqueue_trial({"x": 1.0})
+    (waiting,) = study.get_trials()
+    real = TrialModel.find_or_raise_by_id.__func__  # type: ignore[attr-defined]
+
+    def slow(cls: type, *arguments: Any, **options: Any) -> Any:
+        found = real(cls, *arguments, **options)
+        time.sleep(0.3)  # every worker has read the state before any of them writes it
+        return found
+
+    monkeypatch.setattr(TrialModel, "find_or_raise_by_id", classmethod(slow))
+    storages = [connect(address, 60) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        taken = pool.map(
+            lambda storage: storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING), storages
+        )
+        assert sorted(taken) == [False, False, True]
