@@ -7,8 +7,11 @@ body into an answer, and `FastAPI.__call__`, which receives the body. In other p
 """
 
 import asyncio
+import ctypes
 import io
 import logging
+import os
+import platform
 import sys
 from collections.abc import Awaitable, Callable
 from threading import Event, Lock
@@ -34,6 +37,7 @@ def install(bounds: Bounds) -> None:
         return
     from fastapi import FastAPI
 
+    _share_memory()
     server, call = sys.modules[SERVER], FastAPI.__call__
     server.invocations = Invocations(bounds)  # type: ignore[attr-defined]
     bodies = Bodies(bounds)
@@ -42,6 +46,16 @@ def install(bounds: Bounds) -> None:
         await bodies(lambda *rest: call(self, *rest), scope, receive, send)
 
     FastAPI.__call__ = bounded  # type: ignore[method-assign]
+
+
+def _share_memory() -> None:
+    """Let all threads of the process allocate from one heap of glibc, where the user has not set its variables.
+
+    Each request is answered in any of 40 threads. With heaps of their own, what one has freed is of no use to the
+    next: with 12 large requests at once on a busy machine, the peak was 2.5 GB instead of 2.1 GB.
+    """
+    if platform.libc_ver()[0] == "glibc" and not os.environ.keys() & {"GLIBC_TUNABLES", "MALLOC_ARENA_MAX"}:
+        ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX of malloc.h
 
 
 class Invocations:

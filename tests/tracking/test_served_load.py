@@ -17,7 +17,7 @@ import pytest
 from serving import LOOKBACK, ask, market, request_body, save_model, serving
 
 pytestmark = pytest.mark.slow
-BOUND_MB = 2500  # peak resident memory of the server with nano weights; measured: 2.1 to 2.5 GB, idle 0.4 GB
+BOUND_MB = 2500  # peak resident memory of the server with nano weights; measured: 2.0 to 2.3 GB, idle 0.4 GB
 MB = 2**20
 
 
