@@ -1,9 +1,7 @@
 """Device, number format, threads and seeds of a process, each choice with its reason."""
 
-import ctypes
 import hashlib
 import os
-import platform
 import random
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ import torch
 from kronos.distributed.child_process import cgroup_counters
 from kronos.distributed.launcher import Place
 from kronos.utils.errors import UserError
+from kronos.utils.heap import MMAP_THRESHOLD, TRIM_THRESHOLD, tune_heap
 
 ALONE = Place()
 
@@ -95,15 +94,14 @@ def free_memory(device: torch.device) -> int:
 def _keep_freed_memory() -> None:
     """Make glibc keep freed memory: returning it and fetching it again, page by page, took a tenth of a step.
 
-    The peak memory stays about the same. Does nothing where the user has set glibc's own variables.
+    The peak memory stays about the same.
     """
-    chosen = os.environ.keys() & {"GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
-    if platform.libc_ver()[0] != "glibc" or chosen:
-        return
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(mmap_threshold, 2**25)  # 32 MiB, the maximum
+    largest = 2**25  # 32 MiB, the maximum
+    tune_heap(
+        {TRIM_THRESHOLD: 2**31 - 1, MMAP_THRESHOLD: largest},
+        "MALLOC_TRIM_THRESHOLD_",
+        "MALLOC_MMAP_THRESHOLD_",
+    )
 
 
 def _debugging() -> list[str]:

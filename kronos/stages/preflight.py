@@ -84,7 +84,7 @@ def _packages(parts: dict[str, Stage], config: Config) -> Iterator[str]:
         needed["lightgbm"] = None
     addresses = [config.tracking.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""]
     addresses += [config.search.storage] if "search" in parts else []
-    if any(address.startswith("postgresql") and "+psycopg2" in address for address in addresses):
+    if any(address.startswith(("postgresql:", "postgresql+psycopg2:")) for address in addresses):
         needed["psycopg2"] = None
     for name in needed:
         if not _installed(name):

@@ -155,10 +155,9 @@ class BaseDataProcessor:
         first = times[0].to_period(PERIODS[freq]).start_time if freq in PERIODS else times[0]
         sessions = store_sessions(fit.calendar, first, times[-1], freq, fit.label, fit.past)
         if freq in PERIODS:
-            settled = (settle_periods(part.take(), freq, sessions, findings) for part in parts)
-            parts = [self.spool.put(part) for part in settled]
+            parts, counts = self._settled(parts, freq, sessions, findings)
         clock = now()
-        last_session = last_session_of(parts, sessions, fit, freq, clock)
+        last_session = last_session_of(counts, parts, sessions, fit, freq, clock)
         to = getattr(config, "resample", None) or freq
         coarser = (
             Resampling(fit.calendar, freq, fit.label, sessions, last_session, to) if to != freq else None
@@ -274,6 +273,17 @@ class BaseDataProcessor:
             )
         own = [part for one in self.findings if (part := one.within(begin.date(), end.date())).count]
         return parts, counts.all(), freq, own + findings
+
+    def _settled(
+        self, parts: list[Held], freq: str, sessions: pd.DatetimeIndex, findings: list[Finding]
+    ) -> tuple[list[Held], pd.Series]:
+        """Name the bars of weeks or months by their last sessions. Returns them and their number at each time."""
+        settled, counts = [], TimeCounts()
+        for part in parts:
+            frame = settle_periods(part.take(), freq, sessions, findings)
+            counts.add(frame["datetime"])
+            settled.append(self.spool.put(frame))
+        return settled, counts.all()
 
     def _refuse_empty(self, days: list[pd.Timestamp], found: bool) -> None:
         begin, end = days_asked(self.config)

@@ -33,31 +33,43 @@ class TimeCounts:
 
 
 def last_session_of(
-    parts: list[Held], sessions: pd.DatetimeIndex, fit: Fit, freq: str, clock: pd.Timestamp
+    counts: pd.Series,
+    parts: list[Held],
+    sessions: pd.DatetimeIndex,
+    fit: Fit,
+    freq: str,
+    clock: pd.Timestamp,
 ) -> int:
     """Find the place of the last session with a bar whose interval is over at `clock`.
 
-    Raises UserError where there is none, and where too many bars are at no session.
+    `counts` are the bars of all parts at each time. Raises UserError where there is none, and where too many bars are
+    at no session.
     """
-    total, strays, last, example = 0, 0, -1, ""
-    for part in parts:
-        times = part.get(columns=["instrument", "datetime"])
-        frame, _ = drop_open_bars(times, fit.calendar, freq, fit.label, clock)
-        if frame.empty:
-            continue
-        place = places_of(frame["datetime"], sessions)
-        off = place < 0
-        if off.any() and not strays:
-            row = frame.iloc[int(np.flatnonzero(off)[0])]
-            example = f"{row['instrument']} at {day_text([row['datetime']])[0]}"
-        total, strays, last = total + len(place), strays + int(off.sum()), max(last, int(place.max()))
-    if not total:
+    over, _ = drop_open_bars(
+        pd.DataFrame({"instrument": "*", "datetime": counts.index, "bars": counts.to_numpy()}),
+        fit.calendar, freq, fit.label, clock,
+    )  # fmt: skip
+    if over.empty:
         raise UserError(
             "the interval of every bar is not over by the clock of this machine: there is no whole bar"
         )
+    place = places_of(over["datetime"], sessions)
+    strays, total = over.loc[place < 0, "bars"].sum(), over["bars"].sum()
     if strays > OFF_CALENDAR * total and not fit.extended and fit.past is None:
         raise UserError(
             f"{strays:,} of {total:,} bars are at no {freq} session of calendar {fit.calendar}, the first is "
-            f"{example}: give the --calendar they were traded on and the --freq they have"
+            f"{_first_of(parts, over.loc[place < 0, 'datetime'])}: give the --calendar they were traded on and the "
+            "--freq they have"
         )
-    return last
+    return int(place.max())
+
+
+def _first_of(parts: list[Held], times: pd.Series) -> str:
+    """Name the first bar at one of the times."""
+    for part in parts:
+        frame = part.get(columns=["instrument", "datetime"])
+        found = np.flatnonzero(frame["datetime"].isin(times))
+        if len(found):
+            row = frame.iloc[int(found[0])]
+            return f"{row['instrument']} at {day_text([row['datetime']])[0]}"
+    raise AssertionError("the times are those of the parts")
