@@ -247,7 +247,7 @@ class CsvDataProcessor(BaseDataProcessor):
 
     def _local(self, bars: FileBars) -> np.ndarray:
         """Return the times of a file on the clock of the exchange, int64 ns."""
-        ns, utc, offset, *_ = bars.times
+        ns, utc, offset = bars.times[:3]
         zone = getattr(self.config, "time_zone", None)
         try:
             if not utc and zone:

@@ -12,7 +12,7 @@ from kronos.data import calendars
 from kronos.data.calendar_detection import ON_SESSIONS, POOR, covers_with_more_hours
 from kronos.data.frequency import within_day
 from kronos.data.observed import OBSERVED
-from kronos.data.sources.csv_times import NONE
+from kronos.data.sources.csv_zones import NONE
 from kronos.data.spacing import found_freq
 from kronos.utils.errors import UserError
 
