@@ -252,6 +252,8 @@ class CsvDataProcessor(BaseDataProcessor):
         try:
             if not utc and zone:
                 ns, utc, offset = from_zone(ns, zone), True, None
+            elif not utc and not bars.layout.utc:
+                utc = self._clock.is_utc(ns)
             if utc and not (bars.layout.utc and self._clock.calendar == "auto"):
                 ns = self._clock.local(ns, offset)
         except UserError as error:

@@ -14,7 +14,7 @@ from kronos.data.sources import csv_layouts
 from kronos.data.sources.csv_clock_columns import clock_column
 from kronos.data.sources.csv_codes import coded
 from kronos.data.sources.csv_columns import TIMES, like_a_volume
-from kronos.data.sources.csv_dates import DAY
+from kronos.data.sources.csv_dates import DAY, names_no_day
 from kronos.data.sources.csv_file import (
     HEADER_AGAIN,
     NAMELESS,
@@ -233,6 +233,11 @@ def _with_times(
         bad = np.flatnonzero(bars.times.bad & others)
         if not len(bad):
             raise UserError(f"the time is empty in {int(others.sum())} of {len(others)} rows")
+        if names_no_day(words.iloc[bad[0]]):
+            raise UserError(
+                f"{words.iloc[bad[0]]!r} in row {bad[0] + skipped + 1} names a week or a quarter and no day: write "
+                "the last day of each"
+            )
         like = f" like {words.iloc[0]!r}" if bad[0] else ""
         raise UserError(
             f"{words.iloc[bad[0]]!r} in row {bad[0] + skipped + 1} is not a time{like} "

@@ -27,7 +27,8 @@ def clock_column(
     """Find the column of texts that holds the times of day of rows that repeat a day: its name, and the times.
 
     Times written with colons are such a column; numbers are it only where they rise or fall through each day, and
-    the name speaks of times. None where there is none. Raises UserError where there are several, or where the days are no calendar days.
+    the name speaks of times. None where there is none. Raises UserError where there are several, or where the days
+    are no calendar days.
     """
     if times.offset is not None or (times.ns % HOUR).any():
         return None

@@ -90,6 +90,8 @@ def _of_one_form(column: pa.ChunkedArray, first: str) -> Times | None:
         return Times(_nullable(column.cast(pa.timestamp("ns", "UTC")).cast(pa.int64())), True, None, nothing)
     if OFFSET.fullmatch(first) and pc.all(pc.equal(pc.utf8_length(column), len(first))).as_py():
         code, zones = coded(pc.utf8_slice_codeunits(column, len(first) - 6))
+        if len(zones) > 2:
+            return None  # perhaps the ends of intervals
         offset = np.append([int(zone_minutes(zone, np.zeros(1, np.int64))) for zone in zones], 0)[code]
         wall = pc.utf8_slice_codeunits(column, 0, len(first) - 6).cast(pa.timestamp("ns")).cast(pa.int64())
         return Times(_nullable(wall) - offset * MINUTE, True, offset if offset.any() else None, nothing)
@@ -159,9 +161,9 @@ def _of_spreadsheets(words: list[str]) -> np.ndarray:
         np.round(minutes).astype(np.int64) * 60 if digits < 5 else np.round(part * 86400).astype(np.int64)
     )
     weekday = (np.unique(days) - DAYS_TO_1970 + 3) % 7  # 0 is a Monday
-    if len(weekday) > FEWEST_DAYS and (weekday == 6).any() and not (weekday == 4).any():
+    if len(weekday) > FEWEST_DAYS and (weekday == 5).any() and not (weekday == 0).any():
         raise UserError(
-            f"the day number {words[0]} seems to be counted from 1904, since there are Sundays and no Fridays "
+            f"the day number {words[0]} seems to be counted from 1904, since there are Saturdays and no Mondays "
             "counted from 1900: write dates as 2024-06-18"
         )
     return (days - DAYS_TO_1970) * DAY + within * 10**9
@@ -186,7 +188,7 @@ def _ordered(split: list[Piece], example: str, form: DateForm) -> tuple[np.ndarr
     readings = {order: times for order, times in readings.items() if known[order] == max(known.values())}
     first = next(iter(readings))
     if len(readings) == 1:
-        return readings[first], first
+        return readings[first], "" if first == "months" else first
     if all((times == readings[first]).all() for times in readings.values()):
         return readings[first], ""
     if form.order in readings:

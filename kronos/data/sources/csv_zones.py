@@ -54,14 +54,13 @@ PLACES = {
 }
 _PLACES = {name: area for area, names in PLACES.items() for name in names.split()}
 OFFSET = re.compile(r"(?:gmt|utc)?\s?([+-])(\d{1,2})(?::?(\d\d))?(?::?(\d\d))?")
-OF_ETC = re.compile(r"etc/gmt[+-]\d{1,2}")
 AREA = re.compile(r"[a-z_]+(/[a-z_-]+)+")
 BEHIND_CLOCK = re.compile(  # an offset behind a time of day
     r"(.*?(?:\d:\d\d(?::\d\d)?(?:[.,:]\d+)?|[t ]\d{4}(?:\d\d)?(?:[.,]\d+)?|t\d\d|[ap]m))\s*"
     r"((?:gmt|utc)?\s?[+-]\d{1,2}(?::?\d\d)?(?::?\d\d)?)"
 )
-BEHIND_DATE = re.compile(
-    r"(\d{4}-\d\d-\d\d|.*\d\s?(?=gmt|utc))\s*((?:gmt|utc)?[+-]\d\d?:?\d\d|(?:gmt|utc)[+-]\d\d?)"
+BEHIND_DATE = re.compile(  # a minus behind a date may stand before its time of day
+    r"(\d{4}-\d\d-\d\d|.*\d\s?(?=gmt|utc))\s*(\+\d\d:\d\d|(?:gmt|utc)[+-]\d\d?(?::?\d\d)?)"
 )
 NAMED = re.compile(
     r"(.*\d(?:\s?[ap]m(?![^\W\d_]))?)\s*(etc/gmt[+-]\d{1,2}|est5edt|cst6cdt|mst7mdt|pst8pdt|[^\W\d_][^\d()\[\]]*)"
@@ -127,7 +126,7 @@ def minutes_ahead(zones: list[str | None], local: np.ndarray, known: bool) -> tu
     for row, zone in enumerate(zones):
         if zone is not None:
             rows.setdefault(zone, []).append(row)
-    if sum(OFFSET.fullmatch(zone) is not None for zone in rows) > MOST_OFFSETS:
+    if _are_ends(rows, local):
         raise UserError(
             f"the times end with many different offsets, such as {' and '.join(list(rows)[:2])}: if they are "
             "intervals, write the begin of each"
@@ -146,6 +145,22 @@ def minutes_ahead(zones: list[str | None], local: np.ndarray, known: bool) -> tu
             ahead[places] = zone_minutes(zone, local[places])
         zoned[places] = True
     return ahead, zoned
+
+
+def _are_ends(rows: dict[str, list[int]], local: np.ndarray) -> bool:
+    """Return whether offsets are the ends of intervals: there are many, or all are as far behind their times."""
+    if sum(OFFSET.fullmatch(zone) is not None for zone in rows) > MOST_OFFSETS:
+        return True
+    if len(rows) < 2 or not all(re.fullmatch(r"-\d\d:\d\d", zone) for zone in rows):
+        return False
+    far = {
+        int(local[row] // MINUTE % 1440) - _of_offset(zone) for zone, places in rows.items() for row in places
+    }
+    return len(far) == 1 and far.pop() < 0
+
+
+def _of_offset(zone: str) -> int:
+    return int(zone[1:3]) * 60 + int(zone[4:6])
 
 
 def _example(zone: str) -> str:
