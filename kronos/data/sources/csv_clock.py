@@ -58,11 +58,11 @@ class Clock:
             )
         if given is None:
             try:
-                self._find(ns[ns != NONE], False)
+                self._find(ns[ns != NONE], False, zones)
             except UserError:
                 raise UserError(
-                    f"{why}, as times in UTC do, and calendar=auto does not tell the exchange's: give --time-zone "
-                    "and --calendar"
+                    f"{why}, as times in UTC do, and calendar=auto does not tell the exchange's (time zones that "
+                    f"fit: {', '.join(zones[:5])}): give --time-zone UTC and --calendar, such as XNYS or XLON"
                 ) from None
         self._in_utc = True
         self.notes.append(f"Times without a time zone are taken for UTC, since {why}.")
@@ -113,16 +113,21 @@ class Clock:
             f"--calendar, one of {', '.join(calendars.NAMES)}"
         )
 
-    def _find(self, ns: np.ndarray, with_offset: bool) -> None:
+    def _find(self, ns: np.ndarray, with_offset: bool, zones: list[str] | None = None) -> None:
         """Choose the exchange on whose clock the times are its sessions, or round-the-clock trading in UTC.
 
-        All exchanges are tried where the preferred ones do not fit and no offset shows a local time.
+        All exchanges are tried where the preferred ones do not fit and no offset shows a local time; where `zones`
+        are given, those with such a clock.
         """
         moments = np.unique(ns)
-        found, longer = self._fits(moments, calendars.NAMES)
+
+        def possible(names: Iterable[str]) -> list[str]:
+            return [name for name in names if zones is None or str(calendars.timezone(name)) in zones]
+
+        found, longer = self._fits(moments, possible(calendars.NAMES))
         if not with_offset and not longer and all(one[0] < POOR for one in found):
             recent = moments[moments >= moments[-1] - RECENT]
-            more, more_longer = self._fits(recent, calendars.exchanges())
+            more, more_longer = self._fits(recent, possible(calendars.exchanges()))
             found, longer = found + more, longer + more_longer
         if longer and all(one[2] in calendars.ROUND_THE_CLOCK for one in found):
             found = longer

@@ -34,7 +34,7 @@ MINGUO = re.compile(
 )  # 113/01/02
 _NAME = r"([^\W\d_]{3,12})\.?"
 DAY_NAME_YEAR = re.compile(
-    rf"(\d{{1,2}})(?:st|nd|rd|th|er|º)?[-/ .]*{_NAME}[-/ ,.]*(\d{{4}}|\d\d)(?!\d)\.?(.*)"
+    rf"(\d{{1,2}})(?:(?:st|nd|rd|th|er|º)(?![^\W\d_]))?[-/ .]*{_NAME}[-/ ,.]*(\d{{4}}|\d\d)(?!\d)\.?(.*)"
 )
 NAME_DAY_YEAR = re.compile(rf"{_NAME}[-/ ]*(\d{{1,2}})(?:st|nd|rd|th)?[-/ ,.]+(\d{{4}}|\d\d)(?!\d)(.*)")
 YEAR_NAME_DAY = re.compile(rf"(\d{{4}})[-/ .]*{_NAME}[-/ .]*(\d{{1,2}})(?!\d)(.*)")

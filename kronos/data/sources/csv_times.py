@@ -14,7 +14,8 @@ from kronos.data.sources.csv_zones import MINUTE, NONE, minutes_ahead, zone_minu
 from kronos.utils.errors import UserError
 
 ISO = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?")
-OFFSET = re.compile(ISO.pattern + r"[+-]\d\d:\d\d")
+OFFSET = re.compile(ISO.pattern.removesuffix("?") + r"[+-]\d\d:\d\d")
+WITHOUT_SECONDS = len("2024-01-02 09:30-05:00")
 APART = 5  # how many times further apart the days of another reading must be, to be ruled out
 DAYS_TO_1970 = 25569  # of spreadsheets, which count from 1899-12-30
 LATEST = 73050  # the year 2100
@@ -90,7 +91,9 @@ def _of_one_form(column: pa.ChunkedArray, first: str) -> Times | None:
         return Times(_nullable(column.cast(pa.timestamp("ns", "UTC")).cast(pa.int64())), True, None, nothing)
     if OFFSET.fullmatch(first) and pc.all(pc.equal(pc.utf8_length(column), len(first))).as_py():
         code, zones = coded(pc.utf8_slice_codeunits(column, len(first) - 6))
-        if len(zones) > 2:
+        if len(zones) > 2 or (
+            len(zones) == 2 and len(first) == WITHOUT_SECONDS and first[17:] > first[11:16]
+        ):
             return None  # perhaps the ends of intervals
         offset = np.append([int(zone_minutes(zone, np.zeros(1, np.int64))) for zone in zones], 0)[code]
         wall = pc.utf8_slice_codeunits(column, 0, len(first) - 6).cast(pa.timestamp("ns")).cast(pa.int64())

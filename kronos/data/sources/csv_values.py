@@ -34,7 +34,10 @@ TAIWAN = {"成交股數", "成交張數", "開盤價", "收盤價"}  # of Taiwan
 def times_of(table: pa.Table, known: Meaning, names: Sequence[str], said: Said) -> Times:
     """Read the column of times, or the columns of dates and times of day together."""
     form = DateForm(said.date_order, any(name.strip() in TAIWAN for name in names), bool(said.time_zone))
-    columns = {role: table[str(known.places[role][0])] for role in TIMES if role in known.places}
+    places = {role: known.places[role][0] for role in TIMES if role in known.places}
+    if "date" in places and "time" not in places and _holds_times_of_day(table, places.get("datetime")):
+        places["time"] = places.pop("datetime")
+    columns = {role: table[str(place)] for role, place in places.items()}
     time = columns.get("time")
     within = None if time is None or len(columns) == 1 else read_times_of_day(time)
     chosen = _whole(columns, within is not None)
@@ -51,18 +54,28 @@ def times_of(table: pa.Table, known: Meaning, names: Sequence[str], said: Said) 
         dates = found if chosen == "date" else read_times(columns["date"], form)
         if found.utc:
             raise UserError(
-                f"column {names[known.places['date'][0]]} has a time zone, and the time of day is apart from it"
+                f"column {names[places['date']]} has a time zone, and the time of day is apart from it"
             )
         if not _timed(found) or (within != 0).any():
-            check_nights(dates.ns, within, names[known.places["time"][0]].strip())
+            check_nights(dates.ns, within, names[places["time"]].strip())
             days = np.where(dates.ns == NONE, NONE, dates.ns // DAY * DAY + within)
             found = dates._replace(ns=days, utc=False, offset=None)
-            chosen = "time" if known.places["time"][0] in known.zones else "date"
-    place = known.places[chosen][0]
+            chosen = "time" if places["time"] in known.zones else "date"
+    place = places[chosen]
     zone = known.zones.get(place)
     if zone is None or found.utc:
         return found if found.utc or not _timed(found) else _beside_epochs(found, table, known)
     return found if said.time_zone else _of_header(found, names[place].strip(), zone)
+
+
+def _holds_times_of_day(table: pa.Table, place: int | None) -> bool:
+    """Return whether a column that could hold days too has times of day alone."""
+    if place is None:
+        return False
+    sample = table[str(place)].slice(0, 100)
+    words = [str(word).strip() for word in sample.to_pylist() if word]
+    short = all(len(word) <= 12 if ":" in word else len(word) <= 5 for word in words)
+    return bool(words) and short and read_times_of_day(sample) is not None
 
 
 def _together(date: pa.ChunkedArray, time: pa.ChunkedArray, form: DateForm) -> Times | None:

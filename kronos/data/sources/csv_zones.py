@@ -62,9 +62,8 @@ BEHIND_CLOCK = re.compile(  # an offset behind a time of day
 BEHIND_DATE = re.compile(  # a minus behind a date may stand before its time of day
     r"(\d{4}-\d\d-\d\d|.*\d\s?(?=gmt|utc))\s*(\+\d\d:\d\d|(?:gmt|utc)[+-]\d\d?(?::?\d\d)?)"
 )
-NAMED = re.compile(
-    r"(.*\d(?:\s?[ap]m(?![^\W\d_]))?)\s*(etc/gmt[+-]\d{1,2}|est5edt|cst6cdt|mst7mdt|pst8pdt|[^\W\d_][^\d()\[\]]*)"
-)
+NAMED = re.compile(r"(.*\d(?:\s?[ap]m(?![^\W\d_]))?)\s*([^\W\d_][^\d()\[\]]*)")
+WITH_DIGITS = re.compile(r"(.*?\d(?:\s?[ap]m)?)\s*(etc/gmt[+-]\d{1,2}|[ecmp]st\d[ecmp]dt)")
 IN_BRACKETS = re.compile(r"(.*\S)\s*[(\[]([^()\[\]]+)[)\]]")  # behind the time: a comment, or the zone itself
 NOT_IN_HEADERS = {
     "z",
@@ -86,7 +85,7 @@ def split_zone(text: str) -> tuple[str, str | None]:
     found = BEHIND_CLOCK.fullmatch(text) or BEHIND_DATE.fullmatch(text)
     if found is not None:
         return found[1].strip(), found[2].strip()
-    found = NAMED.fullmatch(text)
+    found = WITH_DIGITS.fullmatch(text) or NAMED.fullmatch(text)
     return (found[1], found[2].strip()) if found is not None and is_zone(found[2].strip()) else (text, None)
 
 
@@ -149,9 +148,10 @@ def minutes_ahead(zones: list[str | None], local: np.ndarray, known: bool) -> tu
 
 def _are_ends(rows: dict[str, list[int]], local: np.ndarray) -> bool:
     """Return whether offsets are the ends of intervals: there are many, or all are as far behind their times."""
-    if sum(OFFSET.fullmatch(zone) is not None for zone in rows) > MOST_OFFSETS:
+    behind = [zone for zone in rows if re.fullmatch(r"-\d\d:\d\d", zone)]
+    if len(behind) > MOST_OFFSETS:
         return True
-    if len(rows) < 2 or not all(re.fullmatch(r"-\d\d:\d\d", zone) for zone in rows):
+    if len(rows) < 2 or len(behind) < len(rows):
         return False
     far = {
         int(local[row] // MINUTE % 1440) - _of_offset(zone) for zone, places in rows.items() for row in places
