@@ -13,7 +13,7 @@ from kronos.data.cleaning import OFF_CALENDAR
 from kronos.data.sources import csv_layouts
 from kronos.data.sources.csv_clock_columns import clock_column
 from kronos.data.sources.csv_codes import coded
-from kronos.data.sources.csv_columns import TIMES, like_a_volume
+from kronos.data.sources.csv_columns import PARTS, TIMES, like_a_volume
 from kronos.data.sources.csv_dates import DAY, names_no_day
 from kronos.data.sources.csv_file import (
     HEADER_AGAIN,
@@ -77,7 +77,8 @@ def _read(opened: Cells, said: Said) -> FileBars:
     volumes = list(known.places.get("volume", ()))
     guessed = [] if volumes or wide else like_a_volume(names, known)
     volumes += guessed if len(guessed) == 1 else []
-    clocks = [place for role in TIMES for place in known.places.get(role, ())]
+    clocks = [place for role in (*TIMES, "zone") for place in known.places.get(role, ())]
+    clocks += [place for place in known.parts if place not in clocks]
     series = [] if wide else list(known.places.get("series", ()))[:1]
     lengths = list(known.places.get("interval", ()))
     numbers = [place for place, one in enumerate(wide) if one] if wide else [*singles.values(), *volumes]
@@ -113,7 +114,12 @@ def _read(opened: Cells, said: Said) -> FileBars:
     values = numbers_of(bars, table, numbers, names, opened)
     bars.form = form_of(opened)
     bars.used = {role: names[place] for role, place in singles.items()}
-    bars.used |= {role: names[known.places[role][0]] for role in TIMES if role in known.places}
+    bars.used |= {
+        role: names[place]
+        for role in (*TIMES, *PARTS, "zone")
+        for place in known.places.get(role, ())[:1]
+        if place in clocks
+    }
     if wide:
         bars.used |= {one[0]: name for one, name in zip(reversed(wide), reversed(names), strict=True) if one}
         others = bars.used.values()

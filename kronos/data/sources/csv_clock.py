@@ -56,14 +56,20 @@ class Clock:
             raise UserError(
                 f"the times seem to be in UTC, since {why}, and other files do not show it: give --time-zone UTC"
             )
+        known = ns[ns != NONE]
         if given is None:
             try:
-                self._find(ns[ns != NONE], False, zones)
+                self._find(known, False, zones)
             except UserError:
                 raise UserError(
                     f"{why}, as times in UTC do, and calendar=auto does not tell the exchange's (time zones that "
-                    f"fit: {', '.join(zones[:5])}): give --time-zone UTC and --calendar, such as XNYS or XLON"
+                    f"fit: {', '.join(zones[:5])}): give --time-zone, such as UTC, and --calendar"
                 ) from None
+        elif not any(self._fits(np.unique(known), [self.calendar])):
+            raise UserError(
+                f"{why}, and in UTC the times are not those of {self.calendar}: give --time-zone, the clock that "
+                "they show, such as Etc/GMT+5"
+            )
         self._in_utc = True
         self.notes.append(f"Times without a time zone are taken for UTC, since {why}.")
         return True

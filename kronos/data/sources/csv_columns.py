@@ -26,6 +26,7 @@ _NAMES = {
     """,
     "date": """
         tradingday tradingdate datadate trddt tradedt traddt caldt tradedate bizdt quotedate pricedate dates
+        tag dia día jour giorno dag 日
         date1 dtyyyymmdd dlycaldt 交易日 日期日 年月日 交易日期年月日 日付 日付け 일자 날짜 datum fecha data дата
     """,
     "time": """
@@ -34,6 +35,18 @@ _NAMES = {
     """,
     "epoch": """
         unix unixtime unixtimestamp epoch epochtime
+    """,
+    "year": """
+        year yyyy jahr año anno année annee год 年 年份 年度
+    """,
+    "month": """
+        month monat mes mois mese месяц 月 月份
+    """,
+    "yearday": """
+        doy dayofyear yearday jday julianday
+    """,
+    "zone": """
+        timezone tz tzname tzid utcoffset gmtoffset tzoffset timezoneoffset 时区 時區
     """,
     "open": """
         otwarcie kursotwarcia açılış acilis aperto
@@ -95,9 +108,12 @@ _NAMES = {
 }  # fmt: skip
 NAMES = {role: tuple(text.split()) for role, text in _NAMES.items()}
 TIMES = ("datetime", "date", "time", "epoch")
+PARTS = ("year", "month", "yearday")  # of days that are spread over columns
 ROLES = (
     "instrument",
     *TIMES,
+    *PARTS,
+    "zone",
     *PRICES,
     "volume",
     "amount",
@@ -124,6 +140,7 @@ UNITS = {
 }  # fmt: skip
 _DATES = ("date", "day", "tradedate", "日期", "交易日期")  # of bars.SPELLINGS["datetime"]
 _TIMES = ("time", "时间")
+_DAYS = ("day", "tag", "dia", "día", "jour", "giorno", "dag", "日")  # of a month or a year, beside a year
 BRACKETS = re.compile(r"[(\[{（［【](.*?)[)\]}）］】]")
 NOT_A_VOLUME = re.compile(r"volat|taker|adj|avg|average|open|ratio|change|量比|换手|均量|涨")
 UNIT_BEHIND = re.compile(r"(張數?|仟股|[仟千]元|lacs|lakhs|crores)$")  # units that stand without brackets
@@ -131,15 +148,19 @@ BILINGUAL = re.compile(r"([\u4e00-\u9fff]+)_[A-Za-z]\w*")  # 开盘价_Oppr
 
 
 class Meaning(NamedTuple):
-    """What columns mean: their places by role (the preferred first), the factors of their units, and time zones."""
+    """What columns mean: their places by role (the preferred first), the factors of their units, and time zones.
+
+    `parts` are the places of year, month and day, or of year and day of the year, where no column holds whole days.
+    """
 
     places: dict[str, tuple[int, ...]]
     scales: dict[int, float]
     zones: dict[int, str]
+    parts: tuple[int, ...] = ()
 
     def missing(self) -> list[str]:
         """The columns that bars need and that are not there."""
-        time = [] if any(role in self.places for role in TIMES) else ["datetime"]
+        time = [] if self.parts or any(role in self.places for role in TIMES) else ["datetime"]
         return time + [name for name in PRICES if name not in self.places]
 
 
@@ -216,7 +237,17 @@ def meaning(names: tuple[str, ...]) -> Meaning:
         if sum(name.strip().lower() == best for name in names) > 1:
             raise UserError(f"column {names[ranked[0][1]].strip()} is there twice: rename or remove one")
         places[role] = tuple(place for _, place in ranked)
-    return Meaning(places, scales, zones)
+    return Meaning(places, scales, zones, _parts(names, places))
+
+
+def _parts(names: tuple[str, ...], places: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    if "year" not in places or {"datetime", "epoch"} & set(places):
+        return ()
+    if "date" not in places:
+        return (places["year"][0], places["yearday"][0]) if "yearday" in places else ()
+    if len(places["date"]) > 1 or squeeze(names[places["date"][0]]) not in _DAYS:
+        return ()
+    return tuple(places[role][0] for role in ("year", "month", "date") if role in places)
 
 
 def _unit(name: str) -> str:

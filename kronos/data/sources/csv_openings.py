@@ -14,7 +14,8 @@ HOUR = 3600 * 10**9
 NIGHT = 4 * HOUR  # without a bar, before the first one of a session
 FEWEST = 4  # sessions
 OFTEN = 2 * DAY  # between sessions: weekends alone are pauses of trading around the clock
-SAME = 0.95  # share of sessions that begin at one time of day, on the exchange's clock
+SAME = 0.95  # share of sessions that begin at one time of day, where nothing moves them
+SAME_THERE = 0.985  # the same on an exchange's clock: others are changed a week or more apart
 
 
 @lru_cache(maxsize=1)
@@ -37,7 +38,7 @@ def zones_of_utc(ns: np.ndarray, zones: Iterable[str] | None = None) -> list[str
     found = []
     for zone in changing_zones() if zones is None else zones:
         ahead = _ahead(zone, begins)
-        if np.ptp(ahead) == HOUR and _share(begins + ahead) >= SAME:
+        if np.ptp(ahead) == HOUR and _share(begins + ahead) >= SAME_THERE:
             found.append(zone)
     return found
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kronos.data.sources.csv_codes import coded
-from kronos.data.sources.csv_dates import DAY, EPOCHS, YEARS_BEFORE, Piece, day_ns, read_piece, year_of
-from kronos.data.sources.csv_zones import MINUTE, NONE, minutes_ahead, zone_minutes
+from kronos.data.sources.csv_dates import DAY, EMPTY, EPOCHS, YEARS_BEFORE, Piece, day_ns, read_piece, year_of
+from kronos.data.sources.csv_zones import MINUTE, NONE, is_zone, minutes_ahead, zone_minutes
 from kronos.utils.errors import UserError
 
 ISO = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?")
@@ -18,6 +18,7 @@ OFFSET = re.compile(ISO.pattern.removesuffix("?") + r"[+-]\d\d:\d\d")
 WITHOUT_SECONDS = len("2024-01-02 09:30-05:00")
 APART = 5  # how many times further apart the days of another reading must be, to be ruled out
 DAYS_TO_1970 = 25569  # of spreadsheets, which count from 1899-12-30
+HOURS_AT_MOST = 14  # of an offset: larger numbers are seconds
 LATEST = 73050  # the year 2100
 FEWEST_DAYS = 4  # in a row, before their days of the week tell from when a spreadsheet counts
 SERIALS = "Dates are numbers of days since 1899-12-30, as spreadsheets count them."
@@ -143,6 +144,32 @@ def _parse(words: list[str], form: DateForm) -> Times:
     good = ns != NONE
     ns[good] -= ahead[good] * MINUTE
     return Times(ns, utc, ahead if utc and ahead.any() else None, (ns == NONE) & ~empty, order, note)
+
+
+def in_zones(times: Times, column: pa.ChunkedArray, name: str) -> Times:
+    """Put times into UTC by a column of zones, or of the hours or seconds that they are ahead of it.
+
+    Raises UserError for what is no zone.
+    """
+    code, words = coded(column.cast(pa.string()) if not pa.types.is_string(column.type) else column)
+    zones = [_zone_of(word.strip().lower(), name) for word in words]
+    ahead, zoned = minutes_ahead([*zones, None], times.ns, False, code)
+    if not zoned.any():
+        return times
+    ns = np.where((times.ns == NONE) | ~zoned, NONE, times.ns - ahead * MINUTE)
+    return times._replace(ns=ns, utc=True, offset=ahead if ahead.any() else None)
+
+
+def _zone_of(word: str, name: str) -> str | None:
+    if word in EMPTY:
+        return None
+    if re.fullmatch(r"[+-]?\d+(\.\d+)?", word):
+        number = float(word)
+        minutes = round(number / 60 if abs(number) > HOURS_AT_MOST else number * 60)
+        return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+    if not is_zone(word):
+        raise UserError(f"column {name} has {word!r}, which is no time zone that is known: give --time-zone")
+    return word
 
 
 def _of_spreadsheets(words: list[str]) -> np.ndarray:

@@ -18,7 +18,7 @@ from kronos.data.sources.csv_numbers import comma_is_decimal, to_floats
 from kronos.data.sources.csv_schema import Said
 from kronos.data.sources.csv_table import Cells
 from kronos.data.sources.csv_time_of_day import read_times_of_day
-from kronos.data.sources.csv_times import DateForm, Times, read_times
+from kronos.data.sources.csv_times import DateForm, Times, in_zones, read_times
 from kronos.data.sources.csv_units import amount_ratio
 from kronos.data.sources.csv_zones import MINUTE, NONE, header_minutes
 from kronos.utils.errors import UserError
@@ -38,6 +38,11 @@ def times_of(table: pa.Table, known: Meaning, names: Sequence[str], said: Said) 
     if "date" in places and "time" not in places and _holds_times_of_day(table, places.get("datetime")):
         places["time"] = places.pop("datetime")
     columns = {role: table[str(place)] for role, place in places.items()}
+    if known.parts:
+        columns["date"], places["date"] = (
+            _of_parts([table[str(place)] for place in known.parts]),
+            known.parts[0],
+        )
     time = columns.get("time")
     within = None if time is None or len(columns) == 1 else read_times_of_day(time)
     chosen = _whole(columns, within is not None)
@@ -63,9 +68,27 @@ def times_of(table: pa.Table, known: Meaning, names: Sequence[str], said: Said) 
             chosen = "time" if places["time"] in known.zones else "date"
     place = places[chosen]
     zone = known.zones.get(place)
-    if zone is None or found.utc:
-        return found if found.utc or not _timed(found) else _beside_epochs(found, table, known)
-    return found if said.time_zone else _of_header(found, names[place].strip(), zone)
+    if found.utc or (said.time_zone and (zone or "zone" in known.places)):
+        return found
+    if zone is not None:
+        return _of_header(found, names[place].strip(), zone)
+    if not _timed(found):
+        return found
+    if "zone" in known.places:
+        beside = known.places["zone"][0]
+        return in_zones(found, table[str(beside)], names[beside].strip())
+    return _beside_epochs(found, table, known)
+
+
+def _of_parts(columns: list[pa.ChunkedArray]) -> pa.ChunkedArray:
+    """Join years, months and days, or years and days of the year, to dates."""
+    texts = [
+        pc.replace_substring_regex(pc.utf8_trim_whitespace(column.cast(pa.string())), r"\.0*$", "")
+        for column in columns
+    ]
+    if len(texts) == 2:
+        texts[1] = pc.utf8_lpad(texts[1], 3, "0")
+    return pc.binary_join_element_wise(*texts, "-")
 
 
 def _holds_times_of_day(table: pa.Table, place: int | None) -> bool:

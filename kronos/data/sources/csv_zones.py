@@ -1,6 +1,7 @@
 """Time zones as files write them: offsets, abbreviations and names, behind a time or in the name of a column."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -114,17 +115,23 @@ def _database() -> dict[str, str]:
     return {name.lower(): name for name in available_timezones() if name not in ("Factory", "localtime")}
 
 
-def minutes_ahead(zones: list[str | None], local: np.ndarray, known: bool) -> tuple[np.ndarray, np.ndarray]:
+def minutes_ahead(
+    zones: Sequence[str | None], local: np.ndarray, known: bool, code: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return how many minutes ahead of UTC the zones of times are, and which of the times have one, both [N].
 
-    `local` are the times that the clocks showed, int64 ns. Abbreviations of several places have no zone where the
-    zone is `known` otherwise. Raises UserError for them where it is not, and for unknown zones.
+    `local` are the times that the clocks showed, int64 ns; `zones` are theirs, or those to which `code` points.
+    Abbreviations of several places have no zone where the zone is `known` otherwise. Raises UserError for them where
+    it is not, and for unknown zones.
     """
-    ahead, zoned = np.zeros(len(zones), np.int64), np.zeros(len(zones), bool)
-    rows: dict[str, list[int]] = {}
-    for row, zone in enumerate(zones):
-        if zone is not None:
-            rows.setdefault(zone, []).append(row)
+    ahead, zoned = np.zeros(len(local), np.int64), np.zeros(len(local), bool)
+    if code is None:
+        code, different = pd.factorize(np.array(zones, dtype=object), use_na_sentinel=False)
+        zones = list(different)
+    rows: dict[str, np.ndarray] = {}
+    for place, zone in enumerate(zones):
+        if isinstance(zone, str):  # two texts may name one zone
+            rows[zone] = np.append(rows.get(zone, np.zeros(0, np.int64)), np.flatnonzero(code == place))
     if _are_ends(rows, local):
         raise UserError(
             f"the times end with many different offsets, such as {' and '.join(list(rows)[:2])}: if they are "
@@ -146,7 +153,7 @@ def minutes_ahead(zones: list[str | None], local: np.ndarray, known: bool) -> tu
     return ahead, zoned
 
 
-def _are_ends(rows: dict[str, list[int]], local: np.ndarray) -> bool:
+def _are_ends(rows: dict[str, np.ndarray], local: np.ndarray) -> bool:
     """Return whether offsets are the ends of intervals: there are many, or all are as far behind their times."""
     behind = [zone for zone in rows if re.fullmatch(r"-\d\d:\d\d", zone)]
     if len(behind) > MOST_OFFSETS:

@@ -194,6 +194,25 @@ def test_other_forms_of_days(tmp_path: Path, pattern: str) -> None:
     come_back(written(tmp_path, "Date", texts), DAILY)
 
 
+@pytest.mark.parametrize(
+    ("header", "pattern"),
+    [
+        ("Year,Month,Day", "%Y,%m,%d"),
+        ("Jahr,Monat,Tag", "%Y,%b,%d"),
+        ("year,doy", "%Y,%j"),
+        ("Year,Day", "%Y,%j"),
+    ],
+)
+def test_days_spread_over_columns(tmp_path: Path, header: str, pattern: str) -> None:
+    come_back(written(tmp_path, header, [f"{one:{pattern}}" for one in DAILY]), DAILY)
+    texts = [f"{one:{pattern}},{one:%H:%M}" for one in BARS]
+    come_back(written(tmp_path, f"{header},Time", texts), BARS)
+
+
+def test_a_year_beside_whole_days_is_not_used(tmp_path: Path) -> None:
+    come_back(written(tmp_path, "Date,Year,Month", [f"{one:%Y-%m-%d,%Y,%m}" for one in DAILY]), DAILY)
+
+
 def test_json_dates_of_scripts(tmp_path: Path) -> None:
     come_back(written(tmp_path, "Date", [f"/Date({one.value // 10**6})/" for one in DAILY]), DAILY)
 

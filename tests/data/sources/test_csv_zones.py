@@ -196,6 +196,26 @@ def test_a_zone_behind_a_time_of_day_in_a_column_of_its_own(tmp_path: Path) -> N
     come_back(written(tmp_path, "Date,Time (UTC+1)", texts))
 
 
+@pytest.mark.parametrize("how", ["area", "name", "hours", "seconds"])
+def test_a_column_of_zones_is_that_of_the_times_beside_it(tmp_path: Path, how: str) -> None:
+    texts = []
+    for place, one in enumerate(BARS.tz_localize("America/New_York")):
+        area = ["America/New_York", "Europe/Berlin", "Asia/Tokyo"][place % 3]
+        local = one.tz_convert(area)
+        seconds = int(local.utcoffset().total_seconds())
+        shown = {"area": area, "name": ABBREVIATIONS[area][bool(local.dst())], "hours": seconds // 3600,
+                 "seconds": seconds}[how]  # fmt: skip
+        texts.append(f"{local:%d.%m.%Y},{local:%H:%M},{shown}")
+    come_back(
+        written(tmp_path, "Date,Time,GMT Offset" if how in ("hours", "seconds") else "Date,Time,TZ", texts)
+    )
+    path = written(tmp_path, "Date,Time,TZ", [text.rsplit(",", 1)[0] + ",Mars" for text in texts])
+    with pytest.raises(
+        UserError, match="column TZ has 'mars', which is no time zone that is known: give --time"
+    ):
+        read(path, freq="auto")
+
+
 @pytest.mark.parametrize("calendar", ["auto", "XNYS"])
 def test_times_without_a_zone_are_in_utc_where_the_first_bar_moves_with_an_exchanges_clock(
     tmp_path: Path, calendar: str
@@ -208,6 +228,14 @@ def test_times_without_a_zone_are_in_utc_where_the_first_bar_moves_with_an_excha
         in notes
     )
     come_back(path, time_zone="UTC")
+
+
+def test_times_on_a_clock_that_is_never_changed_are_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, "Date", in_zone("Etc/GMT+5"))
+    for calendar in ("auto", "XNYS"):
+        with pytest.raises(UserError, match=r"with the clock of America/New_York.*: give --time-zone"):
+            read(path, freq="auto", calendar=calendar)
+    come_back(path, time_zone="Etc/GMT+5")
 
 
 def test_times_in_utc_of_sessions_over_midnight_and_of_extended_hours(tmp_path: Path) -> None:
