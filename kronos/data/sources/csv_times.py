@@ -16,6 +16,7 @@ from kronos.utils.errors import UserError
 ISO = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?")
 OFFSET = re.compile(ISO.pattern.removesuffix("?") + r"[+-]\d\d:\d\d")
 WITHOUT_SECONDS = len("2024-01-02 09:30-05:00")
+SHORT = len("2402260930")
 APART = 5  # how many times further apart the days of another reading must be, to be ruled out
 DAYS_TO_1970 = 25569  # of spreadsheets, which count from 1899-12-30
 HOURS_AT_MOST = 14  # of an offset: larger numbers are seconds
@@ -101,6 +102,8 @@ def _of_one_form(column: pa.ChunkedArray, first: str) -> Times | None:
         return Times(_nullable(wall) - offset * MINUTE, True, offset if offset.any() else None, nothing)
     if re.fullmatch(r"\d{13}|\d{16}|\d{19}|1\d{9}", first):
         number = _nullable(column.cast(pa.int64()))
+        if len(first) == SHORT and _short_years(number) is not None:
+            return None  # perhaps a year, month, day, hour and minute of two digits each
         ns = np.full(len(number), NONE, np.int64)
         for least, below, unit in EPOCHS:
             within = (number >= least) & (number < below)
@@ -136,6 +139,9 @@ def _parse(words: list[str], form: DateForm) -> Times:
     if len(split):
         form = form._replace(minguo=form.minguo or bool((kinds == "minguo").any()))
         ns[split], order = _ordered([pieces[row] for row in split], words[split[0]], form)
+    epochs = np.flatnonzero(kinds == "epoch")
+    if len(epochs) and (digits := _of_short_years([words[row] for row in epochs], ns[epochs])) is not None:
+        ns[epochs], kinds[epochs] = digits, "moment"
     ahead, zoned = minutes_ahead([piece.zone for piece in pieces], ns, form.zone_given)
     zoned |= kinds == "epoch"
     good = ns != NONE
@@ -170,6 +176,41 @@ def _zone_of(word: str, name: str) -> str | None:
     if not is_zone(word):
         raise UserError(f"column {name} has {word!r}, which is no time zone that is known: give --time-zone")
     return word
+
+
+def _of_short_years(words: list[str], since_1970: np.ndarray) -> np.ndarray | None:
+    """Read yymmddHHMM and yymmddHHMMSS, which also are numbers since 1970; None where they can only be those.
+
+    Raises TwoWays where the seconds since 1970 lie in the past and may be meant.
+    """
+    if {len(word) for word in words} not in ({SHORT}, {SHORT + 2}) or not all(map(str.isdigit, words)):
+        return None
+    number = np.array(words, dtype=np.int64)
+    long = len(words[0]) > SHORT
+    found = _short_years(number // 100 if long else number)
+    if found is None or (long and (number % 100 > 59).any()):
+        return None
+    if not long and (since_1970 < pd.Timestamp.now().value).all():
+        if len(words) < FEWEST_DAYS:
+            return None
+        raise TwoWays(
+            f"the time {words[0]} can be read two ways (seconds since 1970, or year, month, day, hour and minute): "
+            "write times as 2024-06-18 09:30"
+        )
+    return found + (number % 100 * 10**9 if long else 0)
+
+
+def _short_years(number: np.ndarray) -> np.ndarray | None:
+    """Read numbers yymmddHHMM as int64 ns; None where some are no such times."""
+    year, month, day, hour, minute = (number // 100**place % 100 for place in (4, 3, 2, 1, 0))
+    if ((month < 1) | (month > 12) | (day < 1) | (hour > 23) | (minute > 59)).any():
+        return None
+    months = (year + np.where(year < 70, 30, -70)) * 12 + month - 1
+    first = months.astype("datetime64[M]")
+    days = first.astype("datetime64[D]") + (day - 1)
+    if (days.astype("datetime64[M]") != first).any():
+        return None
+    return days.astype(np.int64) * DAY + (hour * 60 + minute) * MINUTE
 
 
 def _of_spreadsheets(words: list[str]) -> np.ndarray:

@@ -228,3 +228,14 @@ def test_years_and_months_in_six_digits_are_read_where_nothing_else_can_be_meant
     come_back(written(tmp_path, "Date", [f"{one:%Y%m}" for one in months]), months)
     with pytest.raises(UserError, match="can be read two ways"):
         read(written(tmp_path, "Date", ["201201", "201202", "201203"]))
+
+
+def test_years_of_two_digits_before_months_days_and_times_are_no_numbers_since_1970(tmp_path: Path) -> None:
+    come_back(written(tmp_path, "Time", [f"{one:%y%m%d%H%M}" for one in BARS]), BARS)
+    come_back(written(tmp_path, "Time", [f"{one:%y%m%d%H%M%S}" for one in BARS]), BARS)
+    with pytest.raises(UserError, match="can be read two ways"):
+        read(written(tmp_path, "Time", [f"{one - pd.DateOffset(years=9):%y%m%d%H%M}" for one in BARS[:20]]))
+    since_1970 = [str(one.tz_localize("America/New_York").value // 10**9) for one in BARS]
+    come_back(written(tmp_path, "Time", since_1970), BARS)
+    old = pd.date_range("1980-01-02", "2003-01-02", freq="7D")
+    assert len(read(written(tmp_path, "Time", [str(one.value // 10**6) for one in old]))[0]) == len(old)
