@@ -168,8 +168,7 @@ def trained_baselines(
             store, {name: earned for name, (_, earned) in past.items()}, pd.DatetimeIndex(close.index),
             torch.get_num_threads(), config.training.seed,
         )  # fmt: skip
-        if trees is not None:
-            found["lightgbm"] = (boosted_trees.NAME, trees)
+        found["lightgbm"] = (boosted_trees.NAME, trees)
     return found
 
 
