@@ -200,6 +200,7 @@ class LaunchConfig(Section):
     skip_data_process: bool = _field(False, "pipeline: use the stored bars")
     skip_tokenizer: bool = _field(False, "pipeline: use the stored tokenizer")
     skip_predictor: bool = _field(False, "pipeline: use the stored predictor")
+    skip_calibrate: bool = _field(False, "pipeline: do not calibrate the bands")
     skip_backtest: bool = _field(False, "pipeline: end after training")
 
 
@@ -248,6 +249,16 @@ class ForecastConfig(Section):
         (0.05, 0.25, 0.5, 0.75, 0.95), "quantiles of the sample paths that predict writes"
     )
     predict_figures: OptionalNames = _field(None, "instruments that predict draws; none means the first four")
+    bands: Literal["calibrated", "raw"] = _field(
+        "calibrated",
+        "quantiles of prices: corrected by the errors on validation days, or of the sample paths alone",
+    )
+    calibration_series: Int = _field(
+        1000,
+        "validation forecasts whose errors calibrate the bands; a fifth more choose temperatures",
+        ge=100,
+    )
+    calibration_sample_count: Int = _field(50, "sample paths per series of calibrated bands", ge=10)
 
 
 class BacktestConfig(Section):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kronos.evaluation.coverage import SHOWN, Coverage
 from kronos.evaluation.departures import Departures
 from kronos.evaluation.forecast_evaluation import Accuracy, Before, Ranking
 from kronos.evaluation.large_moves import LargeMoves
@@ -74,6 +75,8 @@ class ReportInputs:
     ranking: Ranking
     before: Before = field(default_factory=Before)
     accuracy: Accuracy
+    coverages: Mapping[str, Coverage] = field(default_factory=dict)  # of the bands: raw, calibrated
+    calibration_note: str = ""  # why there are no calibrated bands
     test_losses: Mapping[str, float] = field(
         default_factory=dict
     )  # of the models on the test range, by metric
@@ -112,6 +115,7 @@ def metrics(inputs: ReportInputs) -> dict[str, float]:
     values = {
         **_ranking(inputs),
         **_accuracy(inputs),
+        **_coverage(inputs),
         **_portfolio(inputs),
         **inputs.test_losses,
         **_large_moves(inputs.large_moves),
@@ -175,6 +179,20 @@ def _accuracy(inputs: ReportInputs) -> dict[str, float]:
     return values
 
 
+def _coverage(inputs: ReportInputs) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for kind, found in inputs.coverages.items():
+        name = f"coverage_{SHOWN * 100:.0f}_{kind}"
+        for step in range(inputs.horizon + 1):
+            one = found.share(step=step)
+            end = f"_step_{step}" if step else ""
+            values[f"{name}{end}"] = one["share"]
+            if not step:
+                values |= {f"{name}_low": one["low"], f"{name}_high": one["high"]}
+        values |= {f"width_{SHOWN * 100:.0f}_{kind}": found.width, f"crps_{kind}": found.crps}
+    return values
+
+
 def _portfolio(inputs: ReportInputs) -> dict[str, float]:
     result, values = inputs.portfolio, {}
     for name in EXCESS:
@@ -233,7 +251,7 @@ def details(inputs: ReportInputs) -> dict[str, Any]:
         "by_step": ranking.steps,
         "decay": ranking.decay, "groups": ranking.group_means, "group_spread": ranking.spread,
         "accuracy_by_step": accuracy.steps, "direction": accuracy.direction, "skill_mae": accuracy.skill,
-        "error_gap_last": accuracy.gap, "distributions": accuracy.distributions,
+        "error_gap_last": accuracy.gap, "distributions": accuracy.distributions, "coverages": inputs.coverages,
         "portfolio": {name: one.risk for name, one in inputs.portfolios.items()}, "excess": inputs.excesses,
         "large_moves": inputs.large_moves,
     })  # fmt: skip

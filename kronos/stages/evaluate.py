@@ -32,20 +32,20 @@ from kronos.evaluation.tradability import Tradability, trading_costs, trading_ma
 from kronos.forecast.store_forecaster import (
     CLOSE,
     Forecaster,
-    draw_keys,
     forecast_frame,
     forecaster,
+    random_order,
     trading_rules,
 )
 from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
 from kronos.stages.base import Context, Inputs
+from kronos.stages.calibration import coverages
 from kronos.stages.inputs import wide_bars
 from kronos.stages.provenance import seen_before
 from kronos.stages.test_loss import test_losses
 from kronos.stages.weights import weights_before
 from kronos.utils.errors import UserError
 from kronos.utils.names import file_name
-from kronos.utils.random_keys import GOLDEN
 
 EXAMPLES = 4
 
@@ -88,6 +88,16 @@ def evaluate(
         trained=trained_baselines(config, splits, store, bars["close"]),
     )  # fmt: skip
     samples, examples = sample_paths(model, points, forecasts)
+    bands = {}
+    if samples:
+        rows = samples[0].rows
+        bands = coverages(
+            model,
+            points.subset(rows),
+            samples[0].paths_NSH,
+            forecasts.realised()[rows],
+            inputs.calibration.calibration,
+        )
     losses = test_losses(context, inputs)
     accurate = forecast_evaluation.measure(forecasts, samples)
     within = {name: bars[name].iloc[first - start :] for name in ("close", "member")}
@@ -132,7 +142,8 @@ def evaluate(
         ),
         scored=len(points), excluded=Counter(sorted(points.excluded["reason"])), repaired_bars=repaired,
         model_digests={name: inputs.digests[name] for name in ("tokenizer", "predictor")},
-        ranking=ranked, before=before, accuracy=accurate, test_losses=losses,
+        ranking=ranked, before=before, accuracy=accurate, coverages=bands,
+        calibration_note=inputs.calibration.note, test_losses=losses,
         portfolios={
             name: Portfolio(daily=one.daily, risk=one.risk, turnover=one.turnover, stranded=one.stranded)
             for name, one in results.items() if name in signals.SIGNALS
@@ -236,8 +247,7 @@ def sample_paths(
     """
     config, store = model.config, model.store
     whole = np.flatnonzero(points.session + config.data.predict_window <= store.last_session)
-    order = draw_keys(store, points)[whole].astype(np.uint64) * GOLDEN
-    rows = whole[np.argsort(order, kind="stable")[: config.forecast.evaluation_series]]
+    rows = whole[random_order(store, points.subset(whole))[: config.forecast.evaluation_series]]
     if not len(rows):
         return [], []
     part = points.subset(rows)
