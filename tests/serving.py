@@ -29,7 +29,7 @@ LOOKBACK = 16
 SETTINGS = {
     "lookback": LOOKBACK, "pred_len": 3, "T": 1.0, "top_p": 0.9, "top_k": 0, "seed": 1, "sample_count": 2,
     "quantiles": [0.1, 0.9], "max_context": 64, "clip": 5.0, "fine_rotary": "public", "precision": "fp32",
-    "calendar": "XNYS", "freq": "day", "label": "end",
+    "calendar": "XNYS", "freq": "day", "label": "end", "bands": "raw",
 }  # fmt: skip
 
 

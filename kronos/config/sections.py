@@ -249,6 +249,9 @@ class ForecastConfig(Section):
         (0.05, 0.25, 0.5, 0.75, 0.95), "quantiles of the sample paths that predict writes"
     )
     predict_figures: OptionalNames = _field(None, "instruments that predict draws; none means the first four")
+    predict_drawdown: Float = _field(
+        0.1, "fall from the highest close within the horizon whose probability predict writes", gt=0, lt=1
+    )
     bands: Literal["calibrated", "raw"] = _field(
         "calibrated",
         "quantiles of prices: corrected by the errors on validation days, or of the sample paths alone",

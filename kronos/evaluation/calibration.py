@@ -10,7 +10,7 @@ relative to the last close: 0.01 is one per cent of it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,13 @@ from kronos.utils.errors import UserError
 
 PRICES = FEATURES[:4]
 CLOSE = FEATURES.index("close")
-DECAY = 0.94  # of squared returns per bar, as in RiskMetrics (1996)
+DECAYS = (0.85, 0.9, 0.94, 0.97)  # of squared returns per bar, tried; 0.94 is RiskMetrics' (1996) for days
 LEAST_SCALE = 1e-6  # one per cent of a basis point: of an instrument whose price does not move
+LEAST_PRICE = 0.01  # of the last close
 LEAST_SERIES = 100  # validation series, below which no correction is fitted
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # tried for the paths' spread, against the recent volatility
+# Tried for the paths' spread, against the recent volatility. Few, since a small weight on a spread that says nothing
+# is likelier by chance, and then shares in calm and in wild times differ.
+WEIGHTS = (0.0, 0.5, 1.0)
 TEMPERATURES = (0.7, 0.85, 1.0, 1.2, 1.45)
 
 
@@ -36,17 +39,23 @@ class Calibration:
         temperatures: sampling temperature of each step, [H]; top-p and top-k are off.
         samples: paths per series that the errors were measured with.
         weight: exponent of the paths' spread in the scale; 1 - weight is that of the recent volatility.
+        decay: of the squared returns in the recent volatility, per bar.
         errors: sorted normalised errors, float64 [P, H, K].
     """
 
     temperatures: tuple[float, ...]
     samples: int
     weight: float
+    decay: float
     errors: np.ndarray
 
     @property
     def horizon(self) -> int:
         return int(self.errors.shape[1])
+
+    def first(self, horizon: int) -> "Calibration":
+        """Return the calibration of the first `horizon` steps."""
+        return replace(self, temperatures=self.temperatures[:horizon], errors=self.errors[:, :horizon])
 
     def quantiles(
         self, moves_NSHP: np.ndarray, volatility_N: np.ndarray, levels: Sequence[float]
@@ -56,14 +65,22 @@ class Calibration:
         picked = np.stack([self.error_quantile(level) for level in levels])  # [levels, P, H]
         return np.asarray(centre + scale * np.moveaxis(picked, 1, 2)[:, None])
 
+    def price_quantiles(
+        self, moves_NSHP: np.ndarray, volatility_N: np.ndarray, last_N: np.ndarray, levels: Sequence[float]
+    ) -> np.ndarray:
+        """Return calibrated quantiles as prices, [levels, N, H, P]; none is below one per cent of the last close."""
+        size = np.abs(last_N)[:, None, None]
+        prices = last_N[:, None, None] + size * self.quantiles(moves_NSHP, volatility_N, levels)
+        return np.asarray(np.maximum(prices, LEAST_PRICE * size))
+
     def error_quantile(self, level: float) -> np.ndarray:
         """Return the conformal quantile of the errors, [P, H].
 
         Below one half it is rounded down and above it up, so that at least the nominal share lies between two
         quantiles; beyond the errors there are, the smallest or largest one is taken.
         """
-        if not 0 < level < 1:
-            raise UserError(f"the quantile is {level}, expected more than 0 and less than 1")
+        if not 0 <= level <= 1:
+            raise UserError(f"the quantile is {level}, expected 0 to 1")
         count = self.errors.shape[-1]
         place = level * (count + 1)
         rank = np.floor(place + 1e-9) if level < 0.5 else np.ceil(place - 1e-9)
@@ -110,14 +127,17 @@ class Calibration:
         }
         return {
             "temperatures": list(self.temperatures), "samples": self.samples, "weight": self.weight,
-            "errors": errors,
+            "decay": self.decay, "errors": errors,
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Calibration":
         """Return the calibration of `to_json`."""
         errors = np.array([stored["errors"][name] for name in PRICES], np.float64)
-        return cls(tuple(stored["temperatures"]), int(stored["samples"]), float(stored["weight"]), errors)
+        temperatures = tuple(float(one) for one in stored["temperatures"])
+        return cls(
+            temperatures, int(stored["samples"]), float(stored["weight"]), float(stored["decay"]), errors
+        )
 
 
 def moves(prices: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -125,11 +145,11 @@ def moves(prices: np.ndarray, last: np.ndarray) -> np.ndarray:
     return np.asarray((prices.astype(np.float64) - last) / np.abs(last))
 
 
-def recent_volatility(closes_NL: np.ndarray) -> np.ndarray:
+def recent_volatility(closes_NL: np.ndarray, decay: float) -> np.ndarray:
     """Return the exponentially weighted volatility per bar of the closes of a context, as a fraction of them, [N]."""
     closes = closes_NL.astype(np.float64)
     returns = np.diff(closes, axis=1) / np.abs(closes[:, :-1])
-    weights = DECAY ** np.arange(returns.shape[1])[::-1]
+    weights = decay ** np.arange(returns.shape[1])[::-1]
     return np.asarray(np.sqrt((returns**2 * weights).sum(axis=1) / weights.sum()))
 
 
@@ -164,39 +184,42 @@ def fit_temperatures(
     return [tried[place] for place in np.argmin(np.array(scores), axis=0)]
 
 
-def fit_weight(moves_NSHP: np.ndarray, volatility_N: np.ndarray, realised_NHP: np.ndarray) -> float:
-    """Return the weight of the paths' spread under which the errors are likeliest.
+def fit_scale(moves_NSHP: np.ndarray, closes_NL: np.ndarray, realised_NHP: np.ndarray) -> tuple[float, float]:
+    """Return the weight of the paths' spread and the decay of the recent volatility that make the errors likeliest.
 
-    The likelihood is that of a Laplace distribution with a factor of its own for each step and price.
+    The likelihood is that of a Laplace distribution with a factor of its own for each step and price. `closes_NL` are
+    the contexts' closes; NaN of `realised_NHP` are left out.
     """
-    best, least = 1.0, np.inf
-    for weight in WEIGHTS:
-        centre, scale = location_and_scale(moves_NSHP, volatility_N, weight)
-        error = np.abs(realised_NHP - centre)
-        known = np.isfinite(error)
-        factor = np.nanmean(error / scale, axis=0)
-        loss = float((np.log(scale) + np.log(np.maximum(factor, LEAST_SCALE)))[known].mean())
-        if loss < least - 1e-12:
-            best, least = weight, loss
+    best, least = (1.0, DECAYS[0]), np.inf
+    for decay in DECAYS:
+        volatility = recent_volatility(closes_NL, decay)
+        for weight in WEIGHTS:
+            centre, scale = location_and_scale(moves_NSHP, volatility, weight)
+            error = np.abs(realised_NHP - centre)
+            known = np.isfinite(error)
+            factor = np.nanmean(error / scale, axis=0)
+            loss = float((np.log(scale) + np.log(np.maximum(factor, LEAST_SCALE)))[known].mean())
+            if loss < least - 1e-12:
+                best, least = (weight, decay), loss
     return best
 
 
 def fit_errors(
     moves_NSHP: np.ndarray,
-    volatility_N: np.ndarray,
+    closes_NL: np.ndarray,
     realised_NHP: np.ndarray,
     *,
     temperatures: Sequence[float],
     weight: float,
+    decay: float,
 ) -> Calibration:
-    """Fit the errors on forecasts that had no part in the choice of `temperatures` and `weight`.
+    """Fit the errors on forecasts that had no part in the choice of the temperatures, the weight and the decay.
 
     Every forecast must have its whole horizon realised: NaN raises ValueError.
     """
     if not np.isfinite(realised_NHP).all():
         raise ValueError("a calibration is fitted on series whose horizon is realised")
-    centre, scale = location_and_scale(moves_NSHP, volatility_N, weight)
+    centre, scale = location_and_scale(moves_NSHP, recent_volatility(closes_NL, decay), weight)
     errors = np.sort(np.moveaxis((realised_NHP - centre) / scale, 0, -1), axis=-1)  # [H, P, N]
-    return Calibration(
-        tuple(float(one) for one in temperatures), moves_NSHP.shape[1], weight, np.swapaxes(errors, 0, 1)
-    )
+    drawn_at = tuple(float(one) for one in temperatures)
+    return Calibration(drawn_at, moves_NSHP.shape[1], weight, decay, np.swapaxes(errors, 0, 1))

@@ -100,11 +100,12 @@ def measure(
         {"instrument": np.repeat(np.asarray(instruments, object), horizon), "in": inside.ravel()}
     )
     grouped = frame.dropna().groupby("instrument")["in"]
+    shares = grouped.mean()[grouped.count() >= LEAST].sort_values()
     known = levels_NH[np.isfinite(levels_NH)]
     counts = np.histogram(known, BINS, (0.0, 1.0))[0]
     score = crps(np.moveaxis(samples_NSH, 1, 2), realised_NH)
     return Coverage(
-        pd.DataFrame(steps), pd.DataFrame(regimes), grouped.mean()[grouped.count() >= LEAST].sort_values().to_dict(),
+        pd.DataFrame(steps), pd.DataFrame(regimes), {str(name): float(share) for name, share in shares.items()},
         counts / max(1, counts.sum()), float(np.nanmean(width_NH)), float(np.nanmean(score)),
         len(np.unique(day_N)),
     )  # fmt: skip

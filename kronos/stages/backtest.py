@@ -17,7 +17,10 @@ from kronos.stages.provenance import seen_before
 from kronos.stages.weights import trained_pair
 from kronos.utils.files import atomic_folder, digest_bytes
 
-NOT_READ = ("predict_quantiles", "predict_figures", "predict_result_path", "predict_save_folder_name")
+NOT_READ = (
+    "predict_quantiles", "predict_figures", "predict_drawdown", "predict_result_path", "predict_save_folder_name",
+    "bands", "calibration_series", "calibration_sample_count",
+)  # fmt: skip
 
 
 class BacktestStage(Stage):
@@ -47,7 +50,7 @@ class BacktestStage(Stage):
         store = stored_bars(config)
         splits = resolve_splits(config, store)
         tokenizer, predictor, notes = trained_pair(config, store, splits)
-        calibration = find(config, tokenizer, predictor)
+        calibration = find(config, tokenizer.digest, predictor.digest)
         before = [one.record.get("started_from", {}).get("digest", "") for one in (tokenizer, predictor)]
         digests = {
             "bars": store.digest,

@@ -12,8 +12,8 @@ from kronos.evaluation.calibration import (
     LEAST_SERIES,
     TEMPERATURES,
     fit_errors,
+    fit_scale,
     fit_temperatures,
-    fit_weight,
     moves,
 )
 from kronos.forecast.store_forecaster import forecaster
@@ -22,11 +22,11 @@ from kronos.stages.cache import write_record
 from kronos.stages.calibration import (
     FILE,
     SETTINGS,
+    context_closes,
     draw_moves,
     last_closes,
     settings_of,
     validation_points,
-    volatility,
 )
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
@@ -120,17 +120,18 @@ def fit(context: Context, inputs: Inputs) -> tuple[dict[str, float], dict[str, A
     }
     best = fit_temperatures({one: drawn[..., CLOSE] for one, drawn in tried.items()}, came[few][..., CLOSE])
     at_best = np.stack([tried[one][:, :, step] for step, one in enumerate(best)], axis=2)
-    weight = fit_weight(at_best, volatility(model, points.subset(few)), came[few])
+    weight, decay = fit_scale(at_best, context_closes(model, points.subset(few)), came[few])
     part = points.subset(rest)
     drawn = draw_moves(model, part, best, size, "calibration")
-    found = fit_errors(drawn, volatility(model, part), came[rest], temperatures=best, weight=weight)
+    closes = context_closes(model, part)
+    found = fit_errors(drawn, closes, came[rest], temperatures=best, weight=weight, decay=decay)
     context.say(
         f"calibrate: {used:,} forecasts of {splits.val[0]}..{splits.val[1]}; temperature by step "
         f"{', '.join(f'{one:g}' for one in best)}; weight of the paths' spread {weight:g}; "
         f"in {config.calibration_folder}"
     )
     metrics = {
-        "calibration_series": float(used), "calibration_weight": weight,
+        "calibration_series": float(used), "calibration_weight": weight, "calibration_decay": decay,
         "calibration_temperature_mean": float(np.mean(best)),
     }  # fmt: skip
     return metrics, {**content, "series": used, **found.to_json()}

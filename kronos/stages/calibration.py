@@ -14,11 +14,11 @@ from kronos.data.bars import Flag
 from kronos.data.forecast_points import ForecastPoints, contexts
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
-from kronos.evaluation.calibration import CLOSE, PRICES, Calibration, moves, recent_volatility
+from kronos.evaluation.calibration import CLOSE, DECAYS, PRICES, Calibration, moves, recent_volatility
 from kronos.evaluation.coverage import SHOWN, Coverage, measure, sample_levels
 from kronos.forecast.store_forecaster import Forecaster, random_order
 from kronos.stages.inputs import windows_of
-from kronos.stages.weights import Weights, given_address
+from kronos.stages.weights import given_address
 from kronos.tracking.model_registry import ADDRESSES
 from kronos.utils.digests import read_object
 from kronos.utils.files import digest_bytes, given_path
@@ -46,13 +46,16 @@ class Found:
     digest: str
 
 
+NOT_ASKED = Found(None, "", "raw")
+
+
 def settings_of(config: Config) -> dict[str, Any]:
     """The settings that a calibration holds for, by name."""
     return {name: getattr(config, name) for name in SETTINGS}
 
 
-def find(config: Config, tokenizer: Weights, predictor: Weights) -> Found:
-    """Find the calibration of these weights: the calibrate stage's, or one beside given weights.
+def find(config: Config, tokenizer: str, predictor: str) -> Found:
+    """Find the calibration of the weights with these digests: the calibrate stage's, or one beside given weights.
 
     A calibration of other weights or settings is not used, with the reason as note. Raises Damaged where the file was
     altered.
@@ -62,7 +65,7 @@ def find(config: Config, tokenizer: Weights, predictor: Weights) -> Found:
         if not path.is_file():
             continue
         stored = read_object(path, f"{MADE_BY}  again")
-        wanted = {"tokenizer": tokenizer.digest, "predictor": predictor.digest}
+        wanted = {"tokenizer": tokenizer, "predictor": predictor}
         if stored["weights"] != wanted:
             reason = f"the one at {path} is of other weights: {MADE_BY}"
         elif stored["settings"] != settings_of(config):
@@ -126,10 +129,10 @@ def last_closes(store: BarStore, points: ForecastPoints) -> np.ndarray:
     return np.asarray(store.values[points.row, CLOSE], np.float64)
 
 
-def volatility(model: Forecaster, points: ForecastPoints) -> np.ndarray:
-    """Recent volatility per bar of each point's context, float64 [N]."""
+def context_closes(model: Forecaster, points: ForecastPoints) -> np.ndarray:
+    """The closes of each point's context, float32 [N, L]."""
     bars, _ = contexts(model.store, points.row, model.config.data.lookback_window)
-    return recent_volatility(bars[..., CLOSE])
+    return np.asarray(bars[..., CLOSE])
 
 
 def coverages(
@@ -144,7 +147,8 @@ def coverages(
     `raw_NSH` are closes of sample paths at temperature 1 and `realised_NH` realised closes, both relative to the
     last close; NaN where a close is not known.
     """
-    recent = volatility(model, points)
+    closes = context_closes(model, points)
+    recent = recent_volatility(closes, calibration.decay if calibration else DECAYS[0])
     names = [model.store.instruments[place] for place in points.instrument]
     measured = partial(measure, volatility_N=recent, day_N=points.session, instruments=names)
     raw, realised = raw_NSH - 1, realised_NH - 1

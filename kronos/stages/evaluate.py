@@ -90,14 +90,9 @@ def evaluate(
     samples, examples = sample_paths(model, points, forecasts)
     bands = {}
     if samples:
-        rows = samples[0].rows
-        bands = coverages(
-            model,
-            points.subset(rows),
-            samples[0].paths_NSH,
-            forecasts.realised()[rows],
-            inputs.calibration.calibration,
-        )
+        rows, fitted = samples[0].rows, inputs.calibration.calibration
+        raw, realised = samples[0].paths_NSH, forecasts.realised()[rows]
+        bands = coverages(model, points.subset(rows), raw, realised, fitted)
     losses = test_losses(context, inputs)
     accurate = forecast_evaluation.measure(forecasts, samples)
     within = {name: bars[name].iloc[first - start :] for name in ("close", "member")}

@@ -30,6 +30,7 @@ from kronos.forecast.store_forecaster import forecast_frame, forecaster, trading
 from kronos.model import checkpoint, load_predictor, load_tokenizer
 from kronos.stages import looks
 from kronos.stages.base import Result
+from kronos.stages.calibration import find
 from kronos.stages.decision import (
     FIRST,
     FORCED,
@@ -105,7 +106,10 @@ class Candidate:
         if there is not None:  # already logged, to register it under another name
             return there
         run.tags({SEEN_TAG: self.seen.text()})
-        return log_served_model(run, self.config, self.store, self.tokenizer, self.predictor, step)
+        found = find(self.config, *(checkpoint.digest(one) for one in (self.tokenizer, self.predictor)))
+        return log_served_model(
+            run, self.config, self.store, self.tokenizer, self.predictor, step, found.calibration
+        )
 
     @property
     def days(self) -> tuple[date, date]:
