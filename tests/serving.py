@@ -33,11 +33,12 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def save_model(folder: Path, weights: Path, **changed: Any) -> str:
+def save_model(folder: Path, weights: Path, calibration: Path | None = None, **changed: Any) -> str:
     """Save checkpoints as `log_model` logs them, without a tracking store; returns the model's folder."""
     settings = {**SETTINGS, **changed}
     write_json(folder / "serving.json", settings)
     artifacts = {name: str(weights / name) for name in ("tokenizer", "predictor")}
+    artifacts |= {"calibration": str(calibration)} if calibration else {}
     mlflow.pyfunc.save_model(
         folder / "model", python_model=str(PACKAGE / "tracking" / "served_model.py"),
         artifacts={**artifacts, "serving": str(folder / "serving.json")}, signature=signature(settings),
