@@ -83,6 +83,9 @@ class PipelineStage(Stage):
                 context.say(f"{name}: skipped, {_used_instead(config, name)} is used")
                 run.tags({f"{name}_skipped": "true"})
                 continue
+            if name == "calibrate" and _no_predictor(config):
+                context.say("calibrate: skipped, since the predictor's step left no weights")
+                continue
             result = steps[name]() if name in steps else run_stage(stage, config, context)
             if result is None:  # a user-defined step that does not run a stage
                 continue
@@ -109,6 +112,12 @@ def _skip_flags(config: Config) -> dict[str, bool]:
 
 def _is_frozen(config: Config, name: str) -> bool:
     return name == "tokenizer" and config.training.freeze_tokenizer
+
+
+def _no_predictor(config: Config) -> bool:
+    """Whether a step of a user left no weights to calibrate."""
+    given = given_address("predictor", config)
+    return given is None and not (config.model_folder("predictor") / "checkpoints" / "best_model").exists()
 
 
 def _used_instead(config: Config, name: str) -> str:
