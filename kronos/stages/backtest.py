@@ -73,7 +73,7 @@ class BacktestStage(Stage):
         log_dataset(context, store, "testing")
         run.tags({f"{name}_digest": inputs.digests[name] for name in ("tokenizer", "predictor")})
         pair = inputs.tokenizer.model, inputs.predictor.model
-        log_inputs(context, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
+        log_inputs(context, inputs.calibration.path, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
         points = backtest_points(config, store, inputs.splits)
         model = forecaster(config, store, *pair)
         means, repaired = model.means(points, trading_rules(config))

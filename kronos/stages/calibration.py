@@ -44,6 +44,7 @@ class Found:
     calibration: Calibration | None
     note: str
     digest: str
+    path: Path | None = None
 
 
 NOT_ASKED = Found(None, "", "raw")
@@ -74,7 +75,7 @@ def find(config: Config, tokenizer: str, predictor: str) -> Found:
         elif "reason" in stored:
             reason = stored["reason"]
         else:
-            return Found(Calibration.from_json(stored), "", digest_bytes(path.read_bytes())[:16])
+            return Found(Calibration.from_json(stored), "", digest_bytes(path.read_bytes())[:16], path)
     return Found(None, f"no calibration of the bands: {reason}", "none")
 
 

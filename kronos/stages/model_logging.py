@@ -1,5 +1,6 @@
 """Log models to a run, so that it can be repeated and served from its own artifacts."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from kronos.tracking.client import Run
 from kronos.tracking.model_registry import log_model
 
 
-def log_inputs(context: Context, **models: Weights) -> None:
-    """Log the weights that a stage used, with their records, as artifacts `inputs/NAME`."""
+def log_inputs(context: Context, calibration: Path | None = None, **models: Weights) -> None:
+    """Log the weights that a stage used, with their records, as artifacts `inputs/NAME`, and the calibration file."""
     with tempfile.TemporaryDirectory(prefix="kronos-inputs-") as scratch:
         for name, one in models.items():
             one.model.save_pretrained(Path(scratch) / name)
             if one.record:
                 copy_record(one.record, Path(scratch) / name)
+        if calibration is not None:
+            shutil.copy(calibration, scratch)
         context.run.artifact(scratch, "inputs")
 
 

@@ -84,7 +84,7 @@ class PredictStage(Stage):
         assert store is not None
         log_dataset(context, store, "inference")
         run.tags({f"{name}_digest": inputs.digests[name] for name in ("tokenizer", "predictor")})
-        log_inputs(context, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
+        log_inputs(context, inputs.calibration.path, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
         points = latest_points(store, config.data.lookback_window)
         drawn = chosen(config, store, points)
         model = forecaster(config, store, inputs.tokenizer.model, inputs.predictor.model)
