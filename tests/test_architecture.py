@@ -28,7 +28,7 @@ STAGE_ROWS = [
     {"inputs", "run_folder"},
     {"weights"},
     {"provenance", "model_logging", "train_setup", "decision", "looks"},
-    {"test_loss", "preflight", "calibration"},
+    {"test_loss", "preflight", "calibration", "over_time"},
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
     {"audit", "backtest", "calibrate", "predict", "data_check"},

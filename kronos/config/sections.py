@@ -293,6 +293,10 @@ class BacktestConfig(Section):
         0.0015, "cost of selling, fraction of value; auto: the typical fees and taxes of the market"
     )
     backtest_min_cost: Cost = _field(5.0, "minimum cost per order, in money; auto: the market's own")
+    backtest_funding_rate: Float = _field(
+        0.0,
+        "with fewer than five instruments: funding per year, paid on long and received on short positions",
+    )
     backtest_deal_price: Literal["open", "close"] = _field("open", "price at which orders are filled")
     backtest_limit_threshold: OptionalLimit = _field(
         "auto",

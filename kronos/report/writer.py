@@ -61,6 +61,11 @@ def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
     )
     inputs.accuracy.steps.to_csv(place / "accuracy_by_step.csv", index=False, float_format="%.10g")
     write_csv(inputs.accuracy.instruments, place / "accuracy_by_instrument.csv", float_format="%.10g")
+    if inputs.time_series:
+        ledgers = {name: one.daily for name, one in inputs.time_series.ledgers.items()}
+        pd.concat(ledgers, names=["ledger", "datetime"]).to_csv(
+            place / "time_series_ledgers.csv", float_format="%.10g"
+        )
     files.write_json(place / "metrics.json", details(inputs))
     write_pages(place, "report.j2", **_content(inputs))
     return metrics(inputs)

@@ -41,6 +41,7 @@ from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
 from kronos.stages.base import Context, Inputs
 from kronos.stages.calibration import coverages
 from kronos.stages.inputs import wide_bars
+from kronos.stages.over_time import verdict
 from kronos.stages.provenance import seen_before
 from kronos.stages.test_loss import test_losses
 from kronos.stages.weights import weights_before
@@ -122,6 +123,10 @@ def evaluate(
     by_chance = {name: one.daily["return"] - one.daily["cost"] for name, one in results.items()
                  if name not in signals.SIGNALS}  # fmt: skip
     source = store.source
+    over_time = None
+    if len(np.unique(points.instrument)) < signals.MIN_NAMES:
+        own_signal = signals.wide(scores, rules.backtest_signal)
+        over_time = verdict(config, store, splits, forecasts, samples, own_signal, costs[:2], year)
     content = ReportInputs(
         universe=str(source.get("universe", f"{len(store.instruments)} instruments of {config.data.data_source}")),
         source_notes=_source_notes(store),
@@ -138,7 +143,7 @@ def evaluate(
         scored=len(points), excluded=Counter(sorted(points.excluded["reason"])), repaired_bars=repaired,
         model_digests={name: inputs.digests[name] for name in ("tokenizer", "predictor")},
         ranking=ranked, before=before, accuracy=accurate, coverages=bands,
-        calibration_note=inputs.calibration.note, test_losses=losses,
+        time_series=over_time, calibration_note=inputs.calibration.note, test_losses=losses,
         portfolios={
             name: Portfolio(daily=one.daily, risk=one.risk, turnover=one.turnover, stranded=one.stranded)
             for name, one in results.items() if name in signals.SIGNALS
