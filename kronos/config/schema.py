@@ -101,6 +101,10 @@ class Config(BaseModel):
         return Path(self.output.save_path) / names[kind]
 
     @property
+    def calibration_folder(self) -> Path:
+        return self.model_folder("predictor") / "calibration"
+
+    @property
     def predict_folder(self) -> Path:
         return Path(self.output.predict_result_path) / self.output.predict_save_folder_name
 

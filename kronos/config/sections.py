@@ -200,6 +200,7 @@ class LaunchConfig(Section):
     skip_data_process: bool = _field(False, "pipeline: use the stored bars")
     skip_tokenizer: bool = _field(False, "pipeline: use the stored tokenizer")
     skip_predictor: bool = _field(False, "pipeline: use the stored predictor")
+    skip_calibrate: bool = _field(False, "pipeline: do not calibrate the bands")
     skip_backtest: bool = _field(False, "pipeline: end after training")
 
 
@@ -248,6 +249,19 @@ class ForecastConfig(Section):
         (0.05, 0.25, 0.5, 0.75, 0.95), "quantiles of the sample paths that predict writes"
     )
     predict_figures: OptionalNames = _field(None, "instruments that predict draws; none means the first four")
+    predict_drawdown: Float = _field(
+        0.1, "fall from the highest close within the horizon whose probability predict writes", gt=0, lt=1
+    )
+    bands: Literal["calibrated", "raw"] = _field(
+        "calibrated",
+        "quantiles of prices: corrected by the errors on validation days, or of the sample paths alone",
+    )
+    calibration_series: Int = _field(
+        1000,
+        "validation forecasts whose errors calibrate the bands; a fifth more choose temperatures",
+        ge=100,
+    )
+    calibration_sample_count: Int = _field(50, "sample paths per series of calibrated bands", ge=10)
 
 
 class BacktestConfig(Section):
@@ -279,6 +293,10 @@ class BacktestConfig(Section):
         0.0015, "cost of selling, fraction of value; auto: the typical fees and taxes of the market"
     )
     backtest_min_cost: Cost = _field(5.0, "minimum cost per order, in money; auto: the market's own")
+    backtest_funding_rate: Float = _field(
+        0.0,
+        "with fewer than five instruments: funding per year, paid on long and received on short positions",
+    )
     backtest_deal_price: Literal["open", "close"] = _field("open", "price at which orders are filled")
     backtest_limit_threshold: OptionalLimit = _field(
         "auto",

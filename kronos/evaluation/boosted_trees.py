@@ -29,15 +29,17 @@ CHUNK = 100  # instruments whose features are computed at once
 
 def ranking(
     store: BarStore, earned: Mapping[str, pd.DataFrame], days: pd.DatetimeIndex, threads: int, seed: int
-) -> pd.DataFrame | None:
-    """Return scores for `days`, wide; None where training or validation has too few returns.
+) -> pd.DataFrame:
+    """Return scores for `days`, wide; all NaN where training or validation has too few returns to fit trees.
 
     `earned["train"]` and `earned["val"]` are the wide tradable returns of the days of these ranges, NaN where there
     is none. `days` are sessions of the store.
     """
     labels = {name: _labels(earned[name]) for name in ("train", "val")}
     if labels["train"].notna().to_numpy().sum() < MIN_ROWS or not labels["val"].notna().to_numpy().any():
-        return None
+        return pd.DataFrame(
+            np.nan, index=days.rename("datetime"), columns=pd.Index(store.instruments, name="instrument")
+        )
     begin = min(labels["train"].index[0], days[0])
     end = max(labels["val"].index[-1], days[-1])
     parts: dict[str, list[pd.DataFrame]] = {"train": [], "val": [], "days": []}

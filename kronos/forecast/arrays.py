@@ -4,7 +4,7 @@ Axes: N series, L bars of context, H bars of the horizon, S samples, F = 6 featu
 (open, high, low, close, volume, amount).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from kronos.data.normalization import normalise
 from kronos.distributed.device import is_out_of_memory
 from kronos.model import Kronos, KronosTokenizer
 from kronos.model.inference.engine import Engine, engine_for
-from kronos.model.inference.sampling import keyed_uniforms
+from kronos.model.inference.sampling import keyed_uniforms, per_bar
 from kronos.utils.errors import UserError
 
 MEMORY = 2**30  # bytes per batch on devices that do not report their free memory
@@ -32,7 +32,7 @@ def forecast_arrays(
     *,
     horizon: int,
     max_context: int = 512,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     top_k: int | None = 0,
     top_p: float | None = 0.9,
     sample_count: int = 1,
@@ -49,16 +49,18 @@ def forecast_arrays(
     """Return raw sample paths, float32 [N, S, H, 6], in the units of the bars (prices and volumes).
 
     Each series is normalised by its own context. Its draws depend on (seed, its key in int64 `keys_N`) and not
-    on its neighbours; without keys, a series' key is its row. `batch_size` is the largest number of series
-    per batch: it is lowered to fit the memory, and a batch that does not fit is halved. Samples of one series that
-    do not fit together are drawn in several passes. `progress(done, N)` is called after each batch, and
-    `each_bar(done)` after each bar of a batch; an exception that it raises ends the forecast. Raises UserError for
-    shapes that do not fit each other and for values that are not finite.
+    on its neighbours; without keys, a series' key is its row. `temperature` is one number, or one per bar of the
+    horizon. `batch_size` is the largest number of series per batch: it is lowered to fit the memory, and a batch
+    that does not fit is halved. Samples of one series that do not fit together are drawn in several passes.
+    `progress(done, N)` is called after each batch, and `each_bar(done)` after each bar of a batch; an exception that
+    it raises ends the forecast. Raises UserError for shapes that do not fit each other and for values that are not
+    finite.
     """
     bars_NLF = np.asarray(bars_NLF)
     keys_N = np.arange(len(bars_NLF)) if keys_N is None else np.asarray(keys_N)
     _check_shapes(bars_NLF, stamps_NL5, future_stamps_NH5, keys_N, horizon)
-    _check_rules(temperature, top_k, top_p, sample_count)
+    temperatures = per_bar(temperature, horizon)
+    _check_rules(top_k, top_p, sample_count)
     engine = engine_for(
         tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype, compiled=compiled
     )
@@ -74,7 +76,7 @@ def forecast_arrays(
                 torch.from_numpy(stamps_NL5[part].astype(np.int64)),
                 torch.from_numpy(future_stamps_NH5[part].astype(np.int64)),
                 uniform_NSH2=torch.from_numpy(uniform[:, first : first + at_once]),
-                temperature=temperature,
+                temperature=temperatures,
                 top_k=top_k,
                 top_p=top_p,
                 clip=clip,
@@ -201,9 +203,7 @@ def _check_shapes(
         )
 
 
-def _check_rules(temperature: float, top_k: int | None, top_p: float | None, sample_count: int) -> None:
-    if not temperature > 0:
-        raise UserError(f"T is {temperature}, expected more than 0 (for the likeliest path, give top_k=1)")
+def _check_rules(top_k: int | None, top_p: float | None, sample_count: int) -> None:
     if top_k is not None and top_k < 0:
         raise UserError(f"top_k is {top_k}, expected 0 (off) or more")
     if top_p is not None and not 0 < top_p <= 1:

@@ -15,6 +15,7 @@ from kronos.data.store import BarStore
 from kronos.distributed.device import choose
 from kronos.model import checkpoint
 from kronos.utils.progress import Progress
+from kronos.utils.random_keys import GOLDEN
 
 CHUNK_BATCHES = 8  # batches whose contexts are in memory together
 CLOSE = FEATURES.index("close")
@@ -101,6 +102,11 @@ def draw_keys(store: BarStore, points: ForecastPoints) -> np.ndarray:
 
     names = np.array(store.instruments)[points.instrument]
     return series_keys(names.tolist(), store.sessions[points.session])
+
+
+def random_order(store: BarStore, points: ForecastPoints) -> np.ndarray:
+    """Places of the points in a random order that depends on their days and instruments only."""
+    return np.argsort(draw_keys(store, points).astype(np.uint64) * GOLDEN, kind="stable")
 
 
 def forecast_frame(store: BarStore, points: ForecastPoints, means_NHF: np.ndarray) -> pd.DataFrame:

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kronos.evaluation.coverage import SHOWN, Coverage
 from kronos.evaluation.departures import Departures
 from kronos.evaluation.forecast_evaluation import Accuracy, Before, Ranking
 from kronos.evaluation.large_moves import LargeMoves
 from kronos.evaluation.portfolio import Excess
 from kronos.evaluation.ranking import PREDICTED, TRADABLE
 from kronos.evaluation.statistics import Estimate, independent_periods, verdict
+from kronos.evaluation.time_series import TimeSeries
 
 EXCESS = {
     "with_cost": "with costs",
@@ -74,6 +76,9 @@ class ReportInputs:
     ranking: Ranking
     before: Before = field(default_factory=Before)
     accuracy: Accuracy
+    coverages: Mapping[str, Coverage] = field(default_factory=dict)  # of the bands: raw, calibrated
+    time_series: TimeSeries | None = None  # with too few instruments to rank
+    calibration_note: str = ""  # why there are no calibrated bands
     test_losses: Mapping[str, float] = field(
         default_factory=dict
     )  # of the models on the test range, by metric
@@ -112,6 +117,8 @@ def metrics(inputs: ReportInputs) -> dict[str, float]:
     values = {
         **_ranking(inputs),
         **_accuracy(inputs),
+        **_coverage(inputs),
+        **(_time_series(inputs.time_series) if inputs.time_series else {}),
         **_portfolio(inputs),
         **inputs.test_losses,
         **_large_moves(inputs.large_moves),
@@ -175,6 +182,34 @@ def _accuracy(inputs: ReportInputs) -> dict[str, float]:
     return values
 
 
+def _coverage(inputs: ReportInputs) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for kind, found in inputs.coverages.items():
+        name = f"coverage_{SHOWN * 100:.0f}_{kind}"
+        for step in range(inputs.horizon + 1):
+            one = found.share(step=step)
+            end = f"_step_{step}" if step else ""
+            values[f"{name}{end}"] = one["share"]
+            if not step:
+                values |= {f"{name}_low": one["low"], f"{name}_high": one["high"]}
+        values |= {f"width_{SHOWN * 100:.0f}_{kind}": found.width, f"crps_{kind}": found.crps}
+    return values
+
+
+def _time_series(found: TimeSeries) -> dict[str, float]:
+    against = found.against_last
+    values = {"diebold_mariano_t": against.t, "diebold_mariano_p": against.p}
+    for one in found.errors:
+        values |= {f"skill_over_{one.key}": one.skill, f"skill_over_{one.key}_low": one.low}
+        values |= {f"skill_over_{one.key}_high": one.high}
+    values |= {f"crps_skill_over_{one.key}": one.skill for one in found.scores}
+    values |= _ends("direction_over_always_up", found.direction)
+    for name, ledger in found.ledgers.items():
+        values |= {f"{name}_return_annualised": ledger.annual, f"{name}_sharpe": ledger.sharpe}
+        values[f"{name}_max_drawdown"] = ledger.drawdown
+    return values
+
+
 def _portfolio(inputs: ReportInputs) -> dict[str, float]:
     result, values = inputs.portfolio, {}
     for name in EXCESS:
@@ -233,10 +268,19 @@ def details(inputs: ReportInputs) -> dict[str, Any]:
         "by_step": ranking.steps,
         "decay": ranking.decay, "groups": ranking.group_means, "group_spread": ranking.spread,
         "accuracy_by_step": accuracy.steps, "direction": accuracy.direction, "skill_mae": accuracy.skill,
-        "error_gap_last": accuracy.gap, "distributions": accuracy.distributions,
+        "error_gap_last": accuracy.gap, "distributions": accuracy.distributions, "coverages": inputs.coverages,
+        "time_series": _without_days(inputs.time_series),
         "portfolio": {name: one.risk for name, one in inputs.portfolios.items()}, "excess": inputs.excesses,
         "large_moves": inputs.large_moves,
     })  # fmt: skip
+
+
+def _without_days(found: TimeSeries | None) -> TimeSeries | None:
+    """The verdict without the daily tables of its ledgers."""
+    if found is None:
+        return None
+    ledgers = {name: replace(one, daily=one.daily.iloc[:0]) for name, one in found.ledgers.items()}
+    return replace(found, ledgers=ledgers)
 
 
 def plain(value: Any) -> Any:

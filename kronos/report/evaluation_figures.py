@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from kronos.evaluation.coverage import BINS, SHOWN, Coverage
 from kronos.evaluation.statistics import Estimate
 from kronos.report.content import Example
 from kronos.report.figures import (
@@ -109,6 +110,31 @@ def calibration_figure(distributions: Mapping[str, Mapping[str, Any]], period: s
         panel.set_xlabel("sample paths below the realised close", color=INK, fontsize=9.5)
         legend(panel)
     np.atleast_1d(axes)[0].set_ylabel("share of closes", color=INK, fontsize=9.5)
+    return figure
+
+
+def coverage_figure(coverages: Mapping[str, Coverage], period: str) -> Figure:
+    """Draw the share inside the band at each step, left, and the histogram of levels, right; flat is calibrated."""
+    figure, axes = blank_panels("Bands of the forecasts, raw and calibrated", period, 1, 2)
+    for (name, found), color in zip(coverages.items(), (GREY, BLUE), strict=False):
+        steps = found.steps[(found.steps["band"] == SHOWN) & (found.steps["step"] > 0)]
+        ends = [steps["share"] - steps["low"], steps["high"] - steps["share"]]
+        axes[0].errorbar(
+            steps["step"], steps["share"], yerr=ends, color=color, lw=1.6, marker="o", ms=4, label=name
+        )
+        edges = np.linspace(0, 1, len(found.histogram) + 1)
+        axes[1].stairs(found.histogram, edges, color=color, lw=1.6, label=name)
+    axes[0].axhline(SHOWN, color=INK, lw=1.2, ls="--", label="nominal")
+    axes[1].axhline(1 / BINS, color=INK, lw=1.2, ls="--", label="calibrated")
+    axes[0].yaxis.set_major_formatter(PER_CENT)
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel, below, side in (
+        (axes[0], "step", f"closes inside the {SHOWN:.0%} band"),
+        (axes[1], "level of the realised close", "share of closes"),
+    ):
+        panel.set_xlabel(below, color=INK, fontsize=9.5)
+        panel.set_ylabel(side, color=INK, fontsize=9.5)
+        legend(panel)
     return figure
 
 

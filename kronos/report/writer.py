@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from kronos.evaluation.coverage import SHOWN
 from kronos.evaluation.portfolio import QLIB_DAYS_A_YEAR
 from kronos.evaluation.ranking import TRADABLE
 from kronos.evaluation.signals import MIN_NAMES
@@ -15,6 +16,7 @@ from kronos.evaluation.statistics import independent_periods
 from kronos.report.content import Example, Portfolio, ReportInputs, details, metrics
 from kronos.report.evaluation_figures import (
     calibration_figure,
+    coverage_figure,
     drawdown_figure,
     examples_figure,
     group_figure,
@@ -59,6 +61,11 @@ def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
     )
     inputs.accuracy.steps.to_csv(place / "accuracy_by_step.csv", index=False, float_format="%.10g")
     write_csv(inputs.accuracy.instruments, place / "accuracy_by_instrument.csv", float_format="%.10g")
+    if inputs.time_series:
+        ledgers = {name: one.daily for name, one in inputs.time_series.ledgers.items()}
+        pd.concat(ledgers, names=["ledger", "datetime"]).to_csv(
+            place / "time_series_ledgers.csv", float_format="%.10g"
+        )
     files.write_json(place / "metrics.json", details(inputs))
     write_pages(place, "report.j2", **_content(inputs))
     return metrics(inputs)
@@ -78,6 +85,8 @@ def _figures(inputs: ReportInputs, place: Path) -> None:
     if inputs.accuracy.distributions:
         figures["calibration"] = calibration_figure(inputs.accuracy.distributions, period)
         figures["examples"] = examples_figure(inputs.examples, period)
+    if inputs.coverages:
+        figures["coverage"] = coverage_figure(inputs.coverages, period)
     for name, figure in figures.items():
         save_png(figure, place / f"{name}.png")
 
@@ -93,7 +102,7 @@ def _content(inputs: ReportInputs) -> dict[str, Any]:
     return {
         "inputs": inputs, "steps": list(zip(steps, decay, strict=True)), "fewest": MIN_NAMES,
         "periods": independent_periods(len(inputs.daily), inputs.horizon), "year": inputs.periods_per_year,
-        "qlib_year": QLIB_DAYS_A_YEAR,
+        "qlib_year": QLIB_DAYS_A_YEAR, "shown_band": SHOWN,
     }  # fmt: skip
 
 

@@ -41,6 +41,7 @@ STAGES = _Stages(
         "data": "kronos.stages.data:DataStage",
         "tokenizer": "kronos.stages.train:TokenizerStage",
         "predictor": "kronos.stages.train:PredictorStage",
+        "calibrate": "kronos.stages.calibrate:CalibrateStage",
         "backtest": "kronos.stages.backtest:BacktestStage",
         "walk_forward": "kronos.stages.walk_forward:WalkForwardStage",
         "audit": "kronos.stages.audit:AuditStage",

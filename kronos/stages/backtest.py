@@ -9,6 +9,7 @@ from kronos.forecast.store_forecaster import forecast_frame, forecaster, repaire
 from kronos.stages import looks
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import source_digest, write_record
+from kronos.stages.calibration import find
 from kronos.stages.evaluate import evaluate
 from kronos.stages.inputs import BY_CONTENT, backtest_points, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
@@ -16,7 +17,10 @@ from kronos.stages.provenance import seen_before
 from kronos.stages.weights import trained_pair
 from kronos.utils.files import atomic_folder, digest_bytes
 
-NOT_READ = ("predict_quantiles", "predict_figures", "predict_result_path", "predict_save_folder_name")
+NOT_READ = (
+    "predict_quantiles", "predict_figures", "predict_drawdown", "predict_result_path", "predict_save_folder_name",
+    "bands", "calibration_series", "calibration_sample_count",
+)  # fmt: skip
 
 
 class BacktestStage(Stage):
@@ -46,6 +50,7 @@ class BacktestStage(Stage):
         store = stored_bars(config)
         splits = resolve_splits(config, store)
         tokenizer, predictor, notes = trained_pair(config, store, splits)
+        calibration = find(config, tokenizer.digest, predictor.digest)
         before = [one.record.get("started_from", {}).get("digest", "") for one in (tokenizer, predictor)]
         digests = {
             "bars": store.digest,
@@ -53,11 +58,13 @@ class BacktestStage(Stage):
             "tokenizer": tokenizer.digest,
             "predictor": predictor.digest,
             "before": digest_bytes("/".join(before).encode())[:16],
+            "calibration": calibration.digest,
             "signals": signals_digest(),
             "benchmark": benchmark.fingerprint(config, store),
             "seen": digest_bytes("\n".join(seen_before(config, splits)).encode())[:16],
         }
-        return Inputs(digests, store, splits, tokenizer, predictor, notes=notes)
+        notes = (*notes, calibration.note) if calibration.note else notes
+        return Inputs(digests, store, splits, tokenizer, predictor, calibration=calibration, notes=notes)
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, object]) -> Result:
         """Forecast, evaluate and write the output folder, which is renamed to its final name when complete."""
@@ -66,7 +73,7 @@ class BacktestStage(Stage):
         log_dataset(context, store, "testing")
         run.tags({f"{name}_digest": inputs.digests[name] for name in ("tokenizer", "predictor")})
         pair = inputs.tokenizer.model, inputs.predictor.model
-        log_inputs(context, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
+        log_inputs(context, inputs.calibration.path, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
         points = backtest_points(config, store, inputs.splits)
         model = forecaster(config, store, *pair)
         means, repaired = model.means(points, trading_rules(config))

@@ -54,6 +54,7 @@ class Inputs:
     tokenizer: Any = None
     predictor: Any = None
     starting: Any = None  # the weights that training starts from, None for random initialization
+    calibration: Any = None  # of the bands of the models' forecasts, or the reason why there is none
     more: Any = None  # anything else that the stage needs
     notes: tuple[str, ...] = ()  # lines to print before the stage runs
 

@@ -32,20 +32,21 @@ from kronos.evaluation.tradability import Tradability, trading_costs, trading_ma
 from kronos.forecast.store_forecaster import (
     CLOSE,
     Forecaster,
-    draw_keys,
     forecast_frame,
     forecaster,
+    random_order,
     trading_rules,
 )
 from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
 from kronos.stages.base import Context, Inputs
+from kronos.stages.calibration import coverages
 from kronos.stages.inputs import wide_bars
+from kronos.stages.over_time import verdict
 from kronos.stages.provenance import seen_before
 from kronos.stages.test_loss import test_losses
 from kronos.stages.weights import weights_before
 from kronos.utils.errors import UserError
 from kronos.utils.names import file_name
-from kronos.utils.random_keys import GOLDEN
 
 EXAMPLES = 4
 
@@ -88,6 +89,11 @@ def evaluate(
         trained=trained_baselines(config, splits, store, bars["close"]),
     )  # fmt: skip
     samples, examples = sample_paths(model, points, forecasts)
+    bands = {}
+    if samples:
+        rows, fitted = samples[0].rows, inputs.calibration.calibration
+        raw, realised = samples[0].paths_NSH, forecasts.realised()[rows]
+        bands = coverages(model, points.subset(rows), raw, realised, fitted)
     losses = test_losses(context, inputs)
     accurate = forecast_evaluation.measure(forecasts, samples)
     within = {name: bars[name].iloc[first - start :] for name in ("close", "member")}
@@ -117,6 +123,10 @@ def evaluate(
     by_chance = {name: one.daily["return"] - one.daily["cost"] for name, one in results.items()
                  if name not in signals.SIGNALS}  # fmt: skip
     source = store.source
+    over_time = None
+    if len(np.unique(points.instrument)) < signals.MIN_NAMES:
+        own_signal = signals.wide(scores, rules.backtest_signal)
+        over_time = verdict(config, store, splits, forecasts, samples, own_signal, costs[:2], year)
     content = ReportInputs(
         universe=str(source.get("universe", f"{len(store.instruments)} instruments of {config.data.data_source}")),
         source_notes=_source_notes(store),
@@ -132,7 +142,8 @@ def evaluate(
         ),
         scored=len(points), excluded=Counter(sorted(points.excluded["reason"])), repaired_bars=repaired,
         model_digests={name: inputs.digests[name] for name in ("tokenizer", "predictor")},
-        ranking=ranked, before=before, accuracy=accurate, test_losses=losses,
+        ranking=ranked, before=before, accuracy=accurate, coverages=bands,
+        time_series=over_time, calibration_note=inputs.calibration.note, test_losses=losses,
         portfolios={
             name: Portfolio(daily=one.daily, risk=one.risk, turnover=one.turnover, stranded=one.stranded)
             for name, one in results.items() if name in signals.SIGNALS
@@ -168,8 +179,7 @@ def trained_baselines(
             store, {name: earned for name, (_, earned) in past.items()}, pd.DatetimeIndex(close.index),
             torch.get_num_threads(), config.training.seed,
         )  # fmt: skip
-        if trees is not None:
-            found["lightgbm"] = (boosted_trees.NAME, trees)
+        found["lightgbm"] = (boosted_trees.NAME, trees)
     return found
 
 
@@ -237,8 +247,7 @@ def sample_paths(
     """
     config, store = model.config, model.store
     whole = np.flatnonzero(points.session + config.data.predict_window <= store.last_session)
-    order = draw_keys(store, points)[whole].astype(np.uint64) * GOLDEN
-    rows = whole[np.argsort(order, kind="stable")[: config.forecast.evaluation_series]]
+    rows = whole[random_order(store, points.subset(whole))[: config.forecast.evaluation_series]]
     if not len(rows):
         return [], []
     part = points.subset(rows)

@@ -1,5 +1,6 @@
 """Log models to a run, so that it can be repeated and served from its own artifacts."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from kronos.config.schema import Config
 from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import latest_points
 from kronos.data.store import BarStore
+from kronos.evaluation.calibration import Calibration
 from kronos.stages.base import Context
 from kronos.stages.cache import copy_record
 from kronos.stages.weights import Weights
@@ -17,20 +19,31 @@ from kronos.tracking.client import Run
 from kronos.tracking.model_registry import log_model
 
 
-def log_inputs(context: Context, **models: Weights) -> None:
-    """Log the weights that a stage used, with their records, as artifacts `inputs/NAME`."""
+def log_inputs(context: Context, calibration: Path | None = None, **models: Weights) -> None:
+    """Log the weights that a stage used, with their records, as artifacts `inputs/NAME`, and the calibration file."""
     with tempfile.TemporaryDirectory(prefix="kronos-inputs-") as scratch:
         for name, one in models.items():
             one.model.save_pretrained(Path(scratch) / name)
             if one.record:
                 copy_record(one.record, Path(scratch) / name)
+        if calibration is not None:
+            shutil.copy(calibration, scratch)
         context.run.artifact(scratch, "inputs")
 
 
 def log_served_model(
-    run: Run, config: Config, store: BarStore, tokenizer: Any, predictor: Any, step: int = 0
+    run: Run,
+    config: Config,
+    store: BarStore,
+    tokenizer: Any,
+    predictor: Any,
+    step: int = 0,
+    calibration: Calibration | None = None,
 ) -> str:
-    """Log both models as one MLflow model with the forecast settings of the configuration; returns its URI."""
+    """Log both models as one MLflow model with the forecast settings of the configuration; returns its URI.
+
+    A calibration is logged with them; its bands are then the served model's default, as they are predict's.
+    """
     data, forecast = config.data, config.forecast
     settings = {
         "lookback": data.lookback_window, "pred_len": data.predict_window, "T": forecast.inference_T,
@@ -38,10 +51,12 @@ def log_served_model(
         "sample_count": forecast.inference_sample_count, "quantiles": list(forecast.predict_quantiles),
         "max_context": data.max_context, "clip": data.clip, "fine_rotary": forecast.inference_fine_rotary,
         "precision": forecast.inference_precision, "calendar": store.calendar, "freq": store.freq,
-        "label": store.label,
+        "label": store.label, "bands": forecast.bands if calibration is not None else "raw",
     }  # fmt: skip
     example = example_bars(store, data.lookback_window)
-    return log_model(run, config.tracking.tracking_uri, tokenizer, predictor, settings, example, step)
+    return log_model(
+        run, config.tracking.tracking_uri, tokenizer, predictor, settings, example, step, calibration
+    )
 
 
 def example_bars(store: BarStore, lookback: int) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from kronos.config.schema import FIELDS, Config, fields_of
 from kronos.distributed.launcher import launched
 from kronos.stages.backtest import BacktestStage
 from kronos.stages.base import Context, Inputs, ObjectiveFactory, Result, Stage
+from kronos.stages.calibrate import CalibrateStage
 from kronos.stages.data import DataStage
 from kronos.stages.predict import PredictStage
 from kronos.stages.runner import run_stage
@@ -18,7 +19,13 @@ from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
 
 CONFIG_FILE = "pipeline_config.json"
-ORDER: tuple[Stage, ...] = (DataStage(), TokenizerStage(), PredictorStage(), BacktestStage())
+ORDER: tuple[Stage, ...] = (
+    DataStage(),
+    TokenizerStage(),
+    PredictorStage(),
+    CalibrateStage(),
+    BacktestStage(),
+)
 STEPS: dict[str, Stage] = {stage.name: stage for stage in (*ORDER, PredictStage())}
 Step = Callable[[], Result | None]
 
@@ -30,7 +37,7 @@ class PipelineStage(Stage):
     """
 
     name = "pipeline"
-    help = "data, tokenizer, predictor and backtest, as one run with a child each"
+    help = "data, tokenizer, predictor, calibrate and backtest, as one run with a child each"
     params = tuple(name for name in FIELDS if name not in fields_of("audit", "search"))
     cached = False
 
@@ -76,6 +83,9 @@ class PipelineStage(Stage):
                 context.say(f"{name}: skipped, {_used_instead(config, name)} is used")
                 run.tags({f"{name}_skipped": "true"})
                 continue
+            if name == "calibrate" and _no_predictor(config):
+                context.say("calibrate: skipped, since the predictor's step left no weights")
+                continue
             result = steps[name]() if name in steps else run_stage(stage, config, context)
             if result is None:  # a user-defined step that does not run a stage
                 continue
@@ -96,12 +106,18 @@ def _skip_flags(config: Config) -> dict[str, bool]:
     launch = config.launch
     return {
         "data": launch.skip_data_process, "tokenizer": launch.skip_tokenizer, "predictor": launch.skip_predictor,
-        "backtest": launch.skip_backtest,
+        "calibrate": launch.skip_calibrate, "backtest": launch.skip_backtest,
     }  # fmt: skip
 
 
 def _is_frozen(config: Config, name: str) -> bool:
     return name == "tokenizer" and config.training.freeze_tokenizer
+
+
+def _no_predictor(config: Config) -> bool:
+    """Whether a step of a user left no weights to calibrate."""
+    given = given_address("predictor", config)
+    return given is None and not (config.model_folder("predictor") / "checkpoints" / "best_model").exists()
 
 
 def _used_instead(config: Config, name: str) -> str:
@@ -146,6 +162,10 @@ class TrainingPipeline:
         """Train the predictor on the tokenizer's token ids."""
         return self.fit("predictor")
 
+    def calibrate(self) -> Result | None:
+        """Calibrate the bands of forecasts on the validation days."""
+        return self._stage("calibrate")
+
     def backtest(self) -> Result | None:
         """Forecast the test days and trade the forecasts."""
         return self._stage("backtest")
@@ -183,7 +203,7 @@ class TrainingPipeline:
         self._current = context
         return {
             "data": self.process_data, "tokenizer": self.train_tokenizer,
-            "predictor": self.train_predictor, "backtest": self.backtest,
+            "predictor": self.train_predictor, "calibrate": self.calibrate, "backtest": self.backtest,
         }  # fmt: skip
 
     def _stage(self, name: str, objective: ObjectiveFactory | None = None) -> Result:

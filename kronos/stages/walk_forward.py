@@ -19,6 +19,7 @@ from kronos.stages import looks
 from kronos.stages.backtest import BacktestStage
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import key_of, write_record
+from kronos.stages.calibrate import CalibrateStage
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.provenance import seen_before
 from kronos.stages.runner import run_stage
@@ -64,7 +65,7 @@ class WalkForwardStage(Stage):
         return Inputs(digests, store, splits)
 
     def code(self, config: Config) -> tuple[str, ...]:
-        return ("kronos.stages.train", "kronos.stages.backtest")
+        return ("kronos.stages.train", "kronos.stages.calibrate", "kronos.stages.backtest")
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Run the folds and write the pooled report into a folder that is renamed to its final name when complete."""
@@ -83,6 +84,7 @@ class WalkForwardStage(Stage):
                 if not fold.training.freeze_tokenizer:
                     run_stage(TokenizerStage(), fold, context, objective=context.objective)
                 run_stage(PredictorStage(), fold, context, objective=context.objective)
+                run_stage(CalibrateStage(), fold, context)
             tested = run_stage(BacktestStage(ledger, model), fold, context)
             used_weights = tested.record["made_from"]["inputs"]
             predictors.append(used_weights["predictor"])

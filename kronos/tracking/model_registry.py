@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from kronos.evaluation.calibration import Calibration
 from kronos.tracking.client import TAG, Run, connect, first_line, versions
 from kronos.tracking.reader import TrackedRun, load_run
 from kronos.tracking.run import limits, named
@@ -46,6 +47,7 @@ def log_model(
     settings: Mapping[str, Any],
     example: pd.DataFrame,
     step: int = 0,
+    calibration: Calibration | None = None,
 ) -> str:
     """Log both models as one MLflow model of a run, with signature, input example and pinned requirements.
 
@@ -54,11 +56,12 @@ def log_model(
         uri: tracking URI; None is MLflow's default.
         tokenizer: the tokenizer module.
         predictor: the predictor module.
-        settings: defaults for serving. A request may override pred_len, T, top_p, top_k, sample_count, seed and
-            quantiles, but not lookback, max_context, clip, calendar, fine_rotary and precision. The bounds of a
-            request are logged as the model config.
+        settings: defaults for serving. A request may override pred_len, T, top_p, top_k, sample_count, seed,
+            quantiles and bands, but not lookback, max_context, clip, calendar, fine_rotary and precision. The
+            bounds of a request are logged as the model config.
         example: bars as in a request, long format.
         step: MLflow shows the run's metrics of this step at the model too.
+        calibration: of the two models' bands, None where there is none.
 
     Returns:
         The model URI. A model that an interrupted run has already logged is used again.
@@ -76,6 +79,9 @@ def log_model(
         predictor.save_pretrained(folder / "predictor")
         write_json(folder / "serving.json", dict(settings))
         parts = {"tokenizer": "tokenizer", "predictor": "predictor", "serving": "serving.json"}
+        if calibration is not None:
+            write_json(folder / "calibration.json", calibration.to_json())
+            parts["calibration"] = "calibration.json"
 
         client = connect(uri)
 
@@ -139,6 +145,7 @@ def signature(settings: Mapping[str, Any]) -> Any:
         ParamSpec("top_k", "long", int(settings["top_k"])),
         ParamSpec("sample_count", "long", int(settings["sample_count"])),
         ParamSpec("seed", "long", int(settings["seed"])),
+        ParamSpec("bands", "string", str(settings["bands"])),
         ParamSpec("quantiles", "double", [float(level) for level in settings["quantiles"]], (-1,)),
     ]
     return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema(params))

@@ -12,7 +12,8 @@ from kronos.utils.errors import UserError
 
 WHOLE = ("pred_len", "top_k", "sample_count", "seed")
 REAL = ("T", "top_p")
-PARAMS = (*WHOLE, *REAL, "quantiles")
+BANDS = ("calibrated", "raw")
+PARAMS = (*WHOLE, *REAL, "quantiles", "bands")
 LEAST_T, LARGEST_T = 0.001, 1000  # beyond, the probabilities are those of the likeliest id, or equal
 MAX_QUANTILES = 100
 LEAST_PRICE = 1e-9
@@ -39,6 +40,9 @@ def check_params(params: Any) -> dict[str, Any]:
             raise UserError(f"unknown param {shown(name)}: a request may set {', '.join(PARAMS)}")
         if name == "quantiles":
             _check_quantiles(value)
+        elif name == "bands":
+            if not isinstance(value, str) or value not in BANDS:
+                raise UserError(f"bands is {shown(value)}, expected {' or '.join(BANDS)}")
         elif name in WHOLE:
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise UserError(f"{name} is {shown(value)}, expected a whole number")

@@ -4,6 +4,7 @@ Its artifacts are the checkpoint folders of tokenizer and predictor and `serving
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from kronos.data.bars import FEATURES
 from kronos.data.calendars import next_sessions, time_features
+from kronos.evaluation.calibration import (
+    CLOSE,
+    LEAST_PRICE,
+    PRICES,
+    Calibration,
+    moves,
+    recent_volatility,
+)
 from kronos.forecast import forecast_arrays, number_format, repair, series_keys
 from kronos.tracking import scoring_server
 from kronos.tracking.served_bounds import Bounds, Stop
@@ -24,8 +33,6 @@ from kronos.utils.errors import UserError
 from kronos.utils.files import read_json
 
 ROW = ("instrument", "as_of", "datetime", "step")
-CLOSE = FEATURES.index("close")
-LEAST_OF_CLOSE = np.float32(0.01)  # of the last close: a drawn price below it, or below 0, is raised to it
 
 
 class ServedKronos(PythonModel):
@@ -42,6 +49,8 @@ class ServedKronos(PythonModel):
         self.tokenizer = load_tokenizer(context.artifacts["tokenizer"]).eval()
         self.predictor = load_predictor(context.artifacts["predictor"]).eval()
         self.settings = read_json(Path(context.artifacts["serving"]))
+        fitted = context.artifacts.get("calibration")
+        self.calibration = Calibration.from_json(read_json(Path(fitted))) if fitted else None
         self.bounds = Bounds.of(context.model_config)
         scoring_server.install(self.bounds)
 
@@ -79,10 +88,12 @@ class ServedKronos(PythonModel):
             raise UserError(
                 f"pred_len is {horizon}, at most max_context = {settings['max_context']} was expected"
             )
+        calibration = self._calibration(settings["bands"], horizon) if levels else None
+        drawn = samples + (calibration.samples if calibration else 0)
         bars = check_bars(table, self.bounds.max_rows)
         code, names = pd.factorize(bars["instrument"], sort=True)
         count = np.bincount(code)
-        self.bounds.check_work(len(names), samples, horizon, len(ROW) + len(FEATURES) * (1 + len(levels)))
+        self.bounds.check_work(len(names), drawn, horizon, len(ROW) + len(FEATURES) * (1 + len(levels)))
         short = np.flatnonzero(count < lookback)
         if len(short):
             first = ", ".join(f"{shown(names[place])} has {count[place]}" for place in short[:5])
@@ -96,15 +107,51 @@ class ServedKronos(PythonModel):
             stop.check()
             future[last] = self._after(last, horizon, settings)
         ahead = np.stack([future[last] for last in times[:, -1]])
-        paths = forecast_arrays(
+        draw = partial(
+            forecast_arrays,
             self.tokenizer, self.predictor, context, time_features(times), time_features(ahead), horizon=horizon,
-            max_context=int(settings["max_context"]), temperature=float(settings["T"]), top_k=int(settings["top_k"]),
-            top_p=float(settings["top_p"]), sample_count=samples, clip=float(settings["clip"]),
-            seed=int(settings["seed"]), keys_N=series_keys(list(names), times[:, -1]), each_bar=stop.check,
-            fine_rotary=settings["fine_rotary"], dtype=number_format(settings["precision"]),
+            max_context=int(settings["max_context"]), clip=float(settings["clip"]), seed=int(settings["seed"]),
+            keys_N=series_keys(list(names), times[:, -1]), each_bar=stop.check, fine_rotary=settings["fine_rotary"],
+            dtype=number_format(settings["precision"]),
         )  # fmt: skip
-        paths, _ = repair(paths, LEAST_OF_CLOSE * context[:, None, -1:, CLOSE, None])
-        return _table(list(names), times[:, -1], ahead, paths, levels)
+        floor, last = (
+            LEAST_PRICE * context[:, None, -1:, CLOSE, None],
+            context[:, -1, CLOSE].astype(np.float64),
+        )
+        paths, _ = repair(
+            draw(
+                temperature=float(settings["T"]), top_k=int(settings["top_k"]), top_p=float(settings["top_p"]),
+                sample_count=samples,
+            ),
+            floor,
+        )  # fmt: skip
+        quantiles = np.quantile(paths, levels, axis=1) if levels else np.empty((0, *paths[:, 0].shape))
+        if calibration is not None:
+            spread, _ = repair(
+                draw(
+                    temperature=calibration.temperatures, top_k=0, top_p=1.0, sample_count=calibration.samples
+                ),
+                floor,
+            )  # fmt: skip
+            drawn_moves = moves(spread[..., : len(PRICES)], last[:, None, None, None])
+            recent = recent_volatility(context[..., CLOSE], calibration.decay)
+            quantiles[..., : len(PRICES)] = calibration.price_quantiles(drawn_moves, recent, last, levels)
+        return _table(
+            list(names), times[:, -1], ahead, paths.mean(axis=1), dict(zip(levels, quantiles, strict=True))
+        )
+
+    def _calibration(self, bands: str, horizon: int) -> Calibration | None:
+        """The calibration of the first `horizon` bars, or None for raw bands."""
+        if bands == "raw":
+            return None
+        if self.calibration is None:
+            raise UserError("this model was logged without a calibration: give bands = raw")
+        if horizon > self.calibration.horizon:
+            raise UserError(
+                f"pred_len is {horizon}, bands are calibrated for {self.calibration.horizon} bars: "
+                "ask for at most as many, or give bands = raw"
+            )
+        return self.calibration.first(horizon)
 
     @staticmethod
     def _after(last: int, horizon: int, settings: Mapping[str, Any]) -> np.ndarray:
@@ -115,9 +162,13 @@ class ServedKronos(PythonModel):
 
 
 def _table(
-    names: list[str], as_of: np.ndarray, ahead_NH: np.ndarray, paths_NSHF: np.ndarray, quantiles: list[float]
+    names: list[str],
+    as_of: np.ndarray,
+    ahead_NH: np.ndarray,
+    means_NHF: np.ndarray,
+    quantiles: Mapping[float, np.ndarray],
 ) -> pd.DataFrame:
-    """The forecast as a table with one row per instrument and step; paths_NSHF is [N, samples, H, features]."""
+    """The forecast as a table with one row per instrument and step; `quantiles` holds [N, H, features] by level."""
     count, horizon = ahead_NH.shape
     rows = (
         np.repeat(names, horizon),
@@ -126,15 +177,12 @@ def _table(
         np.tile(np.arange(1, horizon + 1), count),
     )
     columns: dict[str, Any] = dict(zip(ROW, rows, strict=True))
-    mean = paths_NSHF.mean(axis=1).reshape(-1, len(FEATURES))
-    columns |= {name: mean[:, place] for place, name in enumerate(FEATURES)}
-    if quantiles:
-        levels = np.quantile(paths_NSHF, quantiles, axis=1).reshape(len(quantiles), -1, len(FEATURES))
-        columns |= {
-            f"{name}_q{level:g}": levels[number, :, place]
-            for place, name in enumerate(FEATURES)
-            for number, level in enumerate(quantiles)
-        }
+    columns |= {name: means_NHF[..., place].reshape(-1) for place, name in enumerate(FEATURES)}
+    columns |= {
+        f"{name}_q{level:g}": values[..., place].reshape(-1)
+        for place, name in enumerate(FEATURES)
+        for level, values in quantiles.items()
+    }
     return pd.DataFrame(columns)
 
 

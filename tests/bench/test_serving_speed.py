@@ -47,7 +47,7 @@ def test_one_series_is_answered_in_under_150_ms(tmp_path: Path) -> None:
     )  # fmt: skip
     settings = {
         "lookback": LOOKBACK, "pred_len": HORIZON, "T": 0.6, "top_p": 0.9, "top_k": 0, "seed": 1,
-        "sample_count": SAMPLES, "quantiles": [0.05, 0.5, 0.95], "max_context": 512, "clip": 5.0,
+        "sample_count": SAMPLES, "quantiles": [0.05, 0.5, 0.95], "bands": "raw", "max_context": 512, "clip": 5.0,
         "fine_rotary": "public", "precision": "fp32", "calendar": "XNYS", "freq": "day", "label": "end",
     }  # fmt: skip
     store = f"sqlite:///{tmp_path}/mlflow.db"

@@ -4,7 +4,7 @@ Axes: N series, S samples, L bars of context, H bars of the horizon, F features,
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +16,7 @@ from torch import Tensor
 from kronos.model.checkpoint import check_pair
 from kronos.model.inference.fine_head import FineHead
 from kronos.model.inference.kv_cache import Cache, KeyValues, Norm, Product, Stack
-from kronos.model.inference.sampling import filter_and_sample
+from kronos.model.inference.sampling import filter_and_sample, per_bar
 from kronos.model.predictor import Kronos
 from kronos.model.tokenizer import KronosTokenizer
 from kronos.utils.errors import UserError
@@ -75,7 +75,7 @@ class Engine:
         future_stamp_NH5: Tensor,
         *,
         uniform_NSH2: Tensor,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         top_k: int | None = 0,
         top_p: float | None = 0.9,
         clip: float = 5.0,
@@ -83,8 +83,8 @@ class Engine:
     ) -> Tensor:
         """Return float32 [N, S, H, F]: the next H bars, normalised as `x_NLF` is, one path per uniform[:, s].
 
-        `uniform_NSH2` in [0, 1) draws the coarse and the fine id of each bar. `progress` is called with the
-        number of bars done so far.
+        `uniform_NSH2` in [0, 1) draws the coarse and the fine id of each bar. `temperature` is one number, or one
+        per bar of the horizon. `progress` is called with the number of bars done so far.
         """
         x_NLF = x_NLF.to(self.device, torch.float32).clamp(-clip, clip)
         length, horizon = x_NLF.shape[1], future_stamp_NH5.shape[1]
@@ -97,8 +97,9 @@ class Engine:
         future = self.time_emb(future_stamp_NH5.to(self.device)).to(self.dtype)
         window = _Window(self, self._embed(s1[:, kept], s2[:, kept], time), uniform.shape[1], horizon)
         drawn = s1.new_empty(2, len(s1), uniform.shape[1], horizon)
-        rules = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        temperatures = per_bar(temperature, horizon)
         for bar in range(horizon):
+            rules = {"temperature": temperatures[bar], "top_k": top_k, "top_p": top_p}
             hidden = window.hidden
             coarse = _draw(self.coarse(hidden), uniform[:, :, bar, 0], rules)
             fine = _draw(window.fine_logits(self.token_embedding[coarse]), uniform[:, :, bar, 1], rules)

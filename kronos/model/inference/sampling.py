@@ -3,11 +3,28 @@
 Axes: R rows, V ids, N series, S samples, H bars of the horizon.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from kronos.utils.errors import UserError
 from kronos.utils.random_keys import hash_keys, to_uniform
+
+
+def per_bar(temperature: float | Sequence[float], horizon: int) -> list[float]:
+    """Return the temperature of each of `horizon` bars.
+
+    Raises UserError for another number of them, or one that is not above 0.
+    """
+    found = list(temperature) if isinstance(temperature, Sequence) else [temperature] * horizon
+    if len(found) != horizon:
+        raise UserError(f"T has {len(found)} values, expected one, or one for each of {horizon} bars")
+    for one in found:
+        if not one > 0:
+            raise UserError(f"T is {one}, expected more than 0 (for the likeliest path, give top_k=1)")
+    return found
 
 
 def filter_and_sample(
