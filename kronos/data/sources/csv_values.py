@@ -46,10 +46,14 @@ def times_of(table: pa.Table, known: Meaning, names: Sequence[str], said: Said) 
     time = columns.get("time")
     within = None if time is None or len(columns) == 1 else read_times_of_day(time)
     chosen = _whole(columns, within is not None)
-    if within is None and time is not None and "date" in columns and "datetime" not in columns:
-        found = _together(columns["date"], time, form) or read_times(columns[chosen], form)
+    days = [role for role in ("date", "datetime") if role in columns]
+    if within is None and time is not None and len(days) == 1:
+        found = _together(columns[days[0]], time, form) or read_times(columns[chosen], form)
     else:
         found = read_times(columns[chosen], form)
+    if within is not None and days == ["datetime"] and not found.utc and not _timed(found):
+        chosen = "date"  # days alone, whatever the name says
+        columns["date"], places["date"] = columns["datetime"], places["datetime"]
     if (said.freq == "auto" or within_day(said.freq)) and within is None and not _timed(found):
         for other in ("time", "epoch", "datetime"):  # the date alone is repeated beside a full time
             if other in columns and other != chosen and _timed(full := read_times(columns[other], form)):
@@ -63,8 +67,8 @@ def times_of(table: pa.Table, known: Meaning, names: Sequence[str], said: Said) 
             )
         if not _timed(found) or (within != 0).any():
             check_nights(dates.ns, within, names[places["time"]].strip())
-            days = np.where(dates.ns == NONE, NONE, dates.ns // DAY * DAY + within)
-            found = dates._replace(ns=days, utc=False, offset=None)
+            ns = np.where(dates.ns == NONE, NONE, dates.ns // DAY * DAY + within)
+            found = dates._replace(ns=ns, utc=False, offset=None)
             chosen = "time" if places["time"] in known.zones else "date"
     place = places[chosen]
     zone = known.zones.get(place)

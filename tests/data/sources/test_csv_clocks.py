@@ -115,6 +115,14 @@ def test_times_of_day_under_any_name_are_known_by_their_values(
     come_back(written(tmp_path, f"Date,{name}", [f"{one:%Y%m%d},{one:{pattern}}" for one in BARS]), BARS)
 
 
+@pytest.mark.parametrize(
+    "header", ["TradeDate,Time", "trade_date,Uhrzeit", "timestamp,time", "Date,Timestamp", "date,datetime"]
+)
+@pytest.mark.parametrize("pattern", ["%Y%m%d,%H:%M", "%d.%m.%Y,%H%M"])
+def test_days_and_times_of_day_under_names_of_both(tmp_path: Path, header: str, pattern: str) -> None:
+    come_back(written(tmp_path, header, [f"{one:{pattern}}" for one in BARS]), BARS)
+
+
 @pytest.mark.parametrize("name", ["Time", "BarTime", "t2", "hhmm"])
 @pytest.mark.parametrize("how", ["hhmm", "minutes", "seconds"])
 def test_numbers_of_times_of_day(tmp_path: Path, name: str, how: str) -> None:
