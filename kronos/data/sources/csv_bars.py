@@ -321,7 +321,7 @@ def _tell_apart(
     if (clock := clock_column(bars.times, _prices(bars), columns, bars.code)) is not None:
         bars.used["time"], times = clock
         bars.times = bars.times._replace(ns=times)
-        bars.notes.append(f"Column {clock[0]} is taken for the time of day: with it no time is repeated.")
+        bars.notes.append(f"Column {clock[0]} is taken for the time of day, since rows repeat days alone.")
         del columns[clock[0]]
         repeated = repeated_rows(times, _prices(bars), bars.code)
         if not too_many(repeated):
