@@ -41,7 +41,7 @@ EAST = {"上午 下午": "", "午前 午後": "", "오전 오후": " "}
 
 def in_words(moment: pd.Timestamp, language: str, style: int) -> str:
     month = MONTHS[language].split()[moment.month - 1]
-    day = DAYS[language].split()[moment.dayofweek] if language in DAYS else ""
+    day = DAYS[language].split()[moment.day_of_week] if language in DAYS else ""
     return [
         f"{moment.day} {month} {moment.year}",
         f"{moment.day:02}-{month.strip('.')}-{moment.year % 100:02}",
