@@ -1,15 +1,19 @@
 """One bit flipped in a stored file: it is named in one line with the command that makes it anew, or made anew."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
+from torch import nn
 
 from kronos.__main__ import main
 from kronos.data.store import open_store
 from kronos.model import load_predictor, load_tokenizer
+from kronos.model.checkpoint import save_model
+from kronos.model.presets import random_model
 from kronos.stages.cache import RECORD, read_record
 from kronos.utils import digests
 from kronos.utils.errors import Damaged, UserError
@@ -94,6 +98,46 @@ def test_weights_without_digests_that_cannot_be_used_are_refused(weights: Path, 
         with pytest.raises(UserError) as caught:
             load_predictor(folder)
         assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "predictor"])
+def test_absurd_sizes_in_a_models_configuration_are_refused_before_anything_is_built(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = load_tokenizer if kind == "tokenizer" else load_predictor
+    save_model(random_model(kind, "nano"), folder := tmp_path / "weights")
+    (folder / "digests.json").unlink()
+    good = read_json(folder / "config.json")
+    layers = "n_enc_layers" if kind == "tokenizer" else "n_layers"
+    built: list[object] = []
+    monkeypatch.setattr(nn.Module, "__init__", lambda *given, **named: built.append(1))
+    absurd = [
+        10**9,
+        10**12,
+        10**4000,
+        -1,
+        0,
+        2.0,
+        float("nan"),
+        float("inf"),
+        True,
+        "64",
+        None,
+        [1],
+        {"a": 1},
+    ]
+    for name in (layers, "d_model", "n_heads", "ff_dim", "s1_bits", "s2_bits"):
+        for value in absurd:
+            (folder / "config.json").write_text(json.dumps({**good, name: value}))
+            with pytest.raises(UserError, match=r"config.json") as caught:
+                load(folder)
+            line = str(caught.value)
+            assert "\n" not in line and len(line) < 400 + len(str(folder))
+    for value in (float("nan"), float("inf"), "0.1", None, True):
+        (folder / "config.json").write_text(json.dumps({**good, "ffn_dropout_p": value}))
+        with pytest.raises(UserError, match="ffn_dropout_p"):
+            load(folder)
+    assert built == []
 
 
 def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(
