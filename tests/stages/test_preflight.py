@@ -16,6 +16,7 @@ import torch
 from kronos.__main__ import main
 from kronos.config.loading import load_config, to_text
 from kronos.config.schema import Config
+from kronos.data.store import open_store
 from kronos.distributed import device
 from kronos.model.presets import random_model
 from kronos.stages import STAGES, preflight
@@ -197,3 +198,32 @@ def test_the_estimate_of_memory_is_a_low_one(kind: Any, preset: str) -> None:
     assert preflight.parameters(kind, preset) == count
     estimate = preflight.batch_memory(kind, settings, windows, 4) - preflight.OPTIMIZER_BYTES * count
     assert 0.5 * sum(kept.values()) < estimate < sum(kept.values())
+
+
+@pytest.mark.parametrize("stage", ["backtest", "walk_forward"])
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("SP500", "'SP500': no such instrument among the"),
+        ("index.csv", "expected datetime (or date) and close"),
+    ],
+)
+def test_a_benchmark_that_the_bars_do_not_have_is_refused_before_anything_is_forecast(
+    stage: str, named: str, said: str, store: Path
+) -> None:
+    Path("index.csv").write_text("day,price\n2024-07-01,1\n")
+    wanted = config(backtest_benchmark=named, qlib_data_path="nowhere")
+    with pytest.raises(UserError) as caught:
+        preflight.check(STAGES[stage], wanted)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    instrument = open_store(store).instruments[0]
+    preflight.check(STAGES[stage], config(backtest_benchmark=instrument, qlib_data_path="nowhere"))
+
+
+def test_a_pipeline_asks_for_its_benchmark_after_its_data_stage_and_before_training(
+    in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pipeline", "--backtest-benchmark", "SP500"]) == 2
+    said = capsys.readouterr()
+    assert "backtest_benchmark is 'SP500': no such instrument" in said.err and "Traceback" not in said.err
+    assert Path("outputs/data/index.json").is_file() and not Path("outputs/models").exists()
