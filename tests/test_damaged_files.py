@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -178,8 +179,9 @@ def test_an_object_knows_its_own_digest(tmp_path: Path) -> None:
     write_json(file, {**read_json(file), "b": [1, 2.25, None]})
     with pytest.raises(Damaged, match=r"it was altered \(its digest differs\); remedy"):
         digests.read_object(file, "remedy")
-    write_json(file, content)  # an earlier version wrote none
-    assert digests.read_object(file, "remedy")["b"] == content["b"]
+    write_json(file, content)  # replaced by hand
+    with pytest.raises(Damaged, match=r"it was altered \(its digest is missing\); remedy"):
+        digests.read_object(file, "remedy")
 
 
 def test_a_flipped_bar_stops_a_later_stage_in_one_line(
@@ -196,6 +198,50 @@ def test_a_flipped_bar_stops_a_later_stage_in_one_line(
     flip(store / "splits.json", 0.3)
     line = fails(capsys, "predict")
     assert "outputs/data/splits.json is damaged" in line and "python -m kronos data" in line
+
+
+def without_digest(file: Path) -> None:
+    """Replace a file by one with the same content, but other figures and no digest of its own."""
+    write_json(file, {name: value for name, value in read_json(file).items() if name != digests.OWN})
+
+
+@pytest.mark.parametrize("name", [RECORD, "splits.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, without_digest])
+def test_a_small_file_of_the_store_that_is_deleted_or_replaced_is_missed(
+    name: str, damage: Callable[[Path], None], store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(store / name)
+    line = fails(capsys, "predict")
+    assert str(Path("outputs/data") / name) in line and "run  python -m kronos data  again" in line
+
+
+def test_the_record_of_other_bars_is_refused(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = read_json(store / RECORD)
+    other = {**record, "outputs": {**record["outputs"], "index.json": "0" * 64}}
+    write_json(store / RECORD, digests.with_own_digest(other))
+    line = fails(capsys, "predict")
+    assert f"outputs/data/{RECORD} is that of other bars" in line and "python -m kronos data" in line
+
+
+@pytest.mark.slow
+def test_a_small_file_of_trained_weights_that_is_deleted_or_replaced_is_missed(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("tokenizer", "predictor"):
+        stage = MODELS / f"finetune_{kind}_demo"
+        best, other = (
+            stage / "checkpoints/best_model",
+            Path(shutil.copytree("outputs", "kept", dirs_exist_ok=True)),
+        )
+        for file in (best / "digests.json", best / "config.json", stage / RECORD):
+            for damage in (Path.unlink, without_digest):
+                if (file.name, damage) in ((RECORD, Path.unlink), ("config.json", without_digest)):
+                    continue  # weights from elsewhere have no record; a configuration has no digest of its own
+                damage(file)
+                line = fails(capsys, "backtest")
+                assert str(file) in line, line
+                assert f"python -m kronos {kind}" in line or "save it again" in line, line
+                shutil.copy2(other / file.relative_to("outputs"), file)
 
 
 @pytest.mark.slow

@@ -220,6 +220,7 @@ def test_a_benchmark_that_the_bars_do_not_have_is_refused_before_anything_is_for
     preflight.check(STAGES[stage], config(backtest_benchmark=instrument, qlib_data_path="nowhere"))
 
 
+@pytest.mark.slow
 def test_a_pipeline_asks_for_its_benchmark_after_its_data_stage_and_before_training(
     in_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
