@@ -20,6 +20,7 @@ from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.distributed.launcher import Place, launched
 from kronos.evaluation import benchmark
+from kronos.stages.addresses import check_addresses
 from kronos.stages.base import Stage
 from kronos.stages.cache import RECORD, read_record
 from kronos.stages.inputs import stored_bars
@@ -55,10 +56,11 @@ def check(stage: Stage, config: Config) -> None:
         stage.check(config)
     except UserError as error:
         found.append(str(error))
+    wrong = [*check_addresses(config, "search" in parts)]
     found += [
         *_packages(parts, config),
         *_writable(stage, parts, config),
-        *_reachable(config.tracking.tracking_uri),
+        *(wrong or _reachable(config.tracking.tracking_uri)),
         *_files(parts, config),
     ]
     try:
@@ -84,10 +86,6 @@ def _packages(parts: dict[str, Stage], config: Config) -> Iterator[str]:
         needed["qlib"] = None
     if set(TESTED) & parts.keys() and config.backtest.baseline_lightgbm:
         needed["lightgbm"] = None
-    addresses = [config.tracking.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""]
-    addresses += [config.search.storage] if "search" in parts else []
-    if any(address.startswith(("postgresql:", "postgresql+psycopg2:")) for address in addresses):
-        needed["psycopg2"] = None
     for name in needed:
         if not _installed(name):
             remedy = OPTIONAL.get(name, "pip install -r requirements.txt  in the clone")
