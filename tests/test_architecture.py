@@ -23,7 +23,7 @@ ROWS = [
 ]
 # Rows of the modules of kronos/stages, bottom up: a module imports from lower rows only.
 STAGE_ROWS = [
-    {"base"},
+    {"base", "addresses"},
     {"cache"},
     {"inputs", "run_folder"},
     {"weights"},

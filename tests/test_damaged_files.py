@@ -1,15 +1,20 @@
 """One bit flipped in a stored file: it is named in one line with the command that makes it anew, or made anew."""
 
+import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
+from torch import nn
 
 from kronos.__main__ import main
 from kronos.data.store import open_store
 from kronos.model import load_predictor, load_tokenizer
+from kronos.model.checkpoint import save_model
+from kronos.model.presets import random_model
 from kronos.stages.cache import RECORD, read_record
 from kronos.utils import digests
 from kronos.utils.errors import Damaged, UserError
@@ -96,6 +101,46 @@ def test_weights_without_digests_that_cannot_be_used_are_refused(weights: Path, 
         assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["tokenizer", "predictor"])
+def test_absurd_sizes_in_a_models_configuration_are_refused_before_anything_is_built(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = load_tokenizer if kind == "tokenizer" else load_predictor
+    save_model(random_model(kind, "nano"), folder := tmp_path / "weights")
+    (folder / "digests.json").unlink()
+    good = read_json(folder / "config.json")
+    layers = "n_enc_layers" if kind == "tokenizer" else "n_layers"
+    built: list[object] = []
+    monkeypatch.setattr(nn.Module, "__init__", lambda *given, **named: built.append(1))
+    absurd = [
+        10**9,
+        10**12,
+        10**4000,
+        -1,
+        0,
+        2.0,
+        float("nan"),
+        float("inf"),
+        True,
+        "64",
+        None,
+        [1],
+        {"a": 1},
+    ]
+    for name in (layers, "d_model", "n_heads", "ff_dim", "s1_bits", "s2_bits"):
+        for value in absurd:
+            (folder / "config.json").write_text(json.dumps({**good, name: value}))
+            with pytest.raises(UserError, match=r"config.json") as caught:
+                load(folder)
+            line = str(caught.value)
+            assert "\n" not in line and len(line) < 400 + len(str(folder))
+    for value in (float("nan"), float("inf"), "0.1", None, True):
+        (folder / "config.json").write_text(json.dumps({**good, "ffn_dropout_p": value}))
+        with pytest.raises(UserError, match="ffn_dropout_p"):
+            load(folder)
+    assert built == []
+
+
 def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(
     sample_store: Path, in_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,8 +179,9 @@ def test_an_object_knows_its_own_digest(tmp_path: Path) -> None:
     write_json(file, {**read_json(file), "b": [1, 2.25, None]})
     with pytest.raises(Damaged, match=r"it was altered \(its digest differs\); remedy"):
         digests.read_object(file, "remedy")
-    write_json(file, content)  # an earlier version wrote none
-    assert digests.read_object(file, "remedy")["b"] == content["b"]
+    write_json(file, content)  # replaced by hand
+    with pytest.raises(Damaged, match=r"it was altered \(its digest is missing\); remedy"):
+        digests.read_object(file, "remedy")
 
 
 def test_a_flipped_bar_stops_a_later_stage_in_one_line(
@@ -152,6 +198,50 @@ def test_a_flipped_bar_stops_a_later_stage_in_one_line(
     flip(store / "splits.json", 0.3)
     line = fails(capsys, "predict")
     assert "outputs/data/splits.json is damaged" in line and "python -m kronos data" in line
+
+
+def without_digest(file: Path) -> None:
+    """Replace a file by one with the same content, but other figures and no digest of its own."""
+    write_json(file, {name: value for name, value in read_json(file).items() if name != digests.OWN})
+
+
+@pytest.mark.parametrize("name", [RECORD, "splits.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, without_digest])
+def test_a_small_file_of_the_store_that_is_deleted_or_replaced_is_missed(
+    name: str, damage: Callable[[Path], None], store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(store / name)
+    line = fails(capsys, "predict")
+    assert str(Path("outputs/data") / name) in line and "run  python -m kronos data  again" in line
+
+
+def test_the_record_of_other_bars_is_refused(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = read_json(store / RECORD)
+    other = {**record, "outputs": {**record["outputs"], "index.json": "0" * 64}}
+    write_json(store / RECORD, digests.with_own_digest(other))
+    line = fails(capsys, "predict")
+    assert f"outputs/data/{RECORD} is that of other bars" in line and "python -m kronos data" in line
+
+
+@pytest.mark.slow
+def test_a_small_file_of_trained_weights_that_is_deleted_or_replaced_is_missed(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("tokenizer", "predictor"):
+        stage = MODELS / f"finetune_{kind}_demo"
+        best, other = (
+            stage / "checkpoints/best_model",
+            Path(shutil.copytree("outputs", "kept", dirs_exist_ok=True)),
+        )
+        for file in (best / "digests.json", best / "config.json", stage / RECORD):
+            for damage in (Path.unlink, without_digest):
+                if (file.name, damage) in ((RECORD, Path.unlink), ("config.json", without_digest)):
+                    continue  # weights from elsewhere have no record; a configuration has no digest of its own
+                damage(file)
+                line = fails(capsys, "backtest")
+                assert str(file) in line, line
+                assert f"python -m kronos {kind}" in line or "save it again" in line, line
+                shutil.copy2(other / file.relative_to("outputs"), file)
 
 
 @pytest.mark.slow

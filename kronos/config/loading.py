@@ -131,7 +131,9 @@ def load_config(
     given_values = {name: value for name, value in {**values, **flags}.items() if name in FIELDS}
     letters = {name: _no_text(value) for name, value in given_values.items()}
     found += [
-        f"{name}: holds the character {one!r}, which is no text" for name, one in letters.items() if one
+        f"{name}: holds the character {one!r}, which is no text{_of_locale(one)}"
+        for name, one in letters.items()
+        if one
     ]
     given_values = {name: value for name, value in given_values.items() if not letters[name]}
     weights, weight_notes, weight_problems = weights_of_preset(given_values)
@@ -155,6 +157,11 @@ def _no_text(value: Any) -> str:
         return next((found for part in value if (found := _no_text(part))), "")
     letters = value if isinstance(value, str) else ""
     return next((one for one in letters if one == "\0" or "\ud800" <= one <= "\udfff"), "")
+
+
+def _of_locale(letter: str) -> str:
+    """The remedy where Python made the character of a byte of the command line that the locale cannot decode."""
+    return " (the locale cannot decode it: set PYTHONUTF8=1)" if "\udc80" <= letter <= "\udcff" else ""
 
 
 def _read_fields(path: str | Path) -> tuple[dict[str, Any], list[str]]:

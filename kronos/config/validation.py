@@ -1,11 +1,13 @@
 """What the fields of a configuration must be among themselves; each alone is checked where it is defined."""
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 SEARCH_METRICS = ("val_loss", "rank_ic", "crps")
 LONGEST_NAME = 256
+LONGEST = {"experiment_name": 256, "run_name": 250}  # letters in the columns of MLflow's tables
 
 
 def contradictions(config: Any) -> Iterator[str]:
@@ -49,10 +51,21 @@ def contradictions(config: Any) -> Iterator[str]:
         value = getattr(config, name)
         if Path(value).name != value or value in (".", ".."):
             yield f"{name}: {value!r} is not a plain folder name"
+    yield from name_problems(config)
     yield from registry_problems(config)
     yield from search_problems(config)
     if not config.predict_quantiles or not all(0 <= level <= 1 for level in config.predict_quantiles):
         yield f"predict_quantiles: {config.predict_quantiles} must be levels from 0 to 1"
+
+
+def name_problems(config: Any) -> Iterator[str]:
+    """Yield what MLflow or its database would refuse in the names of the experiment and the run."""
+    for field, most in LONGEST.items():
+        name = getattr(config, field) or ""
+        if any(unicodedata.category(letter) == "Cc" for letter in name):
+            yield f"{field}: {name!a} holds a line break or another control character: leave it out"
+        elif len(name) > most:
+            yield f"{field}: {len(name)} letters were given, expected at most {most}"
 
 
 def registry_problems(config: Any) -> Iterator[str]:

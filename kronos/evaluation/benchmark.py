@@ -101,6 +101,15 @@ def fingerprint(config: Config, store: BarStore) -> str:
     return digest_bytes(series.to_numpy(dtype=np.float64).tobytes(), days.tobytes())[:16]
 
 
+def check(config: Config, store: BarStore) -> None:
+    """Raise UserError where `backtest_benchmark` names nothing that can be read, before anything is forecast."""
+    wanted = config.backtest_benchmark
+    if _is_csv(wanted):
+        _csv(given_path(wanted))
+    elif wanted not in (EQUAL_WEIGHT, "auto", store.benchmark_name, *store.instruments):
+        _outside(config, store)
+
+
 def _is_csv(wanted: str) -> bool:
     return wanted.lower().endswith(".csv")
 
@@ -122,13 +131,20 @@ def _named(config: Config, store: BarStore, close: pd.DataFrame) -> tuple[str, p
         return wanted, close[wanted], ""
     if wanted == store.benchmark_name:
         return wanted, store.benchmark, ""
+    return wanted, _outside(config, store), ""
+
+
+def _outside(config: Config, store: BarStore) -> pd.Series:
+    """Closes from the Qlib store at `qlib_data_path`. Raises UserError where it has none of this name."""
+    wanted = config.backtest_benchmark
     series = _from_qlib(config, wanted)
-    if series is not None:
-        return wanted, series, ""
-    raise UserError(
-        f"backtest_benchmark is {wanted!r}: no such instrument among the {close.shape[1]} stored ones, nor in a Qlib "
-        f"store at qlib_data_path; give an instrument, a CSV file with datetime and close, {EQUAL_WEIGHT} or auto"
-    )
+    if series is None:
+        raise UserError(
+            f"backtest_benchmark is {wanted!r}: no such instrument among the {len(store.instruments)} stored ones, "
+            "nor in a Qlib store at qlib_data_path; give an instrument, a CSV file with datetime and close, "
+            f"{EQUAL_WEIGHT} or auto"
+        )
+    return series
 
 
 def _from_qlib(config: Config, name: str) -> pd.Series | None:

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from kronos.utils.files import given_path
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DIGESTS = "digests.json"  # of the two files; other programs need not have it
 REMEDY = "download or save it again"
+MOST_BITS = 20  # of one code: a table of 2**20 rows is far above the public models' 2**10
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -42,6 +44,7 @@ def load(kind: type[Model], path_or_name: str | Path, revision: str | None = Non
     folder = find_folder(path_or_name, revision)
     config, stored = read_saved(folder)
     config = _arguments(kind, config, folder)
+    _check_sizes(kind, config, stored, folder)
     try:
         with torch.device("meta"):  # skips the random initialisation of weights that are overwritten
             model = kind(**config)
@@ -132,6 +135,43 @@ def _arguments(kind: type[nn.Module], config: dict[str, Any], folder: Path) -> d
     if missing:
         raise UserError(f"{folder / CONFIG} lacks {', '.join(missing)}: it is not that of a {kind.__name__}")
     return {name: config[name] for name in wanted}
+
+
+def _check_sizes(
+    kind: type[nn.Module], config: dict[str, Any], stored: dict[str, Tensor], folder: Path
+) -> None:
+    """Raise UserError where an argument has another type than the constructor's, or a size that no weights can fill.
+
+    The model is built before its keys are compared, so that a layer count of 10**9 would otherwise take hours.
+    """
+    values = sum(tensor.numel() for tensor in stored.values())
+    for name, parameter in inspect.signature(kind).parameters.items():
+        value, expected = config[name], parameter.annotation
+        if expected is bool and not isinstance(value, bool):
+            wanted = "true or false"
+        elif expected is float and not (type(value) in (int, float) and math.isfinite(value)):
+            wanted = "a finite number"
+        elif expected is int:
+            most = (
+                MOST_BITS if name.endswith("bits")
+                else len(stored) + 1 if name.endswith("layers")  # each layer has a weight; tokenizers build one fewer
+                else max(1, values)
+            )  # fmt: skip
+            if type(value) is int and 1 <= value <= most:
+                continue
+            wanted = f"a whole number from 1 to {most}, which the {values} values of {WEIGHTS} can fill"
+        else:
+            continue
+        raise UserError(f"{folder / CONFIG} has {name} {_short(value)}, expected {wanted}: {REMEDY}")
+
+
+def _short(value: Any) -> str:
+    text = (
+        json.dumps(value)
+        if not isinstance(value, int) or abs(value) < 10**40
+        else "a number of over 40 digits"
+    )
+    return text if len(text) <= 40 else text[:40] + "..."
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

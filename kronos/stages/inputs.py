@@ -13,11 +13,11 @@ from kronos.config.schema import Config
 from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, forecast_points
 from kronos.data.splits import Ranges, Split, make_split, settle_ranges
-from kronos.data.store import BarStore, open_store
+from kronos.data.store import INDEX, BarStore, open_store
 from kronos.stages.base import Context
-from kronos.stages.cache import refuse_other_configuration
-from kronos.utils.digests import read_object, with_own_digest
-from kronos.utils.errors import UserError
+from kronos.stages.cache import RECORD, read_record, refuse_other_configuration, run_again
+from kronos.utils.digests import file_digest, read_object, with_own_digest
+from kronos.utils.errors import Damaged, UserError
 from kronos.utils.files import write_json
 
 SPLITS = "splits.json"
@@ -62,9 +62,27 @@ def field_texts(config: Config, names: tuple[str, ...]) -> dict[str, str]:
 def stored_bars(config: Config) -> BarStore:
     """Open the store at `dataset_path`. Raises UserError if it was built from another configuration."""
     store = open_store(config.data.dataset_path)
+    _check_record(store)
     remedy = "run  python -m kronos data  again, or give the other --dataset-path"
     refuse_other_configuration(store.path, "the store", remedy, field_texts(config, store_fields(config)), {})
     return replace(store, across_days=config.data.windows_across_days)
+
+
+def _check_record(store: BarStore) -> None:
+    """Raise Damaged where the record of the data stage is missing or is not that of these bars.
+
+    A store without a cache key was not written by the stage (but in a notebook, say) and has no record.
+    """
+    if not store.key:
+        return
+    again = run_again("data")
+    if not (store.path / RECORD).is_file():
+        raise Damaged(f"{store.path / RECORD} is missing", again)
+    written = read_record(store.path).get("outputs", {})
+    if written.get(INDEX) != file_digest(store.path / INDEX):
+        raise Damaged(f"{store.path / RECORD} is that of other bars than {INDEX} beside it", again)
+    if SPLITS in written and not (store.path / SPLITS).is_file():
+        raise Damaged(f"{store.path / SPLITS} is missing", again)
 
 
 def resolve_splits(config: Config, store: BarStore) -> Ranges:

@@ -7,6 +7,7 @@ from typing import Any
 from kronos.config.loading import load_config, to_text
 from kronos.config.schema import FIELDS, Config, fields_of
 from kronos.distributed.launcher import launched
+from kronos.stages import preflight
 from kronos.stages.backtest import BacktestStage
 from kronos.stages.base import Context, Inputs, ObjectiveFactory, Result, Stage
 from kronos.stages.calibrate import CalibrateStage
@@ -79,6 +80,8 @@ class PipelineStage(Stage):
         results: dict[str, Result] = {}
         for stage in ORDER:
             name = stage.name
+            if name == "tokenizer" and not config.launch.skip_backtest:  # before the hours of training
+                preflight.check_benchmark(config)
             if _skip_flags(config)[name] or _is_frozen(config, name):
                 context.say(f"{name}: skipped, {_used_instead(config, name)} is used")
                 run.tags({f"{name}_skipped": "true"})

@@ -19,8 +19,11 @@ from urllib.parse import urlsplit
 from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.distributed.launcher import Place, launched
+from kronos.evaluation import benchmark
+from kronos.stages.addresses import check_addresses
 from kronos.stages.base import Stage
 from kronos.stages.cache import RECORD, read_record
+from kronos.stages.inputs import stored_bars
 from kronos.stages.weights import KINDS, Kind, pretrained_address
 from kronos.tracking.client import database_file
 from kronos.tracking.model_registry import ADDRESSES
@@ -53,10 +56,11 @@ def check(stage: Stage, config: Config) -> None:
         stage.check(config)
     except UserError as error:
         found.append(str(error))
+    wrong = [*check_addresses(config, "search" in parts)]
     found += [
         *_packages(parts, config),
         *_writable(stage, parts, config),
-        *_reachable(config.tracking.tracking_uri),
+        *(wrong or _reachable(config.tracking.tracking_uri)),
         *_files(parts, config),
     ]
     try:
@@ -82,10 +86,6 @@ def _packages(parts: dict[str, Stage], config: Config) -> Iterator[str]:
         needed["qlib"] = None
     if set(TESTED) & parts.keys() and config.backtest.baseline_lightgbm:
         needed["lightgbm"] = None
-    addresses = [config.tracking.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""]
-    addresses += [config.search.storage] if "search" in parts else []
-    if any(address.startswith(("postgresql:", "postgresql+psycopg2:")) for address in addresses):
-        needed["psycopg2"] = None
     for name in needed:
         if not _installed(name):
             remedy = OPTIONAL.get(name, "pip install -r requirements.txt  in the clone")
@@ -165,9 +165,23 @@ def _files(parts: dict[str, Stage], config: Config) -> Iterator[str]:
             hub = address is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", address)
             if address and not hub and not address.startswith(ADDRESSES) and not given_path(address).is_dir():
                 yield f"pretrained_{kind}_path: there is no folder {address}: give a folder, a Hub name, or none"
-    benchmark = config.backtest.backtest_benchmark
-    if set(TESTED) & parts.keys() and benchmark.lower().endswith(".csv") and not Path(benchmark).is_file():
-        yield f"backtest_benchmark: there is no file {benchmark}"
+    wanted = config.backtest.backtest_benchmark
+    if set(TESTED) & parts.keys() and wanted.lower().endswith(".csv") and not given_path(wanted).is_file():
+        yield f"backtest_benchmark: there is no file {wanted}"
+    elif set(TESTED) & parts.keys() and "data" not in parts:
+        try:
+            check_benchmark(config)
+        except UserError as error:
+            yield str(error)
+
+
+def check_benchmark(config: Config) -> None:
+    """Raise UserError for a benchmark that the stored bars do not have; a pipeline asks after its data stage."""
+    try:
+        store = stored_bars(config)
+    except UserError:  # the stage says so when it opens its inputs
+        return
+    benchmark.check(config, store)
 
 
 def _memory(parts: dict[str, Stage], config: Config) -> Iterator[str]:

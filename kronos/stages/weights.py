@@ -12,6 +12,7 @@ from kronos.stages.cache import RECORD, SAME_MODEL, read_record, refuse_other_co
 from kronos.stages.inputs import field_texts
 from kronos.tracking.model_registry import ADDRESSES, source_run, weights
 from kronos.tracking.reader import TAG
+from kronos.utils.digests import altered
 from kronos.utils.errors import Damaged, UserError
 from kronos.utils.files import given_path
 
@@ -53,6 +54,8 @@ def load_weights(kind: Kind, address: str, uri: str | None) -> Weights:
             raise
         copy = Path(address).name == Path(OWN_TOKENIZER).name
         raise Damaged(error.what, run_again("predictor" if copy else kind)) from None
+    if not address.startswith(ADDRESSES):
+        _check_stage_files(kind, given_path(address).absolute())
     record: Mapping[str, Any] = {} if address.startswith(ADDRESSES) else record_of_weights(address)
     if kind == "predictor" and address.startswith(ADDRESSES):
         digest = source_run(address, f"{kind}_path", uri).tags.get(TAG + "tokenizer_digest")
@@ -162,6 +165,23 @@ def record_of_weights(address: str) -> dict[str, Any]:
         if (place / RECORD).is_file():
             return read_record(place)
     return {}
+
+
+def _check_stage_files(kind: Kind, folder: Path) -> None:
+    """Compare the weights in a stage's folder with the stage's record, which also knows whether a file is missing.
+
+    The digests beside the weights may be deleted by hand; those in the record tell it. Raises Damaged.
+    """
+    stage = folder.parent.parent
+    if folder.parent.name != "checkpoints" or not (stage / RECORD).is_file():
+        return
+    own = folder.relative_to(stage).as_posix() + "/"
+    written = read_record(stage).get("outputs", {})
+    for problem in altered(
+        stage, {name: one for name, one in written.items() if name.startswith(own)}
+    ).values():
+        copy = folder.name == Path(OWN_TOKENIZER).name
+        raise Damaged(problem, run_again("predictor" if copy else kind))
 
 
 def weights_before(kind: Kind, trained: Weights, uri: str | None) -> tuple[Weights | None, str]:

@@ -53,10 +53,10 @@ def altered(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_object(path: str | Path, remedy: str) -> dict[str, Any]:
-    """Read a JSON object and compare it with its own digest, if it has one.
+    """Read a JSON object that was written with its own digest, and compare it with that.
 
-    Raises Damaged, with `remedy` as what to do, where it is altered, no JSON or no object; UserError where there is
-    no such file.
+    Raises Damaged, with `remedy` as what to do, where it is altered, has no digest, or is no JSON or no object;
+    UserError where there is no such file.
     """
     if not Path(path).is_file():
         raise UserError(f"no file {path}: {remedy}")
@@ -66,7 +66,9 @@ def read_object(path: str | Path, remedy: str) -> dict[str, Any]:
         raise Damaged(f"{path} is damaged ({error})", remedy) from None
     if not isinstance(value, dict):
         raise Damaged(f"{path} is damaged: it holds a {type(value).__name__}, an object was expected", remedy)
-    if was_altered(value):
+    if OWN not in value:
+        raise Damaged(f"{path} is damaged: it was altered (its digest is missing)", remedy)
+    if with_own_digest(value)[OWN] != value[OWN]:
         raise Damaged(f"{path} is damaged: it was altered (its digest differs)", remedy)
     return value
 
@@ -80,8 +82,3 @@ def with_own_digest(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON object with the digest of itself as one more entry."""
     plain = {name: entry for name, entry in json.loads(json.dumps(value)).items() if name != OWN}
     return {**value, OWN: hashlib.sha256(canonical(plain)).hexdigest()}
-
-
-def was_altered(value: Mapping[str, Any]) -> bool:
-    """Whether an object read from a file has another digest than it says; False where it says none."""
-    return OWN in value and with_own_digest(value)[OWN] != value[OWN]

@@ -34,7 +34,11 @@ BROKEN_WORDS = ("disk I/O error", "Input/output error")
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # the whole message of numpy
 # torch.compile: there is no compiler, or compiling failed.
 COMPILER_WORDS = ("InvalidCxxCompiler", "CppCompileError")
-OPTIONAL = {"psycopg2": "pip install psycopg2-binary"}
+OPTIONAL = {
+    "psycopg2": "pip install psycopg2-binary",
+    "psycopg": "pip install psycopg2-binary  and begin the address with postgresql+psycopg2://",
+    "MySQLdb": "pip install mysqlclient",
+}
 
 
 LONGEST_WORD, LONGEST_LINE, MOST_TEXT = 200, 1000, 8000  # characters

@@ -16,10 +16,12 @@ import torch
 from kronos.__main__ import main
 from kronos.config.loading import load_config, to_text
 from kronos.config.schema import Config
+from kronos.data.store import open_store
 from kronos.distributed import device
 from kronos.model.presets import random_model
 from kronos.stages import STAGES, preflight
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
+from kronos.utils.digests import with_own_digest
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
 
@@ -48,6 +50,8 @@ def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name in packages else found(name, *more)
     )
+    for name in packages:
+        monkeypatch.setitem(sys.modules, name, None)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -147,7 +151,7 @@ def test_a_stage_that_is_reused_needs_no_space(in_folder: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=r"disk: at least 3 MiB are needed .* 0 MiB are free"):
         preflight.check(stage, settings)
     fields = {name: to_text(getattr(settings, name)) for name in stage.key_fields(settings)}
-    write_json(stage.folder(settings) / "summary.json", {"made_from": {"fields": fields}})
+    write_json(stage.folder(settings) / "summary.json", with_own_digest({"made_from": {"fields": fields}}))
     preflight.check(stage, settings)
     with pytest.raises(UserError, match="disk"):
         preflight.check(stage, settings.replace(reuse=False))
@@ -197,3 +201,117 @@ def test_the_estimate_of_memory_is_a_low_one(kind: Any, preset: str) -> None:
     assert preflight.parameters(kind, preset) == count
     estimate = preflight.batch_memory(kind, settings, windows, 4) - preflight.OPTIMIZER_BYTES * count
     assert 0.5 * sum(kept.values()) < estimate < sum(kept.values())
+
+
+@pytest.mark.parametrize("stage", ["backtest", "walk_forward"])
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("SP500", "'SP500': no such instrument among the"),
+        ("index.csv", "expected datetime (or date) and close"),
+    ],
+)
+def test_a_benchmark_that_the_bars_do_not_have_is_refused_before_anything_is_forecast(
+    stage: str, named: str, said: str, store: Path
+) -> None:
+    Path("index.csv").write_text("day,price\n2024-07-01,1\n")
+    wanted = config(backtest_benchmark=named, qlib_data_path="nowhere")
+    with pytest.raises(UserError) as caught:
+        preflight.check(STAGES[stage], wanted)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    instrument = open_store(store).instruments[0]
+    preflight.check(STAGES[stage], config(backtest_benchmark=instrument, qlib_data_path="nowhere"))
+
+
+@pytest.mark.slow
+def test_a_pipeline_asks_for_its_benchmark_after_its_data_stage_and_before_training(
+    in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pipeline", "--backtest-benchmark", "SP500"]) == 2
+    said = capsys.readouterr()
+    assert "backtest_benchmark is 'SP500': no such instrument" in said.err and "Traceback" not in said.err
+    assert Path("outputs/data/index.json").is_file() and not Path("outputs/models").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://", "it names no host"),
+        ("http://host:99999", "Port out of range"),
+        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://a b/", "it holds a space"),
+        ("htp://x", "htp is no kind of tracking store"),
+        ("sqlite:/x.db", "expected sqlite:///FILE"),
+        ("sqlite://x.db", "Invalid SQLite URL"),
+        ("sqlite:///afile/x.db", "afile is a file, a folder was expected there"),
+        ("postgresql+psycopg2://host:port/x", "expected sqlite:///FILE"),
+        ("nosuchsql://x", "nosuchsql is no kind of tracking store"),
+        ("postgresql+nosuch://host/x", "expected sqlite:///FILE"),
+        ("afile", "MLflow keeps no runs in folders any more"),
+        ("some text", "MLflow keeps no runs in folders any more"),
+    ],
+)
+def test_a_tracking_address_that_cannot_be_right_is_refused_with_its_field(
+    address: str,
+    said: str,
+    in_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("afile").write_text("a file")
+    for field in ("tracking_uri", "MLFLOW_TRACKING_URI"):
+        given = ["--tracking-uri", address] if field == "tracking_uri" else []
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "" if given else address)
+        assert main(["data", *given]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{field} is {address!r}: " in line and said in line
+    assert os.listdir() == ["afile"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "foo://bar",
+        "x",
+        "sqlite:/x.db",
+        "sqlite:///afile/x.db",
+        "journal:",
+        "postgresql+psycopg2://h:p/x",
+        "http://x",
+    ],
+)
+def test_a_storage_that_cannot_be_right_is_refused_before_the_search(address: str, in_folder: Path) -> None:
+    Path("afile").write_text("a file")
+    with pytest.raises(UserError) as caught:
+        preflight.check(STAGES["search"], config(storage=address))
+    assert f"storage is {address!r}: " in str(caught.value) and "\n" not in str(caught.value)
+    preflight.check(STAGES["data"], config(storage=address))
+
+
+@pytest.mark.parametrize("address", ["postgresql+psycopg2://me:secret@h:x/db", "nosuch://me:secret@h/db"])
+def test_a_password_is_not_repeated(address: str, in_folder: Path) -> None:
+    for fields in ({"storage": address}, {"tracking_uri": address}):
+        with pytest.raises(UserError) as caught:
+            preflight.check(STAGES["search"], config(**fields))
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["experiment_name", "run_name"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 500, "500 letters were given, expected at most 25"),
+        ("a\nb", "control character"),
+        ("a\x1b[31m", "control character"),
+        ("\udcf0\udc9f\udc98\udc80", "PYTHONUTF8=1"),  # an emoji in the C locale
+        ("\0", "which is no text"),
+    ],
+)
+def test_a_name_that_mlflow_or_its_database_would_refuse_is_refused_with_its_field(
+    field: str, name: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=f"{field}: .*") as caught:
+        config(**{field: name})
+    assert said in str(caught.value)
+    for right in ("\U0001f600", "\u884c\u60c5\u3000k", "x" * 250):
+        assert getattr(config(**{field: right}), field) == right

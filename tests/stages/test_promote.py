@@ -25,6 +25,7 @@ from kronos.stages.inputs import resolve_splits
 from kronos.stages.promote import Candidate, decide
 from kronos.stages.provenance import Seen, seen_by_tag
 from kronos.tracking.model_registry import Version
+from kronos.utils.digests import with_own_digest
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
 
@@ -181,13 +182,13 @@ def test_weights_in_a_folder_have_seen_what_their_record_says(tmp_path: Path) ->
         "train_time_range": "2011-01-01,2024-12-31", "val_time_range": "2025-01-01,2025-03-31",
         "pretrained_predictor_path": str(best),
     }  # fmt: skip
-    write_json(tmp_path / "model" / "summary.json", {"made_from": {"fields": fields}})
+    write_json(tmp_path / "model" / "summary.json", with_own_digest({"made_from": {"fields": fields}}))
     assert seen_until(config(predictor_path=str(best))).until == date(2025, 3, 31)
     made = {
         "fields": fields,
         "inputs": {"splits": "train 2011-01-01..2020-01-01, val 2020-01-02..2020-02-02"},
     }
-    write_json(tmp_path / "model" / "summary.json", {"made_from": made})
+    write_json(tmp_path / "model" / "summary.json", with_own_digest({"made_from": made}))
     early = {"train_time_range": ("2011-01-01", "2012-12-31"), "val_time_range": ("2013-01-01", "2013-06-30")}
     assert seen_until(config(**early, predictor_path=str(best))).until == date(2020, 2, 2)
 

@@ -10,6 +10,7 @@ from kronos.config.schema import Config
 from kronos.data.splits import GUIDE, Ranges
 from kronos.evaluation.benchmark import benchmark, fingerprint
 from kronos.stages import provenance
+from kronos.utils.digests import with_own_digest
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
 
@@ -58,7 +59,7 @@ def test_weights_from_elsewhere_warn_by_their_own_record(tmp_path):
         "train_time_range": "2011-01-01,2024-12-31", "val_time_range": "2025-01-01,2025-03-31",
         "pretrained_predictor_path": "none",
     }  # fmt: skip
-    write_json(tmp_path / "model" / "summary.json", {"made_from": {"fields": fields}})
+    write_json(tmp_path / "model" / "summary.json", with_own_digest({"made_from": {"fields": fields}}))
     found = seen_before(config(**CLEAN, predictor_path=str(best)))
     assert found == [
         "the predictor was trained on days of the backtest: 2024-07-01 to 2024-12-31 lie within "
@@ -74,7 +75,8 @@ def test_weights_from_elsewhere_warn_by_their_own_record(tmp_path):
 
 def test_training_after_the_backtest_is_warned_of(tmp_path):
     write_json(
-        tmp_path / "summary.json", {"made_from": {"fields": {"train_time_range": "2025-07-01,2025-12-31"}}}
+        tmp_path / "summary.json",
+        with_own_digest({"made_from": {"fields": {"train_time_range": "2025-07-01,2025-12-31"}}}),
     )
     (found,) = seen_before(config(**CLEAN, predictor_path=str(tmp_path)))
     assert "on days after the backtest (2025-07-01 to 2025-12-31)" in found
@@ -134,7 +136,8 @@ def test_an_unknown_benchmark_names_what_can_be_given():
 
 def test_pretrained_weights_of_a_folder_warn_by_their_own_record(tmp_path):
     write_json(
-        tmp_path / "summary.json", {"made_from": {"fields": {"train_time_range": "2011-01-01,2024-12-31"}}}
+        tmp_path / "summary.json",
+        with_own_digest({"made_from": {"fields": {"train_time_range": "2011-01-01,2024-12-31"}}}),
     )
     (found,) = seen_before(config(**{**CLEAN, "pretrained_predictor_path": str(tmp_path)}))
     assert f"comes from weights ({tmp_path.name})" in found and "up to 2024-12-31: only later days" in found
