@@ -100,7 +100,7 @@ def _read(opened: Cells, said: Said) -> FileBars:
             f"{opened.path} cannot be read: {rows.unreadable:,} of {total:,} rows have more or fewer columns than "
             f"the others, such as {rows.examples[0][:60]!r}"
         )
-    if named.days is not None and not _within(bars.times.ns, named.days):
+    if named.dated and named.days is not None and not _within(bars.times.ns, named.days):
         bars.named = named.dated
     bars.count(UNREADABLE, "left out", rows.unreadable, rows.examples)
     for place in lengths:
