@@ -14,13 +14,13 @@ import pyarrow as pa
 from kronos.data.bars import Finding
 from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.data.sources.csv_clock import Clock, from_zone
-from kronos.data.sources.csv_columns import ROLES, squeeze
 from kronos.data.sources.csv_date_order import DateOrders
 from kronos.data.sources.csv_file import FileBars
 from kronos.data.sources.csv_folder import bar_files, name_files, named_by
 from kronos.data.sources.csv_join import join_files
 from kronos.data.sources.csv_schema import Said, preview
 from kronos.data.sources.csv_units import AGREES, UNITS_SAID, settle_units
+from kronos.data.sources.csv_words import ROLES, squeeze
 from kronos.data.spool import Held
 from kronos.data.store import BarStore
 from kronos.utils.errors import UserError

@@ -11,7 +11,7 @@ import pyarrow as pa
 from kronos.data.bars import FEATURES, PRICES, Finding
 from kronos.data.cleaning import OFF_CALENDAR
 from kronos.data.sources import csv_layouts
-from kronos.data.sources.csv_columns import TIMES, like_a_volume
+from kronos.data.sources.csv_columns import like_a_volume
 from kronos.data.sources.csv_file import (
     HEADER_AGAIN,
     NAMELESS,
@@ -33,7 +33,15 @@ from kronos.data.sources.csv_numbers import code_texts
 from kronos.data.sources.csv_schema import Said, form_of, name_columns, said_instrument
 from kronos.data.sources.csv_table import Cells, open_cells, read_rows
 from kronos.data.sources.csv_times import NONE, Times, TwoWays, coded
-from kronos.data.sources.csv_values import apply_scales, choose_volume, numbers_of, times_of
+from kronos.data.sources.csv_values import (
+    apply_scales,
+    choose_volume,
+    name_candidates,
+    numbers_of,
+    sum_sides,
+    times_of,
+)
+from kronos.data.sources.csv_words import SIDES, TIMES
 from kronos.utils.errors import UserError
 
 LENGTH = re.compile(
@@ -77,7 +85,10 @@ def _read(opened: Cells, said: Said) -> FileBars:
     clocks = [place for role in TIMES for place in known.places.get(role, ())]
     series = [] if wide else list(known.places.get("series", ()))[:1]
     lengths = list(known.places.get("interval", ()))
-    numbers = [place for place, one in enumerate(wide) if one] if wide else [*singles.values(), *volumes]
+    sides = [known.places[side][0] for side in SIDES if side in known.places and not volumes]
+    numbers = (
+        [place for place, one in enumerate(wide) if one] if wide else [*singles.values(), *volumes, *sides]
+    )
     texts = [*instrument, *clocks, *series, *lengths]
     rows = read_rows(opened, [*numbers, *texts], texts)
     table = rows.table
@@ -128,7 +139,11 @@ def _read(opened: Cells, said: Said) -> FileBars:
         singles.pop("amount")
     if "amount" in singles:
         bars.amount_name = names[singles["amount"]].strip()
-    choose_volume(bars, volumes, values, names, bool(guessed), said)
+    bars.notes += known.notes
+    if not sum_sides(bars, known, values, names):
+        choose_volume(bars, volumes, values, names, bool(guessed), said)
+    if not volumes and not sides:
+        name_candidates(bars, opened.sample, names)
     apply_scales(bars, known, singles, volumes, names)
     if instrument:
         table = _codes(bars, table, instrument)
