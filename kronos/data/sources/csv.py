@@ -14,12 +14,13 @@ import pyarrow as pa
 from kronos.data.bars import Finding
 from kronos.data.sources.base import BaseDataProcessor, file_stats
 from kronos.data.sources.csv_clock import Clock, from_zone
-from kronos.data.sources.csv_columns import ROLES, squeeze
 from kronos.data.sources.csv_date_order import DateOrders
 from kronos.data.sources.csv_file import FileBars
-from kronos.data.sources.csv_folder import bar_files, by_folder, named_by
+from kronos.data.sources.csv_folder import bar_files, name_files, named_by
+from kronos.data.sources.csv_join import join_files
 from kronos.data.sources.csv_schema import Said, preview
 from kronos.data.sources.csv_units import AGREES, UNITS_SAID, settle_units
+from kronos.data.sources.csv_words import ROLES, squeeze
 from kronos.data.spool import Held
 from kronos.data.store import BarStore
 from kronos.utils.errors import UserError
@@ -59,15 +60,15 @@ class CsvDataProcessor(BaseDataProcessor):
         self._orders: set[str] = set()
         self._found_units: Counter[str] = Counter()
         paths = self._looked_at = self._paths()
-        own = by_folder(paths)
-        named = {path: own.get(path) or named_by(path.name, path).instrument for path in paths}
+        names = name_files(paths)
+        named = {path: names.of(path, named_by(path.name, path).instrument) for path in paths}
         paths = sorted(paths, key=lambda path: (named[path], path))
         said = Said.of(config)
         long: list[LongTable] = []
         waiting: list[pd.DataFrame] = []
         group: list[FileBars] = []
         problems: list[UserError] = []
-        read = 0
+        read, by_name = 0, False
         reader = DateOrders(paths, said)
         for path, found in zip(paths, _in_threads(reader.read, paths), strict=True):
             if isinstance(found, UserError):
@@ -75,7 +76,7 @@ class CsvDataProcessor(BaseDataProcessor):
                 continue
             read += 1
             for bars in found:
-                bars.named = own.get(path, bars.named)
+                bars.named = names.of(path, bars.named)
                 self._report(bars)
                 if bars.code is not None:
                     long.append(self._keep_long(bars))
@@ -84,6 +85,7 @@ class CsvDataProcessor(BaseDataProcessor):
                     waiting.append(self._series(group))
                     group = []
                 group.append(bars)
+                by_name = True
             if sum(map(len, waiting)) >= PART:
                 yield from _joined(waiting)
                 waiting = []
@@ -93,6 +95,8 @@ class CsvDataProcessor(BaseDataProcessor):
         yield from _joined(waiting)
         if long:
             yield from self._long(long)
+        if by_name:
+            self.notes += names.notes
         self.notes += self._clock.notes
         self._say_notes()
         self.understood = {
@@ -159,27 +163,15 @@ class CsvDataProcessor(BaseDataProcessor):
 
     def _series(self, group: list[FileBars]) -> pd.DataFrame:
         """Make the frame of one instrument, from one file or from files of different days."""
-        first = group[0]
-        stems: dict[str, FileBars] = {}
-        for one in group:
-            other = stems.setdefault(one.stem, one)
-            if other is not one:
-                apart = other.path.parent != one.path.parent
-                names = [
-                    f"{file.path.parent.name}/{file.path.name}" if apart else file.path.name
-                    for file in (other, one)
-                ]
-                raise UserError(
-                    f"{first.named} comes from two files, {' and '.join(names)}: remove one, or name the "
-                    "instrument in a column"
-                )
-        if len({one.interval for one in group}) > 1:
-            lengths = ", ".join(sorted({one.interval or "no interval" for one in group}))
-            raise UserError(
-                f"{first.named} comes in files of {lengths}: give a folder for each length of a bar"
-            )
-        frames = [self._frame(one, np.full(len(one.times.ns), first.named, dtype=object)) for one in group]
-        return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+        named = group[0].named
+        folders = sorted({one.path.parent.name for one in group})
+        if len(folders) > 1:
+            shown = ", ".join(folders[:SHOWN]) + (", ..." if len(folders) > SHOWN else "")
+            note = f"Files of one name in several folders ({shown}) are one instrument."
+            self._instruments[note] = self._instruments.get(note, 0) + 1
+        return join_files(
+            group, [self._frame(one, np.full(len(one.times.ns), named, dtype=object)) for one in group]
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and time of change of every file that is read, by its path within `data_path`."""

@@ -13,7 +13,7 @@ from kronos.data.cleaning import OFF_CALENDAR
 from kronos.data.sources import csv_layouts
 from kronos.data.sources.csv_clock_columns import clock_column
 from kronos.data.sources.csv_codes import coded
-from kronos.data.sources.csv_columns import PARTS, TIMES, like_a_volume
+from kronos.data.sources.csv_columns import like_a_volume
 from kronos.data.sources.csv_dates import DAY, names_no_day
 from kronos.data.sources.csv_file import (
     HEADER_AGAIN,
@@ -36,7 +36,15 @@ from kronos.data.sources.csv_numbers import code_texts
 from kronos.data.sources.csv_schema import Said, form_of, name_columns, said_instrument
 from kronos.data.sources.csv_table import Cells, open_cells, read_rows
 from kronos.data.sources.csv_times import NONE, TwoWays
-from kronos.data.sources.csv_values import apply_scales, choose_volume, numbers_of, times_of
+from kronos.data.sources.csv_values import (
+    apply_scales,
+    choose_volume,
+    name_candidates,
+    numbers_of,
+    sum_sides,
+    times_of,
+)
+from kronos.data.sources.csv_words import PARTS, SIDES, TIMES
 from kronos.utils.errors import UserError
 
 LENGTH = re.compile(
@@ -81,7 +89,10 @@ def _read(opened: Cells, said: Said) -> FileBars:
     clocks += [place for place in known.parts if place not in clocks]
     series = [] if wide else list(known.places.get("series", ()))[:1]
     lengths = list(known.places.get("interval", ()))
-    numbers = [place for place, one in enumerate(wide) if one] if wide else [*singles.values(), *volumes]
+    sides = [known.places[side][0] for side in SIDES if side in known.places and not volumes]
+    numbers = (
+        [place for place, one in enumerate(wide) if one] if wide else [*singles.values(), *volumes, *sides]
+    )
     texts = [*instrument, *clocks, *series, *lengths]
     rows = read_rows(opened, [*numbers, *texts], texts)
     table = rows.table
@@ -104,7 +115,7 @@ def _read(opened: Cells, said: Said) -> FileBars:
             f"{opened.path} cannot be read: {rows.unreadable:,} of {total:,} rows have more or fewer columns than "
             f"the others, such as {rows.examples[0][:60]!r}"
         )
-    if named.days is not None and not _within(bars.times.ns, named.days):
+    if named.dated and named.days is not None and not _within(bars.times.ns, named.days):
         bars.named = named.dated
     bars.count(UNREADABLE, "left out", rows.unreadable, rows.examples)
     for place in lengths:
@@ -138,7 +149,11 @@ def _read(opened: Cells, said: Said) -> FileBars:
         singles.pop("amount")
     if "amount" in singles:
         bars.amount_name = names[singles["amount"]].strip()
-    choose_volume(bars, volumes, values, names, bool(guessed), said)
+    bars.notes += known.notes
+    if not sum_sides(bars, known, values, names):
+        choose_volume(bars, volumes, values, names, bool(guessed), said)
+    if not volumes and not sides:
+        name_candidates(bars, opened.sample, names)
     apply_scales(bars, known, singles, volumes, names)
     if instrument:
         table = _codes(bars, table, instrument)

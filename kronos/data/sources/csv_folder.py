@@ -1,13 +1,13 @@
 """The files of a folder of bars, and the instrument that a file's name says it holds."""
 
+import os
 import re
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from kronos.data.sources.csv_text import PACKED, SPREADSHEETS, SUFFIXES, is_hidden
+from kronos.data.sources.csv_text import PACKED, SPREADSHEETS, SUFFIXES, ZIP, is_hidden
 from kronos.utils.errors import UserError
 from kronos.utils.files import given_path
 from kronos.utils.names import name_of
@@ -29,6 +29,36 @@ TOOLS = tuple(  # how tools name the files of an instrument, beside those that e
         r"(?P<name>.+?)_(?:full_)?(?P<interval>\d+(?:min|hour|day))_(?:unadjusted|adjsplit|adjsplitdiv)",  # FirstRate
     )
 )
+CONTENT = """
+    data bars bar daily day prices price ohlc ohlcv candle candles kline klines quote quotes history historical
+    hist historic historicaldata stock stocks table export download downloads output all full minute minutes
+    hourly weekly monthly eod intraday trades time_series timeseries series 数据 行情 日线 日k 分钟
+"""  # what files and folders are called by what is in them
+KINDS = """
+    raw adj adjusted unadj unadjusted split_adjusted qfq hfq none 前复权 后复权 不复权 old new backup bak archive
+    archives latest current update updates test train csv txt parquet feather us usa cn hk jp eu uk index
+    indices equity equities share shares etf etfs fund funds bond bonds crypto coins forex fx spot swap margin
+    future futures option options um cm sh sz bj
+"""  # further names of folders that are no instrument: of adjustment, age and market
+EXCHANGES = """
+    nasdaq nyse amex lse xetra euronext tsx asx sgx nse bse hkex tse jpx krx twse sse szse shse shfe dce czce
+    cffex binance coinbase kraken okx bybit bitfinex xnys xnas xshg xshe xhkg xlon xtks xpar xetr
+"""
+PART = r"(?:part|parts|chunk|batch|page|file|split|shard|p|v)?[-_. ]?\d{1,3}|q[1-4]"
+WORDS = rf"(?:{'|'.join(CONTENT.split())})(?:[-_. ]?\d{{1,3}})?"
+GENERAL = re.compile(rf"{WORDS}|{PART}", re.IGNORECASE)  # of a file: the folder must tell the instrument
+NO_INSTRUMENT = re.compile(  # of a folder; words in capitals may be tickers, as ALL is
+    rf"(?i:{PART}|{STAMP}|{INTERVAL}|{'|'.join(EXCHANGES.split())})|{WORDS}|{'|'.join(KINDS.split())}"
+)
+AROUND = tuple(  # words that tools write before and behind the instrument, with what separates them
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"(?:stock_day|time_series|(?:daily|intraday|weekly|monthly|historical|historic|history|stock|price|prices"
+        r"|ohlcv|klines|candles|quotes|bars)(?:_adjusted)?)[-_ ]+(?=.)",
+        r"(?<=.)(?:[-_ ]+(?:historical|historic|history|price[-_ ]?history|stock[-_ ]prices?|prices?|quotes"
+        r"|ohlcv?|bars|candles|klines|data|full|eod)|(?-i:_[dw]))",
+    )
+)
 COPY = re.compile(r" \(\d+\)$")  # of a browser that had a file of the name
 
 
@@ -36,8 +66,8 @@ class Named(NamedTuple):
     """The instrument of a file without such a column, and the length of its bars where the name tells it.
 
     `dated` is the instrument with the dates of the name, and `days` the first and last of those days: the dates
-    belong to the instrument where bars lie outside of them, as in a file of a futures contract. A name that
-    `file_name` wrote is read back: BTC~2FUSDT.csv holds BTC/USDT.
+    belong to the instrument where bars lie outside of them, as in a file of a futures contract (`dated` is empty
+    where the name has nothing else). A name that `file_name` wrote is read back: BTC~2FUSDT.csv holds BTC/USDT.
     """
 
     instrument: str
@@ -77,7 +107,7 @@ def named_by(name: str, path: Path) -> Named:
     """Return the instrument that a file (or a member of the archive `path`) is named by.
 
     Intervals and dates at the end are no part of it: BTCUSDT-1h-2024-01.zip holds BTCUSDT. A file
-    named by a date alone is named by its folder.
+    named by a date alone is named by the nearest folder that is not itself a year, a part, an exchange or a kind.
     """
     bare = COPY.sub("", stem_of(name))
     interval, dated = "", ""
@@ -93,9 +123,9 @@ def named_by(name: str, path: Path) -> Named:
             days += _days_of(re.sub(r"\D", "", found[0]))
         bare = bare[: found.start()]
     return Named(
-        name_of(bare or path.parent.name or stem_of(name)),
+        name_of(bare or folder_name(path) or path.parent.name or stem_of(name)),
         interval,
-        dated,
+        dated if bare else "",
         (min(days), max(days)) if days else None,
     )
 
@@ -111,6 +141,21 @@ def _days_of(digits: str) -> list[pd.Timestamp]:
     return [first, first + (pd.offsets.MonthEnd(0) if len(digits) == 6 else pd.offsets.YearEnd(0))]
 
 
+def folder_name(path: Path, root: Path | None = None) -> str:
+    """Return the nearest folder over a file, below `root`, that can name an instrument; empty where none can."""
+    for folder in path.parents:
+        if folder == root:
+            break
+        if folder.name and not NO_INSTRUMENT.fullmatch(_capitals_alone(folder.name)):
+            return folder.name
+    return ""
+
+
+def _capitals_alone(name: str) -> str:
+    """Return a name in lower case unless it is in capitals, so that Data is a word and ALL may be a ticker."""
+    return name if name.isupper() else name.lower()
+
+
 def stem_of(name: str) -> str:
     """Return a file's name without its suffix, and without that of a compressed file."""
     if name.lower().endswith(PACKED):
@@ -118,15 +163,75 @@ def stem_of(name: str) -> str:
     return name.rsplit(".", 1)[0] if "." in name else name
 
 
-def by_folder(paths: list[Path]) -> dict[Path, str]:
-    """Name files by their folders where all have files of the same names, as AAPL/daily.csv and MSFT/daily.csv.
+class FileNames(NamedTuple):
+    """The instruments of files where all names of the folder must be seen, and what is said about them.
 
-    Returns the instruments of those files; none where the names of the files differ.
+    `of_path` are the files that are named by their folders; `of_name` has the better name for what `named_by` says.
     """
-    names = Counter(named_by(path.name, path).instrument for path in paths)
-    folders = {path.parent for path in paths}
-    if len(folders) > 1 and names and min(names.values()) == len(folders):
-        own = {path: name_of(path.parent.name) for path in paths}
-        if len(names) == 1 and len(set(own.values())) == len(folders):
-            return own
-    return {}
+
+    of_path: dict[Path, str]
+    of_name: dict[str, str]
+    notes: list[str]
+
+    def of(self, path: Path, named: str) -> str:
+        """Return the instrument of a file that `named_by` gives the name `named`."""
+        return self.of_path.get(path) or self.of_name.get(named, named)
+
+
+def name_files(paths: list[Path]) -> FileNames:
+    """Find the instruments of all files together.
+
+    The name of a file names its instrument. The folder names it where files in several folders are named by what is
+    in them, as AAPL/prices.csv and MSFT/prices.csv, and the folder is no year, part, exchange or kind. Words such as
+    `daily_` that are part of every file's name belong to no instrument.
+    """
+    of_path = _by_folder(paths)
+    notes = []
+    if of_path:
+        path, name = next(iter(of_path.items()))
+        notes.append(
+            f"Instruments are named by their folders, such as {name} of {path.parent.name}/{path.name}."
+        )
+    names = {named_by(path.name, path).instrument for path in paths if path not in of_path}
+    found = dict(zip(names, names, strict=True))
+    if not any(path.suffix.lower() == ZIP for path in paths):
+        for pattern in AROUND:
+            found = _without(found, pattern)
+    changed = {name: bare for name, bare in found.items() if name != bare}
+    if changed:
+        name, bare = min(changed.items())
+        notes.append(
+            f"Instruments are named without the words that all names of files have: {bare} of {name}."
+        )
+    return FileNames(of_path, changed, notes)
+
+
+def _by_folder(paths: list[Path]) -> dict[Path, str]:
+    general = {
+        path: stem_of(path.name) for path in paths if GENERAL.fullmatch(COPY.sub("", stem_of(path.name)))
+    }
+    folders: dict[str, set[Path]] = {}
+    for path, stem in general.items():
+        folders.setdefault(stem, set()).add(path.parent)
+    if not any(len(one) > 1 for one in folders.values()):
+        return {}
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    own = {path: name_of(folder_name(path, root)) for path in general}
+    return {path: name for path, name in own.items() if name}
+
+
+def _without(names: dict[str, str], pattern: re.Pattern[str]) -> dict[str, str]:
+    """Remove from all names the words that are the same in each; where one has none, none is changed."""
+    found = [
+        next((one for one in pattern.finditer(name) if one.start() == 0 or one.end() == len(name)), None)
+        for name in names.values()
+    ]
+    if None in found or len({one[0].lower() for one in found if one}) != 1:
+        return names
+    bare = {
+        key: name_of(name[: one.start()] + name[one.end() :])
+        for (key, name), one in zip(names.items(), found, strict=True)
+        if one
+    }
+    usable = len(set(bare.values())) == len(bare) and not any(map(GENERAL.fullmatch, bare.values()))
+    return bare if usable and all(bare.values()) else names

@@ -6,8 +6,9 @@ from collections import Counter
 from typing import NamedTuple
 
 from kronos.data.bars import PRICES
-from kronos.data.sources.csv_columns import KNOWN, TIMES, meaning, squeeze
+from kronos.data.sources.csv_columns import meaning
 from kronos.data.sources.csv_numbers import NONE, is_number
+from kronos.data.sources.csv_words import TIMES, role_of, squeeze
 from kronos.utils.errors import UserError
 
 HEAD = 65536  # bytes in which the first bars must be found
@@ -75,7 +76,7 @@ def find_header(data: bytes) -> Header:
 
 def understood(header: Header) -> int:
     """Return how many of the columns have known names."""
-    return sum(squeeze(name) in KNOWN for name in header.names)
+    return sum(bool(role_of(name)[0]) for name in header.names)
 
 
 def _complete(names: tuple[str, ...]) -> bool:
@@ -194,7 +195,7 @@ def _wide(
         names = []
         for place, one in enumerate(wide):
             cell = next((level[place] for level in reversed(padded) if level[place]), "")
-            shared = [level[place] for level in padded if KNOWN.get(squeeze(level[place]), ("",))[0] in TIMES]
+            shared = [level[place] for level in padded if role_of(level[place])[0] in TIMES]
             names.append(f"{one[1]} {one[0]}" if one else shared[0] if shared else "" if place == 0 else cell)
         return tuple(names), wide
     return two_part_names(tuple(padded[-1]))
@@ -205,7 +206,7 @@ def two_part_names(
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str] | None, ...]] | None:
     """Understand names such as `AAPL.Open`, `close_MSFT` and `('Close', 'AAPL')`; None where none is whole."""
     pairs = [TUPLE.fullmatch(name.strip()) for name in names]
-    if any(KNOWN.get(squeeze(name), ("",))[0] == "instrument" for name in names):
+    if any(role_of(name)[0] == "instrument" for name in names):
         return None
     for first in (True, False):
         wide: list[tuple[str, str] | None] = []
@@ -233,7 +234,7 @@ def _last_part(text: str) -> list[str]:
 
 
 def _field(cell: str) -> str:
-    role = KNOWN.get(squeeze(cell), ("",))[0]
+    role = role_of(cell)[0]
     return role if role in FIELDS else ""
 
 

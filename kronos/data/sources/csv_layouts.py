@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kronos.data.sources.csv_columns import squeeze
+from kronos.data.sources.csv_words import squeeze
 
 LOTS_AND_THOUSANDS = (100.0, 1e3)
 LOTS = (100.0, 1.0)

@@ -10,11 +10,12 @@ import pyarrow as pa
 
 from kronos.data.bars import FEATURES, PRICES
 from kronos.data.sources import csv_layouts
-from kronos.data.sources.csv_columns import TIMES, Meaning, meaning, renamed
+from kronos.data.sources.csv_columns import Meaning, meaning, renamed
 from kronos.data.sources.csv_header import DATE
 from kronos.data.sources.csv_table import Cells, open_cells
 from kronos.data.sources.csv_time_of_day import read_times_of_day
 from kronos.data.sources.csv_times import read_times
+from kronos.data.sources.csv_words import TIMES
 from kronos.utils.errors import UserError
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

@@ -1,6 +1,7 @@
 """The values of a file's columns: times, numbers, and which column is the volume."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,15 +12,17 @@ import pyarrow.compute as pc
 from kronos.data.cleaning import OFF_CALENDAR
 from kronos.data.frequency import within_day
 from kronos.data.sources.csv_clock_columns import check_nights
-from kronos.data.sources.csv_columns import TIMES, Meaning
+from kronos.data.sources.csv_columns import NOT_A_VOLUME, Meaning
 from kronos.data.sources.csv_dates import DAY
 from kronos.data.sources.csv_file import NOT_A_NUMBER, FileBars
-from kronos.data.sources.csv_numbers import comma_is_decimal, to_floats
+from kronos.data.sources.csv_numbers import NONE as EMPTY
+from kronos.data.sources.csv_numbers import PLAIN, comma_is_decimal, to_floats
 from kronos.data.sources.csv_schema import Said
 from kronos.data.sources.csv_table import Cells
 from kronos.data.sources.csv_time_of_day import read_times_of_day
 from kronos.data.sources.csv_times import DateForm, Times, in_zones, read_times
 from kronos.data.sources.csv_units import amount_ratio
+from kronos.data.sources.csv_words import SIDES, TIMES
 from kronos.data.sources.csv_zones import MINUTE, NONE, header_minutes
 from kronos.utils.errors import UserError
 
@@ -254,8 +257,50 @@ def apply_scales(
     """Apply the units that the names of the columns have in brackets."""
     for role, place in (("volume", volumes[0] if volumes else -1), ("amount", singles.get("amount", -1))):
         scale = known.scales.get(place, 1.0)
+        if place in known.unread and role in bars.columns:
+            bars.notes.append(
+                f"The unit {known.unread[place]} of column {names[place].strip()} is not understood: its numbers are "
+                "taken as they are."
+            )
         if scale != 1.0 and role in bars.columns:
             bars.columns[role] = bars.columns[role] * scale
             bars.notes.append(
-                f"Column {names[place].strip()} is multiplied by {scale:g}, the unit in its name."
+                f"Column {names[place].strip()} is multiplied by {scale:,.0f}, the unit in its name."
             )
+
+
+def sum_sides(bars: FileBars, known: Meaning, values: dict[int, np.ndarray], names: Sequence[str]) -> bool:
+    """Take the volume from its two columns of trades at rising and at falling prices, where it has none of its own.
+
+    Columns of marks, which are 0 or 1, are no volumes.
+    """
+    places = [known.places[side][0] for side in SIDES if side in known.places]
+    if "volume" in known.places or len(places) < len(SIDES):
+        return False
+    volume = np.nansum([values[place] for place in places], axis=0)
+    if not (volume > 1).any():
+        return False
+    bars.columns["volume"] = volume
+    bars.used |= {side: names[place] for side, place in zip(SIDES, places, strict=True)}
+    bars.notes.append(f"Volume is {' + '.join(names[place].strip() for place in places)}.")
+    return True
+
+
+def name_candidates(bars: FileBars, sample: Sequence[Sequence[str]], names: Sequence[str]) -> None:
+    """Name the columns of numbers that may be the volume of a file that has none: none of them is taken unasked."""
+    taken = {*bars.used.values()}
+    found = []
+    for place, name in enumerate(names):
+        cells = [row[place] for row in sample if len(row) == len(names) and row[place] not in EMPTY]
+        if name in taken or not name.strip() or NOT_A_VOLUME.search(name.lower()) or len(set(cells)) < 2:
+            continue
+        numbers = [
+            float(cell.replace(",", "")) if PLAIN.fullmatch(cell.replace(",", "")) else -1.0 for cell in cells
+        ]
+        whole = sum(number == int(number) for number in numbers)
+        if min(numbers) >= 0 and whole >= 0.9 * len(numbers) and len(set(numbers)) > len(numbers) / 2:
+            found.append(name.strip())
+    if found:
+        bars.notes.append(
+            f"Is {' or '.join(found[:3])} the volume? --volume-column {shlex.quote(found[0])} takes it."
+        )

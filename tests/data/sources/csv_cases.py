@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from kronos.data.calendars import sessions
 from kronos.data.sources.csv import CsvDataProcessor
 
+HEADER = "date,open,high,low,close,volume"
 Bar = tuple[str, str, float, float, float]  # instrument, time, open, close, volume
 
 
@@ -66,3 +68,24 @@ def check(root: Path, case: Case) -> None:
         table = pd.concat(list(processor(path, **case.fields).process_raw_data()))
         table = table.sort_values(["instrument", "datetime"], kind="stable")
         np.testing.assert_allclose(table["amount"], case.amounts)
+
+
+def bars(
+    first: int = 0, count: int = 30, exchange: str = "XNYS", freq: str = "day", price: float = 10.0
+) -> str:
+    times = sessions(exchange, "2024-01-02", "2024-12-31", freq)[first : first + count]
+    pattern = "%Y-%m-%d" if freq == "day" else "%Y-%m-%d %H:%M"
+    rows = [
+        f"{moment:{pattern}},{price + place / 10:.2f},{price + place / 10 + 0.5:.2f},{price + place / 10 - 0.5:.2f},"
+        f"{price + place / 10 + 0.1:.2f},{100 + place}"
+        for place, moment in enumerate(times)
+    ]
+    return "\n".join([HEADER, *rows]) + "\n"
+
+
+def folder(root: Path, files: dict[str, str | bytes]) -> Path:
+    for name, content in files.items():
+        path = root / "bars" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root / "bars"

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kronos.data.bars import FEATURES
 from kronos.data.calendars import sessions, timezone
-from kronos.data.sources.csv_columns import squeeze
+from kronos.data.sources.csv_words import squeeze
 
 NAMES = {
     "instrument": [

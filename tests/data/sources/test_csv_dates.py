@@ -98,8 +98,8 @@ BID = "Bid Open,Bid High,Bid Low,Bid Close"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"Time,{BID},{BID.replace('Bid', 'Ask')}\n2024-01-02,1,3,0.5,2,1,3,0.5,2\n", "has no column for open, high"),
-        ("time,volume,mid.o,mid.h,mid.l,mid.c\n2024-01-02,9,1,3,0.5,2\n", "has no column for open, high"),
+        (f"Time,{BID},{BID.replace('Bid', 'Ask')}\n2024-01-02,1,3,0.5,2,1,3,0.5,2\n",
+         "there are prices of bid and ask: choose one, such as --column-names "),
         ("time,interval,open,high,low,close\n2024-01-02,1d,1,3,0.5,2\n2024-01-03,1h,1,3,0.5,2\n",
          r"column interval says that the bars are of several lengths \(1d, 1h\)"),
         ("Date,AAPL US,MSFT US\n2024-01-02,1,2\n", "no bars are found|has no column"),

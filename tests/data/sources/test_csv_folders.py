@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from csv_cases import HEADER, bars, folder
 
 from kronos.data import calendar_detection
 from kronos.data.calendars import sessions
@@ -18,8 +19,6 @@ from kronos.data.sources import base
 from kronos.data.sources.csv import CsvDataProcessor
 from kronos.data.store import BarStore
 from kronos.utils.errors import UserError
-
-HEADER = "date,open,high,low,close,volume"
 
 
 def processor(path: Path, **fields: Any) -> CsvDataProcessor:
@@ -41,30 +40,9 @@ def build(path: Path, **fields: Any) -> BarStore:
     return processor(path, **fields).run_pipeline()
 
 
-def bars(
-    first: int = 0, count: int = 30, exchange: str = "XNYS", freq: str = "day", price: float = 10.0
-) -> str:
-    times = sessions(exchange, "2024-01-02", "2024-12-31", freq)[first : first + count]
-    pattern = "%Y-%m-%d" if freq == "day" else "%Y-%m-%d %H:%M"
-    rows = [
-        f"{moment:{pattern}},{price + place / 10:.2f},{price + place / 10 + 0.5:.2f},{price + place / 10 - 0.5:.2f},"
-        f"{price + place / 10 + 0.1:.2f},{100 + place}"
-        for place, moment in enumerate(times)
-    ]
-    return "\n".join([HEADER, *rows]) + "\n"
-
-
 def with_symbol(text: str, name: str, title: str = "symbol") -> str:
     lines = text.splitlines()
     return "\n".join([f"{title},{lines[0]}", *(f"{name},{line}" for line in lines[1:])]) + "\n"
-
-
-def folder(root: Path, files: dict[str, str | bytes]) -> Path:
-    for name, content in files.items():
-        path = root / "bars" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return root / "bars"
 
 
 def packed(name: str, text: str) -> bytes:
@@ -112,7 +90,7 @@ def test_files_of_different_days_are_one_instrument(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"sh/000001.csv": bars(), "sz/000001.csv": bars(), "sz/000002.csv": bars()},
+        ({"sh/000001.csv": bars(), "sz/000001.csv": bars(price=20), "sz/000002.csv": bars()},
          r"000001 comes from two files, sh/000001\.csv and sz/000001\.csv"),
         ({"A-1h-2024.csv": bars(0, 5), "A-5m-2024.csv": bars(5, 5)}, "A comes in files of 1h, 5m"),
     ],

@@ -99,7 +99,8 @@ CASES = {
     "futures with last and settle": Case(
         "Date,Open,High,Low,Last,Change,Settle,Volume,Previous Day Open Interest\n"
         "2024-01-02,1,3,0.5,2,,2.1,10,5\n2024-01-03,1,3,0.5,2,,2.1,10,5\n",
-        [("X", "2024-01-02", 1, 2, 10), ("X", "2024-01-03", 1, 2, 10)]),
+        [("X", "2024-01-02", 1, 2.1, 10), ("X", "2024-01-03", 1, 2.1, 10)],
+        notes="Close is column Settle, the official price of the day; --column-names Last=close takes the"),
     "Chinese futures": Case(
         "日期,合约,前结算,今开盘,最高价,最低价,今收盘,今结算,涨跌1,成交量,成交额,持仓量\n"
         "2024-01-02,rb2405,3900,4000,4005,3995,4001,4000,1,4757,19028,150\n"
