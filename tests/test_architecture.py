@@ -31,7 +31,7 @@ STAGE_ROWS = [
     {"test_loss", "preflight", "calibration", "over_time"},
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
-    {"audit", "backtest", "calibrate", "predict", "data_check"},
+    {"audit", "backtest", "calibrate", "generate", "predict", "data_check"},
     {"walk_forward", "pipeline", "search"},
     {"__init__"},
 ]

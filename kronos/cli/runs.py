@@ -88,7 +88,8 @@ def _elsewhere(config: Config, folder: Path, uri: str | None) -> Config:
     places: dict[str, Any] = {
         "dataset_path": str(folder / "data"), "save_path": str(folder / "models"),
         "backtest_result_path": str(folder / "backtest_results"),
-        "predict_result_path": str(folder / "predictions"), "tracking_uri": uri, "reuse": False,
+        "predict_result_path": str(folder / "predictions"), "generate_path": str(folder / "generated"),
+        "tracking_uri": uri, "reuse": False,
         "registered_model_name": None, "promote": "auto",
     }  # fmt: skip
     return config.replace(**places)

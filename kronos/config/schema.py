@@ -17,6 +17,7 @@ from kronos.config.sections import (
     BacktestConfig,
     DataConfig,
     ForecastConfig,
+    GenerateConfig,
     LaunchConfig,
     ModelConfig,
     OutputConfig,
@@ -46,6 +47,7 @@ class Config(BaseModel):
     forecast: ForecastConfig = ForecastConfig()
     backtest: BacktestConfig = BacktestConfig()
     audit: AuditConfig = AuditConfig()
+    generate: GenerateConfig = GenerateConfig()
     tracking: TrackingConfig = TrackingConfig()
     registry: RegistryConfig = RegistryConfig()
     search: SearchConfig = SearchConfig()

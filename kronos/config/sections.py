@@ -194,8 +194,7 @@ class LaunchConfig(Section):
     cpu: bool = _field(False, "same as device=cpu")
     nproc_per_node: Int = _field(1, "processes on this machine", ge=1)
     fast_mode: bool = _field(
-        False,
-        "a quick look: fewer epochs, windows and forecasts, unless given as flags",
+        False, "a quick look: fewer epochs, windows and forecasts, unless given as flags"
     )
     skip_data_process: bool = _field(False, "pipeline: use the stored bars")
     skip_tokenizer: bool = _field(False, "pipeline: use the stored tokenizer")
@@ -328,6 +327,16 @@ class AuditConfig(Section):
 
     audit_path: Text = _field("outputs/audit", "folder of the audit's report")
     audit_seeds: Int = _field(400, "audit: repetitions of each case", ge=20, le=10_000)
+
+
+class GenerateConfig(Section):
+    """Synthetic bars."""
+
+    generate_path: Text = _field("outputs/generated", "folder of the synthetic bars")
+    generate_instruments: Int = _field(50, "generate: synthetic instruments", ge=1)
+    generate_bars: Int = _field(500, "generate: bars per instrument", ge=1)
+    generate_T: Float = _field(1.0, "generate: sampling temperature", gt=0, le=100)
+    generate_top_p: Float = _field(1.0, "generate: nucleus kept when sampling; 1 is off", gt=0, le=1)
 
 
 class TrackingConfig(Section):

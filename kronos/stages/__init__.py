@@ -45,6 +45,7 @@ STAGES = _Stages(
         "backtest": "kronos.stages.backtest:BacktestStage",
         "walk_forward": "kronos.stages.walk_forward:WalkForwardStage",
         "audit": "kronos.stages.audit:AuditStage",
+        "generate": "kronos.stages.generate:GenerateStage",
         "predict": "kronos.stages.predict:PredictStage",
         "pipeline": "kronos.stages.pipeline:PipelineStage",
         "search": "kronos.stages.search.stage:SearchStage",

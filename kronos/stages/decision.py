@@ -81,9 +81,9 @@ def too_little(numbers: Mapping[str, Any], horizon: int) -> str:
 
 
 def difference_text(numbers: Mapping[str, Any]) -> str:
-    """A clause with the difference of the daily Rank ICs and its 95 % interval."""
+    """A clause with the difference of what was measured (daily Rank ICs, or CRPS skill) and its 95 % interval."""
     return (
-        f"daily Rank IC {numbers['difference']:+.4f} ({numbers['difference_low']:+.4f} to "
+        f"{numbers['measure']} {numbers['difference']:+.4f} ({numbers['difference_low']:+.4f} to "
         f"{numbers['difference_high']:+.4f}) over {numbers['days']} days"
     )
 
@@ -91,6 +91,6 @@ def difference_text(numbers: Mapping[str, Any]) -> str:
 def level_text(numbers: Mapping[str, Any]) -> str:
     """A clause with the p-value of the difference, and the level that this challenge of the days is tested at."""
     return (
-        f"p-value {numbers['p']:.2g}, where challenge {numbers['challenge']} on these days needs a higher Rank IC "
+        f"p-value {numbers['p']:.2g}, where challenge {numbers['challenge']} on these days needs a better score "
         f"with a p-value below {numbers['level']:.2g}"
     )

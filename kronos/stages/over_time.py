@@ -1,13 +1,16 @@
-"""The verdict over time of a backtest with too few instruments to rank, from its forecasts and the store's bars."""
+"""Too few instruments to rank: the verdict over time of a backtest, and the paired CRPS of two models."""
 
 import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config
+from kronos.data.forecast_points import ForecastPoints
 from kronos.data.splits import Ranges, session_range
 from kronos.data.store import BarStore
-from kronos.evaluation import time_series
+from kronos.evaluation import accuracy, time_series
 from kronos.evaluation.forecast_evaluation import Forecasts, Samples
+from kronos.evaluation.statistics import independent_periods, paired, ratio
+from kronos.forecast.store_forecaster import CLOSE, Forecaster
 from kronos.stages.inputs import wide_bars
 
 
@@ -46,3 +49,41 @@ def verdict(
             periods_per_year=periods_per_year,
         ),
     )  # fmt: skip
+
+
+def compare_crps(mine: Forecaster, theirs: Forecaster, points: ForecastPoints) -> dict[str, float | str]:
+    """The paired CRPS of two models' sample paths at temperature 1 on the same days: the skill of `mine`.
+
+    `points` have the context that both need. Days are spaced evenly so that about evaluation_series forecasts remain.
+    Returns what `promote.compare` returns, with `crps` and `champion_crps` for the mean scores, as fractions of the
+    last close; the p-value is that of the mean difference.
+    """
+    store, horizon, rule = mine.store, mine.config.data.predict_window, mine.config.forecast
+    sessions = np.unique(points.session)
+    spacing = max(1, -(-len(points) // rule.evaluation_series))
+    points = points.subset(np.isin(points.session, sessions[::spacing]))
+    points = points.subset(points.session + horizon <= store.last_session)
+    last = np.asarray(store.values[points.row, CLOSE], np.float64)
+    first = int(points.session.min())
+    close = wide_bars(store, first)["close"].to_numpy()
+    place = points.session.astype(np.int64)[:, None] - first + np.arange(1, horizon + 1)
+    came = close[place, points.instrument[:, None]] / last[:, None]
+    rules = {
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "sample_count": max(2, rule.evaluation_sample_count),
+    }
+    daily = []
+    for model in (mine, theirs):
+        paths = model.closes(points, rules, "champion") / last[:, None, None]
+        scores = np.nanmean(accuracy.crps(np.moveaxis(paths, 1, 2), came), axis=1)
+        daily.append(pd.Series(scores).groupby(points.session).mean())
+    overlap = -(-horizon // spacing)
+    quotient, low, high = ratio(daily[0].to_numpy(), daily[1].to_numpy(), overlap)
+    return {
+        "measure": "CRPS skill", "difference": 1 - quotient, "difference_low": 1 - high, "difference_high": 1 - low,
+        "p": paired(daily[1], daily[0], horizon, spacing).p, "days": len(daily[0]) * spacing,
+        "periods": independent_periods(len(daily[0]) * spacing, horizon), "crps": float(daily[0].to_numpy().mean()),
+        "champion_crps": float(daily[1].to_numpy().mean()),
+    }  # fmt: skip

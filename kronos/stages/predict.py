@@ -195,8 +195,8 @@ def held_before(config: Config, inputs: Inputs) -> str:
     ends = [f"{100 * metrics[f'{name}_{end}']:.0f}" for end in ("low", "high") if f"{name}_{end}" in metrics]
     interval = f" ({' to '.join(ends)})" if len(ends) == 2 else ""
     return (
-        f"on the {metrics['test_days']:.0f} days of the backtest the {SHOWN:.0%} band of this model held "
-        f"{metrics[name]:.1%}{interval}"
+        f"on the {metrics['test_days']:.0f} days of the backtest the {100 * SHOWN:.0f} % band of this model held "
+        f"{100 * metrics[name]:.1f} %{interval}"
     )
 
 

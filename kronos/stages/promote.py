@@ -2,9 +2,10 @@
 
 A new version gets the alias `champion` if its mean daily Rank IC is higher than the champion's and the p-value of
 the paired difference is below the level of this challenge, which decreases with the number of challenges on
-overlapping days (`decision.py`). Each version is ranked by the signal that it was registered with, against the
-tradable return, on the instruments and days of the new version's backtest that both rank. Rank IC is computed on
-prices, so that models with different tokenizers, contexts and sampling settings can be compared.
+overlapping days (`decision.py`). With fewer than five instruments, the CRPS of the closes takes the place of the
+Rank IC. Each version is ranked by the signal that it was registered with, against the tradable return, on the
+instruments and days of the new version's backtest that both rank. Rank IC and CRPS are computed on prices, so that
+models with different tokenizers, contexts and sampling settings can be compared.
 """
 
 import json
@@ -46,6 +47,7 @@ from kronos.stages.decision import (
 from kronos.stages.evaluate import score
 from kronos.stages.inputs import backtest_points, resolve_splits, stored_bars, wide_bars
 from kronos.stages.model_logging import log_served_model
+from kronos.stages.over_time import compare_crps
 from kronos.stages.provenance import SEEN_TAG, Seen, seen_by_tag, seen_until
 from kronos.stages.weights import trained_pair
 from kronos.tracking.client import TAG, Run, Tracking
@@ -272,6 +274,8 @@ def unfair(new: Candidate, present: Version) -> str:
 def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict[str, Any]:
     """The paired difference of daily Rank ICs with its 95 % interval, two-sided p-value, days and both means.
 
+    With fewer than five instruments it is the CRPS skill over the champion (`over_time.compare_crps`).
+
     Raises NotComparable where the champion has another horizon or frequency, or cannot forecast these days.
     """
     config, store = new.config, new.store
@@ -285,6 +289,11 @@ def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict
     if present.tag("signal") not in signals.SIGNALS:
         raise NotComparable(f"version {present.number} has no tag with the signal that it ranks by")
     points = backtest_points(config, store, new.splits)
+    if len(np.unique(points.instrument)) < signals.MIN_NAMES:
+        settings, pair, able = champion_points(present, new, points)
+        return compare_crps(
+            forecaster(config, store, new.tokenizer, new.predictor), forecaster(settings, store, *pair), able
+        )
     theirs, sessions = forecast_of(present, new, points, say), pd.DatetimeIndex(store.sessions)
     # A champion with a shorter context may forecast earlier days than the candidate.
     first = min(int(points.session.min()), int(sessions.searchsorted(theirs["as_of"].min())))
@@ -303,7 +312,7 @@ def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict
     return {
         "difference": gap.mean, "difference_low": gap.low, "difference_high": gap.high, "p": gap.p, "days": gap.days,
         "periods": independent_periods(gap.days, horizon), "rank_ic": means["model"],
-        "champion_rank_ic": means["baseline"],
+        "champion_rank_ic": means["baseline"], "measure": "daily Rank IC",
     }  # fmt: skip
 
 
@@ -317,6 +326,17 @@ def forecast_of(present: Version, new: Candidate, points: ForecastPoints, say: S
             return stored
         except UserError as error:
             say(f"registry: {error}")
+    theirs, pair, able = champion_points(present, new, points)
+    say(f"registry: {present.address} forecasts {len(able):,} series, its backtest had other windows")
+    means, _ = forecaster(theirs, store, *pair).means(able, trading_rules(theirs), CHAMPION)
+    return forecast_frame(store, able, means)
+
+
+def champion_points(
+    present: Version, new: Candidate, points: ForecastPoints
+) -> tuple[Config, tuple[Any, Any], ForecastPoints]:
+    """(its configuration, tokenizer and predictor, the candidate's points that it can forecast) of the champion."""
+    config, store = new.config, new.store
     with tempfile.TemporaryDirectory(prefix="kronos-champion-") as scratch:
         folder = download(present, config.tracking_uri, Path(scratch))
         served = read_json(folder / "serving.json")
@@ -331,6 +351,4 @@ def forecast_of(present: Version, new: Candidate, points: ForecastPoints, say: S
         raise NotComparable(
             f"version {present.number} needs a longer context than any instrument has on these days"
         )
-    say(f"registry: {present.address} forecasts {len(able):,} series, its backtest had other windows")
-    means, _ = forecaster(theirs, store, *pair).means(able, trading_rules(theirs), CHAMPION)
-    return forecast_frame(store, able, means)
+    return theirs, pair, able

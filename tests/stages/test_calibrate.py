@@ -1,6 +1,5 @@
 """The calibrate stage: fitted on validation days alone, used by predict, backtest and the served model alike."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,8 @@ from kronos.data.store import open_store
 from kronos.evaluation.calibration import Calibration
 from kronos.stages.calibrate import CalibrateStage, fit
 from kronos.stages.calibration import FILE
-from kronos.utils.digests import OWN
-from kronos.utils.files import read_json
+from kronos.utils.digests import OWN, with_own_digest
+from kronos.utils.files import read_json, write_json
 
 FOLDER = Path("outputs/models/finetune_predictor_demo/calibration")
 FEW = ["--calibration-series", "150", "--calibration-sample-count", "12"]
@@ -130,8 +129,7 @@ def test_a_calibration_of_other_weights_or_settings_is_not_used(
     stored = read_json(calibrated)
     assert Calibration.from_json(stored).horizon == 5
     stored["weights"]["predictor"] = "other"
-    del stored[OWN]
-    calibrated.write_text(json.dumps(stored))
+    write_json(calibrated, with_own_digest(stored))
     assert main(["predict", *flags(weights)]) == 0
     assert "is of other weights" in capsys.readouterr().out
 

@@ -26,11 +26,12 @@ QUICK = {
     "log_interval": 10,
     "inference_sample_count": 1,
 }
-STAGES = ("data", "tokenizer", "predictor", "backtest")
+STAGES = ("data", "tokenizer", "predictor", "calibrate", "backtest")
 ARTIFACTS = {
     "data": {"data_report.md", "findings.json"},
     "tokenizer": {"checkpoints", "summary.json", "loss_curve.png"},
     "predictor": {"checkpoints", "summary.json", "loss_curve.png"},
+    "calibrate": {"calibration.json", "summary.json", "inputs"},
     "backtest": {
         "report.md",
         "predictions.parquet",
@@ -81,7 +82,7 @@ def by_stage(folder: Path) -> dict[str, Run]:
     return {run.data.tags["kronos.stage"]: run for run in reversed(runs(folder))}
 
 
-def test_a_parent_and_four_children_are_finished_with_everything_on_them(pipeline: Path) -> None:
+def test_a_parent_and_five_children_are_finished_with_everything_on_them(pipeline: Path) -> None:
     client = MlflowClient(f"sqlite:///{pipeline}/mlflow.db")
     found = by_stage(pipeline)
     assert set(found) == {"pipeline", *STAGES}

@@ -220,7 +220,7 @@ def test_a_champion_of_a_shorter_context_may_forecast_earlier_days(
 def test_a_difference_that_is_enough_for_the_first_challenge_is_not_for_the_tenth() -> None:
     numbers = {
         "difference": 0.02, "difference_low": 0.005, "difference_high": 0.035, "p": 0.01, "days": 200,
-        "champion_version": 3, "challenge": 1, "level": level_of_challenge(1),
+        "champion_version": 3, "measure": "daily Rank IC", "challenge": 1, "level": level_of_challenge(1),
     }  # fmt: skip
     assert too_little(numbers, 5) == ""
     tenth = numbers | {"challenge": 10, "level": level_of_challenge(10)}

@@ -38,6 +38,7 @@ def challenge(gap: np.ndarray, number: int, horizon: int) -> dict[str, Any]:
     found = estimate(gap, horizon)
     return {
         "difference": found.mean, "difference_low": found.low, "difference_high": found.high, "p": found.p,
+        "measure": "daily Rank IC",
         "days": found.days, "champion_version": 1, "challenge": number, "level": level_of_challenge(number),
     }  # fmt: skip
 

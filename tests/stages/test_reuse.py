@@ -11,7 +11,7 @@ from kronos.stages import STAGES
 from kronos.stages.cache import key_of, key_parts
 
 pytestmark = pytest.mark.slow
-ORDER = ("data", "tokenizer", "predictor", "backtest")
+ORDER = ("data", "tokenizer", "predictor", "calibrate", "backtest")
 TINY = ["--epochs", "1", "--n-train-iter", "300", "--n-val-iter", "100", "--inference-sample-count", "1",
         "--evaluation-sample-count", "2", "--data-source", "sample",
         "--backtest-time-range", "2010-08-05,2010-08-20"]  # fmt: skip
@@ -37,9 +37,9 @@ def test_touching_one_field_runs_exactly_the_stages_it_reaches(
     given: list[str] = []
     for field, value, reached in (
         ("--backtest-open-cost", "0.002", ["backtest"]),
-        ("--predictor-learning-rate", "5e-4", ["predictor", "backtest"]),
+        ("--predictor-learning-rate", "5e-4", ["predictor", "calibrate", "backtest"]),
         ("--log-interval", "7", []),
-        ("--tokenizer-learning-rate", "3e-4", ["tokenizer", "predictor", "backtest"]),
+        ("--tokenizer-learning-rate", "3e-4", ["tokenizer", "predictor", "calibrate", "backtest"]),
         ("--run-name", "another", []),
         ("--lookback-window", "33", list(ORDER)),
     ):
@@ -53,8 +53,8 @@ def test_touching_one_field_runs_exactly_the_stages_it_reaches(
 @pytest.mark.parametrize(
     ("field", "value", "reached"),
     [
-        ("dataset_end_time", "2010-08-19", ("data", *TRAINED, "backtest")),
-        ("train_time_range", "2009-08-25,2010-03-31", ("data", *TRAINED, "backtest")),
+        ("dataset_end_time", "2010-08-19", ("data", *TRAINED, "calibrate", "backtest")),
+        ("train_time_range", "2009-08-25,2010-03-31", ("data", *TRAINED, "calibrate", "backtest")),
         ("backtest_time_range", "2010-06-15,2010-08-20", ("data", "backtest")),
         ("epochs", "2", TRAINED),
         ("batch_size", "51", TRAINED),
@@ -64,7 +64,9 @@ def test_touching_one_field_runs_exactly_the_stages_it_reaches(
         ("loss_bars", "horizon", ("predictor",)),
         ("predictor_learning_rate", "1e-5", ("predictor",)),
         ("tokenizer_learning_rate", "1e-5", ("tokenizer",)),
-        ("seed", "7", (*TRAINED, "backtest")),
+        ("seed", "7", (*TRAINED, "calibrate", "backtest")),
+        ("calibration_series", "150", ("calibrate",)),
+        ("bands", "raw", ()),
         ("inference_sample_count", "3", ("backtest",)),
         ("backtest_signal", "last", ("backtest",)),
         ("backtest_batch_size", "10", ()),

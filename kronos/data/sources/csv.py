@@ -247,11 +247,13 @@ class CsvDataProcessor(BaseDataProcessor):
 
     def _local(self, bars: FileBars) -> np.ndarray:
         """Return the times of a file on the clock of the exchange, int64 ns."""
-        ns, utc, offset, *_ = bars.times
+        ns, utc, offset = bars.times[:3]
         zone = getattr(self.config, "time_zone", None)
         try:
             if not utc and zone:
                 ns, utc, offset = from_zone(ns, zone), True, None
+            elif not utc and not bars.layout.utc:
+                utc = self._clock.is_utc(ns)
             if utc and not (bars.layout.utc and self._clock.calendar == "auto"):
                 ns = self._clock.local(ns, offset)
         except UserError as error:

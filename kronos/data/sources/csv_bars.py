@@ -11,7 +11,10 @@ import pyarrow as pa
 from kronos.data.bars import FEATURES, PRICES, Finding
 from kronos.data.cleaning import OFF_CALENDAR
 from kronos.data.sources import csv_layouts
-from kronos.data.sources.csv_columns import TIMES, like_a_volume
+from kronos.data.sources.csv_clock_columns import clock_column
+from kronos.data.sources.csv_codes import coded
+from kronos.data.sources.csv_columns import PARTS, TIMES, like_a_volume
+from kronos.data.sources.csv_dates import DAY, names_no_day
 from kronos.data.sources.csv_file import (
     HEADER_AGAIN,
     NAMELESS,
@@ -32,7 +35,7 @@ from kronos.data.sources.csv_instruments import (
 from kronos.data.sources.csv_numbers import code_texts
 from kronos.data.sources.csv_schema import Said, form_of, name_columns, said_instrument
 from kronos.data.sources.csv_table import Cells, open_cells, read_rows
-from kronos.data.sources.csv_times import NONE, Times, TwoWays, coded
+from kronos.data.sources.csv_times import NONE, TwoWays
 from kronos.data.sources.csv_values import apply_scales, choose_volume, numbers_of, times_of
 from kronos.utils.errors import UserError
 
@@ -74,7 +77,8 @@ def _read(opened: Cells, said: Said) -> FileBars:
     volumes = list(known.places.get("volume", ()))
     guessed = [] if volumes or wide else like_a_volume(names, known)
     volumes += guessed if len(guessed) == 1 else []
-    clocks = [place for role in TIMES for place in known.places.get(role, ())]
+    clocks = [place for role in (*TIMES, "zone") for place in known.places.get(role, ())]
+    clocks += [place for place in known.parts if place not in clocks]
     series = [] if wide else list(known.places.get("series", ()))[:1]
     lengths = list(known.places.get("interval", ()))
     numbers = [place for place, one in enumerate(wide) if one] if wide else [*singles.values(), *volumes]
@@ -105,11 +109,17 @@ def _read(opened: Cells, said: Said) -> FileBars:
     bars.count(UNREADABLE, "left out", rows.unreadable, rows.examples)
     for place in lengths:
         _check_lengths(names[place].strip(), table[str(place)])
+    _note_times(bars, [names[known.places[role][0]] for role in TIMES if role in known.places])
     table = _with_times(bars, table, clocks, names, opened.header.skipped)
     values = numbers_of(bars, table, numbers, names, opened)
     bars.form = form_of(opened)
     bars.used = {role: names[place] for role, place in singles.items()}
-    bars.used |= {role: names[known.places[role][0]] for role in TIMES if role in known.places}
+    bars.used |= {
+        role: names[place]
+        for role in (*TIMES, *PARTS, "zone")
+        for place in known.places.get(role, ())[:1]
+        if place in clocks
+    }
     if wide:
         bars.used |= {one[0]: name for one, name in zip(reversed(wide), reversed(names), strict=True) if one}
         others = bars.used.values()
@@ -145,6 +155,17 @@ def _read(opened: Cells, said: Said) -> FileBars:
     taken = {*bars.used.values(), *(names[place] for place in instrument)}
     bars.unused = tuple(name.strip() for name in names if name.strip() and name not in taken)
     return bars
+
+
+def _note_times(bars: FileBars, names: Sequence[str]) -> None:
+    """Say how times are read that can be meant otherwise."""
+    if bars.times.note:
+        bars.notes.append(bars.times.note)
+    local = [name.strip() for name in names if re.search(r"(?i)local|本地", name)]
+    if local and not bars.times.utc and (bars.times.ns % DAY).any():
+        bars.notes.append(
+            f"Column {local[0]} is taken for the clock of the exchange; --time-zone names another one."
+        )
 
 
 def _check_lengths(name: str, column: pa.ChunkedArray) -> None:
@@ -218,6 +239,11 @@ def _with_times(
         bad = np.flatnonzero(bars.times.bad & others)
         if not len(bad):
             raise UserError(f"the time is empty in {int(others.sum())} of {len(others)} rows")
+        if names_no_day(words.iloc[bad[0]]):
+            raise UserError(
+                f"{words.iloc[bad[0]]!r} in row {bad[0] + skipped + 1} names a week or a quarter and no day: write "
+                "the last day of each"
+            )
         like = f" like {words.iloc[0]!r}" if bad[0] else ""
         raise UserError(
             f"{words.iloc[bad[0]]!r} in row {bad[0] + skipped + 1} is not a time{like} "
@@ -292,6 +318,14 @@ def _tell_apart(
             columns[names[place].strip() or f"number {place + 1}"] = (
                 column.cast(pa.string()).to_pandas().fillna("")
             )
+    if (clock := clock_column(bars.times, _prices(bars), columns, bars.code)) is not None:
+        bars.used["time"], times = clock
+        bars.times = bars.times._replace(ns=times)
+        bars.notes.append(f"Column {clock[0]} is taken for the time of day, since rows repeat days alone.")
+        del columns[clock[0]]
+        repeated = repeated_rows(times, _prices(bars), bars.code)
+        if not too_many(repeated):
+            return
     own = ",".join(names[place].strip() for place in instrument)
     chosen = find_instrument(bars.times.ns, _prices(bars), columns, repeated, bars.code, own)
     code, words = pd.factorize(columns[chosen])
@@ -330,10 +364,9 @@ def _stack_wide(
     if "volume" not in bars.columns:
         bars.columns["volume"] = np.zeros(size * len(whole))
         bars.notes.append("Volume is 0, since no column holds it.")
-    ns, utc, offset, bad, order = bars.times
-    repeat = len(whole)
-    offset = None if offset is None else np.tile(offset, repeat)
-    bars.times = Times(np.tile(ns, repeat), utc, offset, np.tile(bad, repeat), order)
+    times, repeat = bars.times, len(whole)
+    offset = None if times.offset is None else np.tile(times.offset, repeat)
+    bars.times = times._replace(ns=np.tile(times.ns, repeat), offset=offset, bad=np.tile(times.bad, repeat))
     bars.code, bars.instruments = np.repeat(np.arange(repeat), size), whole
     prices = _prices(bars)
     bars.keep(~np.isnan(prices).all(1))

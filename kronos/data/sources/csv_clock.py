@@ -12,7 +12,8 @@ from kronos.data import calendars
 from kronos.data.calendar_detection import ON_SESSIONS, POOR, covers_with_more_hours
 from kronos.data.frequency import within_day
 from kronos.data.observed import OBSERVED
-from kronos.data.sources.csv_times import NONE
+from kronos.data.sources.csv_openings import zones_of_utc
+from kronos.data.sources.csv_zones import NONE
 from kronos.data.spacing import found_freq
 from kronos.utils.errors import UserError
 
@@ -34,6 +35,44 @@ class Clock:
         self.zone: str | None = None  # found from times within days
         self.written = False  # found: the files' own offsets show the exchange's time
         self.notes: list[str] = []
+        self._plain = False  # found: times without a zone that were taken as they are
+        self._in_utc = False  # found: times without a zone are in UTC
+
+    def is_utc(self, ns: np.ndarray) -> bool:
+        """Return whether times without a zone, int64 ns, are in UTC, as the first bars of their days show.
+
+        Raises UserError where an earlier file was read otherwise.
+        """
+        if self._in_utc or not (ns[ns != NONE] % DAY).any() or self.calendar == OBSERVED:
+            return self._in_utc
+        given = None if self.calendar == "auto" else [str(calendars.timezone(self.calendar))]
+        self._settle_freq(ns[ns != NONE])
+        zones = zones_of_utc(ns, given) if within_day(self.freq) else []
+        if not zones:
+            self._plain = True
+            return False
+        why = f"the first bar of the day moves by an hour with the clock of {zones[0]}"
+        if self._plain:
+            raise UserError(
+                f"the times seem to be in UTC, since {why}, and other files do not show it: give --time-zone UTC"
+            )
+        known = ns[ns != NONE]
+        if given is None:
+            try:
+                self._find(known, False, zones)
+            except UserError:
+                raise UserError(
+                    f"{why}, as times in UTC do, and calendar=auto does not tell the exchange's (time zones that "
+                    f"fit: {', '.join(zones[:5])}): give --time-zone, such as UTC, and --calendar"
+                ) from None
+        elif not any(self._fits(np.unique(known), [self.calendar])):
+            raise UserError(
+                f"{why}, and in UTC the times are not those of {self.calendar}: give --time-zone, the clock that "
+                "they show, such as Etc/GMT+5"
+            )
+        self._in_utc = True
+        self.notes.append(f"Times without a time zone are taken for UTC, since {why}.")
+        return True
 
     def local(self, ns: np.ndarray, offset: np.ndarray | None) -> np.ndarray:
         """Return local times, int64 ns [N], of times in UTC; `offset` are the minutes that they were written ahead.
@@ -43,9 +82,7 @@ class Clock:
         """
         known = ns != NONE
         written = ns if offset is None else np.where(known, ns + offset * 60 * 10**9, NONE)
-        if self.freq == "auto" and known.any():
-            moments = np.unique(ns[known])
-            self.freq = found_freq(np.zeros(len(moments), np.int64), moments)
+        self._settle_freq(ns[known])
         if not within_day(self.freq):
             return self._days(ns, written, known)
         if self.calendar not in ("auto", OBSERVED):
@@ -53,6 +90,11 @@ class Clock:
         if self.zone is None and not self.written:
             self._find(ns[known], offset is not None)
         return written if self.written else _shifted(ns, str(self.zone))
+
+    def _settle_freq(self, ns: np.ndarray) -> None:
+        if self.freq == "auto" and len(ns):
+            moments = np.unique(ns)
+            self.freq = found_freq(np.zeros(len(moments), np.int64), moments)
 
     def _days(self, ns: np.ndarray, written: np.ndarray, known: np.ndarray) -> np.ndarray:
         within = written[known] % DAY
@@ -77,16 +119,21 @@ class Clock:
             f"--calendar, one of {', '.join(calendars.NAMES)}"
         )
 
-    def _find(self, ns: np.ndarray, with_offset: bool) -> None:
+    def _find(self, ns: np.ndarray, with_offset: bool, zones: list[str] | None = None) -> None:
         """Choose the exchange on whose clock the times are its sessions, or round-the-clock trading in UTC.
 
-        All exchanges are tried where the preferred ones do not fit and no offset shows a local time.
+        All exchanges are tried where the preferred ones do not fit and no offset shows a local time; where `zones`
+        are given, those with such a clock.
         """
         moments = np.unique(ns)
-        found, longer = self._fits(moments, calendars.NAMES)
+
+        def possible(names: Iterable[str]) -> list[str]:
+            return [name for name in names if zones is None or str(calendars.timezone(name)) in zones]
+
+        found, longer = self._fits(moments, possible(calendars.NAMES))
         if not with_offset and not longer and all(one[0] < POOR for one in found):
             recent = moments[moments >= moments[-1] - RECENT]
-            more, more_longer = self._fits(recent, calendars.exchanges())
+            more, more_longer = self._fits(recent, possible(calendars.exchanges()))
             found, longer = found + more, longer + more_longer
         if longer and all(one[2] in calendars.ROUND_THE_CLOCK for one in found):
             found = longer

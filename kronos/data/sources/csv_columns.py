@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from kronos.data.bars import PRICES, SPELLINGS
+from kronos.data.sources.csv_zones import zone_of_name
 from kronos.utils.errors import UserError
 
 # Names beside those of bars.SPELLINGS, without blanks and marks, in lower case, the preferred ones first.
@@ -25,13 +26,27 @@ _NAMES = {
     """,
     "date": """
         tradingday tradingdate datadate trddt tradedt traddt caldt tradedate bizdt quotedate pricedate dates
+        tag dia día jour giorno dag 日
         date1 dtyyyymmdd dlycaldt 交易日 日期日 年月日 交易日期年月日 日付 日付け 일자 날짜 datum fecha data дата
     """,
     "time": """
-        t timem timems hour hr timeofday время heure uhrzeit hora zeit 时刻 時間 时间
+        t timem timems hour hr timeofday время heure uhrzeit hora zeit ora tid tijd godzina saat klokkeslæt 时刻
+        時刻 時間 时间 시간 시각
     """,
     "epoch": """
         unix unixtime unixtimestamp epoch epochtime
+    """,
+    "year": """
+        year yyyy jahr año anno année annee год 年 年份 年度
+    """,
+    "month": """
+        month monat mes mois mese месяц 月 月份
+    """,
+    "yearday": """
+        doy dayofyear yearday jday julianday
+    """,
+    "zone": """
+        timezone tz tzname tzid utcoffset gmtoffset tzoffset timezoneoffset 时区 時區
     """,
     "open": """
         otwarcie kursotwarcia açılış acilis aperto
@@ -93,9 +108,12 @@ _NAMES = {
 }  # fmt: skip
 NAMES = {role: tuple(text.split()) for role, text in _NAMES.items()}
 TIMES = ("datetime", "date", "time", "epoch")
+PARTS = ("year", "month", "yearday")  # of days that are spread over columns
 ROLES = (
     "instrument",
     *TIMES,
+    *PARTS,
+    "zone",
     *PRICES,
     "volume",
     "amount",
@@ -122,23 +140,27 @@ UNITS = {
 }  # fmt: skip
 _DATES = ("date", "day", "tradedate", "日期", "交易日期")  # of bars.SPELLINGS["datetime"]
 _TIMES = ("time", "时间")
+_DAYS = ("day", "tag", "dia", "día", "jour", "giorno", "dag", "日")  # of a month or a year, beside a year
 BRACKETS = re.compile(r"[(\[{（［【](.*?)[)\]}）］】]")
 NOT_A_VOLUME = re.compile(r"volat|taker|adj|avg|average|open|ratio|change|量比|换手|均量|涨")
 UNIT_BEHIND = re.compile(r"(張數?|仟股|[仟千]元|lacs|lakhs|crores)$")  # units that stand without brackets
 BILINGUAL = re.compile(r"([\u4e00-\u9fff]+)_[A-Za-z]\w*")  # 开盘价_Oppr
-ZONES = re.compile(r"(?<![a-z])(utc|gmt)(?![a-z])")
 
 
 class Meaning(NamedTuple):
-    """What columns mean: their places by role (the preferred first), the factors of their units, and UTC times."""
+    """What columns mean: their places by role (the preferred first), the factors of their units, and time zones.
+
+    `parts` are the places of year, month and day, or of year and day of the year, where no column holds whole days.
+    """
 
     places: dict[str, tuple[int, ...]]
     scales: dict[int, float]
-    utc: frozenset[int]
+    zones: dict[int, str]
+    parts: tuple[int, ...] = ()
 
     def missing(self) -> list[str]:
         """The columns that bars need and that are not there."""
-        time = [] if any(role in self.places for role in TIMES) else ["datetime"]
+        time = [] if self.parts or any(role in self.places for role in TIMES) else ["datetime"]
         return time + [name for name in PRICES if name not in self.places]
 
 
@@ -176,9 +198,12 @@ def meaning(names: tuple[str, ...]) -> Meaning:
     """
     found: dict[str, list[tuple[int, int]]] = {}
     scales: dict[int, float] = {}
-    utc = []
+    zones: dict[int, str] = {}
     for place, name in enumerate(names):
         role, rank = KNOWN.get(squeeze(name), ("", 0))
+        bare, zone = zone_of_name(name) if not role or role in TIMES else ("", None)
+        if zone and not role and (timed := KNOWN.get(squeeze(bare), ("", 0)))[0] in TIMES:
+            role, rank = timed
         if not role and (both := BILINGUAL.fullmatch(name.strip())):
             role, rank = KNOWN.get(both[1], ("", 0))
         asset = re.fullmatch(r"vol(?:ume)?[\s_](?!ma\b|sma|ema|avg|\d)(\w{2,6})", name.strip().lower())
@@ -196,8 +221,8 @@ def meaning(names: tuple[str, ...]) -> Meaning:
             role = "amount"
         if role in UNITS and unit in UNITS[role]:
             scales[place] = UNITS[role][unit]
-        if role in TIMES and ZONES.search(name.lower()):
-            utc.append(place)
+        if role in TIMES and zone:
+            zones[place] = zone
         found.setdefault(role, []).append((rank, place))
     counts = {squeeze(names[place]) for _, place in found.get("volume", ())} & PIECES
     if counts and "amount" not in found:  # a volume beside a number of pieces is money
@@ -212,7 +237,17 @@ def meaning(names: tuple[str, ...]) -> Meaning:
         if sum(name.strip().lower() == best for name in names) > 1:
             raise UserError(f"column {names[ranked[0][1]].strip()} is there twice: rename or remove one")
         places[role] = tuple(place for _, place in ranked)
-    return Meaning(places, scales, frozenset(utc))
+    return Meaning(places, scales, zones, _parts(names, places))
+
+
+def _parts(names: tuple[str, ...], places: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    if "year" not in places or {"datetime", "epoch"} & set(places):
+        return ()
+    if "date" not in places:
+        return (places["year"][0], places["yearday"][0]) if "yearday" in places else ()
+    if len(places["date"]) > 1 or squeeze(names[places["date"][0]]) not in _DAYS:
+        return ()
+    return tuple(places[role][0] for role in ("year", "month", "date") if role in places)
 
 
 def _unit(name: str) -> str:

@@ -46,8 +46,9 @@ class FileBars:
 
     def keep(self, rows: np.ndarray) -> None:
         """Keep the rows that are set in bool [N], or those at the places in int [M], in their order."""
-        ns, utc, offset, bad, order = self.times
-        self.times = Times(ns[rows], utc, None if offset is None else offset[rows], bad[rows], order)
+        times = self.times
+        offset = None if times.offset is None else times.offset[rows]
+        self.times = times._replace(ns=times.ns[rows], offset=offset, bad=times.bad[rows])
         self.columns = {name: values[rows] for name, values in self.columns.items()}
         self.code = None if self.code is None else self.code[rows]
 

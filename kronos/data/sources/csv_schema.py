@@ -13,7 +13,8 @@ from kronos.data.sources import csv_layouts
 from kronos.data.sources.csv_columns import TIMES, Meaning, meaning, renamed
 from kronos.data.sources.csv_header import DATE
 from kronos.data.sources.csv_table import Cells, open_cells
-from kronos.data.sources.csv_times import read_times, read_times_of_day
+from kronos.data.sources.csv_time_of_day import read_times_of_day
+from kronos.data.sources.csv_times import read_times
 from kronos.utils.errors import UserError
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -27,6 +28,7 @@ class Said(NamedTuple):
     volume_column: str | None = None
     column_names: tuple[str, ...] | None = None
     freq: str = "auto"
+    time_zone: str | None = None
     date_order: str = ""  # not the user's word, but what other files of the folder show
 
     @staticmethod
@@ -34,7 +36,7 @@ class Said(NamedTuple):
         """Take the fields of a configuration; one that it does not have is empty."""
         given: dict[str, Any] = {
             name: getattr(config, name, None)
-            for name in ("instrument_column", "time_column", "volume_column", "column_names")
+            for name in ("instrument_column", "time_column", "volume_column", "column_names", "time_zone")
         }
         return Said(**given, freq=getattr(config, "freq", "auto"))
 

@@ -1,60 +1,28 @@
-"""Times as files write them: days, times of day, time zones, and numbers since 1970."""
+"""Columns of times as files write them: of a time type, of numbers since 1970 or 1899, or of text."""
 
 import re
 from typing import NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kronos.data.sources.csv_codes import coded
+from kronos.data.sources.csv_dates import DAY, EMPTY, EPOCHS, YEARS_BEFORE, Piece, day_ns, read_piece, year_of
+from kronos.data.sources.csv_zones import MINUTE, NONE, is_zone, minutes_ahead, zone_minutes
 from kronos.utils.errors import UserError
 
-EPOCHS = (
-    (1e8, 1e11, 10**9),
-    (1e11, 1e14, 10**6),
-    (1e14, 1e17, 10**3),
-    (1e17, 1e19, 1),
-)  # from, below, ns of one
 ISO = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?")
-OFFSET = re.compile(ISO.pattern + r"[+-]\d\d:\d\d")
-DAY_NUMBERS = re.compile(r"((?:19|20|21)\d\d)(\d\d)(\d\d)(?:\.0*$|[ t_:]*(.*))")
-EPOCH = re.compile(r"(\d{8,19})(?:\.(\d{1,9}))?")
-YEAR_FIRST = re.compile(r"(\d{4})\s*[-/.年]\s*(\d{1,2})\s*[-/.月]\s*(\d{1,2})日?(.*)")
-YEAR_LAST = re.compile(r"(\d{1,2})([-/. ])(\d{1,2})\2(\d{4}|\d\d)(?!\d)(.*)")
-MINGUO = re.compile(
-    r"(?:民[國国])?\s*(1\d\d)\s*[-/.年]\s*(\d{1,2})\s*[-/.月]\s*(\d{1,2})日?(.*)"
-)  # 113/01/02
-BY_NAME = re.compile(
-    r"(?:[^\W\d_]{3,9},?\s+)?(?:(\d{1,2})[-/ .]*([^\W\d_]{3,9})\.?|([^\W\d_]{3,9})\.?[-/ ]*(\d{1,2}))"
-    r"[-/ ,.]+(\d{4}|\d\d)(?!\d)(.*)"
-)
-_MONTHS = """jan ene gen januar янв, feb fév fev févr fevr febb фев, mar mär mrz marz märz мар, apr abr avr апр,
-    may mai mag май, jun juin giu июн, jul juil lug июл, aug ago août aout авг, sep set сен, oct okt out ott окт,
-    nov ноя, dec dez dic déc дек"""
-MONTHS = {name: place for place, names in enumerate(_MONTHS.split(","), 1) for name in names.split()}
-YEAR_MONTH = re.compile(r"(\d{4})[-/.](\d{1,2})")
-DAY_NAME = re.compile(  # in front of a date
-    r"(?:mon|tue|wed|thu|fri|sat|sun|monday|tuesday|wednesday|thursday|friday|saturday|sunday|mo|di|mi|do|fr|sa|so)"
-    r"\.?,?\s+(?=\d)"
-)
-CLOCK = re.compile(
-    r"[t\s,_:]*(?:(\d{1,2})[:h时.]?(\d{2})(?:[:m分.]?(\d{2})(?:秒|[.,:]?(\d{1,9}))?)?"
-    r"|(\d{1,2})[- ]?(?=[ap]m))\s*分?\s*([ap])?\.?(?:m\.?)?\s*"
-)
-WEEKDAY = re.compile(r"[,/\s]*(?:周|星期)?[一二三四五六日]$")
-ZONE = re.compile(
-    r"(.*\d.*?(?::\d\d|\d{4}|[ap]m(?![a-z])|t\d\d)[.\d]*)\s*\[?(z|(?:gmt|utc)?[+-]\d\d(?::?\d\d)?(?::\d\d)?|[a-z_]+/[a-z_/]+|(?!am\b|pm\b)[a-z]{3,4})\]?",
-    re.I,
-)
-OFFSETS = {"z": 0, "utc": 0, "gmt": 0, "est": -300, "edt": -240, "pst": -480, "pdt": -420, "cet": 60, "cest": 120,
-           "jst": 540, "hkt": 480, "msk": 180}  # fmt: skip
-NONE = np.iinfo(np.int64).min  # NaT
-
-
-YEARS_BEFORE = 1911  # of the calendar of the Republic of China, which Taiwan's exchanges write
+OFFSET = re.compile(ISO.pattern.removesuffix("?") + r"[+-]\d\d:\d\d")
+WITHOUT_SECONDS = len("2024-01-02 09:30-05:00")
+SHORT = len("2402260930")
 APART = 5  # how many times further apart the days of another reading must be, to be ruled out
+DAYS_TO_1970 = 25569  # of spreadsheets, which count from 1899-12-30
+HOURS_AT_MOST = 14  # of an offset: larger numbers are seconds
+LATEST = 73050  # the year 2100
+FEWEST_DAYS = 4  # in a row, before their days of the week tell from when a spreadsheet counts
+SERIALS = "Dates are numbers of days since 1899-12-30, as spreadsheets count them."
 
 
 class TwoWays(UserError):
@@ -62,10 +30,11 @@ class TwoWays(UserError):
 
 
 class DateForm(NamedTuple):
-    """What is known of dates before they are read: the `order` of day, month and year, and Taiwan's years."""
+    """What is known of dates before they are read: the `order` of day, month and year, Taiwan's years, the zone."""
 
     order: str = ""  # day, month or year: what stands first
     minguo: bool = False
+    zone_given: bool = False  # whether the user said in which zone times are that name none
 
 
 NOTHING_KNOWN = DateForm()
@@ -77,7 +46,7 @@ class Times(NamedTuple):
     `utc` says that they are in UTC; then `offset` may hold the minutes that the file writes them ahead of it.
     Otherwise they are as the file's clock shows them. `bad` marks values that are neither a time nor empty. `order`
     is what stands first in dates that end with the year (day, month, year) where the values prove it, and a word with
-    a question mark where they only suggest it.
+    a question mark where they only suggest it. `note` says how unusual numbers were read.
     """
 
     ns: np.ndarray
@@ -85,6 +54,7 @@ class Times(NamedTuple):
     offset: np.ndarray | None
     bad: np.ndarray
     order: str = ""
+    note: str = ""
 
 
 def read_times(column: pa.ChunkedArray, form: DateForm = NOTHING_KNOWN) -> Times:
@@ -111,7 +81,7 @@ def read_times(column: pa.ChunkedArray, form: DateForm = NOTHING_KNOWN) -> Times
     found = _parse(words, form)
     offset = None if found.offset is None else np.append(found.offset, 0)[code]
     bad = np.append(found.bad, False)[code]
-    return Times(np.append(found.ns, NONE)[code], found.utc, offset, bad, found.order)
+    return found._replace(ns=np.append(found.ns, NONE)[code], offset=offset, bad=bad)
 
 
 def _of_one_form(column: pa.ChunkedArray, first: str) -> Times | None:
@@ -123,32 +93,23 @@ def _of_one_form(column: pa.ChunkedArray, first: str) -> Times | None:
         return Times(_nullable(column.cast(pa.timestamp("ns", "UTC")).cast(pa.int64())), True, None, nothing)
     if OFFSET.fullmatch(first) and pc.all(pc.equal(pc.utf8_length(column), len(first))).as_py():
         code, zones = coded(pc.utf8_slice_codeunits(column, len(first) - 6))
-        offset = np.append([_minutes(zone, 0) for zone in zones], 0)[code]
+        if len(zones) > 2 or (
+            len(zones) == 2 and len(first) == WITHOUT_SECONDS and first[17:] > first[11:16]
+        ):
+            return None  # perhaps the ends of intervals
+        offset = np.append([int(zone_minutes(zone, np.zeros(1, np.int64))) for zone in zones], 0)[code]
         wall = pc.utf8_slice_codeunits(column, 0, len(first) - 6).cast(pa.timestamp("ns")).cast(pa.int64())
-        return Times(_nullable(wall) - offset * 60 * 10**9, True, offset if offset.any() else None, nothing)
+        return Times(_nullable(wall) - offset * MINUTE, True, offset if offset.any() else None, nothing)
     if re.fullmatch(r"\d{13}|\d{16}|\d{19}|1\d{9}", first):
         number = _nullable(column.cast(pa.int64()))
+        if len(first) == SHORT and _short_years(number) is not None:
+            return None  # perhaps a year, month, day, hour and minute of two digits each
         ns = np.full(len(number), NONE, np.int64)
         for least, below, unit in EPOCHS:
             within = (number >= least) & (number < below)
             ns[within] = number[within] * unit
         return Times(ns, True, None, ns == NONE) if (ns != NONE).all() else None
     return None
-
-
-def coded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """Return for each row the place of its text among the different ones, the number of those for none, and them."""
-    joined = (
-        column.combine_chunks()
-        if not pa.types.is_dictionary(column.type)
-        else column.unify_dictionaries().combine_chunks()
-    )
-    if not isinstance(joined, pa.DictionaryArray) and not isinstance(joined, pa.ChunkedArray):
-        joined = joined.dictionary_encode()
-    if isinstance(joined, pa.ChunkedArray):
-        joined = joined.chunk(0)
-    words = [str(word) for word in joined.dictionary.to_pylist()]
-    return joined.indices.fill_null(len(words)).to_numpy(zero_copy_only=False).astype(np.int64), words
 
 
 def _nullable(column: pa.ChunkedArray) -> np.ndarray:
@@ -165,174 +126,145 @@ def _whole_text(values: np.ndarray) -> list[str | None]:
 
 def _parse(words: list[str], form: DateForm) -> Times:
     """Read different texts, in the order in which they came first."""
-    ns = np.full(len(words), NONE, np.int64)
-    offset = np.zeros(len(words), np.int64)
-    zoned, empty = np.zeros(len(words), bool), np.zeros(len(words), bool)
-    split: list[tuple[int, list[str], str]] = []  # row, the three numbers of a date, rest
-    order = ""
-    for row, word in enumerate(words):
-        text = WEEKDAY.sub("", word.strip().strip("\"'")).lower()
-        if (day := DAY_NAME.match(text)) is not None:
-            text = text[day.end() :]
-        if not text or text in ("nat", "nan", "none", "null", "-"):
-            empty[row] = True
-            continue
-        bare, zone = _without_zone(text)
-        if (found := YEAR_FIRST.fullmatch(bare)) is not None:
-            ns[row] = _moment(int(found[1]), int(found[2]), int(found[3]), found[4])
-        elif (found := DAY_NUMBERS.fullmatch(bare)) is not None and (
-            moment := _moment(int(found[1]), int(found[2]), int(found[3]), found[4] or "")
-        ) != NONE:
-            ns[row] = moment
-        elif (found := EPOCH.fullmatch(bare)) is not None:
-            ns[row], zone = _since_1970(found), 0
-        elif (found := MINGUO.fullmatch(bare)) is not None:
-            ns[row], form = _minguo(found[1], found[2], found[3], found[4]), form._replace(minguo=True)
-        elif (found := YEAR_LAST.fullmatch(bare)) is not None:
-            split.append((row, [found[1], found[3], found[4], found[2]], found[5]))
-        elif (found := BY_NAME.fullmatch(bare)) is not None:
-            name = found[2] or found[3]
-            month = MONTHS.get(name[:4]) or MONTHS.get(name[:3], 0)
-            ns[row] = _moment(_year(found[5]), month, int(found[1] or found[4]), found[6])
-        elif (found := YEAR_MONTH.fullmatch(bare)) is not None:
-            ns[row] = _moment(int(found[1]), int(found[2]), 1, "")
-        if zone is not None:
-            zoned[row], offset[row] = True, _minutes(zone, ns[row])
-    if split:
-        ns[[one[0] for one in split]], order = _ordered(split, words, form)
+    pieces = [read_piece(word) for word in words]
+    kinds = np.array([piece.kind for piece in pieces], dtype="U8")
+    ns = np.array([piece.ns for piece in pieces], np.int64)
+    empty = kinds == "none"
+    order = note = ""
+    serial = np.flatnonzero(kinds == "serial")
+    if len(serial) and len(serial) == (~empty).sum():
+        ns[serial] = _of_spreadsheets([words[row] for row in serial])
+        note = SERIALS if (ns[serial] != NONE).any() else ""
+    split = np.flatnonzero(kinds == "numbers")
+    if len(split):
+        form = form._replace(minguo=form.minguo or bool((kinds == "minguo").any()))
+        ns[split], order = _ordered([pieces[row] for row in split], words[split[0]], form)
+    epochs = np.flatnonzero(kinds == "epoch")
+    if len(epochs) and (digits := _of_short_years([words[row] for row in epochs], ns[epochs])) is not None:
+        ns[epochs], kinds[epochs] = digits, "moment"
+    ahead, zoned = minutes_ahead([piece.zone for piece in pieces], ns, form.zone_given)
+    zoned |= kinds == "epoch"
     good = ns != NONE
     utc = bool(zoned[good].sum() > (good & ~zoned).sum())
     ns[zoned != utc] = NONE  # a few rows of the other kind cannot be placed
     good = ns != NONE
-    ns[good] -= offset[good] * 60 * 10**9
-    return Times(ns, utc, offset if utc and offset.any() else None, (ns == NONE) & ~empty, order)
+    ns[good] -= ahead[good] * MINUTE
+    return Times(ns, utc, ahead if utc and ahead.any() else None, (ns == NONE) & ~empty, order, note)
 
 
-def _without_zone(text: str) -> tuple[str, str | int | None]:
-    """Split off a zone behind a time of day; None where there is none."""
-    found = ZONE.fullmatch(text)
-    if found is None or (found[2][0] in "+-" and re.fullmatch(r"\d{1,4}[-/.]\d{1,2}", found[1])):
-        return text, None
-    name = re.sub(r"^(?:gmt|utc)(?=[+-])", "", found[2].lower())
-    return (found[1], name) if name in OFFSETS or name[0] in "+-" or "/" in name else (text, None)
+def in_zones(times: Times, column: pa.ChunkedArray, name: str) -> Times:
+    """Put times into UTC by a column of zones, or of the hours or seconds that they are ahead of it.
 
-
-def _minutes(zone: str | int, local: int) -> int:
-    """Return how many minutes a zone is ahead of UTC, at a local time in ns."""
-    if isinstance(zone, int):
-        return zone
-    if local == NONE:
-        return 0
-    if zone in OFFSETS:
-        return OFFSETS[zone]
-    if zone[0] in "+-":
-        digits = zone[1:].replace(":", "")
-        return (1 if zone[0] == "+" else -1) * (int(digits[:2]) * 60 + int(digits[2:4] or 0))
-    area = "/".join(part.replace("_", " ").title().replace(" ", "_") for part in zone.split("/"))
-    area = area.replace("Us/", "US/")
-    try:
-        moment = pd.Timestamp(local).tz_localize(ZoneInfo(area), ambiguous=True, nonexistent="shift_forward")
-    except (ZoneInfoNotFoundError, ValueError):
-        raise UserError(
-            f"the time zone {zone!r} is not known: give --time-zone, such as America/New_York"
-        ) from None
-    return int((moment.utcoffset() or pd.Timedelta(0)).total_seconds() // 60)
-
-
-def _since_1970(found: re.Match[str]) -> int:
-    number = int(found[1])
-    for least, below, unit in EPOCHS:
-        if least <= number < below:
-            part = int((found[2] or "").ljust(9, "0")) * unit // 10**9 if found[2] else 0
-            return number * unit + part
-    return NONE
-
-
-def _year(text: str) -> int:
-    return int(text) if len(text) == 4 else int(text) + (2000 if int(text) < 70 else 1900)
-
-
-def _moment(year: int, month: int, day: int, rest: str) -> int:
-    """Return a day and a time of day as ns; NaT for one that does not exist."""
-    within = time_of_day(rest)
-    if within is None or not (1 <= month <= 12 and 1 <= day <= 31 and 1680 < year < 2260):
-        return NONE
-    first = np.datetime64(f"{year:04}-{month:02}", "M")
-    date = first.astype("datetime64[D]") + (day - 1)
-    return (
-        NONE
-        if date.astype("datetime64[M]") != first
-        else int(date.astype("datetime64[ns]").astype(np.int64)) + within
-    )
-
-
-def time_of_day(text: str) -> int | None:
-    """Return a time of day as ns since midnight, 0 for an empty text, None for one that is no time of day."""
-    if not text.strip(" t,"):
-        return 0
-    found = CLOCK.fullmatch(text)
-    if found is None:
-        return None
-    hour, minute, second = int(found[1] or found[5]), int(found[2] or 0), int(found[3] or 0)
-    if found[6]:
-        if not 1 <= hour <= 12:
-            return None
-        hour = hour % 12 + (12 if found[6] == "p" else 0)
-    if hour > 24 or minute > 59 or second > 59 or (hour == 24 and (minute or second)):
-        return None
-    fraction = int((found[4] or "").ljust(9, "0"))
-    return ((hour * 60 + minute) * 60 + second) * 10**9 + fraction
-
-
-def read_times_of_day(column: pa.ChunkedArray) -> np.ndarray | None:
-    """Read a column of times of day as int64 ns since midnight; None where some hold more or are none.
-
-    Numbers such as 930 and 93000 have as many digits as the longest of the column; of two digits they are hours.
+    Raises UserError for what is no zone.
     """
-    if pa.types.is_time(column.type):
-        return column.cast(pa.time64("ns")).cast(pa.int64()).fill_null(0).to_numpy()
-    if not pa.types.is_string(column.type):
-        column = column.cast(pa.string())
-    code, words = coded(column)
-    bare = [word.strip().strip("\"'").lower() for word in words]
-    if all(re.fullmatch(r"\d{1,9}(\.0*)?", word) for word in bare if word):
-        bare = [word.split(".")[0] for word in bare]
-        longest = max((len(word) for word in bare), default=0)
-        if longest <= 2:
-            bare, longest = [f"{word}00" if word else "" for word in bare], 4
-        bare = [word.zfill(4 if longest <= 4 else 6 if longest <= 6 else 9) if word else "" for word in bare]
-    found = [time_of_day(word) for word in bare]
-    if any(one is None for one in found):
+    code, words = coded(column.cast(pa.string()) if not pa.types.is_string(column.type) else column)
+    zones = [_zone_of(word.strip().lower(), name) for word in words]
+    ahead, zoned = minutes_ahead([*zones, None], times.ns, False, code)
+    if not zoned.any():
+        return times
+    ns = np.where((times.ns == NONE) | ~zoned, NONE, times.ns - ahead * MINUTE)
+    return times._replace(ns=ns, utc=True, offset=ahead if ahead.any() else None)
+
+
+def _zone_of(word: str, name: str) -> str | None:
+    if word in EMPTY:
         return None
-    return np.append(np.array(found, np.int64), 0)[code]
+    if re.fullmatch(r"[+-]?\d+(\.\d+)?", word):
+        number = float(word)
+        minutes = round(number / 60 if abs(number) > HOURS_AT_MOST else number * 60)
+        return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+    if not is_zone(word):
+        raise UserError(f"column {name} has {word!r}, which is no time zone that is known: give --time-zone")
+    return word
 
 
-def _ordered(
-    split: list[tuple[int, list[str], str]], words: list[str], form: DateForm
-) -> tuple[np.ndarray, str]:
+def _of_short_years(words: list[str], since_1970: np.ndarray) -> np.ndarray | None:
+    """Read yymmddHHMM and yymmddHHMMSS, which also are numbers since 1970; None where they can only be those.
+
+    Raises TwoWays where the seconds since 1970 lie in the past and may be meant.
+    """
+    if {len(word) for word in words} not in ({SHORT}, {SHORT + 2}) or not all(map(str.isdigit, words)):
+        return None
+    number = np.array(words, dtype=np.int64)
+    long = len(words[0]) > SHORT
+    found = _short_years(number // 100 if long else number)
+    if found is None or (long and (number % 100 > 59).any()):
+        return None
+    if not long and (since_1970 < pd.Timestamp.now().value).all():
+        if len(words) < FEWEST_DAYS:
+            return None
+        raise TwoWays(
+            f"the time {words[0]} can be read two ways (seconds since 1970, or year, month, day, hour and minute): "
+            "write times as 2024-06-18 09:30"
+        )
+    return found + (number % 100 * 10**9 if long else 0)
+
+
+def _short_years(number: np.ndarray) -> np.ndarray | None:
+    """Read numbers yymmddHHMM as int64 ns; None where some are no such times."""
+    year, month, day, hour, minute = (number // 100**place % 100 for place in (4, 3, 2, 1, 0))
+    if ((month < 1) | (month > 12) | (day < 1) | (hour > 23) | (minute > 59)).any():
+        return None
+    months = (year + np.where(year < 70, 30, -70)) * 12 + month - 1
+    first = months.astype("datetime64[M]")
+    days = first.astype("datetime64[D]") + (day - 1)
+    if (days.astype("datetime64[M]") != first).any():
+        return None
+    return days.astype(np.int64) * DAY + (hour * 60 + minute) * MINUTE
+
+
+def _of_spreadsheets(words: list[str]) -> np.ndarray:
+    """Read numbers of days since 1899-12-30 as int64 ns, to the second or minute that their digits tell.
+
+    Raises UserError where days of the week show that they are counted from 1904, and where the digits tell no minute.
+    """
+    days = np.array([int(word[:5]) for word in words], np.int64)
+    if not ((days >= DAYS_TO_1970) & (days < LATEST)).all():
+        return np.full(len(words), NONE, np.int64)
+    digits = max(len(word[6:].rstrip("0")) for word in words)
+    part = np.array([float(f"0.{word[6:] or 0}") for word in words])
+    minutes = part * 1440
+    if digits < 4 and (np.abs(minutes - np.round(minutes)) > 1e-6).any():
+        raise UserError(
+            f"the day number {max(words, key=len)} has too few digits for a time: write times as 2024-06-18 09:30"
+        )
+    within = (
+        np.round(minutes).astype(np.int64) * 60 if digits < 5 else np.round(part * 86400).astype(np.int64)
+    )
+    weekday = (np.unique(days) - DAYS_TO_1970 + 3) % 7  # 0 is a Monday
+    if len(weekday) > FEWEST_DAYS and (weekday == 5).any() and not (weekday == 0).any():
+        raise UserError(
+            f"the day number {words[0]} seems to be counted from 1904, since there are Saturdays and no Mondays "
+            "counted from 1900: write dates as 2024-06-18"
+        )
+    return (days - DAYS_TO_1970) * DAY + within * 10**9
+
+
+def _ordered(split: list[Piece], example: str, form: DateForm) -> tuple[np.ndarray, str]:
     """Read dates of three numbers of which the first is no year of four digits: int64 ns, and what stands first.
 
     The reading in which most of them are days is right. Where there are several such readings, the form that is known
     decides; then days that follow each other; then points between the numbers, which mean that the day is first.
     Raises TwoWays where nothing tells.
     """
-    short = all(len(numbers[2]) <= 2 for _, numbers, _ in split)
+    short = all(len(piece.numbers[2]) <= 2 for piece in split)
+    within = np.array([piece.ns for piece in split], np.int64)
     if short and form.minguo:
-        taiwan = [_minguo(numbers[0], numbers[1], numbers[2], rest) for _, numbers, rest in split]
-        return np.array(taiwan, np.int64), ""
-    readings = {}
-    for order in ("day", "month", "year") if short else ("day", "month"):
-        readings[order] = np.array([_in_order(numbers, rest, order) for _, numbers, rest in split], np.int64)
+        return _in_order(split, within, "minguo"), ""
+    orders = ("day", "month", "year") if short else ("day", "month")
+    if short and all(not piece.mark for piece in split):
+        orders = (*orders, "months")
+    readings = {order: _in_order(split, within, order) for order in orders}
     known = {order: int((times != NONE).sum()) for order, times in readings.items()}
     readings = {order: times for order, times in readings.items() if known[order] == max(known.values())}
     first = next(iter(readings))
     if len(readings) == 1:
-        return readings[first], first
+        return readings[first], "" if first == "months" else first
     if all((times == readings[first]).all() for times in readings.values()):
         return readings[first], ""
     if form.order in readings:
         return readings[form.order], form.order
-    if "year" in readings:
+    if "year" in readings and "months" not in readings:
         gaps = {order: _gap(times) for order, times in readings.items()}
         if gaps["year"] < np.inf and gaps["year"] * APART <= min(
             gap for order, gap in gaps.items() if order != "year"
@@ -345,25 +277,31 @@ def _ordered(
     likely = [order for order, times in readings.items() if _daily(times)]
     if len(likely) == 1:
         return readings[likely[0]], f"{likely[0]}?"
-    if "day" in readings and "year" not in readings and all(numbers[3] == "." for _, numbers, _ in split):
+    if "day" in readings and "year" not in readings and all(piece.mark == "." for piece in split):
         return readings["day"], "day?"
     ways = "day, month or year first" if "year" in readings else "day or month first"
     raise TwoWays(
-        f"the date {words[split[0][0]]} can be read two ways ({ways}) and no row tells: write dates as 2024-06-18"
+        f"the date {example} can be read two ways ({ways}) and no row tells: write dates as 2024-06-18"
     )
 
 
-def _in_order(numbers: list[str], rest: str, order: str) -> int:
-    """Return a date of three numbers as ns; NaT where it is none, and for years of two digits that are to come."""
-    places = {"day": (2, 1, 0), "month": (2, 0, 1), "year": (0, 1, 2)}[order]
-    year, month, day = (numbers[place] for place in places)
-    if order == "year" and int(year) + 2000 > pd.Timestamp.now().year:
-        return NONE
-    return _moment(_year(year), int(month), int(day), rest)
+def _in_order(split: list[Piece], within: np.ndarray, order: str) -> np.ndarray:
+    """Return dates of three numbers in ns; NaT where they are none, and for years of two digits that are to come."""
+    this_year = pd.Timestamp.now().year
 
+    def day(numbers: tuple[str, str, str]) -> int:
+        if order == "minguo":
+            return day_ns(int(numbers[0]) + YEARS_BEFORE, int(numbers[1]), int(numbers[2]))
+        if order == "months":  # the year and the month alone
+            return day_ns(int(numbers[0] + numbers[1]), int(numbers[2]), 1)
+        if order == "year":
+            late = int(numbers[0]) + 2000 > this_year
+            return NONE if late else day_ns(year_of(numbers[0]), int(numbers[1]), int(numbers[2]))
+        first, second = (1, 0) if order == "day" else (0, 1)
+        return day_ns(year_of(numbers[2]), int(numbers[first]), int(numbers[second]))
 
-def _minguo(year: str, month: str, day: str, rest: str) -> int:
-    return _moment(int(year) + YEARS_BEFORE, int(month), int(day), rest)
+    days = np.array([day(piece.numbers) for piece in split], np.int64)
+    return np.where(days == NONE, NONE, days + within)
 
 
 def _gap(times: np.ndarray) -> float:

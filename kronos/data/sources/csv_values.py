@@ -6,19 +6,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kronos.data.cleaning import OFF_CALENDAR
 from kronos.data.frequency import within_day
+from kronos.data.sources.csv_clock_columns import check_nights
 from kronos.data.sources.csv_columns import TIMES, Meaning
+from kronos.data.sources.csv_dates import DAY
 from kronos.data.sources.csv_file import NOT_A_NUMBER, FileBars
 from kronos.data.sources.csv_numbers import comma_is_decimal, to_floats
 from kronos.data.sources.csv_schema import Said
 from kronos.data.sources.csv_table import Cells
-from kronos.data.sources.csv_times import NONE, DateForm, Times, read_times, read_times_of_day
+from kronos.data.sources.csv_time_of_day import read_times_of_day
+from kronos.data.sources.csv_times import DateForm, Times, in_zones, read_times
 from kronos.data.sources.csv_units import amount_ratio
+from kronos.data.sources.csv_zones import MINUTE, NONE, header_minutes
 from kronos.utils.errors import UserError
 
-DAY = 86400 * 10**9  # ns
 QUARTER, FARTHEST = (
     15 * 60 * 10**9,
     14 * 3600 * 10**9,
@@ -29,30 +33,93 @@ TAIWAN = {"成交股數", "成交張數", "開盤價", "收盤價"}  # of Taiwan
 
 def times_of(table: pa.Table, known: Meaning, names: Sequence[str], said: Said) -> Times:
     """Read the column of times, or the columns of dates and times of day together."""
-    form = DateForm(said.date_order, any(name.strip() in TAIWAN for name in names))
-    columns = {role: table[str(known.places[role][0])] for role in TIMES if role in known.places}
-    utc = any(place in known.utc for role in TIMES for place in known.places.get(role, ())[:1])
+    form = DateForm(said.date_order, any(name.strip() in TAIWAN for name in names), bool(said.time_zone))
+    places = {role: known.places[role][0] for role in TIMES if role in known.places}
+    if "date" in places and "time" not in places and _holds_times_of_day(table, places.get("datetime")):
+        places["time"] = places.pop("datetime")
+    columns = {role: table[str(place)] for role, place in places.items()}
+    if known.parts:
+        columns["date"], places["date"] = (
+            _of_parts([table[str(place)] for place in known.parts]),
+            known.parts[0],
+        )
     time = columns.get("time")
     within = None if time is None or len(columns) == 1 else read_times_of_day(time)
     chosen = _whole(columns, within is not None)
-    found = read_times(columns[chosen], form)
+    days = [role for role in ("date", "datetime") if role in columns]
+    if within is None and time is not None and len(days) == 1:
+        found = _together(columns[days[0]], time, form) or read_times(columns[chosen], form)
+    else:
+        found = read_times(columns[chosen], form)
+    if within is not None and days == ["datetime"] and not found.utc and not _timed(found):
+        chosen = "date"  # days alone, whatever the name says
+        columns["date"], places["date"] = columns["datetime"], places["datetime"]
     if (said.freq == "auto" or within_day(said.freq)) and within is None and not _timed(found):
         for other in ("time", "epoch", "datetime"):  # the date alone is repeated beside a full time
             if other in columns and other != chosen and _timed(full := read_times(columns[other], form)):
-                found = full
+                found, chosen = full, other
                 break
     if within is not None and "date" in columns and not (chosen == "datetime" and _timed(found)):
         dates = found if chosen == "date" else read_times(columns["date"], form)
         if found.utc:
             raise UserError(
-                f"column {names[known.places['date'][0]]} has a time zone, and the time of day is apart from it"
+                f"column {names[places['date']]} has a time zone, and the time of day is apart from it"
             )
         if not _timed(found) or (within != 0).any():
-            days = np.where(dates.ns == NONE, NONE, dates.ns // DAY * DAY + within)
-            found = Times(days, False, None, dates.bad, dates.order)
-    if utc and not found.utc:
-        return found._replace(utc=True)
-    return found if found.utc or not _timed(found) else _beside_epochs(found, table, known)
+            check_nights(dates.ns, within, names[places["time"]].strip())
+            ns = np.where(dates.ns == NONE, NONE, dates.ns // DAY * DAY + within)
+            found = dates._replace(ns=ns, utc=False, offset=None)
+            chosen = "time" if places["time"] in known.zones else "date"
+    place = places[chosen]
+    zone = known.zones.get(place)
+    if found.utc or (said.time_zone and (zone or "zone" in known.places)):
+        return found
+    if zone is not None:
+        return _of_header(found, names[place].strip(), zone)
+    if not _timed(found):
+        return found
+    if "zone" in known.places:
+        beside = known.places["zone"][0]
+        return in_zones(found, table[str(beside)], names[beside].strip())
+    return _beside_epochs(found, table, known)
+
+
+def _of_parts(columns: list[pa.ChunkedArray]) -> pa.ChunkedArray:
+    """Join years, months and days, or years and days of the year, to dates."""
+    texts = [
+        pc.replace_substring_regex(pc.utf8_trim_whitespace(column.cast(pa.string())), r"\.0*$", "")
+        for column in columns
+    ]
+    if len(texts) == 2:
+        texts[1] = pc.utf8_lpad(texts[1], 3, "0")
+    return pc.binary_join_element_wise(*texts, "-")
+
+
+def _holds_times_of_day(table: pa.Table, place: int | None) -> bool:
+    """Return whether a column that could hold days too has times of day alone."""
+    if place is None:
+        return False
+    sample = table[str(place)].slice(0, 100)
+    words = [str(word).strip() for word in sample.to_pylist() if word]
+    short = all(len(word) <= 12 if ":" in word else len(word) <= 5 for word in words)
+    return bool(words) and short and read_times_of_day(sample) is not None
+
+
+def _together(date: pa.ChunkedArray, time: pa.ChunkedArray, form: DateForm) -> Times | None:
+    """Read dates and times of day that have a zone, or forms in which they are only understood together."""
+    if not pa.types.is_string(date.type) or not pa.types.is_string(time.type):
+        return None
+    found = read_times(pc.binary_join_element_wise(date, time, " "), form)
+    return found if _timed(found) and not found.bad.any() else None
+
+
+def _of_header(found: Times, name: str, zone: str) -> Times:
+    """Put times of a column whose name says their zone into UTC; days stay days."""
+    if not _timed(found):
+        return found._replace(utc=zone in ("utc", "gmt"))
+    ahead = header_minutes(name, zone, found.ns)
+    ns = np.where(found.ns == NONE, NONE, found.ns - ahead * MINUTE)
+    return found._replace(ns=ns, utc=True, offset=ahead if ahead.any() else None)
 
 
 def _beside_epochs(found: Times, table: pa.Table, known: Meaning) -> Times:
@@ -67,7 +134,7 @@ def _beside_epochs(found: Times, table: pa.Table, known: Meaning) -> Times:
         ahead = np.where(both, found.ns - epochs.ns, 0)
         if epochs.utc and both.any() and not (ahead % QUARTER).any() and np.abs(ahead).max() <= FARTHEST:
             ns = np.where(both, epochs.ns, NONE)
-            return Times(ns, True, ahead // (60 * 10**9) if ahead.any() else None, found.bad, found.order)
+            return found._replace(ns=ns, utc=True, offset=ahead // MINUTE if ahead.any() else None)
     return found
 
 

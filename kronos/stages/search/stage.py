@@ -7,6 +7,7 @@ from typing import Any
 
 from kronos.config.schema import Config, fields_of
 from kronos.distributed.launcher import launched
+from kronos.evaluation.signals import MIN_NAMES
 from kronos.stages import looks
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import finished, key_parts
@@ -95,6 +96,12 @@ def _prepare(context: Context) -> Config:
     if not config.launch.skip_data_process:
         result = run_stage(DataStage(), config, context, tags=tags, nested=False)
         context.run.tags({"data_run": result.run_id})
+    there = len(stored_bars(config).instruments)
+    if "rank_ic" in config.search.search_metric and there < MIN_NAMES:
+        raise UserError(
+            f"search_metric: rank_ic needs at least {MIN_NAMES} instruments on a day, the bars have {there}: "
+            "give --search-metric crps"
+        )
     if _needs_tokenizer(config):
         config = _with_tokenizer(config)
         own = config.output.save_path != context.config.output.save_path

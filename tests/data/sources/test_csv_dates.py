@@ -109,7 +109,7 @@ BID = "Bid Open,Bid High,Bid Low,Bid Close"
         ("date,open,high,low,close\n2024-01-02,110'16,110'24,110'08,110'20\n", "column open has \"110'16\" in row 2"),
         ("date,open,high,low,close\n2024-01-02,10 1/2,11 1/8,10,10 5/8\n", "column open has '10 1/2' in row 2"),
         ("date,open,high,low,close,volume\n2024-01-02,1 2,3,0.5,2,9\n", "column open has '1 2' in row 2"),
-        ("date,open,high,low,close\n45293,1,3,0.5,2\n", "'45293' in row 2 is not a time"),
+        ("date,open,high,low,close\n4529,1,3,0.5,2\n", "'4529' in row 2 is not a time"),
         ("1704067200,1168068,42475.2,42554.5,42261.0,42283.5,27.5\n1704153600,822440,42613.5,42775.0,42431.6,42475.2,19.3\n",
          "no four columns in a row are open, high, low and close"),
         ("45293.70833,1.3,1.31,1.29,1.305,0\n45293.70903,1.305,1.31,1.29,1.305,0\n", "no bars are found in it"),
