@@ -99,7 +99,10 @@ COMMANDS = {
     "registration": (["backtest", "--registered-model-name", "kronos"], ["backtest_results"]),
     "search": (["search"], ["search"]),
     "predict": (["predict"], ["predictions"]),
-    "walk_forward": (["walk_forward", "--walk-forward-folds", "2"], ["backtest_results"]),
+    "walk_forward": (
+        ["walk_forward", "--walk-forward-folds", "2"],
+        ["backtest_results", "models/walk_forward"],
+    ),
     "audit": (["audit"], ["audit"]),
 }
 PARALLEL = ["--n-jobs", "2"]  # trials in processes of their own
