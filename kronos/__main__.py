@@ -41,10 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refusal,
         sentence,
         shortened,
+        show_warnings,
         speak_any_encoding,
     )
 
     speak_any_encoding()
+    show_warnings()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given
     try:

@@ -260,6 +260,31 @@ def outputs(finished: Path, in_folder: Path) -> Path:
     return Path(shutil.copytree(finished / "outputs", in_folder / "outputs"))
 
 
+def test_verify_names_every_damaged_file_of_a_store_with_the_command(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted(path for path in store.iterdir() if path.name[0] != ".")
+    assert {file.name for file in files} > {
+        *STORE_FILES,
+        RECORD,
+        "splits.json",
+        "windows.csv",
+        "data_report.md",
+    }
+    for file in files:
+        whole = file.read_bytes()
+        for damage in (flip, Path.unlink, lambda path: path.write_bytes(b"")):
+            damage(file)
+            assert main(["verify"]) == 2, (file, damage)
+            listed = capsys.readouterr().out.splitlines()
+            about = [line for line in listed if file.name in line]
+            assert about and all(
+                "run  python -m kronos data" in line or "with  python" in line for line in about
+            )
+            file.write_bytes(whole)
+    assert main(["verify"]) == 0
+
+
 @pytest.mark.slow
 def test_verify_names_every_flipped_file_of_a_pipeline(
     outputs: Path, capsys: pytest.CaptureFixture[str]

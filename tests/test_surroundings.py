@@ -30,6 +30,33 @@ def run(command: list[str], folder: Path, **changes: str | None) -> subprocess.C
     )
 
 
+@pytest.mark.parametrize("option", ["error", "e,ignore::UserWarning", "error::DeprecationWarning"])
+def test_warnings_of_other_packages_are_printed_where_the_environment_makes_them_errors(
+    option: str, tmp_path: Path
+) -> None:
+    code = (
+        "import os, sys, warnings; from kronos.utils.error_messages import show_warnings; show_warnings();"
+        "warnings.warn('one', DeprecationWarning); warnings.warn('two', UserWarning);"
+        "child = 'import warnings; warnings.warn(\"three\", DeprecationWarning)';"
+        "import subprocess; subprocess.run([sys.executable, '-c', child], check=True)"
+    )
+    done = run([sys.executable, "-c", code], tmp_path, PYTHONWARNINGS=option)
+    assert done.returncode == 0, done.stderr
+    assert "DeprecationWarning: one" in done.stderr and "DeprecationWarning: three" in done.stderr
+    assert ("UserWarning: two" in done.stderr) == ("ignore" not in option)
+
+
+def test_a_pipeline_goes_through_where_the_environment_makes_warnings_errors(tmp_path: Path) -> None:
+    given = [
+        "--epochs", "1", "--n-train-iter", "64", "--n-val-iter", "64", "--inference-sample-count", "1",
+        "--backtest-max-instruments", "4", "--baseline-lightgbm", "false", "--nproc-per-node", "2",
+    ]  # fmt: skip
+    done = run([sys.executable, "-m", "kronos", "pipeline", *given], tmp_path, PYTHONWARNINGS="error")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "outputs/backtest_results/finetune_backtest_demo/report.md").is_file()
+
+
 def numbers(folder: Path) -> tuple[Any, Any]:
     """The digest of the bars and the losses of the training."""
     summary = read_json(folder / "outputs/models/finetune_tokenizer_demo/summary.json")

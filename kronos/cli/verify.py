@@ -69,6 +69,8 @@ def _check(folder: Path, found: dict[Path, str]) -> None:
     compare(record.get("outputs", {}), run_again(record.get("made_from", {}).get("stage", "STAGE")))
     index = read(INDEX, lambda: read_index(folder))
     compare({name: one["sha256"] for name, one in index.get("files", {}).items()}, run_again("data"))
+    if index.get("key") and not (folder / RECORD).is_file():  # written by the stage, whose record came last
+        found[folder / RECORD] = f"{folder / RECORD} is missing; {run_again('data')}"
     read(SPLITS, lambda: read_object(folder / SPLITS, run_again("data")))
     state = read(STATE, lambda: read_object(folder / STATE, REMEDY))
     compare(state.get("files", {}), REMEDY)

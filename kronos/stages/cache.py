@@ -25,6 +25,11 @@ from kronos.utils.errors import Damaged, UserError
 from kronos.utils.files import PACKAGE, digest_bytes, write_json
 
 RECORD = "summary.json"
+# By a file or folder beside it: the stage that wrote a record which no longer says so.
+WRITTEN_BY = {
+    "index.json": "data", "predictions.parquet": "backtest", "forecast.csv": "predict",
+    "checkpoints/tokenizer": "predictor", "checkpoints": "tokenizer",
+}  # fmt: skip
 # Packages and modules whose code cannot change a stage's numbers.
 NO_NUMBERS = (
     "kronos.__main__", "kronos.cli", "kronos.config", "kronos.distributed.launcher",
@@ -249,8 +254,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         return read_object(folder / RECORD, "run its stage again")
     except Damaged as error:
         text = (folder / RECORD).read_text(encoding="utf-8", errors="replace")
-        stages = re.findall(r'"stage": "(\w+)"', text)
-        raise Damaged(error.what, run_again(stages[-1]) if stages else "run its stage again") from None
+        stages = re.findall(r'"stage": "(\w+)"', text)[-1:]
+        stages += [stage for name, stage in WRITTEN_BY.items() if (folder / name).exists()][:1]
+        raise Damaged(error.what, run_again(stages[0]) if stages else "run its stage again") from None
 
 
 def run_again(stage: str) -> str:

@@ -47,6 +47,8 @@ def load_weights(kind: Kind, address: str, uri: str | None) -> Weights:
     from kronos.model import checkpoint, load_predictor, load_tokenizer
 
     load = load_tokenizer if kind == "tokenizer" else load_predictor
+    if not address.startswith(ADDRESSES):
+        _check_stage_files(kind, given_path(address).absolute())
     try:
         model = load(weights(address, kind, uri))
     except Damaged as error:
@@ -54,8 +56,6 @@ def load_weights(kind: Kind, address: str, uri: str | None) -> Weights:
             raise
         copy = Path(address).name == Path(OWN_TOKENIZER).name
         raise Damaged(error.what, run_again("predictor" if copy else kind)) from None
-    if not address.startswith(ADDRESSES):
-        _check_stage_files(kind, given_path(address).absolute())
     record: Mapping[str, Any] = {} if address.startswith(ADDRESSES) else record_of_weights(address)
     if kind == "predictor" and address.startswith(ADDRESSES):
         digest = source_run(address, f"{kind}_path", uri).tags.get(TAG + "tokenizer_digest")

@@ -5,7 +5,9 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
+from typing import Any, cast
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -129,6 +131,28 @@ def speak_any_encoding() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
             stream.reconfigure(errors="backslashreplace")
+
+
+def show_warnings() -> None:
+    """Print warnings that PYTHONWARNINGS or -W would turn into errors, here and in processes that are started.
+
+    Most come from other packages, such as a deprecated option between two of them, and say nothing about the work.
+    """
+    options = [_as_shown(option) for option in sys.warnoptions]
+    if options == sys.warnoptions:
+        return
+    sys.warnoptions[:] = options
+    if "PYTHONWARNINGS" in os.environ:
+        os.environ["PYTHONWARNINGS"] = ",".join(map(_as_shown, os.environ["PYTHONWARNINGS"].split(",")))
+    filters = cast(list[tuple[Any, ...]], warnings.filters)
+    filters[:] = [("default" if action == "error" else action, *rest) for action, *rest in filters]
+    warnings.simplefilter("default", append=True)  # it also forgets which filters applied before
+
+
+def _as_shown(option: str) -> str:
+    """The option of -W with `default` in place of `error`, which may be shortened as far as one letter."""
+    action, *rest = option.split(":")
+    return ":".join(["default", *rest]) if action.strip() and "error".startswith(action.strip()) else option
 
 
 def quiet_end_of_output() -> int:

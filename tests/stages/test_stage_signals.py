@@ -79,6 +79,16 @@ CASES = {
         ("kronos.tracking.run", "Run.metrics", HUP),
         ("kronos.tracking.run", "Run.metrics", KILL),
     ],
+    "predict": [
+        ("kronos.stages.predict", "forecast", TERM),
+        ("kronos.stages.predict", "write_record", HUP),
+        ("kronos.stages.predict", "write_record", KILL),
+    ],
+    "walk_forward": [
+        ("kronos.stages.walk_forward", "read_fold", TERM),
+        ("kronos.training.trainer", "save_last", HUP),
+        ("kronos.stages.walk_forward", "write_pooled", KILL),
+    ],
     "audit": [("kronos.stages.audit", "write_audit", HUP), ("kronos.stages.audit", "simulate", KILL)],
 }
 # The command of each stage, and what it writes.
@@ -88,6 +98,11 @@ COMMANDS = {
     "predictor": (["predictor"], ["models/finetune_predictor_demo", "backtest_results"]),
     "registration": (["backtest", "--registered-model-name", "kronos"], ["backtest_results"]),
     "search": (["search"], ["search"]),
+    "predict": (["predict"], ["predictions"]),
+    "walk_forward": (
+        ["walk_forward", "--walk-forward-folds", "2"],
+        ["backtest_results", "models/walk_forward"],
+    ),
     "audit": (["audit"], ["audit"]),
 }
 PARALLEL = ["--n-jobs", "2"]  # trials in processes of their own
@@ -102,6 +117,8 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         assert main(["pipeline", *TINY]) == 0
         assert main(["audit", *TINY]) == 0
+        assert main(["predict", *TINY]) == 0
+        assert main([*COMMANDS["walk_forward"][0], *TINY]) == 0
     return folder
 
 
@@ -113,6 +130,11 @@ def outcome(stage: str) -> Any:
         case "tokenizer" | "predictor":
             record = read_json(MODELS / f"finetune_{stage}_demo" / "summary.json")
             return record["digest"], record["curve"], record["learning_rates"]
+        case "predict":
+            return read_json("outputs/predictions/latest/summary.json")["outputs"]["forecast.csv"]
+        case "walk_forward":
+            (folder,) = Path("outputs/backtest_results").glob("*_walk_forward")
+            return read_json(folder / "summary.json")["metrics"]
         case "audit":
             return read_json("outputs/audit/audit.json")
         case "search":
