@@ -337,13 +337,29 @@ def interrupt(process: subprocess.Popen[str], after: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "stage", ["data", "tokenizer", "predictor", "backtest", "predict", "search", "walk_forward", "audit"]
+    "stage",
+    [
+        "data",
+        "tokenizer",
+        "predictor",
+        "backtest",
+        "predict",
+        "search",
+        "walk_forward",
+        "audit",
+        "calibrate",
+        "generate",
+    ],
 )
 def test_ctrl_c_at_every_stage(stage: str, finished: Path, in_folder: Path) -> None:
     shutil.copytree(finished / "outputs", "outputs")
     before = {path: path.read_bytes() for path in Path("outputs").rglob("*") if path.is_file()}
     sizes = [flag if flag != "320" else "20000" for flag in SMALL]
-    flags = [*(sizes if stage not in ("data", "backtest", "predict", "audit") else ()), "--reuse", "false"]
+    flags = [
+        *(sizes if stage in ("tokenizer", "predictor", "search", "walk_forward") else ()),
+        "--reuse",
+        "false",
+    ]
     process = start(stage, *flags)
     said = interrupt(process, {"search": "trial", "walk_forward": "fold 1"}.get(stage, f"{stage}: run "))
     assert process.returncode == 130, said

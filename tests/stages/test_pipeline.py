@@ -199,4 +199,4 @@ def test_a_second_pipeline_reuses_every_stage(
     assert main(arguments) == 0
     capsys.readouterr()
     assert main(arguments) == 0
-    assert capsys.readouterr().out.count("reused, nothing it depends on has changed") == 4
+    assert capsys.readouterr().out.count("reused, nothing it depends on has changed") == 5

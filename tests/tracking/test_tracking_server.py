@@ -183,9 +183,15 @@ def test_a_pipeline_on_a_server_with_postgresql_and_artifacts_over_http(
         Kronos(tmp_path, server, "pipeline", *SHORT, *more, *places(tmp_path)).ends(0, 400)
         assert not list(tmp_path.glob("mlruns")) + list(tmp_path.glob("mlflow.db"))
         parent = latest("pipeline", server.address)
-        assert [run.stage for run in parent.children()] == ["data", "tokenizer", "predictor", "backtest"]
+        assert [run.stage for run in parent.children()] == [
+            "data",
+            "tokenizer",
+            "predictor",
+            "calibrate",
+            "backtest",
+        ]
         assert {run.status for run in parent.children()} == {"FINISHED"}
-        predictor, backtest = parent.children()[2:]
+        _, _, predictor, _, backtest = parent.children()
         assert predictor.params["epochs"] == "1" and len(predictor.history("train_loss")) == 2
         assert predictor.config.epochs == 1  # an artifact, fetched over HTTP
         assert len(backtest.predictions()) > 1000
