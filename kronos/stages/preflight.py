@@ -46,6 +46,7 @@ OPTIMIZER_BYTES = 16  # per weight: itself, its gradient and AdamW's two moments
 MARGIN = {"tokenizer": 1.2, "predictor": 1.8}
 CONNECT_SECONDS = 5.0
 LONGEST_NAME = 200  # bytes of a folder's name: 255 less what locks and temporary folders add
+BAR_BYTES = 24  # of a stored bar: six values in float32
 GIB = 2**30
 
 
@@ -300,7 +301,20 @@ def _is_made(part: Stage, config: Config) -> bool:
 
 
 def _source_size(config: Config) -> int:
-    """A low estimate of the store of a file or folder of bars: a row of text takes more bytes than a stored bar."""
+    """A low estimate of the store of bars: half of what Qlib's files hold, or of the bytes of a file or folder.
+
+    A row of text takes more bytes than a stored bar. Sina's answers are short: at most `sina_datalen` bars each.
+    """
+    data = config.data
+    if data.data_source.lower() == "qlib" and data.qlib_data_path and not data.symbols:
+        from kronos.data.sources.qlib import QlibStore
+
+        try:
+            store = QlibStore(data.qlib_data_path, "day" if data.freq == "auto" else data.freq)
+            bars = store.least_bars(data.instrument, data.dataset_begin_time, data.dataset_end_time)
+        except UserError:  # told by the data stage, with what there is instead
+            return 0
+        return bars * BAR_BYTES // 2
     if config.data.data_source.lower() != "csv" or not config.data.data_path:
         return 0
     path = given_path(config.data.data_path)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from newcomer import chinese_bars
 
 from kronos.__main__ import main
 from kronos.config.loading import load_config, to_text
@@ -315,3 +316,18 @@ def test_a_name_that_mlflow_or_its_database_would_refuse_is_refused_with_its_fie
     assert said in str(caught.value)
     for right in ("\U0001f600", "\u884c\u60c5\u3000k", "x" * 250):
         assert getattr(config(**{field: right}), field) == right
+
+
+def test_the_size_of_a_qlib_folders_store_is_estimated_low(in_folder: Path) -> None:
+    chinese_bars(in_folder / "cn")
+    ranges = {"dataset_begin_time": "2022-01-04", "dataset_end_time": "2024-06-28", "lookback_window": 32,
+              "predict_window": 5}  # fmt: skip
+    settings = config(data_source="qlib", qlib_data_path="cn", instrument="csi300", **ranges)
+    found = {what: size for what, _, size in preflight.disk_space({"data": STAGES["data"]}, settings)}
+    flags = [part for name, value in ranges.items() for part in ("--" + name.replace("_", "-"), str(value))]
+    assert (
+        main(["data", "--data-source", "qlib", "--qlib-data-path", "cn", "--instrument", "csi300", *flags])
+        == 0
+    )
+    written = Path("outputs/data/values.npy").stat().st_size
+    assert written / 3 < found["the bar store"] <= written

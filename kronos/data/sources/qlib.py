@@ -158,6 +158,19 @@ class QlibStore:
         """Return {symbol: its (first, last) days of membership}, last day included, sorted by symbol."""
         return read_universe(self.universe_file(name))
 
+    def least_bars(self, universe: str, begin: Any, end: Any) -> int:
+        """A low estimate of the bars of a universe's members of begin..end, from the sizes of their files."""
+        first = pd.Timestamp(begin) if begin else self.calendar[0]
+        last = pd.Timestamp(end) + pd.Timedelta(days=1) if end else self.calendar[-1]
+        inside = int(self.calendar.searchsorted(last) - self.calendar.searchsorted(first))
+        outside = len(self.calendar) - inside
+        files = [
+            self.field_file(name, "close")
+            for name, spans in self.universe(universe).items()
+            if any(start <= last and stop >= first for start, stop in spans)
+        ]
+        return sum(max(0, file.stat().st_size // 4 - 1 - outside) for file in files if file.is_file())
+
     def field_file(self, instrument: str, field: str) -> Path:
         """Return the path of the file that holds a field of an instrument, whether or not it exists."""
         return self.root / "features" / folder_name(instrument) / f"{field}.{self.freq}.bin"
