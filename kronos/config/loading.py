@@ -24,7 +24,8 @@ SOURCE_FIELDS = (
     "sina_datalen", "instrument_column", "time_column", "volume_column", "time_zone", "column_names", "resample",
     "hours",
 )  # fmt: skip
-FAST_FACTORS = {"epochs": 10, "n_train_iter": 100, "n_val_iter": 100, "evaluation_series": 10}
+FAST_FACTORS = {"epochs": 10, "n_train_iter": 100, "n_val_iter": 100, "evaluation_series": 10,
+                "calibration_series": 10}  # fmt: skip
 FAST_INSTRUMENTS = 50  # instruments that fast mode leaves in a backtest
 
 
