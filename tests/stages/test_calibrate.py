@@ -94,6 +94,7 @@ def test_predict_and_the_served_model_give_the_same_calibrated_bands(
     np.testing.assert_allclose(raw["close"], answer["close"])  # the mean is that of the raw paths
 
 
+@pytest.mark.slow
 def test_quantiles_and_risk_belong_together(calibrated: Path, weights: Path) -> None:
     assert main(["predict", *flags(weights)]) == 0
     predicted, figures = (pd.read_parquet(PREDICTED / f"{name}.parquet") for name in ("forecast", "risk"))
@@ -108,6 +109,7 @@ def test_quantiles_and_risk_belong_together(calibrated: Path, weights: Path) -> 
     assert ranking["expected_return"].is_monotonic_decreasing
 
 
+@pytest.mark.slow
 def test_raw_bands_are_the_quantiles_of_the_paths(
     calibrated: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +144,7 @@ def test_an_altered_calibration_is_refused_with_the_command_that_makes_it_anew(
     assert "python -m kronos calibrate  again" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_too_few_forecasts_leave_the_bands_raw(
     in_folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from kronos.__main__ import main
 from kronos.data.store import open_store
@@ -39,6 +40,7 @@ def test_bars_are_possible_and_do_not_depend_on_how_many_are_drawn(store: Path, 
     pd.testing.assert_frame_equal(fewer, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_they_are_read_as_bars_of_a_user(store: Path, weights: Path) -> None:
     bars = generate(weights, "--generate-instruments", "6", "--generate-bars", "60")
     shutil.copy(MADE / "bars.parquet", "mine.parquet")
