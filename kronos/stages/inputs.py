@@ -37,6 +37,7 @@ SOURCE_FIELDS: dict[str, tuple[str, ...]] = {
         "volume_column",
         "time_zone",
         "column_names",
+        "decimal_sign",
     ),
     "qlib": ("qlib_data_path", "instrument"),
     "sina": ("sina_url", "sina_factor_url", "sina_symbols", "sina_datalen", "qlib_data_path", "instrument"),

@@ -48,7 +48,8 @@ EARLIEST = pd.Timestamp("1700-01-01")  # before all bars
 KEY_FIELDS = (
     "freq", "dataset_begin_time", "dataset_end_time", "calendar", "adjust", "symbols", "instrument", "data_path",
     "qlib_data_path", "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen",
-    "instrument_column", "time_column", "volume_column", "time_zone", "column_names", "resample", "hours",
+    "instrument_column", "time_column", "volume_column", "time_zone", "column_names", "decimal_sign",
+    "resample", "hours",
 )  # fmt: skip
 
 

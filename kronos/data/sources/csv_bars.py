@@ -43,6 +43,7 @@ from kronos.data.sources.csv_values import (
     numbers_of,
     sum_sides,
     times_of,
+    without_events,
 )
 from kronos.data.sources.csv_words import PARTS, SIDES, TIMES
 from kronos.utils.errors import UserError
@@ -94,7 +95,7 @@ def _read(opened: Cells, said: Said) -> FileBars:
         [place for place, one in enumerate(wide) if one] if wide else [*singles.values(), *volumes, *sides]
     )
     texts = [*instrument, *clocks, *series, *lengths]
-    rows = read_rows(opened, [*numbers, *texts], texts)
+    rows = read_rows(opened, [*numbers, *texts], texts, all_text=said.decimal_sign == "comma")
     table = rows.table
     if not table.num_rows:
         raise UserError(f"{opened.path} has no row with as many columns as its header")
@@ -122,7 +123,8 @@ def _read(opened: Cells, said: Said) -> FileBars:
         _check_lengths(names[place].strip(), table[str(place)])
     _note_times(bars, [names[known.places[role][0]] for role in TIMES if role in known.places])
     table = _with_times(bars, table, clocks, names, opened.header.skipped)
-    values = numbers_of(bars, table, numbers, names, opened)
+    table = without_events(bars, table, numbers)
+    values = numbers_of(bars, table, numbers, names, opened, said)
     bars.form = form_of(opened)
     bars.used = {role: names[place] for role, place in singles.items()}
     bars.used |= {

@@ -16,6 +16,7 @@ NO_TIME = "row without a time that can be read"
 NAMELESS = "row without an instrument"
 HEADER_AGAIN = "header repeated among the bars"
 QUOTE = "mean of bid and ask of a day without a trade"
+EVENT = "line of a dividend or a split between the bars"
 OTHER_SERIES = "bar of another series of its symbol"
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kronos.data.sources.csv_text import PACKED, SPREADSHEETS, SUFFIXES, ZIP, is_hidden
+from kronos.data.sources.csv_text import OTHER_FORMS, PACKED, SPREADSHEETS, SUFFIXES, ZIP, is_hidden
 from kronos.utils.errors import UserError
 from kronos.utils.files import given_path
 from kronos.utils.names import name_of
@@ -85,6 +85,10 @@ def bar_files(given: str, symbols: tuple[str, ...] | None) -> list[Path]:
     if root.is_file():
         if root.suffix.lower() in SPREADSHEETS:
             raise UserError(f"{root} is a spreadsheet: save it as CSV")
+        if root.suffix.lower() in OTHER_FORMS:
+            raise UserError(
+                f"{root} is a {root.suffix} file: write it as CSV or parquet, for example with pandas"
+            )
         return [root]
     if not root.is_dir():
         raise UserError(f"data_path {given} does not exist: give a CSV or parquet file, or a folder of them")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,9 @@ COMMA_DECIMAL = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),(\d{1,2}|\d{4,})%?")  
 COMMA_GROUPS = re.compile(
     r"[+-]?[^\d.,]?\d{1,3}(,\d{2,3})*,\d{3}(\.\d+)?%?[a-z万亿]?"
 )  # 1,234 and India's 1,23,456
+POINT_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?")  # 18.945 and 1.234.567,89
+POINTED = re.compile(r"[+-]?\d+(\.\d+)+(,\d+)?")
+STEP = 100.0  # between neighbouring rows: no price
 POINT_DECIMAL = re.compile(r"[+-]?\d*\.(\d{1,2}|\d{4,})")
 
 
@@ -53,6 +57,38 @@ def comma_is_decimal(samples: list[str], delimiter: str) -> bool | None:
         return False
     if any(POINT_DECIMAL.fullmatch(BLANKS.sub("", cell)) for cell in samples):
         return False
+    return None
+
+
+def only_point_groups(cells: Iterable[str]) -> bool:
+    """Return whether there are numbers with a point, and each has three digits behind every one, as 18.945 has."""
+    pointed = [cell for cell in (BLANKS.sub("", cell) for cell in cells) if POINTED.fullmatch(cell)]
+    return bool(pointed) and all(map(POINT_GROUPS.fullmatch, pointed))
+
+
+def point_is_thousands(columns: list[list[str]]) -> bool | None:
+    """Tell from columns of cells whether the point separates thousands, as in 18.945 for 18945.
+
+    Only where every number with a point has three digits behind each one can it be. A number with two points and a
+    step from 999 to 1.001 between rows show that it does; four digits in a row in a column with points that it does
+    not. None where nothing shows it, so that the numbers can be read two ways.
+    """
+    plain = [[BLANKS.sub("", cell) for cell in cells] for cells in columns]
+    if not only_point_groups(cell for cells in plain for cell in cells):
+        return False
+    if any(cell.count(".") > 1 for cells in plain for cell in cells):
+        return True
+    plain = [cells for cells in plain if any("." in cell for cell in cells)]
+    if any(re.search(r"\d{4}", cell) for cells in plain for cell in cells):
+        return False
+    for cells in plain:
+        known = [cell for cell in cells if PLAIN.fullmatch(cell)]
+        steps = [max(one, other) / max(min(one, other), 1e-12) for one, other in pairwise(map(float, known))]
+        whole = [float(cell.replace(".", "")) for cell in known]
+        if any(step > STEP for step in steps) and all(
+            max(one, other) <= 2 * min(one, other) for one, other in pairwise(whole)
+        ):
+            return True
     return None
 
 

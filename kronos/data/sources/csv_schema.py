@@ -30,6 +30,7 @@ class Said(NamedTuple):
     column_names: tuple[str, ...] | None = None
     freq: str = "auto"
     time_zone: str | None = None
+    decimal_sign: str = "auto"
     date_order: str = ""  # not the user's word, but what other files of the folder show
 
     @staticmethod
@@ -39,7 +40,11 @@ class Said(NamedTuple):
             name: getattr(config, name, None)
             for name in ("instrument_column", "time_column", "volume_column", "column_names", "time_zone")
         }
-        return Said(**given, freq=getattr(config, "freq", "auto"))
+        return Said(
+            **given,
+            freq=getattr(config, "freq", "auto"),
+            decimal_sign=getattr(config, "decimal_sign", "auto"),
+        )
 
 
 def name_columns(opened: Cells, said: Said) -> tuple[tuple[str, ...], Meaning]:

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.feather
 import pyarrow.parquet
 
 from kronos.data.sources.csv_header import DATE, HEAD, Header, cells, find_header, two_part_names, understood
-from kronos.data.sources.csv_numbers import NONE, is_number
-from kronos.data.sources.csv_text import PARQUET, as_utf8, texts
+from kronos.data.sources.csv_numbers import NONE, is_number, only_point_groups
+from kronos.data.sources.csv_text import FEATHER, PARQUET, as_utf8, texts
 from kronos.utils.errors import UserError
 
 LONGEST_FOOTER = 50  # lines
@@ -50,8 +51,8 @@ def open_cells(path: Path) -> list[Cells]:
 
     Raises UserError where a text is empty, in no known encoding, or without an understood header.
     """
-    if path.suffix.lower() in PARQUET:
-        stored = pa.parquet.read_schema(path).names
+    if path.suffix.lower() in (*PARQUET, *FEATHER):
+        stored = _schema(path).names
         names = tuple("" if name.startswith("__index_level_") else str(name) for name in stored)
         wide = two_part_names(names)
         return [
@@ -131,13 +132,18 @@ def read_rows(opened: Cells, places: Iterable[int], text: Iterable[int], all_tex
     Other columns are numbers where Arrow can read them as such, otherwise text. Raises UserError for a broken file.
     """
     wanted, as_text = sorted(set(places)), set(text)
-    if opened.path.suffix.lower() in PARQUET:
+    if opened.path.suffix.lower() in (*PARQUET, *FEATHER):
         return Rows(_parquet(opened, wanted, as_text), 0, [])
     header, body, begin = opened.header, opened.body, opened.begin
     if not opened.sample:
         raise UserError(f"{opened.path} has a header and no bars: remove the file or fill it")
-    if header.delimiter != "," and re.search(rb"\d,\d", body[begin : begin + HEAD]):
-        all_text = True  # a comma within numbers: thousands or decimals, which only the whole column tells
+    if header.delimiter != "," and (
+        re.search(rb"\d,\d", body[begin : begin + HEAD])
+        or only_point_groups(cell for row in opened.sample for cell in row if not DATE.match(cell))
+    ):
+        all_text = (
+            True  # a comma or point within numbers: thousands or decimals, which only whole columns tell
+        )
     quoted = body.find(b'"', begin) >= 0
     lines = sum(1 for line in body[begin:].split(b"\n") if line.strip()) if quoted else 0
     for quotes in (True, False) if quoted else (False,):
@@ -181,12 +187,21 @@ def _has_bar(row: list[str]) -> bool:
 
 
 def _parquet(opened: Cells, wanted: list[int], as_text: set[int]) -> pa.Table:
-    kinds = pa.parquet.read_schema(opened.path)
+    kinds = _schema(opened.path)
     names = kinds.names
     codes = [
         names[place] for place in wanted if place in as_text and pa.types.is_string(kinds.field(place).type)
     ]
-    table = pa.parquet.read_table(
-        opened.path, columns=[names[place] for place in wanted], read_dictionary=codes
-    )
-    return table.select([names[place] for place in wanted]).rename_columns([str(place) for place in wanted])
+    chosen = [names[place] for place in wanted]
+    if opened.path.suffix.lower() in FEATHER:
+        table = pa.feather.read_table(opened.path, columns=chosen)
+    else:
+        table = pa.parquet.read_table(opened.path, columns=chosen, read_dictionary=codes)
+    return table.select(chosen).rename_columns([str(place) for place in wanted])
+
+
+def _schema(path: Path) -> pa.Schema:
+    """Return the columns of a parquet or feather file."""
+    if path.suffix.lower() in FEATHER:
+        return pa.feather.read_table(path, memory_map=True).schema
+    return pa.parquet.read_schema(path)

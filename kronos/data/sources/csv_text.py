@@ -14,8 +14,10 @@ from kronos.utils.errors import UserError
 TEXT = (".csv", ".txt", ".tsv", ".dat", ".prn", ".asc")
 PACKED = (".gz", ".bz2", ".zst")
 PARQUET = (".parquet", ".pq")
+FEATHER = (".feather",)
 ZIP = ".zip"
-SUFFIXES = (*TEXT, *PARQUET, ZIP, *(text + packed for text in TEXT for packed in PACKED))
+SUFFIXES = (*TEXT, *PARQUET, *FEATHER, ZIP, *(text + packed for text in TEXT for packed in PACKED))
+OTHER_FORMS = (".json", ".jsonl", ".ndjson", ".h5", ".hdf5", ".pkl", ".pickle", ".xml")  # pandas reads them
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods")
 MARKS = (  # byte order marks, the longer ones first
     (codecs.BOM_UTF8, "utf-8"),

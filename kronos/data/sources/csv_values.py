@@ -14,9 +14,15 @@ from kronos.data.frequency import within_day
 from kronos.data.sources.csv_clock_columns import check_nights
 from kronos.data.sources.csv_columns import NOT_A_VOLUME, Meaning
 from kronos.data.sources.csv_dates import DAY
-from kronos.data.sources.csv_file import NOT_A_NUMBER, FileBars
+from kronos.data.sources.csv_file import EVENT, NOT_A_NUMBER, FileBars
 from kronos.data.sources.csv_numbers import NONE as EMPTY
-from kronos.data.sources.csv_numbers import PLAIN, comma_is_decimal, to_floats
+from kronos.data.sources.csv_numbers import (
+    PLAIN,
+    comma_is_decimal,
+    only_point_groups,
+    point_is_thousands,
+    to_floats,
+)
 from kronos.data.sources.csv_schema import Said
 from kronos.data.sources.csv_table import Cells
 from kronos.data.sources.csv_time_of_day import read_times_of_day
@@ -32,6 +38,9 @@ QUARTER, FARTHEST = (
 )  # clocks are whole quarters of an hour apart, at most 14 hours
 SINCE_1970 = re.compile(r"\d{10}(\.0*)?|\d{13}|\d{16}|\d{19}")
 TAIWAN = {"成交股數", "成交張數", "開盤價", "收盤價"}  # of Taiwan's exchanges, which count years from 1911
+
+EAST_ASIA = 0x2E80  # the first character of its scripts
+EVENT_WORDS = r"(?i)dividend|split|capital gain|分红|派息|股息|拆股|配当|分割|배당|분할|дивиденд|temettü"
 
 
 def times_of(table: pa.Table, known: Meaning, names: Sequence[str], said: Said) -> Times:
@@ -153,20 +162,14 @@ def _timed(times: Times) -> bool:
 
 
 def numbers_of(
-    bars: FileBars, table: pa.Table, places: Sequence[int], names: Sequence[str], opened: Cells
+    bars: FileBars, table: pa.Table, places: Sequence[int], names: Sequence[str], opened: Cells, said: Said
 ) -> dict[int, np.ndarray]:
     """Read columns of numbers. A few values that are no numbers are missing ones, and counted; many are refused."""
     text = {place: table[str(place)] for place in places if pa.types.is_string(table[str(place)].type)}
     decimal: bool | None = False
     if text:
         cells = [str(word) for column in text.values() for word in column.slice(0, 1000).to_pylist() if word]
-        decimal = comma_is_decimal(cells, opened.header.delimiter)
-        if decimal is None:
-            example = next(cell for cell in cells if "," in cell)
-            raise UserError(
-                f"the number {example} can be read two ways (thousands or decimals) and no row tells: write numbers "
-                "with a decimal point"
-            )
+        decimal = _decimal_comma(cells, list(text.values()), opened, said)
     found = {}
     for place in places:
         values, bad = to_floats(table[str(place)], bool(decimal))
@@ -184,6 +187,47 @@ def numbers_of(
                 f"({count} such values)"
             )
         bars.count(NOT_A_NUMBER, "taken for missing", count, [f"{name} {shown[:30]!r}"])
+    return found
+
+
+def without_events(bars: FileBars, table: pa.Table, places: Sequence[int]) -> pa.Table:
+    """Leave out lines of dividends and splits, which web pages write between the bars, and count them.
+
+    Prices of such pages hold the splits already, so that the lines are no evidence for another adjustment.
+    """
+    event = np.zeros(table.num_rows, bool)
+    for column in (table[str(place)] for place in places):
+        if pa.types.is_string(column.type):
+            event |= pc.fill_null(pc.match_substring_regex(column, EVENT_WORDS), False).to_numpy()
+    if not event.any():
+        return table
+    shown = [
+        str(next(table[str(place)][int(row)] for place in places if table[str(place)][int(row)].is_valid))
+        for row in np.flatnonzero(event)[:5]
+    ]
+    bars.count(EVENT, "left out", int(event.sum()), shown)
+    bars.keep(~event)
+    bars.rows = np.flatnonzero(~event) if bars.rows is None else bars.rows[~event]
+    return table.filter(pa.array(~event))
+
+
+def _decimal_comma(cells: list[str], columns: list[pa.ChunkedArray], opened: Cells, said: Said) -> bool:
+    """Return whether the comma is the decimal sign, so that a point separates thousands."""
+    if said.decimal_sign != "auto":
+        return said.decimal_sign == "comma"
+    delimiter, sign = opened.header.delimiter, ","
+    found = comma_is_decimal(cells, delimiter)
+    if found is False and delimiter != "," and only_point_groups(cells):
+        found = point_is_thousands([[str(word) for word in column.to_pylist() if word] for column in columns])
+        sign = "."
+        if found is None and any(ord(char) >= EAST_ASIA for name in opened.names for char in name):
+            found = False  # East Asia writes decimals with a point
+    if found is None:
+        example = next(cell for cell in cells if sign in cell)
+        raise UserError(
+            f"the number {example} can be read two ways (thousands or decimals) and no row tells: give "
+            "--decimal-sign comma or --decimal-sign point"
+        )
     return found
 
 
