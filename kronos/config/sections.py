@@ -108,8 +108,7 @@ class DataConfig(Section):
         "https://finance.sina.com.cn", "address of its adjustment factors, or none: prices as they are"
     )
     sina_symbols: OptionalNames = _field(
-        None,
-        "symbols of data_source=sina: a list or a file of them; none: the universe of qlib_data_path",
+        None, "symbols of data_source=sina: a list or a file of them; none: the universe of qlib_data_path"
     )
     sina_datalen: Int = _field(1970, "bars asked for, counted back from now", ge=1, le=1970)
     cache_path: Text = _field("outputs/cache", "folder of downloaded bars; only missing bars are fetched")
@@ -138,12 +137,10 @@ class ModelConfig(Section):
     """The models that training starts from."""
 
     model_preset: Literal["nano", "mini", "small", "base", "large"] = _field(
-        "small",
-        "size of the models; given without weights: the public ones, or random ones (nano, large)",
+        "small", "size of the models; given without weights: the public ones, or random ones (nano, large)"
     )
     pretrained_tokenizer_path: OptionalText = _field(
-        "NeoQuasar/Kronos-Tokenizer-base",
-        "weights to fine-tune: folder, Hub name, or none for random",
+        "NeoQuasar/Kronos-Tokenizer-base", "weights to fine-tune: folder, Hub name, or none for random"
     )
     pretrained_predictor_path: OptionalText = _field(
         "NeoQuasar/Kronos-small", "weights to fine-tune: folder, Hub name, or none for random"
@@ -217,12 +214,10 @@ class OutputConfig(Section):
     predict_result_path: Text = _field("outputs/predictions", "folder of the latest forecasts")
     predict_save_folder_name: Text = _field("latest", "their folder in predict_result_path")
     tokenizer_path: OptionalText = _field(
-        None,
-        "tokenizer to use instead of the one just trained: folder, Hub name, runs:/... or models:/...",
+        None, "tokenizer to use instead of the one just trained: folder, Hub name, runs:/... or models:/..."
     )
     predictor_path: OptionalText = _field(
-        None,
-        "predictor to use instead of the one just trained: folder, Hub name, runs:/... or models:/...",
+        None, "predictor to use instead of the one just trained: folder, Hub name, runs:/... or models:/..."
     )
 
 
@@ -271,8 +266,7 @@ class BacktestConfig(Section):
     backtest_n_symbol_drop: Int = _field(5, "most instruments replaced per day", ge=1)
     backtest_hold_thresh: Int = _field(5, "least number of days that an instrument is held", ge=1)
     backtest_benchmark: Text = _field(
-        "auto",
-        "instrument, CSV of closes, equal_weight; auto: a CSI universe's index, else equal weight",
+        "auto", "instrument, CSV of closes, equal_weight; auto: a CSI universe's index, else equal weight"
     )
     baseline_seeds: Int = _field(20, "random rankings in the band that the report draws", ge=1, le=100)
     baseline_day_step: Int = _field(
@@ -282,8 +276,7 @@ class BacktestConfig(Section):
         True, "compare with LightGBM on Qlib's Alpha158 features, trained on the same ranges"
     )
     backtest_signal: Text = _field(
-        "mean",
-        "reduction of the predicted closes that is traded: last, mean, max, min, or a registered one",
+        "mean", "reduction of the predicted closes that is traded: last, mean, max, min, or a registered one"
     )
     backtest_account: Float = _field(1e8, "initial account", gt=0)
     backtest_open_cost: CostFraction = _field(
@@ -357,8 +350,7 @@ class RegistryConfig(Section):
         None, "name under which a version is registered after a backtest or a search"
     )
     promote: Literal["auto", "force", "never"] = _field(
-        "auto",
-        "auto: the version becomes @champion if it beats the present one; force: always; never",
+        "auto", "auto: the version becomes @champion if it beats the present one; force: always; never"
     )
 
 
