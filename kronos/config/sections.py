@@ -54,13 +54,9 @@ class DataConfig(Section):
     )
     time_column: OptionalText = _field(None, "column of times in files; none: by its name or its values")
     volume_column: OptionalText = _field(None, "column of volumes in files; none: by its name")
-    time_zone: OptionalText = _field(
-        None, "zone of times that have none, such as UTC; none: the exchange's own"
-    )
+    time_zone: OptionalText = _field(None, "zone of times without one, such as UTC; none: the exchange's")
     decimal_sign: Literal["auto", "point", "comma"] = _field("auto", "decimal sign of numbers in text files")
-    column_names: OptionalMap = _field(
-        None, "names of columns: Px=close,...; without a header 1=date,2=open,..."
-    )
+    column_names: OptionalMap = _field(None, "names of columns: Px=close,...; without a header 1=date,...")
     qlib_data_path: Text = _field("~/.qlib/qlib_data/cn_data", "folder of a Qlib store for data_source=qlib")
     instrument: Text = _field(
         "csi300", "universe of a Qlib store: csi300, csi500, csi800, csi1000, all, or its own"
