@@ -292,7 +292,7 @@ def test_two_nodes_on_loopback_train_a_pipeline_as_one(flags: list[str]) -> None
     assert "pipeline: done" in first
     assert first.count("predictor: best val_loss") == 1
     assert "kronos" not in other.lower().replace("-m kronos", "") or "val_loss" not in other
-    assert sorted(run.info.status for run in runs()) == ["FINISHED"] * 5
+    assert sorted(run.info.status for run in runs()) == ["FINISHED"] * 6
 
 
 @pytest.mark.slow

@@ -21,10 +21,11 @@ from kronos.model import KronosTokenizer, load_predictor, load_tokenizer
 from kronos.model.presets import TOKENIZER_PRESETS
 from kronos.stages import STAGES, register_stage
 from kronos.stages.base import Context, Inputs, Result, Stage
-from kronos.stages.cache import key_parts, write_record
+from kronos.stages.cache import RECORD, file_digests, key_parts, read_record, write_record
 from kronos.stages.inputs import resolve_splits, stored_bars
 from kronos.stages.run_folder import stage_lock, working_path
 from kronos.stages.weights import OWN_TOKENIZER, load_weights, trained_pair, weights_before
+from kronos.utils.digests import with_own_digest
 from kronos.utils.files import PACKAGE, atomic_folder, write_json
 
 TINY = ["--epochs", "1", "--n-train-iter", "300", "--n-val-iter", "100"]
@@ -137,6 +138,9 @@ def other_tokenizer(folder: Path) -> None:
     torch.manual_seed(11)
     shutil.rmtree(folder)
     KronosTokenizer(**TOKENIZER_PRESETS["nano"]).save_pretrained(folder)
+    stage = folder.parent.parent
+    record = read_record(stage)
+    write_json(stage / RECORD, with_own_digest({**record, "outputs": file_digests(stage, record["outputs"])}))
 
 
 @pytest.mark.slow

@@ -270,7 +270,7 @@ def test_times_in_utc_that_fit_several_clocks_are_refused_with_them(tmp_path: Pa
     utc = london.tz_localize("Europe/London").tz_convert("UTC")
     path = written(tmp_path, "Date", [f"{one:%Y-%m-%d %H:%M}" for one in utc])
     with pytest.raises(
-        UserError, match=r"time zones that fit: .*Europe/.*: give --time-zone UTC and --calendar"
+        UserError, match=r"time zones that fit: .*Europe/.*: give --time-zone, such as UTC, and --calendar"
     ):
         read(path, freq="auto")
     come_back(path, london, calendar="XLON")
