@@ -12,18 +12,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic.fields import FieldInfo
 
+from kronos.config.evaluation_sections import AuditConfig, BacktestConfig, BenchmarkConfig, GenerateConfig
+from kronos.config.section import Section
 from kronos.config.sections import (
-    AuditConfig,
-    BacktestConfig,
     DataConfig,
     ForecastConfig,
-    GenerateConfig,
     LaunchConfig,
     ModelConfig,
     OutputConfig,
     RegistryConfig,
     SearchConfig,
-    Section,
     TrackingConfig,
     TrainingConfig,
 )
@@ -48,6 +46,7 @@ class Config(BaseModel):
     backtest: BacktestConfig = BacktestConfig()
     audit: AuditConfig = AuditConfig()
     generate: GenerateConfig = GenerateConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
     tracking: TrackingConfig = TrackingConfig()
     registry: RegistryConfig = RegistryConfig()
     search: SearchConfig = SearchConfig()

@@ -1,28 +1,28 @@
-"""The sections of the configuration: every field once, with its type, default, limits and help text."""
+"""The sections of the configuration: every field once, with its type, default, limits and help text.
+
+Those of the backtest and of further evaluations are in `evaluation_sections`.
+"""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from kronos.config.field_types import (
-    Cost,
-    CostFraction,
     Float,
     Freq,
     Int,
     Names,
     OptionalDate,
     OptionalDates,
-    OptionalFloat,
     OptionalFreq,
-    OptionalLimit,
     OptionalMap,
     OptionalNames,
     OptionalText,
     Text,
     split_text,
 )
-from kronos.config.registries import SIGNALS, SOURCES
+from kronos.config.registries import SOURCES
+from kronos.config.section import Section, field
 
 FEATURES = ("open", "high", "low", "close", "vol", "amt")
 TIME_FEATURES = ("minute", "hour", "weekday", "day", "month")
@@ -34,85 +34,75 @@ NOT_YET: dict[str, Any] = {
 }
 
 
-def _field(default: Any, help: str, **limits: Any) -> Any:
-    return Field(default=default, description=help, **limits)
-
-
-class Section(BaseModel):
-    """One section of the configuration: frozen, no unknown fields, no infinite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-
 class DataConfig(Section):
     """Bars: their source, days, splits and windows."""
 
-    data_source: Text = _field("qlib", "sample, qlib, sina, csv, a registered name, or package.module:Class")
-    data_path: OptionalText = _field(None, "file or folder of bars for data_source=csv")
-    instrument_column: OptionalText = _field(
+    data_source: Text = field("qlib", "sample, qlib, sina, csv, a registered name, or package.module:Class")
+    data_path: OptionalText = field(None, "file or folder of bars for data_source=csv")
+    instrument_column: OptionalText = field(
         None, "column of instruments in files, several joined by commas; none: by its name or its values"
     )
-    time_column: OptionalText = _field(None, "column of times in files; none: by its name or its values")
-    volume_column: OptionalText = _field(None, "column of volumes in files; none: by its name")
-    time_zone: OptionalText = _field(None, "zone of times without one, such as UTC; none: the exchange's")
-    decimal_sign: Literal["auto", "point", "comma"] = _field("auto", "decimal sign of numbers in text files")
-    column_names: OptionalMap = _field(None, "names of columns: Px=close,...; without a header 1=date,...")
-    qlib_data_path: Text = _field("~/.qlib/qlib_data/cn_data", "folder of a Qlib store for data_source=qlib")
-    instrument: Text = _field(
+    time_column: OptionalText = field(None, "column of times in files; none: by its name or its values")
+    volume_column: OptionalText = field(None, "column of volumes in files; none: by its name")
+    time_zone: OptionalText = field(None, "zone of times without one, such as UTC; none: the exchange's")
+    decimal_sign: Literal["auto", "point", "comma"] = field("auto", "decimal sign of numbers in text files")
+    column_names: OptionalMap = field(None, "names of columns: Px=close,...; without a header 1=date,...")
+    qlib_data_path: Text = field("~/.qlib/qlib_data/cn_data", "folder of a Qlib store for data_source=qlib")
+    instrument: Text = field(
         "csi300", "universe of a Qlib store: csi300, csi500, csi800, csi1000, all, or its own"
     )
-    freq: Freq = _field(
+    freq: Freq = field(
         "auto", "length of a bar: 1min to 720min, 1h to 12h, day, week, month; auto: as the bars show"
     )
-    resample: OptionalFreq = _field(
+    resample: OptionalFreq = field(
         None,
         "longer bars to make of them, session by session: 30min, 4h, day, week, month; none: as they are",
     )
-    hours: Literal["regular", "all"] = _field(
+    hours: Literal["regular", "all"] = field(
         "regular", "regular: bars before and after an exchange's hours are left out; all: they are kept"
     )
-    feature_list: Names = _field(FEATURES, "columns that the model sees, in its order")
-    time_feature_list: Names = _field(TIME_FEATURES, "time features that the model sees, in its order")
-    dataset_begin_time: OptionalDate = _field(None, "first day of bars to load; none: the first there is")
-    dataset_end_time: OptionalDate = _field(None, "last day of bars to load; none: the last there is")
-    train_time_range: OptionalDates = _field(
+    feature_list: Names = field(FEATURES, "columns that the model sees, in its order")
+    time_feature_list: Names = field(TIME_FEATURES, "time features that the model sees, in its order")
+    dataset_begin_time: OptionalDate = field(None, "first day of bars to load; none: the first there is")
+    dataset_end_time: OptionalDate = field(None, "last day of bars to load; none: the last there is")
+    train_time_range: OptionalDates = field(
         None, "days trained on, all scored; none: the guide's range where it fits the bars, else 60 % of them"
     )
-    val_time_range: OptionalDates = _field(
+    val_time_range: OptionalDates = field(
         None, "validation days, scored from the first + lookback; none: the guide's, else 20 % of the bars"
     )
-    test_time_range: OptionalDates = _field(
+    test_time_range: OptionalDates = field(
         None,
         "test days, scored from the first + lookback; none: the guide's up to the last bar, else the last 20 %",
     )
-    backtest_time_range: OptionalDates = _field(
+    backtest_time_range: OptionalDates = field(
         None,
         "days forecast and traded, from the first on; none: the guide's up to the last bar, else the last 20 %",
     )
-    calendar: Text = _field(
+    calendar: Text = field(
         "auto", "XNYS, XSHG, XHKG, 24/7, weekdays, another exchange, or observed from the bars; auto: by fit"
     )
-    adjust: Literal["auto", "none", "splits", "factor"] = _field(
+    adjust: Literal["auto", "none", "splits", "factor"] = field(
         "auto",
         "auto: by a factor, adjusted closes or a column of splits; splits: by that column, else by jumps in price",
     )
-    embargo: Int = _field(0, "bars left out between the scored bars of one split and the next", ge=0)
-    windows_across_days: bool = _field(True, "intraday windows may span several days")
-    symbols: OptionalNames = _field(None, "only these instruments, separated by commas")
-    sina_url: Text = _field("https://quotes.sina.cn", "address of the K-line service for data_source=sina")
-    sina_factor_url: OptionalText = _field(
+    embargo: Int = field(0, "bars left out between the scored bars of one split and the next", ge=0)
+    windows_across_days: bool = field(True, "intraday windows may span several days")
+    symbols: OptionalNames = field(None, "only these instruments, separated by commas")
+    sina_url: Text = field("https://quotes.sina.cn", "address of the K-line service for data_source=sina")
+    sina_factor_url: OptionalText = field(
         "https://finance.sina.com.cn", "address of its adjustment factors, or none: prices as they are"
     )
-    sina_symbols: OptionalNames = _field(
+    sina_symbols: OptionalNames = field(
         None, "symbols of data_source=sina: a list or a file of them; none: the universe of qlib_data_path"
     )
-    sina_datalen: Int = _field(1970, "bars asked for, counted back from now", ge=1, le=1970)
-    cache_path: Text = _field("outputs/cache", "folder of downloaded bars; only missing bars are fetched")
-    dataset_path: Text = _field("outputs/data", "folder of the bar store")
-    lookback_window: Int = _field(90, "bars of context", ge=2, le=4096)
-    predict_window: Int = _field(10, "bars forecast (the horizon)", ge=1, le=1024)
-    max_context: Int = _field(512, "longest context the predictor sees, bars", ge=2)
-    clip: Float = _field(5.0, "bound on normalised values, standard deviations", gt=0)
+    sina_datalen: Int = field(1970, "bars asked for, counted back from now", ge=1, le=1970)
+    cache_path: Text = field("outputs/cache", "folder of downloaded bars; only missing bars are fetched")
+    dataset_path: Text = field("outputs/data", "folder of the bar store")
+    lookback_window: Int = field(90, "bars of context", ge=2, le=4096)
+    predict_window: Int = field(10, "bars forecast (the horizon)", ge=1, le=1024)
+    max_context: Int = field(512, "longest context the predictor sees, bars", ge=2)
+    clip: Float = field(5.0, "bound on normalised values, standard deviations", gt=0)
 
     @field_validator("data_source")
     @classmethod
@@ -132,13 +122,13 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The models that training starts from."""
 
-    model_preset: Literal["nano", "mini", "small", "base", "large"] = _field(
+    model_preset: Literal["nano", "mini", "small", "base", "large"] = field(
         "small", "size of the models; given without weights: the public ones, or random ones (nano, large)"
     )
-    pretrained_tokenizer_path: OptionalText = _field(
+    pretrained_tokenizer_path: OptionalText = field(
         "NeoQuasar/Kronos-Tokenizer-base", "weights to fine-tune: folder, Hub name, or none for random"
     )
-    pretrained_predictor_path: OptionalText = _field(
+    pretrained_predictor_path: OptionalText = field(
         "NeoQuasar/Kronos-small", "weights to fine-tune: folder, Hub name, or none for random"
     )
 
@@ -146,37 +136,37 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """The training loop of both models."""
 
-    epochs: Int = _field(30, "passes of n_train_iter windows", ge=1)
-    batch_size: Int = _field(50, "windows per step per process", ge=1)
-    tokenizer_learning_rate: Float = _field(2e-4, "peak learning rate of the tokenizer", gt=0, le=1)
-    predictor_learning_rate: Float = _field(4e-5, "peak learning rate of the predictor", gt=0, le=1)
-    accumulation_steps: Int = _field(1, "batches accumulated per step: multiplies the effective batch", ge=1)
-    adam_beta1: Float = _field(0.9, "AdamW's beta1", ge=0, lt=1)
-    adam_beta2: Float = _field(0.95, "AdamW's beta2", ge=0, lt=1)
-    adam_weight_decay: Float = _field(0.1, "AdamW's weight decay", ge=0)
-    n_train_iter: Int = _field(100_000, "training windows per epoch", ge=1)
-    n_val_iter: Int = _field(20_000, "validation windows, the same ones in every epoch", ge=1)
-    early_stopping_patience: Int = _field(
+    epochs: Int = field(30, "passes of n_train_iter windows", ge=1)
+    batch_size: Int = field(50, "windows per step per process", ge=1)
+    tokenizer_learning_rate: Float = field(2e-4, "peak learning rate of the tokenizer", gt=0, le=1)
+    predictor_learning_rate: Float = field(4e-5, "peak learning rate of the predictor", gt=0, le=1)
+    accumulation_steps: Int = field(1, "batches accumulated per step: multiplies the effective batch", ge=1)
+    adam_beta1: Float = field(0.9, "AdamW's beta1", ge=0, lt=1)
+    adam_beta2: Float = field(0.95, "AdamW's beta2", ge=0, lt=1)
+    adam_weight_decay: Float = field(0.1, "AdamW's weight decay", ge=0)
+    n_train_iter: Int = field(100_000, "training windows per epoch", ge=1)
+    n_val_iter: Int = field(20_000, "validation windows, the same ones in every epoch", ge=1)
+    early_stopping_patience: Int = field(
         0, "epochs without a better val_loss before stopping; 0 is off", ge=0
     )
-    loss_bars: Literal["window", "horizon"] = _field("window", "bars that the training loss covers")
-    warmup_fraction: Float = _field(
+    loss_bars: Literal["window", "horizon"] = field("window", "bars that the training loss covers")
+    warmup_fraction: Float = field(
         0.03, "fraction of the steps over which the learning rate warms up", gt=0, lt=1
     )
-    decay_norms_biases: bool = _field(True, "weight decay on norms and biases too, as in the public recipe")
-    freeze_tokenizer: bool = _field(False, "use the pretrained tokenizer unchanged and skip its training")
-    freeze_blocks: Int = _field(
+    decay_norms_biases: bool = field(True, "weight decay on norms and biases too, as in the public recipe")
+    freeze_tokenizer: bool = field(False, "use the pretrained tokenizer unchanged and skip its training")
+    freeze_blocks: Int = field(
         0, "number of first predictor blocks that are frozen, with the embeddings", ge=0
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = _field("auto", "number format of training")
-    compile: bool = _field(False, "compile the model with torch.compile")
-    num_workers: Int = _field(0, "threads per process that prefetch batches", ge=0)
-    seed: Int = _field(100, "seed of weights, windows, draws and forecasts", ge=0, le=2**31 - 1)
-    log_interval: Int = _field(100, "steps between reports", ge=1)
-    save_windows: Int = _field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = field("auto", "number format of training")
+    compile: bool = field(False, "compile the model with torch.compile")
+    num_workers: Int = field(0, "threads per process that prefetch batches", ge=0)
+    seed: Int = field(100, "seed of weights, windows, draws and forecasts", ge=0, le=2**31 - 1)
+    log_interval: Int = field(100, "steps between reports", ge=1)
+    save_windows: Int = field(
         20_000, "windows between checkpoints for resuming, in addition to those at epoch ends; 0 is off", ge=0
     )
-    resume: Literal["auto", "never", "must"] = _field(
+    resume: Literal["auto", "never", "must"] = field(
         "auto", "resume an unfinished run with the same cache key"
     )
 
@@ -184,35 +174,33 @@ class TrainingConfig(Section):
 class LaunchConfig(Section):
     """Device, processes, and which stages of the pipeline run."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = _field("auto", "where the model runs")
-    cpu: bool = _field(False, "same as device=cpu")
-    nproc_per_node: Int = _field(1, "processes on this machine", ge=1)
-    fast_mode: bool = _field(
-        False, "a quick look: fewer epochs, windows and forecasts, unless given as flags"
-    )
-    skip_data_process: bool = _field(False, "pipeline: use the stored bars")
-    skip_tokenizer: bool = _field(False, "pipeline: use the stored tokenizer")
-    skip_predictor: bool = _field(False, "pipeline: use the stored predictor")
-    skip_calibrate: bool = _field(False, "pipeline: do not calibrate the bands")
-    skip_backtest: bool = _field(False, "pipeline: end after training")
+    device: Literal["auto", "cpu", "cuda", "mps"] = field("auto", "where the model runs")
+    cpu: bool = field(False, "same as device=cpu")
+    nproc_per_node: Int = field(1, "processes on this machine", ge=1)
+    fast_mode: bool = field(False, "a quick look: fewer epochs, windows and forecasts, unless given as flags")
+    skip_data_process: bool = field(False, "pipeline: use the stored bars")
+    skip_tokenizer: bool = field(False, "pipeline: use the stored tokenizer")
+    skip_predictor: bool = field(False, "pipeline: use the stored predictor")
+    skip_calibrate: bool = field(False, "pipeline: do not calibrate the bands")
+    skip_backtest: bool = field(False, "pipeline: end after training")
 
 
 class OutputConfig(Section):
     """Where results are written and which weights are used."""
 
-    save_path: Text = _field("outputs/models", "folder of the trained models")
-    tokenizer_save_folder_name: Text = _field("finetune_tokenizer_demo", "tokenizer's folder in save_path")
-    predictor_save_folder_name: Text = _field("finetune_predictor_demo", "predictor's folder in save_path")
-    backtest_result_path: Text = _field("outputs/backtest_results", "folder of the backtests")
-    backtest_save_folder_name: Text = _field(
+    save_path: Text = field("outputs/models", "folder of the trained models")
+    tokenizer_save_folder_name: Text = field("finetune_tokenizer_demo", "tokenizer's folder in save_path")
+    predictor_save_folder_name: Text = field("finetune_predictor_demo", "predictor's folder in save_path")
+    backtest_result_path: Text = field("outputs/backtest_results", "folder of the backtests")
+    backtest_save_folder_name: Text = field(
         "finetune_backtest_demo", "backtest's folder in backtest_result_path"
     )
-    predict_result_path: Text = _field("outputs/predictions", "folder of the latest forecasts")
-    predict_save_folder_name: Text = _field("latest", "their folder in predict_result_path")
-    tokenizer_path: OptionalText = _field(
+    predict_result_path: Text = field("outputs/predictions", "folder of the latest forecasts")
+    predict_save_folder_name: Text = field("latest", "their folder in predict_result_path")
+    tokenizer_path: OptionalText = field(
         None, "tokenizer to use instead of the one just trained: folder, Hub name, runs:/... or models:/..."
     )
-    predictor_path: OptionalText = _field(
+    predictor_path: OptionalText = field(
         None, "predictor to use instead of the one just trained: folder, Hub name, runs:/... or models:/..."
     )
 
@@ -220,132 +208,58 @@ class OutputConfig(Section):
 class ForecastConfig(Section):
     """How sample paths are drawn."""
 
-    inference_T: Float = _field(0.6, "sampling temperature", gt=0, le=100)
-    inference_top_p: Float = _field(0.9, "nucleus kept when sampling; 1 is off", gt=0, le=1)
-    inference_top_k: Int = _field(0, "tokens kept when sampling; 0 is off", ge=0)
-    inference_sample_count: Int = _field(5, "sample paths per series", ge=1)
-    evaluation_sample_count: Int = _field(20, "sample paths per series for calibration", ge=1)
-    evaluation_series: Int = _field(
+    inference_T: Float = field(0.6, "sampling temperature", gt=0, le=100)
+    inference_top_p: Float = field(0.9, "nucleus kept when sampling; 1 is off", gt=0, le=1)
+    inference_top_k: Int = field(0, "tokens kept when sampling; 0 is off", ge=0)
+    inference_sample_count: Int = field(5, "sample paths per series", ge=1)
+    evaluation_sample_count: Int = field(20, "sample paths per series for calibration", ge=1)
+    evaluation_series: Int = field(
         500, "series of the fixed subset whose paths are kept for calibration", ge=1
     )
-    inference_fine_rotary: Literal["public", "trained"] = _field(
+    inference_fine_rotary: Literal["public", "trained"] = field(
         "public", "rotary positions of the fine head: none as the public code, or true ones"
     )
-    inference_precision: Literal["fp32", "bf16"] = _field(
+    inference_precision: Literal["fp32", "bf16"] = field(
         "fp32", "number format of forecasts; bf16 moved the mean close of a nano model by 0.13 %"
     )
-    inference_compile: bool = _field(False, "torch.compile in forecasts: results differ by rounding only")
-    backtest_batch_size: Int = _field(1000, "series forecast at a time", ge=1)
-    predict_quantiles: Annotated[tuple[float, ...], BeforeValidator(split_text)] = _field(
+    inference_compile: bool = field(False, "torch.compile in forecasts: results differ by rounding only")
+    backtest_batch_size: Int = field(1000, "series forecast at a time", ge=1)
+    predict_quantiles: Annotated[tuple[float, ...], BeforeValidator(split_text)] = field(
         (0.05, 0.25, 0.5, 0.75, 0.95), "quantiles of the sample paths that predict writes"
     )
-    predict_figures: OptionalNames = _field(None, "instruments that predict draws; none means the first four")
-    predict_drawdown: Float = _field(
+    predict_figures: OptionalNames = field(None, "instruments that predict draws; none means the first four")
+    predict_drawdown: Float = field(
         0.1, "fall from the highest close within the horizon whose probability predict writes", gt=0, lt=1
     )
-    bands: Literal["calibrated", "raw"] = _field(
+    bands: Literal["calibrated", "raw"] = field(
         "calibrated",
         "quantiles of prices: corrected by the errors on validation days, or of the sample paths alone",
     )
-    calibration_series: Int = _field(
+    calibration_series: Int = field(
         1000,
         "validation forecasts whose errors calibrate the bands; a fifth more choose temperatures",
         ge=100,
     )
-    calibration_sample_count: Int = _field(50, "sample paths per series of calibrated bands", ge=10)
-
-
-class BacktestConfig(Section):
-    """The simulated portfolio and what it is compared with."""
-
-    backtest_n_symbol_hold: Int = _field(50, "instruments held", ge=1)
-    backtest_n_symbol_drop: Int = _field(5, "most instruments replaced per day", ge=1)
-    backtest_hold_thresh: Int = _field(5, "least number of days that an instrument is held", ge=1)
-    backtest_benchmark: Text = _field(
-        "auto", "instrument, CSV of closes, equal_weight; auto: a CSI universe's index, else equal weight"
-    )
-    baseline_seeds: Int = _field(20, "random rankings in the band that the report draws", ge=1, le=100)
-    baseline_day_step: Int = _field(
-        0, "days between forecasts of the model before fine-tuning; 0 means the horizon", ge=0
-    )
-    baseline_lightgbm: bool = _field(
-        True, "compare with LightGBM on Qlib's Alpha158 features, trained on the same ranges"
-    )
-    backtest_signal: Text = _field(
-        "mean", "reduction of the predicted closes that is traded: last, mean, max, min, or a registered one"
-    )
-    backtest_account: Float = _field(1e8, "initial account", gt=0)
-    backtest_open_cost: CostFraction = _field(
-        0.001, "cost of buying, fraction of value; auto: the typical fees and taxes of the market"
-    )
-    backtest_close_cost: CostFraction = _field(
-        0.0015, "cost of selling, fraction of value; auto: the typical fees and taxes of the market"
-    )
-    backtest_min_cost: Cost = _field(5.0, "minimum cost per order, in money; auto: the market's own")
-    backtest_funding_rate: Float = _field(
-        0.0,
-        "with fewer than five instruments: funding per year, paid on long and received on short positions",
-    )
-    backtest_deal_price: Literal["open", "close"] = _field("open", "price at which orders are filled")
-    backtest_limit_threshold: OptionalLimit = _field(
-        "auto",
-        "daily move at which an instrument cannot be traded; auto: 95 % of the limit of its exchange, board and day",
-    )
-    backtest_delisting_return: OptionalFloat = _field(
-        None,
-        "return from its last close that a share pays which leaves for good, -1 for nothing; none: its last close",
-        ge=-1,
-    )
-    backtest_max_instruments: Int = _field(
-        0,
-        "most instruments that a backtest forecasts, spread evenly over the list of instruments; 0 is all",
-        ge=0,
-    )
-    walk_forward_folds: Int = _field(4, "walk_forward: number of parts of the backtest's days", ge=2, le=50)
-    walk_forward_refit: bool = _field(True, "walk_forward: train both models again for each part")
-
-    @field_validator("backtest_signal")
-    @classmethod
-    def _known_signal(cls, value: str) -> str:
-        if value not in SIGNALS:
-            raise ValueError(f"{value!r} is not one of {', '.join(SIGNALS)}")
-        return value
-
-
-class AuditConfig(Section):
-    """The check of the evaluation on known truths."""
-
-    audit_path: Text = _field("outputs/audit", "folder of the audit's report")
-    audit_seeds: Int = _field(400, "audit: repetitions of each case", ge=20, le=10_000)
-
-
-class GenerateConfig(Section):
-    """Synthetic bars."""
-
-    generate_path: Text = _field("outputs/generated", "folder of the synthetic bars")
-    generate_instruments: Int = _field(50, "generate: synthetic instruments", ge=1)
-    generate_bars: Int = _field(500, "generate: bars per instrument", ge=1)
-    generate_T: Float = _field(1.0, "generate: sampling temperature", gt=0, le=100)
-    generate_top_p: Float = _field(1.0, "generate: nucleus kept when sampling; 1 is off", gt=0, le=1)
+    calibration_sample_count: Int = field(50, "sample paths per series of calibrated bands", ge=10)
 
 
 class TrackingConfig(Section):
     """MLflow tracking and reuse."""
 
-    tracking_uri: OptionalText = _field(None, "MLflow tracking address; none follows MLflow's own rule")
-    tracking_wait: Int = _field(120, "seconds to wait for a tracking server that went away", ge=0)
-    experiment_name: Text = _field("kronos", "MLflow experiment")
-    run_name: OptionalText = _field(None, "name of the run")
-    reuse: bool = _field(True, "reuse a finished stage with the same cache key")
+    tracking_uri: OptionalText = field(None, "MLflow tracking address; none follows MLflow's own rule")
+    tracking_wait: Int = field(120, "seconds to wait for a tracking server that went away", ge=0)
+    experiment_name: Text = field("kronos", "MLflow experiment")
+    run_name: OptionalText = field(None, "name of the run")
+    reuse: bool = field(True, "reuse a finished stage with the same cache key")
 
 
 class RegistryConfig(Section):
     """The MLflow model registry."""
 
-    registered_model_name: OptionalText = _field(
+    registered_model_name: OptionalText = field(
         None, "name under which a version is registered after a backtest or a search"
     )
-    promote: Literal["auto", "force", "never"] = _field(
+    promote: Literal["auto", "force", "never"] = field(
         "auto", "auto: the version becomes @champion if it beats the present one; force: always; never"
     )
 
@@ -353,37 +267,37 @@ class RegistryConfig(Section):
 class SearchConfig(Section):
     """The Optuna search."""
 
-    search_stage: Literal["tokenizer", "predictor", "both"] = _field(
+    search_stage: Literal["tokenizer", "predictor", "both"] = field(
         "predictor", "stage whose fields are searched"
     )
-    n_trials: Int = _field(20, "trials in total", ge=1)
-    search_timeout: Int = _field(0, "seconds after which no trial starts; 0 is off", ge=0)
-    search_learning_rate: Annotated[tuple[float, float], BeforeValidator(split_text)] = _field(
+    n_trials: Int = field(20, "trials in total", ge=1)
+    search_timeout: Int = field(0, "seconds after which no trial starts; 0 is off", ge=0)
+    search_learning_rate: Annotated[tuple[float, float], BeforeValidator(split_text)] = field(
         (1e-6, 1e-3), "log range"
     )
-    search_batch_size: Annotated[tuple[int, ...], BeforeValidator(split_text)] = _field(
+    search_batch_size: Annotated[tuple[int, ...], BeforeValidator(split_text)] = field(
         (16, 32, 64, 128), "choices"
     )
-    search_space: OptionalText = _field(
+    search_space: OptionalText = field(
         None, "JSON file of further fields to search: float, log, int, categorical, conditional"
     )
-    search_metric: Names = _field(
+    search_metric: Names = field(
         ("val_loss",), "metric that trials are compared by: val_loss, rank_ic, crps, or two of them"
     )
-    search_sampler: Literal["tpe", "random"] = _field("tpe", "how the next trial is chosen")
-    search_pruner: Literal["hyperband", "asha", "median", "none"] = _field(
+    search_sampler: Literal["tpe", "random"] = field("tpe", "how the next trial is chosen")
+    search_pruner: Literal["hyperband", "asha", "median", "none"] = field(
         "hyperband", "how unpromising trials are stopped early"
     )
-    search_reports: Int = _field(9, "validations per trial, spread evenly over its windows", ge=1, le=1000)
-    search_trial_timeout: Int = _field(0, "seconds after which a trial is ended as failed; 0 is off", ge=0)
-    search_repeats: Int = _field(1, "seeds with which each of the best trials is trained", ge=1)
-    search_top: Int = _field(3, "number of best trials that search_repeats applies to", ge=1)
-    search_heartbeat: Int = _field(
+    search_reports: Int = field(9, "validations per trial, spread evenly over its windows", ge=1, le=1000)
+    search_trial_timeout: Int = field(0, "seconds after which a trial is ended as failed; 0 is off", ge=0)
+    search_repeats: Int = field(1, "seeds with which each of the best trials is trained", ge=1)
+    search_top: Int = field(3, "number of best trials that search_repeats applies to", ge=1)
+    search_heartbeat: Int = field(
         20, "seconds between heartbeats; a trial without one for three times as long is tried again", ge=1
     )
-    search_path: Text = _field("outputs/search", "folder of the studies' results")
-    study_name: Text = _field("auto", "name of the study; auto derives it from space and inputs")
-    storage: Text = _field(
+    search_path: Text = field("outputs/search", "folder of the studies' results")
+    study_name: Text = field("auto", "name of the study; auto derives it from space and inputs")
+    storage: Text = field(
         "sqlite:///optuna.db", "Optuna's storage address, shared by all machines of a search"
     )
-    n_jobs: Int = _field(1, "trials that run at the same time on this machine", ge=1)
+    n_jobs: Int = field(1, "trials that run at the same time on this machine", ge=1)

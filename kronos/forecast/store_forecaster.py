@@ -1,6 +1,6 @@
 """Forecasts of stored bars by a pair of models: sample paths and their mean for (day, instrument) pairs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import ForecastPoints, contexts, future_stamps
 from kronos.data.store import BarStore
 from kronos.distributed.device import choose
+from kronos.forecast.models import Windows
 from kronos.model import checkpoint
 from kronos.utils.progress import Progress
 from kronos.utils.random_keys import GOLDEN
@@ -34,23 +35,38 @@ class Forecaster:
         self, points: ForecastPoints, rules: Mapping[str, Any], label: str
     ) -> Iterator[tuple[slice, np.ndarray, int]]:
         """Sample paths [n, S, H, 6] of some points at a time, made possible, and how many bars that took."""
-        from kronos.forecast import forecast_arrays, number_format, repair
+        from kronos.forecast import repair
 
-        data, rule, keys = self.config.data, self.config.forecast, draw_keys(self.store, points)
-        horizon, size = data.predict_window, rule.backtest_batch_size
+        data, size, keys = (
+            self.config.data,
+            self.config.forecast.backtest_batch_size,
+            draw_keys(self.store, points),
+        )
         with Progress(label) as progress:
             for start in range(0, len(points), CHUNK_BATCHES * size):
                 part = slice(start, start + CHUNK_BATCHES * size)
                 bars, stamps = contexts(self.store, points.row[part], data.lookback_window)
-                future, _ = future_stamps(self.store, points.session[part], horizon)
-                paths = forecast_arrays(
-                    self.tokenizer, self.predictor, bars, stamps, future, horizon=horizon,
-                    max_context=data.max_context, clip=data.clip, seed=self.config.training.seed, batch_size=size,
-                    keys_N=keys[part], fine_rotary=rule.inference_fine_rotary,
-                    dtype=number_format(rule.inference_precision), compiled=rule.inference_compile,
-                    progress=partial(_advance, progress, start, len(points)), **rules,
-                )  # fmt: skip
-                yield part, *repair(paths)
+                future, _ = future_stamps(self.store, points.session[part], data.predict_window)
+                windows = Windows(bars, stamps, future, keys[part], self.config.training.seed)
+                yield (
+                    part,
+                    *repair(self.draw(windows, rules, partial(_advance, progress, start, len(points)))),
+                )
+
+    def draw(
+        self, windows: Windows, rules: Mapping[str, Any], progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        """Raw sample paths [n, S, H, 6] that continue the windows; `rules` say how they are drawn and how many."""
+        from kronos.forecast import forecast_arrays, number_format
+
+        data, rule = self.config.data, self.config.forecast
+        return forecast_arrays(
+            self.tokenizer, self.predictor, windows.bars, windows.stamps, windows.future_stamps,
+            horizon=windows.horizon, max_context=data.max_context, clip=data.clip, seed=windows.seed,
+            batch_size=rule.backtest_batch_size, keys_N=windows.keys, fine_rotary=rule.inference_fine_rotary,
+            dtype=number_format(rule.inference_precision), compiled=rule.inference_compile, progress=progress,
+            **rules,
+        )  # fmt: skip
 
     def means(
         self, points: ForecastPoints, rules: Mapping[str, Any], label: str = "forecast"
@@ -83,6 +99,11 @@ def trading_rules(config: Config) -> dict[str, Any]:
         "temperature": rule.inference_T, "top_k": rule.inference_top_k, "top_p": rule.inference_top_p,
         "sample_count": rule.inference_sample_count,
     }  # fmt: skip
+
+
+def plain_rules(samples: int) -> dict[str, Any]:
+    """The model's own distribution: temperature 1, nothing cut off."""
+    return {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "sample_count": samples}
 
 
 def repaired_text(config: Config, series: int, repaired: int) -> str:

@@ -34,6 +34,7 @@ from kronos.forecast.store_forecaster import (
     Forecaster,
     forecast_frame,
     forecaster,
+    plain_rules,
     random_order,
     trading_rules,
 )
@@ -251,12 +252,7 @@ def sample_paths(
     if not len(rows):
         return [], []
     part = points.subset(rows)
-    plain = {
-        "temperature": 1.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "sample_count": config.forecast.evaluation_sample_count,
-    }
+    plain = plain_rules(config.forecast.evaluation_sample_count)
     trading = {**trading_rules(config), "sample_count": config.forecast.evaluation_sample_count}
     found: list[Samples] = []
     for name, rules in (("temperature 1, top-p 1", plain), ("trading settings", trading)):

@@ -10,7 +10,7 @@ from kronos.data.store import BarStore
 from kronos.evaluation import accuracy, time_series
 from kronos.evaluation.forecast_evaluation import Forecasts, Samples
 from kronos.evaluation.statistics import independent_periods, paired, ratio
-from kronos.forecast.store_forecaster import CLOSE, Forecaster
+from kronos.forecast.store_forecaster import CLOSE, Forecaster, plain_rules
 from kronos.stages.inputs import wide_bars
 
 
@@ -68,12 +68,7 @@ def compare_crps(mine: Forecaster, theirs: Forecaster, points: ForecastPoints) -
     close = wide_bars(store, first)["close"].to_numpy()
     place = points.session.astype(np.int64)[:, None] - first + np.arange(1, horizon + 1)
     came = close[place, points.instrument[:, None]] / last[:, None]
-    rules = {
-        "temperature": 1.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "sample_count": max(2, rule.evaluation_sample_count),
-    }
+    rules = plain_rules(max(2, rule.evaluation_sample_count))
     daily = []
     for model in (mine, theirs):
         paths = model.closes(points, rules, "champion") / last[:, None, None]

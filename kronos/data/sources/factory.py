@@ -1,13 +1,11 @@
 """Find the processor of a `data_source`: a built-in one, a registered class, or `package.module:Class`."""
 
-import importlib
-import os
-import sys
 from typing import Any, ClassVar
 
 from kronos.config import registries
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.utils.errors import UserError
+from kronos.utils.imports import import_class
 
 
 class DataProcessorFactory:
@@ -39,26 +37,10 @@ class DataProcessorFactory:
                 f"no data_source {data_source_type!r}: choose from {', '.join(sorted(cls._classes))}, or name a "
                 "class of your own as package.module:Class"
             )
-        processor = _import_class(found) if isinstance(found, str) else found
+        if not isinstance(found, str):
+            return found(config, **kwargs)
+        processor = import_class(found, f"data_source={found}")
+        if not issubclass(processor, BaseDataProcessor):
+            name = processor.__name__
+            raise UserError(f"data_source={found}: {name} is not a subclass of kronos.BaseDataProcessor")
         return processor(config, **kwargs)
-
-
-def _import_class(name: str) -> type[BaseDataProcessor]:
-    """Import `package.module:Class`; the current folder is searched first, as `python -m` does."""
-    module, _, attribute = name.partition(":")
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        # The `kronos` script starts without it. It stays, for what the class imports later.
-        sys.path.insert(0, here)
-    importlib.invalidate_caches()  # the module may have been written a moment ago
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise UserError(
-            f"data_source={name}: {module} cannot be imported ({error}): install it, or run where Python finds it"
-        ) from None
-    except AttributeError:
-        raise UserError(f"data_source={name}: module {module} has no {attribute!r}") from None
-    if not isinstance(found, type) or not issubclass(found, BaseDataProcessor):
-        raise UserError(f"data_source={name}: {attribute} is not a subclass of kronos.BaseDataProcessor")
-    return found
