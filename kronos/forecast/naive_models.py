@@ -15,7 +15,7 @@ class RandomWalk:
     def forecast(self, windows: Windows, horizon: int, samples: int) -> np.ndarray:
         """Return closes [N, samples, horizon]; their mean is the last close."""
         close = windows.close
-        moves = np.diff(np.log(close), axis=1)
+        moves = np.diff(close, axis=1) / np.abs(close[:, :-1])
         weights = DECAY ** np.arange(moves.shape[1])[::-1]
         deviation = np.sqrt((moves**2 * weights).sum(axis=1) / weights.sum())[:, None, None]
         shocks = deviation * ndtri(windows.uniforms(samples)) - deviation**2 / 2
@@ -29,14 +29,13 @@ class Bootstrap:
         """Return bars [N, samples, horizon, 6]; the drift is that of the window, and no bar depends on the others."""
         close = windows.close
         count = close.shape[1] - 1
-        moves = np.log(windows.bars[:, 1:, :PRICES].astype(np.float64) / close[:, :-1, None])
+        moves = windows.bars[:, 1:, :PRICES] / close[:, :-1, None]  # a bar over the close before it
         picked = np.minimum((windows.uniforms(samples) * count).astype(int), count - 1)
         rows = np.arange(len(close))[:, None, None]
         drawn = moves[rows, picked]  # [N, S, H, 4]
-        after = close[:, -1, None, None] * np.exp(drawn[..., CLOSE].cumsum(axis=-1))
-        before = np.concatenate(
-            [np.broadcast_to(close[:, -1, None, None], (*after.shape[:2], 1)), after[..., :-1]], -1
-        )
+        last = np.broadcast_to(close[:, -1, None, None], (*picked.shape[:2], 1))
+        after = last * drawn[..., CLOSE].cumprod(axis=-1)
+        before = np.concatenate([last, after[..., :-1]], axis=-1)
         money = windows.bars[:, 1:, PRICES:].astype(np.float64)[rows, picked]
         return np.concatenate([before[..., None] * np.exp(drawn), money], axis=-1)
 

@@ -11,9 +11,10 @@ from kronos.config.schema import Config, fields_of
 from kronos.data.bars import FEATURES
 from kronos.data.calendars import next_sessions, time_features
 from kronos.data.forecast_points import contexts, latest_points
-from kronos.forecast import forecast_arrays, number_format, repair
 from kronos.forecast.keys import series_keys
-from kronos.forecast.store_forecaster import CLOSE, Forecaster, forecaster
+from kronos.forecast.models import Windows
+from kronos.forecast.rollout import roll_out
+from kronos.forecast.store_forecaster import Forecaster, forecaster
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import write_record
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
@@ -22,8 +23,6 @@ from kronos.stages.weights import trained_pair
 from kronos.utils.csv_files import write_csv
 from kronos.utils.files import atomic_folder
 from kronos.utils.progress import Progress
-
-LEAST_PRICE = np.float32(0.01)  # of the last close: a drawn price below it is raised to it
 
 
 class GenerateStage(Stage):
@@ -87,27 +86,16 @@ def draw(model: Forecaster) -> tuple[pd.DataFrame, pd.DataFrame]:
     times = next_sessions(store.calendar, last, rule.generate_bars, store.freq, store.label)
     ahead = time_features(times)
     names = [f"SYN{number:05d}" for number in range(1, len(chosen) + 1)]
-    bars, past = seen, np.asarray(stamps)
+    future = np.repeat(ahead[None], len(names), axis=0)
+    rules = {"temperature": rule.generate_T, "top_k": 0, "top_p": rule.generate_top_p, "sample_count": 1}
     with Progress("generate") as progress:
-        for begin in range(0, rule.generate_bars, data.predict_window):
-            future = ahead[begin : begin + data.predict_window]
-            # Every block and series has draws of its own; equal ones would repeat a move block after block.
-            keys = series_keys(names, np.full(len(names), times[begin].value, np.int64))
-            drawn = forecast_arrays(
-                model.tokenizer, model.predictor, bars[:, -data.lookback_window :],
-                past[:, -data.lookback_window :], np.repeat(future[None], len(names), axis=0),
-                horizon=len(future), max_context=data.max_context, temperature=rule.generate_T, top_k=0,
-                top_p=rule.generate_top_p, clip=data.clip, seed=config.training.seed,
-                batch_size=config.forecast.backtest_batch_size, keys_N=keys,
-                fine_rotary=config.forecast.inference_fine_rotary,
-                dtype=number_format(config.forecast.inference_precision),
-                compiled=config.forecast.inference_compile,
-            )  # fmt: skip
-            new, _ = repair(drawn[:, 0], LEAST_PRICE * bars[:, -1:, CLOSE, None])
-            bars = np.concatenate([bars, new], axis=1)
-            past = np.concatenate([past, np.repeat(future[None], len(names), axis=0)], axis=1)
-            progress(min(begin + data.predict_window, rule.generate_bars), rule.generate_bars)
-    made = bars[:, data.lookback_window :]
+        made, _ = roll_out(
+            lambda windows: model.draw(windows, rules)[:, 0],
+            Windows(seen, np.asarray(stamps), future, np.zeros(len(names), np.int64), config.training.seed),
+            data.predict_window,
+            lambda begin: series_keys(names, np.full(len(names), times[begin].value, np.int64)),
+            progress,
+        )
     table = pd.DataFrame(made.reshape(-1, len(FEATURES)), columns=list(FEATURES))
     table.insert(0, "datetime", np.tile(times.tz_localize(None).astype("datetime64[ns]"), len(names)))
     table.insert(0, "instrument", np.repeat(names, rule.generate_bars))

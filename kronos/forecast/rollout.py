@@ -1,0 +1,37 @@
+"""Series longer than a model's horizon: drawn block by block, each from the latest bars, drawn ones included."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kronos.forecast.arrays import repair
+from kronos.forecast.models import CLOSE, Windows
+
+LEAST_PRICE = 0.01  # of the close before a block: a drawn price below it is raised to it
+
+
+def roll_out(
+    draw: Callable[[Windows], np.ndarray],
+    windows: Windows,
+    horizon: int,
+    keys: Callable[[int], np.ndarray],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[np.ndarray, int]:
+    """Return (bars [N, B, 6] that continue the windows, how many of them were repaired).
+
+    `windows.future_stamps` has the times of all B bars; `draw` returns one path [N, h, 6] for at most `horizon` of
+    them. `keys(bar)` gives the keys of the block that begins with that bar: every block needs draws of its own, since
+    equal ones would repeat a move block after block.
+    """
+    lookback, count = windows.bars.shape[1], windows.horizon
+    bars, past, repaired = windows.bars, np.asarray(windows.stamps), 0
+    for begin in range(0, count, horizon):
+        future = windows.future_stamps[:, begin : begin + horizon]
+        block = Windows(bars[:, -lookback:], past[:, -lookback:], future, keys(begin), windows.seed)
+        new, changed = repair(draw(block), np.float32(LEAST_PRICE) * bars[:, -1:, CLOSE, None])
+        repaired += changed
+        bars = np.concatenate([bars, new.astype(bars.dtype)], axis=1)
+        past = np.concatenate([past, future], axis=1)
+        if progress is not None:
+            progress(min(begin + horizon, count), count)
+    return bars[:, lookback:], repaired
