@@ -177,7 +177,7 @@ def wide(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     return frame[column].unstack().sort_index(axis=0).sort_index(axis=1)
 
 
-def _row_correlation(left: np.ndarray, right: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def row_correlation(left: np.ndarray, right: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Return the Pearson correlation of each row over its valid entries; NaN where either side does not vary."""
     count = valid.sum(axis=1, keepdims=True).clip(min=1)
     centred = []
@@ -214,8 +214,8 @@ def daily_ic(score: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
         ranks = [
             pd.DataFrame(np.where(valid, side, np.nan)).rank(axis=1).to_numpy() for side in (left, right)
         ]
-        result.loc[enough, "ic"] = _row_correlation(left, right, valid)
-        result.loc[enough, "rank_ic"] = _row_correlation(ranks[0], ranks[1], valid)
+        result.loc[enough, "ic"] = row_correlation(left, right, valid)
+        result.loc[enough, "rank_ic"] = row_correlation(ranks[0], ranks[1], valid)
     return result
 
 
