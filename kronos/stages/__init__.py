@@ -44,6 +44,7 @@ STAGES = _Stages(
         "calibrate": "kronos.stages.calibrate:CalibrateStage",
         "backtest": "kronos.stages.backtest:BacktestStage",
         "walk_forward": "kronos.stages.walk_forward:WalkForwardStage",
+        "benchmark": "kronos.stages.benchmark:BenchmarkStage",
         "audit": "kronos.stages.audit:AuditStage",
         "generate": "kronos.stages.generate:GenerateStage",
         "predict": "kronos.stages.predict:PredictStage",

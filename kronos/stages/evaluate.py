@@ -108,7 +108,12 @@ def evaluate(
     year = markets.sessions_per_year_of(store, *splits.backtest)
     at_deal = trading_mask(store, bars, rules.backtest_deal_price, rules.backtest_limit_threshold)
     paid = {name: frame.iloc[first - start :] for name, frame in bars.items()}
-    results = simulate(config, splits, store, scores, compared, paid, at_deal, costs, year)
+    traded_signals = {name: scores[name] for name in signals.SIGNALS}
+    for seed, chance in enumerate(
+        ranking.random_rankings(signals.wide(scores, rules.backtest_signal), rules.baseline_seeds)
+    ):
+        traded_signals[f"random_{seed}"] = pd.Series(chance.stack())
+    results = simulate(config, splits, store, traded_signals, compared, paid, at_deal, costs, year)
     own = results[rules.backtest_signal]
     left = departures.effect(
         plain, signals.wide(scores, rules.backtest_signal), horizon,
@@ -276,14 +281,14 @@ def simulate(
     config: Config,
     splits: Ranges,
     store: BarStore,
-    scores: pd.DataFrame,
+    traded: Mapping[str, pd.Series],
     compared: Benchmark,
     bars: Mapping[str, pd.DataFrame],
     tradable: Tradability,
     costs: tuple[float, float, float],
     periods_per_year: float,
 ) -> dict[str, BacktestResult]:
-    """Backtest every signal, and random rankings (named random_N), in Qlib on the bars of the store.
+    """Backtest every signal of `traded` (see `run_backtests`) in Qlib on the bars of the store.
 
     `bars` are the wide frames of the days that are traded, whose `paid_out` prices are added to the store's bars.
     """
@@ -292,10 +297,6 @@ def simulate(
     frame = frame[frame["datetime"] >= bars["close"].index[0]]
     frame = departures.with_payments(frame, bars)
     sessions = store.sessions[int(store.sessions.searchsorted(bars["close"].index[0].value)) :]
-    traded: dict[str, pd.Series] = {name: scores[name] for name in signals.SIGNALS}
-    own = signals.wide(scores, rules.backtest_signal)
-    for seed, random in enumerate(ranking.random_rankings(own, rules.baseline_seeds)):
-        traded[f"random_{seed}"] = pd.Series(random.stack())
     freq = qlib_freq(store.freq)
     first, last = store.sessions[list(session_range(store, *splits.backtest))].astype("datetime64[ns]")
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:

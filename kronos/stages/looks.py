@@ -1,9 +1,10 @@
 """The record of looks: which models were evaluated on which days, so that a report can say what another look costs.
 
 `looks.jsonl` beside the folder of the backtests has one line per look: a backtest, a fold of a walk-forward or the
-whole of it, a challenge of the champion, and a search with all trials that it compared. Whoever evaluates many models
-on the same days and keeps the best one finds a good result by chance, and only a record that outlives the runs can
-say how many there were. The same model on the same bars and days with the same settings is not recorded again.
+whole of it, a benchmark of several models, a challenge of the champion, and a search with all trials that it
+compared. Whoever evaluates many models on the same days and keeps the best one finds a good result by chance, and
+only a record that outlives the runs can say how many there were. The same model on the same bars and days with the
+same settings is not recorded again.
 """
 
 import json
@@ -23,7 +24,8 @@ from kronos.utils.files import digest_bytes, lock_of
 
 FILE = "looks.jsonl"
 LOCK_SECONDS = 60.0
-BACKTEST, FOLD, WALK_FORWARD, SEARCH, CHALLENGE = "backtest", "fold", "walk_forward", "search", "challenge"
+BACKTEST, FOLD, WALK_FORWARD, BENCHMARK = "backtest", "fold", "walk_forward", "benchmark"
+SEARCH, CHALLENGE = "search", "challenge"
 # Settings that make other forecasts of the same weights.
 SETTINGS = (
     "lookback_window", "predict_window", "max_context", "clip", "inference_T", "inference_top_p", "inference_top_k",
@@ -35,7 +37,7 @@ SETTINGS = (
 class Look:
     """One evaluation of a model, or of several that were compared, on the days of a window."""
 
-    kind: str  # backtest, fold, walk_forward, search or challenge
+    kind: str  # backtest, fold, walk_forward, benchmark, search or challenge
     first: str  # first and last day of the window, YYYY-MM-DD
     last: str
     freq: str

@@ -1,0 +1,229 @@
+"""Every model of a benchmark on the five tasks: prices, returns, volatility, synthetic bars, portfolio."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from kronos.config.schema import Config
+from kronos.data.bars import FEATURES, Flag
+from kronos.data.forecast_points import ForecastPoints, contexts, future_stamps
+from kronos.data.markets import sessions_per_year_of
+from kronos.data.store import BarStore
+from kronos.evaluation import departures, portfolio, signals, synthetic, tasks
+from kronos.evaluation.benchmark import benchmark
+from kronos.evaluation.calibration import DECAYS, recent_volatility
+from kronos.evaluation.forecast_evaluation import Forecasts
+from kronos.evaluation.synthetic import PRICES, Series
+from kronos.evaluation.tasks import Score
+from kronos.evaluation.tradability import trading_costs, trading_mask
+from kronos.forecast.keys import series_keys
+from kronos.forecast.models import Windows, closes_of, sample_paths
+from kronos.forecast.rollout import roll_out
+from kronos.forecast.store_forecaster import CHUNK_BATCHES, CLOSE, draw_keys, forecast_frame, random_order
+from kronos.report.leaderboard import Entry, Leaderboard
+from kronos.stages.base import Context, Inputs
+from kronos.stages.compared_models import Compared
+from kronos.stages.evaluate import score, simulate
+from kronos.stages.inputs import backtest_points, wide_bars
+from kronos.utils.progress import Progress
+
+LEAST_SERIES = 20  # synthetic series, below which they are not judged
+SMALLEST = 1e-6  # of a recent volatility
+
+
+def compare(context: Context, inputs: Inputs, models: list[Compared], notes: list[str]) -> Leaderboard:
+    """Score the models on the five tasks."""
+    config, store, splits = context.config, inputs.store, inputs.splits
+    assert store is not None and splits is not None
+    rules, horizon = config.backtest, config.data.predict_window
+    points = backtest_points(config, store, splits)
+    first = int(points.session.min())
+    bars = departures.pay_out(wide_bars(store, first), rules.backtest_delisting_return)
+    mask = trading_mask(store, bars, "open", rules.backtest_limit_threshold)
+    earned = signals.tradable_returns(bars["open"], bars["close"], horizon, mask)
+    last = np.asarray(store.values[points.row, CLOSE], np.float64)
+    realised = Forecasts(
+        close_NH=np.empty((len(points), horizon)), last_N=last, day_N=points.session.astype(np.int64) - first,
+        instrument_N=points.instrument.astype(np.int64), opening=bars["open"], close=bars["close"],
+        lookback=config.data.lookback_window, tradable=mask,
+    ).realised()  # fmt: skip
+    whole = np.flatnonzero(points.session + horizon <= store.last_session)
+    rows = whole[random_order(store, points.subset(whole))[: config.forecast.evaluation_series]]
+    begun = synthetic_points(config, store, points)
+    if begun is None:
+        notes = [
+            *notes,
+            f"No synthetic bars: the range has too few contexts that {config.benchmark.benchmark_bars} bars follow.",
+        ]
+    entries, traded = [], {}
+    for one in models:
+        context.say(f"benchmark: {one.name}")
+        closes = mean_closes(config, store, points, one)
+        table = score_table(store, points, closes, bars["close"])
+        scores = {
+            **_named("price", tasks.price_scores(closes / last[:, None], realised, points.session)),
+            **_named("return", tasks.return_scores(signals.wide(table, rules.backtest_signal), earned, horizon)),
+        }  # fmt: skip
+        facts: dict[str, Score] = {}
+        if not getattr(one.model, "point", False):
+            paths = drawn_closes(config, store, points.subset(rows), one) / last[rows, None, None]
+            scores |= _named(
+                "volatility", tasks.volatility_scores(paths, realised[rows], points.session[rows])
+            )
+            if begun is not None:
+                made = synthetic_bars(config, store, begun, one)
+                real = real_bars(config, store, begun)
+                seed = config.training.seed
+                scores["discriminative"] = synthetic.discriminative_accuracy(real, made, seed)
+                scores |= _named("synthetic", synthetic.train_on_synthetic(made, real, horizon, seed))
+                facts = synthetic.stylised_facts(made)
+        traded[one.name] = table[rules.backtest_signal]
+        entries.append(Entry(one.name, scores, facts))
+    portfolios = investment(context, inputs, traded, bars, first)
+    entries = [Entry(one.name, {**one.scores, **portfolios[one.name]}, one.facts) for one in entries]
+    first_day, last_day = splits.backtest
+    return Leaderboard(
+        entries=entries, real=synthetic.stylised_facts(real_bars(config, store, begun)) if begun is not None else {},
+        horizon=horizon, lookback=config.data.lookback_window, bars=config.benchmark.benchmark_bars,
+        forecasts=len(points), instruments=len(np.unique(points.instrument)), days=len(np.unique(points.session)),
+        first=str(first_day), last=str(last_day), signal=rules.backtest_signal, sampled=len(rows),
+        series=0 if begun is None else len(begun),
+        universe=str(store.source.get("universe", f"{len(store.instruments)} instruments")), notes=notes,
+    )  # fmt: skip
+
+
+def _named(task: str, scores: Mapping[str, Score]) -> dict[str, Score]:
+    return {f"{task}_{name}": value for name, value in scores.items()}
+
+
+def windows_at(config: Config, store: BarStore, points: ForecastPoints, count: int) -> Windows:
+    """The context of each point and the times of the next `count` bars."""
+    bars, stamps = contexts(store, points.row, config.data.lookback_window)
+    future, _ = future_stamps(store, points.session, count)
+    return Windows(bars, stamps, future, draw_keys(store, points), config.training.seed)
+
+
+def mean_closes(config: Config, store: BarStore, points: ForecastPoints, one: Compared) -> np.ndarray:
+    """Mean close of each point's sample paths, float64 [N, H]."""
+    found = np.empty((len(points), config.data.predict_window))
+    size = CHUNK_BATCHES * config.forecast.backtest_batch_size
+    samples = 1 if getattr(one.model, "point", False) else config.forecast.inference_sample_count
+    with Progress(one.name) as progress:
+        for start in range(0, len(points), size):
+            part = points.subset(np.arange(start, min(start + size, len(points))))
+            windows = windows_at(config, store, part, config.data.predict_window)
+            paths = sample_paths(one.name, one.model, windows, samples, whole=False)
+            # in float32 first, as the stored forecasts of a backtest are
+            found[start : start + size] = closes_of(paths).astype(np.float32).mean(axis=1)
+            progress(start + len(part), len(points))
+    return found
+
+
+def drawn_closes(config: Config, store: BarStore, points: ForecastPoints, one: Compared) -> np.ndarray:
+    """Closes of paths from the model's own distribution, float64 [N, S, H]."""
+    windows = windows_at(config, store, points, config.data.predict_window)
+    return closes_of(
+        sample_paths(one.name, one.model, windows, config.forecast.evaluation_sample_count, whole=True)
+    )
+
+
+def score_table(
+    store: BarStore, points: ForecastPoints, closes: np.ndarray, close: pd.DataFrame
+) -> pd.DataFrame:
+    """Every signal of the mean closes, as a backtest computes them."""
+    means = np.full((*closes.shape, len(FEATURES)), np.nan, np.float32)
+    means[..., CLOSE] = closes
+    return score(close, forecast_frame(store, points, means))
+
+
+def synthetic_points(config: Config, store: BarStore, points: ForecastPoints) -> ForecastPoints | None:
+    """The contexts that synthetic bars continue: those that are followed by as many real bars; None if too few."""
+    count = config.benchmark.benchmark_bars
+    able = points.row + count < len(store.values)
+    part = points.subset(np.flatnonzero(able))
+    ahead = part.row[:, None] + np.arange(1, count + 1)
+    same = np.asarray(store.instrument_of_row)[ahead[:, -1]] == part.instrument
+    # consecutive sessions, and no bar that was filled in
+    same &= np.asarray(store.session)[ahead[:, -1]] == part.session + count
+    same &= ((np.asarray(store.flags)[ahead] & Flag.FILLED) == 0).all(axis=1)
+    part = part.subset(np.flatnonzero(same))
+    part = part.subset(random_order(store, part)[: config.forecast.evaluation_series])
+    return part if len(part) >= LEAST_SERIES else None
+
+
+def real_bars(config: Config, store: BarStore, points: ForecastPoints) -> Series:
+    """The bars that came after each context."""
+    ahead = points.row[:, None] + np.arange(1, config.benchmark.benchmark_bars + 1)
+    return _series(config, store, points, np.asarray(store.values[ahead], np.float64))
+
+
+def synthetic_bars(config: Config, store: BarStore, points: ForecastPoints, one: Compared) -> Series:
+    """Bars that the model draws after each context, one horizon at a time."""
+    count, horizon = config.benchmark.benchmark_bars, config.data.predict_window
+    windows = windows_at(config, store, points, count)
+    names = [store.instruments[place] for place in points.instrument]
+    _, times = future_stamps(store, points.session, count)
+    closes_only = False
+
+    def draw(block: Windows) -> np.ndarray:
+        nonlocal closes_only
+        paths = sample_paths(one.name, one.model, block, 1, whole=True)[:, 0]
+        closes_only = paths.ndim == 2
+        if closes_only:  # the bars of a model of closes: no range, and the volume of the last bar
+            bars = np.repeat(paths[..., None], len(FEATURES), axis=2)
+            bars[..., PRICES:] = block.bars[:, -1:, PRICES:]
+            return bars
+        return paths
+
+    with Progress(f"{one.name}, synthetic") as progress:
+        bars, _ = roll_out(
+            draw, windows, horizon, lambda begin: series_keys(names, times[:, begin]), progress
+        )
+    bars = bars.astype(np.float64)
+    return _series(config, store, points, bars[..., CLOSE] if closes_only else bars)
+
+
+def _series(config: Config, store: BarStore, points: ForecastPoints, bars: np.ndarray) -> Series:
+    seen, _ = contexts(store, points.row, config.data.lookback_window)
+    return Series(
+        bars, seen[:, -1, CLOSE].astype(np.float64),
+        np.maximum(recent_volatility(seen[..., CLOSE], DECAYS[-1]), SMALLEST),
+        seen[..., PRICES:].astype(np.float64).mean(axis=1), points.session.astype(np.int64),
+        synthetic.groups_of(points.instrument, points.session),
+    )  # fmt: skip
+
+
+def investment(
+    context: Context,
+    inputs: Inputs,
+    traded: Mapping[str, pd.Series],
+    bars: Mapping[str, pd.DataFrame],
+    first: int,
+) -> dict[str, dict[str, Score]]:
+    """Annualised excess return over the equal weight and information ratio of every model's portfolio, by Qlib."""
+    config, store, splits = context.config, inputs.store, inputs.splits
+    assert store is not None and splits is not None
+    rules = config.backtest
+    if len({name for one in traded.values() for name in one.index.unique("instrument")}) < signals.MIN_NAMES:
+        return {name: {} for name in traded}
+    days = pd.DatetimeIndex(bars["close"].index)
+    costs = trading_costs(
+        store.calendar, days, rules.backtest_open_cost, rules.backtest_close_cost, rules.backtest_min_cost
+    )
+    compared = benchmark(config, store, bars["close"], bars["member"], *costs[:2])
+    year = sessions_per_year_of(store, *splits.backtest)
+    at_deal = trading_mask(store, bars, rules.backtest_deal_price, rules.backtest_limit_threshold)
+    results = simulate(config, splits, store, traded, compared, bars, at_deal, costs, year)
+    equal_weight = {key: one for key, one in compared.others.items() if key == "equal_weight"}
+    found = {}
+    for name, result in results.items():
+        (gap,) = portfolio.excesses(result.daily, equal_weight, config.data.predict_window, year)
+        one = gap.difference
+        daily = (result.daily["return"] - result.daily["cost"] - compared.others["equal_weight"][1]).dropna()
+        per_unit = gap.information_ratio / one.mean if one.mean else float("nan")
+        found[name] = {
+            "excess_return": Score(one.mean * year, one.low * year, one.high * year, daily * year),
+            "information_ratio": Score(gap.information_ratio, one.low * per_unit, one.high * per_unit),
+        }
+    return found
