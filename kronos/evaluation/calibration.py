@@ -20,9 +20,9 @@ from kronos.evaluation.accuracy import crps
 from kronos.utils.errors import UserError
 
 PRICES = FEATURES[:4]
-CLOSE = FEATURES.index("close")
+OPEN, HIGH, LOW, CLOSE = range(4)
 DECAYS = (0.85, 0.9, 0.94, 0.97)  # of squared returns per bar, tried; 0.94 is RiskMetrics' (1996) for days
-LEAST_SCALE = 1e-6  # one per cent of a basis point: of an instrument whose price does not move
+LEAST_SCALE = 1e-8  # of an instrument whose price does not move
 LEAST_PRICE = 0.01  # of the last close
 LEAST_SERIES = 100  # validation series, below which no correction is fitted
 # Tried for the paths' spread, against the recent volatility. Few, since a small weight on a spread that says nothing
@@ -68,10 +68,18 @@ class Calibration:
     def price_quantiles(
         self, moves_NSHP: np.ndarray, volatility_N: np.ndarray, last_N: np.ndarray, levels: Sequence[float]
     ) -> np.ndarray:
-        """Return calibrated quantiles as prices, [levels, N, H, P]; none is below one per cent of the last close."""
+        """Return calibrated quantiles as prices, [levels, N, H, P]; none is below one per cent of the last close.
+
+        For each level, high is at least open and close, and low at most.
+        """
         size = np.abs(last_N)[:, None, None]
         prices = last_N[:, None, None] + size * self.quantiles(moves_NSHP, volatility_N, levels)
-        return np.asarray(np.maximum(prices, LEAST_PRICE * size))
+        prices = np.maximum(prices, LEAST_PRICE * size)
+        # A high is never below the open or the close, so that none of its quantiles is below theirs.
+        body = prices[..., [OPEN, CLOSE]]
+        prices[..., HIGH] = np.maximum(prices[..., HIGH], body.max(axis=-1))
+        prices[..., LOW] = np.minimum(prices[..., LOW], body.min(axis=-1))
+        return np.asarray(prices)
 
     def error_quantile(self, level: float) -> np.ndarray:
         """Return the conformal quantile of the errors, [P, H].
@@ -91,12 +99,22 @@ class Calibration:
     def close_levels(
         self, realised_NH: np.ndarray, moves_NSHP: np.ndarray, volatility_N: np.ndarray
     ) -> np.ndarray:
-        """Return the level of each realised close in its calibrated distribution, in (0, 1), [N, H]; NaN stays."""
+        """Return the level of each realised close in its calibrated distribution, in (0, 1), [N, H]; NaN stays.
+
+        Among errors that equal the realised one, as those of a price that does not move, it is drawn at random.
+        """
         centre, scale = location_and_scale(moves_NSHP, volatility_N, self.weight)
         standardised = (realised_NH - centre[..., CLOSE]) / scale[..., CLOSE]
         errors = self.errors[CLOSE]
-        below = [np.searchsorted(errors[step], standardised[:, step]) for step in range(self.horizon)]
-        levels = (np.stack(below, axis=1) + 0.5) / (errors.shape[-1] + 1)
+        low, high = (
+            np.stack(
+                [np.searchsorted(errors[step], standardised[:, step], side) for step in range(self.horizon)],
+                1,
+            )
+            for side in ("left", "right")
+        )
+        chance = np.random.default_rng(0).random(low.shape)
+        levels = (low + np.floor(chance * (high - low + 1)) + 0.5) / (errors.shape[-1] + 1)
         return np.where(np.isfinite(realised_NH), levels, np.nan)
 
     def paths(self, moves_NSHP: np.ndarray, volatility_N: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from kronos.evaluation.statistics import Estimate, estimate
 
 LAST = "last"  # key of the baseline that decides the verdict: the last price
 LEVEL = 0.05  # of the Diebold-Mariano test in the verdict
+LEAST_FITTED = 100  # returns from the first one of an instrument on, below which it has no GARCH
 SEASONS = {
     "day": 5,
     "week": 52,
@@ -151,20 +152,26 @@ def trade(
     """Return the daily ledger of trading each signal at the next open, equal weight per instrument.
 
     After the close of t an instrument is held long over open t+1 to open t+2 where its signal is above 0; where it is
-    below, it is held short with `short`, else not at all. A change of the position pays the buying or the selling
-    cost on the value changed. `funding` is paid per year on long positions and received on short ones. Days are those
-    of the purchase; instruments without an open then or on the next day keep their position without a return.
+    below, it is held short with `short`, else not at all. Without a signal, or without an open to deal at, the
+    position stays as it is; a move over missing opens counts on the day before the next one. A change of the position
+    pays the buying or the selling cost on the value changed. `funding` is paid per year on long positions and
+    received on short ones. The ledger has every session of `opening` from the first purchase on to the last but one
+    that can follow a signal; days are those of the purchase.
     """
-    wanted = np.sign(signal.to_numpy(dtype=np.float64))
-    wanted = np.nan_to_num(wanted if short else np.clip(wanted, 0, None))
-    prices = opening.reindex(index=signal.index, columns=signal.columns).to_numpy(dtype=np.float64)
-    bought, sold = prices[1:-1], prices[2:]
+    first, last = opening.index.get_indexer(signal.index[[0, -1]])
+    days = opening.index[first : last + 3]
+    wanted = np.sign(signal.reindex(days).to_numpy(dtype=np.float64))
+    wanted = wanted if short else np.clip(wanted, 0, None)
+    prices = opening.reindex(index=days, columns=signal.columns)
+    dealt = np.isfinite(prices.to_numpy(dtype=np.float64))
+    held_at = prices.ffill().to_numpy(dtype=np.float64)
+    bought, sold = held_at[1:-1], held_at[2:]
     known = np.isfinite(bought) & np.isfinite(sold)
     moves = np.where(known, sold / np.where(known, bought, 1.0) - 1, 0.0)
     position = np.zeros_like(moves)
     held = np.zeros(moves.shape[1])
     for day in range(len(moves)):
-        held = np.where(known[day], wanted[day], held)
+        held = np.where(dealt[day + 1] & np.isfinite(wanted[day]), wanted[day], held)
         position[day] = held
     change = np.diff(position, axis=0, prepend=np.zeros((1, position.shape[1])))
     paid = np.clip(change, 0, None) * costs[0] + np.clip(-change, 0, None) * costs[1]
@@ -174,7 +181,7 @@ def trade(
             "position": position.sum(axis=1) / count, "gross": (position * moves).sum(axis=1) / count,
             "cost": paid.sum(axis=1) / count, "funding": position.sum(axis=1) / count * funding / periods_per_year,
         },
-        index=signal.index[1:-1],
+        index=days[1:-1],
     )  # fmt: skip
     return frame.assign(net=frame["gross"] - frame["cost"] - frame["funding"])
 
@@ -192,7 +199,7 @@ def ledgers(
     frames = {
         "long_flat": trade(signal, opening, short=False, **rules),  # type: ignore[arg-type]
         "long_short": trade(signal, opening, short=True, **rules),  # type: ignore[arg-type]
-        "hold": trade(signal * 0 + 1, opening, short=False, **rules),  # type: ignore[arg-type]
+        "hold": trade(signal.ffill().notna() * 1.0, opening, short=False, **rules),  # type: ignore[arg-type]
     }
     hold = frames["hold"]["net"]
     return {name: _ledger(frame, hold, periods_per_year) for name, frame in frames.items()}
@@ -255,14 +262,18 @@ def _garch(
     scale = 100.0  # arch's optimiser wants returns of about 1
     for instrument in np.unique(instrument_N):
         rows = np.flatnonzero(instrument_N == instrument)
-        series = returns.iloc[:, instrument].fillna(0.0).reset_index(drop=True) * scale
-        if fitted_until < 100 or series.iloc[:fitted_until].std() == 0:
+        own = returns.iloc[:, instrument].reset_index(drop=True)
+        listed = own.first_valid_index()
+        if listed is None or fitted_until - listed < LEAST_FITTED:
+            continue
+        series = own.iloc[listed:].fillna(0.0).reset_index(drop=True) * scale
+        if series.iloc[: fitted_until - listed].std() == 0:
             continue
         model = arch_model(series, mean="Zero", vol="GARCH", p=1, q=1, rescale=False)
-        fitted = model.fit(last_obs=fitted_until, disp="off", show_warning=False)
-        start = int(day_N[rows].min())
+        fitted = model.fit(last_obs=fitted_until - listed, disp="off", show_warning=False)
+        start = int(day_N[rows].min()) - listed
         ahead = fitted.forecast(horizon=horizon, start=start, reindex=False).variance.to_numpy()
-        found[rows] = np.sqrt(ahead[day_N[rows] - start].cumsum(axis=1)) / scale
+        found[rows] = np.sqrt(ahead[day_N[rows] - listed - start].cumsum(axis=1)) / scale
     return found
 
 

@@ -15,7 +15,7 @@ from kronos.data.forecast_points import ForecastPoints, contexts
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.evaluation.calibration import CLOSE, DECAYS, PRICES, Calibration, moves, recent_volatility
-from kronos.evaluation.coverage import SHOWN, Coverage, measure, sample_levels
+from kronos.evaluation.coverage import BANDS, Coverage, ends, measure, sample_bands, sample_levels
 from kronos.forecast.store_forecaster import Forecaster, random_order
 from kronos.stages.inputs import windows_of
 from kronos.stages.weights import given_address
@@ -34,7 +34,6 @@ SETTINGS = (
     "inference_fine_rotary",
     "inference_precision",
 )
-OUTER = ((1 - SHOWN) / 2, (1 + SHOWN) / 2)  # quantiles of the band of the key figures
 
 
 @dataclass(frozen=True)
@@ -153,12 +152,11 @@ def coverages(
     names = [model.store.instruments[place] for place in points.instrument]
     measured = partial(measure, volatility_N=recent, day_N=points.session, instruments=names)
     raw, realised = raw_NSH - 1, realised_NH - 1
-    low, high = np.quantile(raw, OUTER, axis=1)
-    found = {"raw": measured(sample_levels(raw, realised), raw, realised, high - low)}
+    found = {"raw": measured(sample_levels(raw, realised), raw, realised, sample_bands(raw))}
     if calibration is not None:
         drawn = draw_moves(model, points, calibration.temperatures, calibration.samples, "calibrated bands")
         levels = calibration.close_levels(realised, drawn, recent)
-        low, high = calibration.quantiles(drawn, recent, OUTER)[..., CLOSE]
+        bands = [calibration.quantiles(drawn, recent, ends(band))[..., CLOSE] for band in BANDS]
         paths = calibration.paths(drawn, recent)[..., CLOSE]
-        found["calibrated"] = measured(levels, paths, realised, high - low)
+        found["calibrated"] = measured(levels, paths, realised, np.moveaxis(np.array(bands), 1, -1))
     return found

@@ -72,8 +72,9 @@ def compare_crps(mine: Forecaster, theirs: Forecaster, points: ForecastPoints) -
     daily = []
     for model in (mine, theirs):
         paths = model.closes(points, rules, "champion") / last[:, None, None]
-        scores = np.nanmean(accuracy.crps(np.moveaxis(paths, 1, 2), came), axis=1)
-        daily.append(pd.Series(scores).groupby(points.session).mean())
+        scores = accuracy.crps(np.moveaxis(paths, 1, 2), came)
+        days = np.repeat(points.session[:, None], horizon, axis=1)
+        daily.append(pd.Series(scores.ravel()).groupby(days.ravel()).mean().dropna())
     overlap = -(-horizon // spacing)
     quotient, low, high = ratio(daily[0].to_numpy(), daily[1].to_numpy(), overlap)
     return {

@@ -135,9 +135,12 @@ def test_quantiles_equal_those_of_a_conformal_predictive_system_of_crepes() -> N
 
 def test_coverage_counts_by_hand() -> None:
     levels = np.array([[0.5, 0.99], [0.03, 0.5], [0.5, np.nan], [0.2, 0.9]])
-    ones = np.ones((4, 2))
+    came = np.where(np.isnan(levels), np.nan, 1.0)
+    # bands around 1 that hold it where its level lies within them
+    far = np.abs(levels - 0.5)[None] > np.array(coverage.BANDS)[:, None, None] / 2
+    bands = np.stack([0.95 + far, 1.05 + far], axis=-1)
     found = coverage.measure(
-        levels, np.ones((4, 10, 2)), ones, 0.1 * ones, volatility_N=np.array([1.0, 2, 3, 4]),
+        levels, np.ones((4, 10, 2)), came, bands, volatility_N=np.array([1.0, 2, 3, 4]),
         day_N=np.array([0, 0, 1, 1]), instruments=["a", "a", "b", "b"],
     )  # fmt: skip
     assert found.share(0.9)["share"] == pytest.approx(5 / 7)
@@ -183,3 +186,45 @@ def test_drawdown_is_from_the_highest_close_so_far() -> None:
     drawn = np.array([[[0.0, -0.04, 0.0], [0.10, 0.02, 0.10], [0.01, 0.02, 0.03], [-0.06, 0.0, 0.0]]])
     assert risk.drawdown_probability(drawn, 0.05)[0] == 0.5
     assert risk.drawdown_probability(drawn, 0.065)[0] == 0.25
+
+
+def test_raw_coverage_is_that_of_the_quantiles_that_predict_writes() -> None:
+    generator = np.random.default_rng(1)
+    drawn = generator.standard_normal((3000, 20, 1))
+    came = generator.standard_normal((3000, 1))
+    far = np.full_like(came, 9.0)  # beyond every path
+    bands = coverage.sample_bands(drawn)
+    low, high = np.quantile(drawn, [0.05, 0.95], axis=1)
+    shown = coverage.BANDS.index(0.9)
+    within = coverage.inside(came, bands)
+    np.testing.assert_array_equal(within[shown], (low <= came) & (came <= high))
+    assert (coverage.inside(far, bands)[: shown + 1] == 0).all()
+    assert np.isnan(within[coverage.BANDS.index(0.95)]).all()  # 20 paths say nothing about 95 %
+    assert np.isfinite(coverage.sample_bands(drawn[:1].repeat(2, 1))[-1]).all()
+
+
+def test_a_price_that_stands_still_has_no_chance_of_a_rise_and_levels_spread() -> None:
+    calibration = Calibration(
+        (1.0,), 5, 0.5, 0.94, np.sort(np.random.default_rng(0).normal(0.5, 1, (4, 1, 300)))
+    )
+    still = np.zeros((50, 5, 1, 4))
+    assert (risk.of_calibration(calibration, still, np.zeros(50))["rise_probability"] == 0).all()
+    assert (risk.of_samples(still[..., 0])["rise_probability"] == 0).all()
+    none = Calibration((1.0,), 5, 0.5, 0.94, np.zeros((4, 1, 300)))
+    levels = none.close_levels(np.zeros((50, 1)), still, np.zeros(50))
+    assert levels.min() < 0.2 and levels.max() > 0.8
+
+
+def test_no_loss_exceeds_the_price_and_no_high_is_below_the_close() -> None:
+    generator = np.random.default_rng(2)
+    calibration = Calibration(
+        (1.0, 1.0), 9, 0.0, 0.94, np.sort(generator.standard_normal((4, 2, 300)), axis=-1)
+    )
+    drawn = 0.02 * generator.standard_normal((40, 9, 2, 4))
+    wild = np.full(40, 0.8)
+    found = risk.of_calibration(calibration, drawn, wild)
+    assert max(found[name].max() for name in ("var_95", "var_99", "es_95", "es_99")) <= 0.99 + 1e-9
+    prices = calibration.price_quantiles(drawn, wild, np.full(40, 100.0), [0.01, 0.05, 0.5, 0.95])
+    assert (prices[..., 1] >= prices[..., [0, 3]].max(axis=-1)).all() and (prices > 0).all()
+    assert (prices[..., 2] <= prices[..., [0, 3]].min(axis=-1)).all()
+    np.testing.assert_allclose(found["var_99"], 1 - prices[0, ..., 3] / 100, atol=1e-9)

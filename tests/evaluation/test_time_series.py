@@ -95,14 +95,27 @@ def test_a_ledger_by_hand() -> None:
     assert held.annual == pytest.approx(held.daily["net"].mean() * 365)
 
 
-def test_a_day_without_an_open_keeps_the_position_and_earns_nothing() -> None:
+def test_a_day_without_an_open_keeps_the_position_and_its_move_counts_at_the_next_open() -> None:
     days = pd.date_range("2024-01-01", periods=5)
     signal = pd.DataFrame({"a": [0.1, -0.1, -0.1, 0.1, 0.1]}, index=days)
-    opening = pd.DataFrame({"a": [100.0, 102.0, np.nan, 103.0, 104.0]}, index=days)
-    found = time_series.trade(
-        signal, opening, costs=(0.001, 0.001), funding=0.0, periods_per_year=252, short=False
-    )
-    assert list(found["gross"].iloc[:2]) == [0, 0] and list(found["position"]) == [0, 0, 0]
+    opening = pd.DataFrame({"a": [100.0, 102.0, np.nan, 51.0, 104.0]}, index=days)
+    rules = {"costs": (0.001, 0.001), "funding": 0.0, "periods_per_year": 252}
+    found = time_series.trade(signal, opening, short=False, **rules)  # type: ignore[arg-type]
+    assert list(found["gross"]) == [0, -0.5, 0] and list(found["position"]) == [1, 1, 0]
+    held = time_series.ledgers(signal, opening, **rules)["hold"].daily  # type: ignore[arg-type]
+    assert held["gross"].iloc[1] == -0.5 and list(held["position"]) == [1, 1, 1]
+
+
+def test_a_ledger_has_every_session_and_keeps_its_position_where_there_is_no_signal() -> None:
+    days = pd.date_range("2024-01-01", periods=8)
+    opening = pd.DataFrame({"a": [100.0, 101, 102, 103, 104, 105, 106, 107]}, index=days)
+    signal = pd.DataFrame({"a": [0.1, -0.1]}, index=days[[1, 4]])  # as of bars within a day: others have none
+    rules = {"costs": (0.001, 0.001), "funding": 0.0, "periods_per_year": 252}
+    found = time_series.trade(signal, opening, short=False, **rules)  # type: ignore[arg-type]
+    assert list(found.index) == list(days[2:6]) and list(found["position"]) == [1, 1, 1, 0]
+    np.testing.assert_allclose(found["gross"], [1 / 102, 1 / 103, 1 / 104, 0])
+    held = time_series.ledgers(signal, opening, **rules)["hold"].daily  # type: ignore[arg-type]
+    assert list(held["position"]) == [1, 1, 1, 1] and held["cost"].sum() == 0.001
 
 
 def test_garch_is_its_own_recursion_and_sees_no_later_close() -> None:
@@ -115,13 +128,13 @@ def test_garch_is_its_own_recursion_and_sees_no_later_close() -> None:
     day, place, horizon = np.array([700, 705, 800]), np.zeros(3, int), 4
     found, note = time_series.volatility_baselines(close, day, place, horizon, 60, fitted_until=600)
     assert not note and set(found) == {"historical", "ewma", "garch"}
-    series = np.log(close["a"]).diff().fillna(0.0) * 100
+    series = np.log(close["a"]).diff().iloc[1:] * 100  # from its first return on
     omega, alpha, beta = (
-        arch_model(series, mean="Zero", rescale=False).fit(last_obs=600, disp="off").params.to_numpy()
+        arch_model(series, mean="Zero", rescale=False).fit(last_obs=599, disp="off").params.to_numpy()
     )
     weights = 0.94 ** np.arange(75)
     conditional = float(series.iloc[:75].to_numpy() ** 2 @ weights / weights.sum())  # arch's start
-    for value in series.iloc[:801]:
+    for value in series.iloc[:800]:
         conditional = omega + alpha * value**2 + beta * conditional
     ahead = [conditional]
     for _ in range(horizon - 1):
