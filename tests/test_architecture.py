@@ -31,8 +31,9 @@ STAGE_ROWS = [
     {"test_loss", "preflight", "calibration", "over_time"},
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
-    {"audit", "backtest", "calibrate", "generate", "predict", "data_check"},
-    {"walk_forward", "pipeline", "search"},
+    {"audit", "backtest", "calibrate", "generate", "predict", "data_check", "compared_models"},
+    {"five_tasks"},
+    {"walk_forward", "pipeline", "search", "benchmark"},
     {"__init__"},
 ]
 SEARCH_ROWS = [

@@ -33,6 +33,7 @@ class Coverage:
         width: mean width of the 90 % band, relative to the last close.
         crps: mean CRPS of the closes, relative to the last close.
         days: number of days with a forecast.
+        series: number of forecasts.
     """
 
     steps: pd.DataFrame
@@ -42,6 +43,7 @@ class Coverage:
     width: float
     crps: float
     days: int
+    series: int
 
     def share(self, band: float = SHOWN, step: int = 0) -> pd.Series:
         """Return share, low and high of a band at a step; step 0 is all of them."""
@@ -133,7 +135,7 @@ def measure(
     return Coverage(
         pd.DataFrame(steps), pd.DataFrame(regimes), {str(name): float(share) for name, share in shares.items()},
         counts / max(1, counts.sum()), width, float(np.nanmean(score)),
-        len(np.unique(day_N)),
+        len(np.unique(day_N)), len(levels_NH),
     )  # fmt: skip
 
 

@@ -192,6 +192,7 @@ def _coverage(inputs: ReportInputs) -> dict[str, float]:
             values[f"{name}{end}"] = one["share"]
             if not step:
                 values |= {f"{name}_low": one["low"], f"{name}_high": one["high"]}
+        values["coverage_series"] = found.series
         values |= {f"width_{SHOWN * 100:.0f}_{kind}": found.width, f"crps_{kind}": found.crps}
     return values
 

@@ -50,7 +50,7 @@ class BacktestStage(Stage):
         store = stored_bars(config)
         splits = resolve_splits(config, store)
         tokenizer, predictor, notes = trained_pair(config, store, splits)
-        calibration = find(config, tokenizer.digest, predictor.digest)
+        calibration = find(config, store, tokenizer.digest, predictor.digest, splits.backtest[0])
         before = [one.record.get("started_from", {}).get("digest", "") for one in (tokenizer, predictor)]
         digests = {
             "bars": store.digest,

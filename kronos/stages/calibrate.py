@@ -11,6 +11,7 @@ from kronos.evaluation.calibration import (
     CLOSE,
     LEAST_SERIES,
     TEMPERATURES,
+    Calibration,
     fit_errors,
     fit_scale,
     fit_temperatures,
@@ -22,6 +23,7 @@ from kronos.stages.cache import write_record
 from kronos.stages.calibration import (
     FILE,
     SETTINGS,
+    bars_of,
     context_closes,
     draw_moves,
     last_closes,
@@ -29,19 +31,22 @@ from kronos.stages.calibration import (
     validation_points,
 )
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
-from kronos.stages.model_logging import log_inputs
+from kronos.stages.model_logging import log_inputs, log_served_model
+from kronos.stages.provenance import trained_on
 from kronos.stages.weights import trained_pair
 from kronos.utils.digests import with_own_digest
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder, write_json
 
 SHARE = 5  # the temperatures are chosen on one fifth as many series, which have no part in the errors
+LEAST = LEAST_SERIES * (SHARE + 1) // SHARE  # forecasts, of which enough are left for the errors
 
 
 class CalibrateStage(Stage):
     """Write calibration.json: per-step temperatures and the errors of forecasts on validation days.
 
-    Works on any pair of weights, trained here or not; no bar after the validation range is read.
+    Works on any pair of weights, trained here or not; no bar after the validation range is read. The models are
+    logged together with the calibration, unless `served` is off.
     """
 
     name = "calibrate"
@@ -55,6 +60,9 @@ class CalibrateStage(Stage):
     by_content = BY_CONTENT
     packages = ("torch", "numpy", "exchange_calendars")
 
+    def __init__(self, served: bool = True) -> None:
+        self._served = served
+
     def folder(self, config: Config) -> Path:
         return config.calibration_folder
 
@@ -66,7 +74,8 @@ class CalibrateStage(Stage):
             "bars": store.digest, "validation days": " to ".join(str(day) for day in splits.val),
             "tokenizer": tokenizer.digest, "predictor": predictor.digest,
         }  # fmt: skip
-        return Inputs(digests, store, splits, tokenizer, predictor, notes=notes)
+        seen = trained_on(config, splits.val)
+        return Inputs(digests, store, splits, tokenizer, predictor, notes=(*notes, *seen))
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Draw, fit and write the output folder, which is renamed to its final name when complete."""
@@ -80,6 +89,11 @@ class CalibrateStage(Stage):
             record = write_record(folder, key, run.id, [FILE], {"metrics": metrics})
             run.metrics(0, metrics)
             run.artifact(folder)
+        if self._served and "reason" not in content:
+            pair, found = (inputs.tokenizer.model, inputs.predictor.model), Calibration.from_json(content)
+            run.outbox.unless_rejected(
+                run.id, lambda: log_served_model(run, config, store, *pair, calibration=found)
+            )
         return Result(self.name, run.id, self.folder(config), record)
 
 
@@ -92,7 +106,7 @@ def fit(context: Context, inputs: Inputs) -> tuple[dict[str, float], dict[str, A
     assert store is not None and splits is not None
     content: dict[str, Any] = {
         "weights": {"tokenizer": inputs.digests["tokenizer"], "predictor": inputs.digests["predictor"]},
-        "settings": settings_of(config), "days": [str(day) for day in splits.val],
+        "settings": settings_of(config), "days": [str(day) for day in splits.val], "bars": bars_of(store),
     }  # fmt: skip
     try:
         points, realised = validation_points(config, store, splits)
@@ -104,9 +118,7 @@ def fit(context: Context, inputs: Inputs) -> tuple[dict[str, float], dict[str, A
     chosen = min(wanted // SHARE, there // (SHARE + 1))
     used = min(wanted, there - chosen)
     if used < LEAST_SERIES:
-        reason = (
-            f"the validation range has {there} forecasts with a realised horizon, {LEAST_SERIES} are needed"
-        )
+        reason = f"the validation range has {there} forecasts with a realised horizon, {LEAST} are needed"
         context.say(f"calibrate: nothing fitted, bands stay raw: {reason}")
         return {"calibration_series": 0.0}, {**content, "series": 0, "reason": reason}
     model = forecaster(config, store, inputs.tokenizer.model, inputs.predictor.model)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,16 @@ SETTINGS = (
     "clip",
     "inference_fine_rotary",
     "inference_precision",
+    "windows_across_days",
 )
 
 
 @dataclass(frozen=True)
 class Found:
-    """The calibration of a pair of models, or None and the reason; `digest` is part of a stage's cache key."""
+    """The calibration of a pair of models, or None and the reason; `digest` is part of a stage's cache key.
+
+    With a calibration, a note says what it may not hold for.
+    """
 
     calibration: Calibration | None
     note: str
@@ -54,11 +59,22 @@ def settings_of(config: Config) -> dict[str, Any]:
     return {name: getattr(config, name) for name in SETTINGS}
 
 
-def find(config: Config, tokenizer: str, predictor: str) -> Found:
+def bars_of(store: BarStore) -> dict[str, str]:
+    """What a calibration records of its bars: their length, and the digest of the names of the instruments."""
+    return {
+        "freq": store.freq,
+        "instruments": digest_bytes("\n".join(sorted(store.instruments)).encode())[:16],
+    }
+
+
+def find(
+    config: Config, store: BarStore, tokenizer: str, predictor: str, tested: date | None = None
+) -> Found:
     """Find the calibration of the weights with these digests: the calibrate stage's, or one beside given weights.
 
-    A calibration of other weights or settings is not used, with the reason as note. Raises Damaged where the file was
-    altered.
+    A calibration of other weights, settings or bars of another length is not used, and neither is one that was fitted
+    on days from `tested` on, the first day that is evaluated; the reason is the note. Raises Damaged where the file
+    was altered.
     """
     reason = f"there is none: {MADE_BY}"
     for path in _places(config):
@@ -71,10 +87,19 @@ def find(config: Config, tokenizer: str, predictor: str) -> Found:
         elif stored["settings"] != settings_of(config):
             names = [name for name, value in settings_of(config).items() if stored["settings"][name] != value]
             reason = f"the one at {path} is of another {', '.join(names)}: {MADE_BY}"
+        elif stored["bars"]["freq"] != store.freq:
+            reason = f"the one at {path} is of bars of {stored['bars']['freq']}: {MADE_BY}"
+        elif tested is not None and stored["days"][1] >= tested.isoformat():
+            reason = (
+                f"the one at {path} was fitted on days up to {stored['days'][1]}, and {tested} is tested: {MADE_BY}  "
+                "on earlier days"
+            )
         elif "reason" in stored:
             reason = stored["reason"]
         else:
-            return Found(Calibration.from_json(stored), "", digest_bytes(path.read_bytes())[:16], path)
+            same = stored["bars"] == bars_of(store)
+            note = "" if same else "the bands are calibrated on bars of other instruments"
+            return Found(Calibration.from_json(stored), note, digest_bytes(path.read_bytes())[:16], path)
     return Found(None, f"no calibration of the bands: {reason}", "none")
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from kronos.config.schema import Config, fields_of
 from kronos.data.bars import FEATURES
-from kronos.data.forecast_points import ForecastPoints, latest_points
+from kronos.data.forecast_points import ForecastPoints, future_stamps, latest_points
 from kronos.data.store import BarStore
 from kronos.evaluation import risk
 from kronos.evaluation.calibration import CLOSE, PRICES, Calibration, moves, recent_volatility
@@ -43,6 +43,9 @@ NOT_READ = (
     "calibration_series",
     "calibration_sample_count",
 )
+LEAVES_THE_DAY = (
+    "bands are raw: they are calibrated within a day (windows_across_days=false), and this forecast leaves it"
+)
 PATHS_PER_TAIL = 5  # sample paths beyond a raw quantile, below which it is mostly chance
 
 
@@ -66,7 +69,9 @@ class PredictStage(Stage):
         splits = resolve_splits(config, store)
         tokenizer, predictor, notes = trained_pair(config, store, splits)
         raw = config.forecast.bands == "raw"
-        calibration = NOT_ASKED if raw else find(config, tokenizer.digest, predictor.digest)
+        calibration = NOT_ASKED if raw else find(config, store, tokenizer.digest, predictor.digest)
+        if calibration.calibration is not None and leaves_the_day(config, store):
+            calibration = Found(None, LEAVES_THE_DAY, "leaves the day")
         digests = {
             "bars": store.digest, "tokenizer": tokenizer.digest, "predictor": predictor.digest,
             "calibration": calibration.digest,
@@ -114,19 +119,37 @@ class PredictStage(Stage):
         return Result(self.name, run.id, config.predict_folder, record)
 
 
+def leaves_the_day(config: Config, store: BarStore) -> bool:
+    """Whether windows stay within a day and the bars to come do not."""
+    if store.across_days:
+        return False
+    last = np.array([store.last_session])
+    _, times = future_stamps(store, last, config.data.predict_window)
+    days = pd.DatetimeIndex(np.append(times[0], store.sessions[store.last_session])).normalize()
+    return days.nunique() > 1
+
+
 def too_few_paths(config: Config, calibration: Found) -> tuple[str, ...]:
-    """The line that says which quantiles have too few sample paths; calibrated ones come from all errors."""
+    """The lines that say which figures have too few sample paths, or too few errors of a calibration."""
     paths = config.forecast.inference_sample_count
     tails = [min(level, 1 - level) for level in config.forecast.predict_quantiles if 0 < level < 1]
-    if calibration.calibration is not None or not tails:
-        return ()
-    least = round(PATHS_PER_TAIL / min(tails))
-    if paths >= least:
-        return ()
-    return (
-        f"a {min(tails):.3g} quantile of {paths} sample paths is mostly chance: {least} paths are needed "
-        f"(--inference-sample-count {least}), or calibrated bands",
-    )
+    if calibration.calibration is not None:
+        errors = calibration.calibration.errors.shape[-1]
+        if not tails or min(tails) * (errors + 1) >= 1 - 1e-9:
+            return ()
+        return (
+            f"a {min(tails):.3g} quantile lies beyond the {errors} errors of the calibration: the outermost one is "
+            "taken (--calibration-series asks for more)",
+        )
+    found = []
+    for name, tail in (("quantile", min(tails, default=1.0)), ("tail (var_99, es_99)", 1 - max(risk.TAILS))):
+        least = round(PATHS_PER_TAIL / tail)
+        if paths < least:
+            found.append(
+                f"a {tail:.3g} {name} of {paths} sample paths is mostly chance: {least} paths are needed "
+                f"(--inference-sample-count {least}), or calibrated bands"
+            )
+    return tuple(found)
 
 
 def forecast(
@@ -184,6 +207,7 @@ def write_tables(folder: Path, risks: pd.DataFrame) -> None:
 def held_before(config: Config, inputs: Inputs) -> str:
     """What the calibrated band held in the latest backtest of the same weights and calibration; empty if none."""
     folder = config.backtest_folder
+    assert inputs.store is not None
     if not (folder / RECORD).is_file():
         return ""
     record = read_record(folder)
@@ -192,11 +216,13 @@ def held_before(config: Config, inputs: Inputs) -> str:
     name = f"coverage_{100 * SHOWN:.0f}_calibrated"
     if not same or name not in metrics:
         return ""
-    ends = [f"{100 * metrics[f'{name}_{end}']:.0f}" for end in ("low", "high") if f"{name}_{end}" in metrics]
-    interval = f" ({' to '.join(ends)})" if len(ends) == 2 else ""
+    ends = [metrics.get(f"{name}_{end}") for end in ("low", "high")]
+    known = all(end is not None and np.isfinite(end) for end in ends)
+    interval = f" ({100 * ends[0]:.0f} to {100 * ends[1]:.0f})" if known else ""
+    bars = "days" if inputs.store.freq == "day" else f"bars of {inputs.store.freq}"
     return (
-        f"on the {metrics['test_days']:.0f} days of the backtest the {100 * SHOWN:.0f} % band of this model held "
-        f"{100 * metrics[name]:.1f} %{interval}"
+        f"on the {metrics['test_days']:.0f} {bars} of the backtest the {100 * SHOWN:.0f} % band of this model held "
+        f"{100 * metrics[name]:.1f} %{interval}, measured on {metrics['coverage_series']:.0f} forecasts"
     )
 
 

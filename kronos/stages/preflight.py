@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from kronos.config.loading import to_text
 from kronos.config.schema import Config
+from kronos.data.store import INDEX
 from kronos.distributed.launcher import Place, launched
 from kronos.evaluation import benchmark
 from kronos.stages.addresses import check_addresses
@@ -61,6 +62,7 @@ def check(stage: Stage, config: Config) -> None:
     found += [
         *_packages(parts, config),
         *_writable(stage, parts, config),
+        *_foreign(parts, config),
         *(wrong or _reachable(config.tracking.tracking_uri)),
         *_files(parts, config),
     ]
@@ -135,6 +137,21 @@ def _writable(stage: Stage, parts: dict[str, Stage], config: Config) -> Iterator
             f"no permission to write to {place}, where {', '.join(whats)} would be: run in a folder that you can "
             "write to, or give another one"
         )
+
+
+def _foreign(parts: dict[str, Stage], config: Config) -> Iterator[str]:
+    """Folders of something else than an earlier output, which the new output would replace as a whole."""
+    for name, part in parts.items():
+        folder = part.folder(config)
+        if part.resumable or not part.cached or not folder.is_dir():
+            continue  # what is resumed writes into its folder and replaces nothing
+        own = INDEX if name == "data" else RECORD
+        there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if there and own not in there:
+            yield (
+                f"{folder} holds {', '.join(there[:3])}{' and more' * (len(there) > 3)}, not an output of {name}, "
+                "which would replace it: move it away, or give another folder"
+            )
 
 
 def _existing(path: Path) -> Path:

@@ -108,7 +108,8 @@ class Candidate:
         if there is not None:  # already logged, to register it under another name
             return there
         run.tags({SEEN_TAG: self.seen.text()})
-        found = find(self.config, *(checkpoint.digest(one) for one in (self.tokenizer, self.predictor)))
+        tokenizer, predictor = (checkpoint.digest(one) for one in (self.tokenizer, self.predictor))
+        found = find(self.config, self.store, tokenizer, predictor)
         return log_served_model(
             run, self.config, self.store, self.tokenizer, self.predictor, step, found.calibration
         )

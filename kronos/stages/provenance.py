@@ -148,6 +148,25 @@ def seen_before(config: Config, splits: Ranges) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def trained_on(config: Config, days: tuple[date, date]) -> list[str]:
+    """Notes on weights that were trained on days that bands are calibrated on; [] if there are none."""
+    found = []
+    for kind in KINDS:
+        given = given_address(kind, config)
+        ranges = _ranges_of(record_of_weights(given)) if given and not given.startswith(ADDRESSES) else {}
+        if "trained" in ranges:
+            until = ranges["trained"][1]
+        else:
+            address = pretrained_address(kind, config) if given is None else given
+            until = (weights_seen(kind, address, config).until if address else None) or date.min
+        if until >= days[0]:
+            found.append(
+                f"the {kind} was or may have been trained on bars up to {until}: bands calibrated from {days[0]} on "
+                "may be too narrow"
+            )
+    return found
+
+
 def _overlaps(kind: Kind, ranges: dict[str, tuple[date, date]], begin: date, end: date) -> Iterator[str]:
     for word, (first, last) in ranges.items():
         if last < begin:

@@ -88,7 +88,7 @@ class WalkForwardStage(Stage):
                 if not fold.training.freeze_tokenizer:
                     run_stage(TokenizerStage(), fold, context, objective=context.objective)
                 run_stage(PredictorStage(), fold, context, objective=context.objective)
-                run_stage(CalibrateStage(), fold, context)
+                run_stage(CalibrateStage(served=False), fold, context)
             tested = run_stage(BacktestStage(ledger, model), fold, context)
             used_weights = tested.record["made_from"]["inputs"]
             predictors.append(used_weights["predictor"])

@@ -145,7 +145,9 @@ class ServedKronos(PythonModel):
         if bands == "raw":
             return None
         if self.calibration is None:
-            raise UserError("this model was logged without a calibration: give bands = raw")
+            raise UserError(
+                "this model was logged without a calibration: give bands = raw, or serve the model of a calibrate run"
+            )
         if horizon > self.calibration.horizon:
             raise UserError(
                 f"pred_len is {horizon}, bands are calibrated for {self.calibration.horizon} bars: "
