@@ -36,7 +36,8 @@ class BenchmarkStage(Stage):
         *fields_of("data", "benchmark", "tracking"), *KEPT,
         "inference_T", "inference_top_p", "inference_top_k", "inference_sample_count", "evaluation_sample_count",
         "evaluation_series", "inference_fine_rotary", "inference_precision", "inference_compile",
-        "backtest_batch_size", "save_path", "backtest_result_path", "tokenizer_save_folder_name", "predictor_save_folder_name",
+        "backtest_batch_size", "save_path", "backtest_result_path", "tokenizer_save_folder_name",
+        "predictor_save_folder_name",
         "tokenizer_path", "predictor_path", "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu",
     )  # fmt: skip
     by_content = (*BY_CONTENT, "models")
