@@ -93,6 +93,13 @@ class Config(BaseModel):
         """Bars of a training window: lookback + horizon + the next token that the predictor is trained on."""
         return self.data.lookback_window + self.data.predict_window + 1
 
+    def members(self) -> "tuple[Config, ...]":
+        """One configuration per predictor of an ensemble; the configuration itself where there is none."""
+        paths = self.output.predictor_path or ()
+        if len(paths) < 2:
+            return (self,)
+        return tuple(self.replace(predictor_path=[path], registered_model_name=None) for path in paths)
+
     def model_folder(self, kind: str) -> Path:
         """The folder of the tokenizer or the predictor."""
         names = {

@@ -200,8 +200,10 @@ class OutputConfig(Section):
     tokenizer_path: OptionalText = field(
         None, "tokenizer to use instead of the one just trained: folder, Hub name, runs:/... or models:/..."
     )
-    predictor_path: OptionalText = field(
-        None, "predictor to use instead of the one just trained: folder, Hub name, runs:/... or models:/..."
+    predictor_path: OptionalNames = field(
+        None,
+        "predictor to use instead of the one just trained: folder, Hub name, runs:/... or models:/...; several by "
+        "commas are an ensemble, whose sample paths are pooled",
     )
 
 

@@ -51,6 +51,15 @@ def contradictions(config: Any) -> Iterator[str]:
         value = getattr(config, name)
         if Path(value).name != value or value in (".", ".."):
             yield f"{name}: {value!r} is not a plain folder name"
+    ensemble = config.predictor_path or ()
+    if len(set(ensemble)) < len(ensemble):
+        yield f"predictor_path: {','.join(ensemble)} names a predictor twice"
+    if len(ensemble) > min(config.inference_sample_count, config.evaluation_sample_count):
+        yield (
+            f"predictor_path: the paths of {len(ensemble)} predictors are pooled: inference_sample_count "
+            f"{config.inference_sample_count} and evaluation_sample_count {config.evaluation_sample_count} must be "
+            "as many at least"
+        )
     yield from name_problems(config)
     yield from registry_problems(config)
     yield from search_problems(config)
@@ -80,6 +89,8 @@ def registry_problems(config: Any) -> Iterator[str]:
             f"registered_model_name: {name!r} was given, expected up to {LONGEST_NAME} characters without / : @ and "
             "quotes, beginning with neither a dot nor m-, since models:/NAME@champion is the model's address"
         )
+    if len(config.predictor_path or ()) > 1:
+        yield "registered_model_name: an ensemble of predictors cannot be registered, only one pair of models"
     if config.skip_backtest:
         yield "registered_model_name: a version is registered after a backtest, and skip_backtest leaves it out"
 

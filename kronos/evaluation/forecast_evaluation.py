@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.evaluation import accuracy, ranking, signals
+from kronos.evaluation.coverage import Coverage
 from kronos.evaluation.ranking import PREDICTED, TRADABLE, Comparison, Worth
 from kronos.evaluation.statistics import Estimate, estimate
 from kronos.evaluation.tradability import Tradability, unbuyable_shares
@@ -41,6 +42,15 @@ class Before:
     score: pd.DataFrame | None = None  # wide, of the configured signal
     spacing: int = 1  # sessions between its days
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of an ensemble alone: its ranking against the pool's, and the raw bands of its paths."""
+
+    name: str
+    comparison: Comparison | None  # the pool's daily Rank IC minus the member's
+    bands: Coverage | None
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,11 @@ def scores(forecast: pd.DataFrame, last_close: pd.Series) -> pd.DataFrame:
     return reduced.div(base.where(base > 0), axis=0) - 1
 
 
+def score(close: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
+    """Return `scores` of a long forecast frame on the last closes, which are in the wide frame `close`."""
+    return scores(forecast, pd.Series(close.rename_axis(index="as_of").stack()))
+
+
 def targets(close: pd.DataFrame, horizon: int) -> dict[str, pd.DataFrame]:
     """Return what the scores try to predict: closes of t+1..t+horizon, reduced as they are, over the close of t.
 

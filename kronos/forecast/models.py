@@ -44,6 +44,12 @@ class Windows:
     def horizon(self) -> int:
         return int(self.future_stamps.shape[1])
 
+    def rows(self, rows: np.ndarray) -> "Windows":
+        """Some of the windows."""
+        return Windows(
+            self.bars[rows], self.stamps[rows], self.future_stamps[rows], self.keys[rows], self.seed
+        )
+
     @property
     def close(self) -> np.ndarray:
         """The closes, float64 [N, L]."""

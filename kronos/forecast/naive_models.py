@@ -37,7 +37,7 @@ class Bootstrap:
         after = last * drawn[..., CLOSE].cumprod(axis=-1)
         before = np.concatenate([last, after[..., :-1]], axis=-1)
         money = windows.bars[:, 1:, PRICES:].astype(np.float64)[rows, picked]
-        return np.concatenate([before[..., None] * np.exp(drawn), money], axis=-1)
+        return np.concatenate([before[..., None] * drawn, money], axis=-1)
 
 
 class WindowMean:

@@ -1,7 +1,7 @@
 """Forecasts of stored bars by a pair of models: sample paths and their mean for (day, instrument) pairs."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from kronos.model import checkpoint
 from kronos.utils.progress import Progress
 from kronos.utils.random_keys import GOLDEN
 
+MEMBER = 1_000_003  # added to the seed per member of an ensemble, so that draws are not repeated
 CHUNK_BATCHES = 8  # batches whose contexts are in memory together
 CLOSE = FEATURES.index("close")
 
@@ -85,11 +86,54 @@ class Forecaster:
         return np.concatenate(found).astype(np.float64)
 
 
+@dataclass(frozen=True)
+class Pool(Forecaster):
+    """An ensemble: the sample paths of its members, pooled; of S paths each member draws its share."""
+
+    members: tuple[Forecaster, ...] = ()
+
+    def draw(
+        self, windows: Windows, rules: Mapping[str, Any], progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        """Raw sample paths of all members, [n, S, H, 6], the first member's first; each has draws of its own.
+
+        Where fewer paths are asked for than there are members, the key of a window says whose it has.
+        """
+        count, whole = len(self.members), rules["sample_count"]
+        if whole < count:
+            return self._few(windows, {**rules, "sample_count": 1}, whole)
+        found = []
+        for place, member in enumerate(self.members):
+            share = {**rules, "sample_count": whole // count + (place < whole % count)}
+            found.append(member.draw(replace(windows, seed=windows.seed + place * MEMBER), share, progress))
+        return np.concatenate(found, axis=1)
+
+    def _few(self, windows: Windows, rules: Mapping[str, Any], whole: int) -> np.ndarray:
+        count, size = len(self.members), len(windows.bars)
+        paths = np.empty((size, whole, windows.horizon, len(FEATURES)), np.float32)
+        for place in range(whole):
+            chosen = (windows.keys + place) % count
+            for number, member in enumerate(self.members):
+                rows = np.flatnonzero(chosen == number)
+                if len(rows):
+                    seed = windows.seed + number * MEMBER
+                    paths[rows, place] = member.draw(replace(windows.rows(rows), seed=seed), rules)[:, 0]
+        return paths
+
+
 def forecaster(config: Config, store: BarStore, tokenizer: Any, predictor: Any) -> Forecaster:
     """A pair of models, checked and moved to the configured device; training's number format has no part in it."""
     runtime = choose(config.launch.device, config.launch.cpu)
     checkpoint.check_pair(tokenizer, predictor)
     return Forecaster(config, store, tokenizer.to(runtime.device).eval(), predictor.to(runtime.device).eval())
+
+
+def pool(members: Sequence[Forecaster]) -> Forecaster:
+    """The only member, or an ensemble of several."""
+    first = members[0]
+    if len(members) == 1:
+        return first
+    return Pool(first.config, first.store, first.tokenizer, first.predictor, tuple(members))
 
 
 def trading_rules(config: Config) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from kronos.evaluation.coverage import SHOWN, Coverage
 from kronos.evaluation.departures import Departures
-from kronos.evaluation.forecast_evaluation import Accuracy, Before, Ranking
+from kronos.evaluation.forecast_evaluation import Accuracy, Before, Member, Ranking
 from kronos.evaluation.large_moves import LargeMoves
 from kronos.evaluation.portfolio import Excess
 from kronos.evaluation.ranking import PREDICTED, TRADABLE
@@ -77,6 +77,7 @@ class ReportInputs:
     before: Before = field(default_factory=Before)
     accuracy: Accuracy
     coverages: Mapping[str, Coverage] = field(default_factory=dict)  # of the bands: raw, calibrated
+    members: Sequence[Member] = ()  # of an ensemble
     time_series: TimeSeries | None = None  # with too few instruments to rank
     calibration_note: str = ""  # why there are no calibrated bands
     test_losses: Mapping[str, float] = field(
@@ -118,6 +119,7 @@ def metrics(inputs: ReportInputs) -> dict[str, float]:
         **_ranking(inputs),
         **_accuracy(inputs),
         **_coverage(inputs),
+        **_members(inputs),
         **(_time_series(inputs.time_series) if inputs.time_series else {}),
         **_portfolio(inputs),
         **inputs.test_losses,
@@ -194,6 +196,18 @@ def _coverage(inputs: ReportInputs) -> dict[str, float]:
                 values |= {f"{name}_low": one["low"], f"{name}_high": one["high"]}
         values["coverage_series"] = found.series
         values |= {f"width_{SHOWN * 100:.0f}_{kind}": found.width, f"crps_{kind}": found.crps}
+    return values
+
+
+def _members(inputs: ReportInputs) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for place, one in enumerate(inputs.members, start=1):
+        if one.comparison is not None:
+            values[f"member_{place}_rank_ic"] = one.comparison.rank_ic.mean
+            values[f"member_{place}_rank_ic_gain"] = one.comparison.difference.mean
+        if one.bands is not None:
+            values[f"member_{place}_crps"] = one.bands.crps
+            values[f"member_{place}_coverage_{SHOWN * 100:.0f}_raw"] = float(one.bands.share()["share"])
     return values
 
 

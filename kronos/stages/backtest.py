@@ -5,16 +5,17 @@ from pathlib import Path
 
 from kronos.config.schema import Config, fields_of
 from kronos.evaluation import benchmark, signals
-from kronos.forecast.store_forecaster import forecast_frame, forecaster, repaired_text, trading_rules
+from kronos.forecast.store_forecaster import forecast_frame, repaired_text, trading_rules
 from kronos.stages import looks
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import source_digest, write_record
 from kronos.stages.calibration import find
+from kronos.stages.ensemble import forecaster_of
 from kronos.stages.evaluate import evaluate
 from kronos.stages.inputs import BY_CONTENT, backtest_points, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.provenance import seen_before
-from kronos.stages.weights import trained_pair
+from kronos.stages.weights import trained_models
 from kronos.utils.files import atomic_folder, digest_bytes
 
 NOT_READ = (
@@ -49,7 +50,8 @@ class BacktestStage(Stage):
     def inputs(self, config: Config) -> Inputs:
         store = stored_bars(config)
         splits = resolve_splits(config, store)
-        tokenizer, predictor, notes = trained_pair(config, store, splits)
+        models, notes = trained_models(config, store, splits)
+        tokenizer, predictor = models.tokenizer, models.predictor
         calibration = find(config, store, tokenizer.digest, predictor.digest, splits.backtest[0])
         before = [one.record.get("started_from", {}).get("digest", "") for one in (tokenizer, predictor)]
         digests = {
@@ -64,7 +66,9 @@ class BacktestStage(Stage):
             "seen": digest_bytes("\n".join(seen_before(config, splits)).encode())[:16],
         }
         notes = (*notes, calibration.note) if calibration.note else notes
-        return Inputs(digests, store, splits, tokenizer, predictor, calibration=calibration, notes=notes)
+        return Inputs(
+            digests, store, splits, models, tokenizer, predictor, calibration=calibration, notes=notes
+        )
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, object]) -> Result:
         """Forecast, evaluate and write the output folder, which is renamed to its final name when complete."""
@@ -72,10 +76,9 @@ class BacktestStage(Stage):
         assert store is not None and inputs.splits is not None
         log_dataset(context, store, "testing")
         run.tags({f"{name}_digest": inputs.digests[name] for name in ("tokenizer", "predictor")})
-        pair = inputs.tokenizer.model, inputs.predictor.model
-        log_inputs(context, inputs.calibration.path, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
+        log_inputs(context, inputs.calibration.path, **inputs.models.named())
         points = backtest_points(config, store, inputs.splits)
-        model = forecaster(config, store, *pair)
+        model = forecaster_of(config, store, inputs.models)
         means, repaired = model.means(points, trading_rules(config))
         context.say(repaired_text(config, len(points), repaired))
         forecast = forecast_frame(store, points, means)

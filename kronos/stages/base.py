@@ -52,6 +52,7 @@ class Inputs:
     digests: Mapping[str, str] = field(default_factory=dict)
     store: "BarStore | None" = None
     splits: "Ranges | None" = None
+    models: Any = None  # the pairs that forecast: of an ensemble several
     tokenizer: Any = None
     predictor: Any = None
     starting: Any = None  # the weights that training starts from, None for random initialization

@@ -15,7 +15,7 @@ from kronos.stages.compared_models import Compared, compared_models, open_named
 from kronos.stages.five_tasks import compare
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
-from kronos.stages.weights import trained_pair
+from kronos.stages.weights import trained_models
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder, digest_bytes
 
@@ -57,7 +57,8 @@ class BenchmarkStage(Stage):
     def inputs(self, config: Config) -> Inputs:
         store = stored_bars(config)
         splits = resolve_splits(config, store)
-        tokenizer, predictor, notes = trained_pair(config, store, splits)
+        models, notes = trained_models(config, store, splits)
+        tokenizer, predictor = models.tokenizer, models.predictor
         named = open_named(config, store, splits)
         before = [one.record.get("started_from", {}).get("digest", "") for one in (tokenizer, predictor)]
         digests = {
@@ -67,15 +68,15 @@ class BenchmarkStage(Stage):
             "benchmark": benchmark.fingerprint(config, store),
             "models": digest_bytes("\n".join(f"{one.name} {one.digest}" for one in named).encode())[:16],
         }  # fmt: skip
-        return Inputs(digests, store, splits, tokenizer, predictor, more=named, notes=notes)
+        return Inputs(digests, store, splits, models, tokenizer, predictor, more=named, notes=notes)
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Score every model and write the output folder, which is renamed to its final name when complete."""
         config, store, splits, run = context.config, inputs.store, inputs.splits, context.run
         assert store is not None and splits is not None
         log_dataset(context, store, "testing")
-        log_inputs(context, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
-        models, notes = compared_models(config, store, inputs.tokenizer, inputs.predictor, inputs.more)
+        log_inputs(context, **inputs.models.named())
+        models, notes = compared_models(config, store, inputs.models, inputs.more)
         board = compare(context, inputs, models, notes)
         ledger = looks.ledger_of(config)
         for look in looks_of(config, inputs, models):

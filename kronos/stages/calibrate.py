@@ -17,7 +17,6 @@ from kronos.evaluation.calibration import (
     fit_temperatures,
     moves,
 )
-from kronos.forecast.store_forecaster import forecaster
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import write_record
 from kronos.stages.calibration import (
@@ -30,10 +29,11 @@ from kronos.stages.calibration import (
     settings_of,
     validation_points,
 )
+from kronos.stages.ensemble import forecaster_of
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs, log_served_model
 from kronos.stages.provenance import trained_on
-from kronos.stages.weights import trained_pair
+from kronos.stages.weights import trained_models
 from kronos.utils.digests import with_own_digest
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder, write_json
@@ -69,27 +69,28 @@ class CalibrateStage(Stage):
     def inputs(self, config: Config) -> Inputs:
         store = stored_bars(config)
         splits = resolve_splits(config, store)
-        tokenizer, predictor, notes = trained_pair(config, store, splits)
+        models, notes = trained_models(config, store, splits)
+        tokenizer, predictor = models.tokenizer, models.predictor
         digests = {
             "bars": store.digest, "validation days": " to ".join(str(day) for day in splits.val),
             "tokenizer": tokenizer.digest, "predictor": predictor.digest,
         }  # fmt: skip
         seen = trained_on(config, splits.val)
-        return Inputs(digests, store, splits, tokenizer, predictor, notes=(*notes, *seen))
+        return Inputs(digests, store, splits, models, tokenizer, predictor, notes=(*notes, *seen))
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Draw, fit and write the output folder, which is renamed to its final name when complete."""
         config, store, splits, run = context.config, inputs.store, inputs.splits, context.run
         assert store is not None and splits is not None
         log_dataset(context, store, "validation")
-        log_inputs(context, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
+        log_inputs(context, **inputs.models.named())
         metrics, content = fit(context, inputs)
         with atomic_folder(self.folder(config)) as folder:
             write_json(folder / FILE, with_own_digest(content))
             record = write_record(folder, key, run.id, [FILE], {"metrics": metrics})
             run.metrics(0, metrics)
             run.artifact(folder)
-        if self._served and "reason" not in content:
+        if self._served and len(inputs.models.pairs) == 1 and "reason" not in content:
             pair, found = (inputs.tokenizer.model, inputs.predictor.model), Calibration.from_json(content)
             run.outbox.unless_rejected(
                 run.id, lambda: log_served_model(run, config, store, *pair, calibration=found)
@@ -121,7 +122,7 @@ def fit(context: Context, inputs: Inputs) -> tuple[dict[str, float], dict[str, A
         reason = f"the validation range has {there} forecasts with a realised horizon, {LEAST} are needed"
         context.say(f"calibrate: nothing fitted, bands stay raw: {reason}")
         return {"calibration_series": 0.0}, {**content, "series": 0, "reason": reason}
-    model = forecaster(config, store, inputs.tokenizer.model, inputs.predictor.model)
+    model = forecaster_of(config, store, inputs.models)
     last = last_closes(store, points)
     came = moves(realised, last[:, None, None])
     few, rest = np.arange(chosen), np.arange(chosen, chosen + used)

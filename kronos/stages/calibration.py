@@ -106,7 +106,7 @@ def find(
 def _places(config: Config) -> list[Path]:
     """Files to look for, the stage's own first."""
     places = [config.calibration_folder / FILE]
-    address = given_address("predictor", config)
+    address = given_address("predictor", config) if len(config.members()) == 1 else None
     if address is not None and not address.startswith(ADDRESSES):
         folder = given_path(address).absolute()
         places += [

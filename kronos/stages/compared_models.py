@@ -13,9 +13,10 @@ from kronos.data.store import BarStore
 from kronos.distributed.device import choose
 from kronos.forecast.models import Windows
 from kronos.forecast.naive_models import Bootstrap, RandomWalk, WindowMean
-from kronos.forecast.store_forecaster import Forecaster, forecaster, plain_rules, trading_rules
+from kronos.forecast.store_forecaster import Forecaster, plain_rules, trading_rules
 from kronos.stages.cache import source_digest
-from kronos.stages.weights import Weights, trained_pair, weights_before
+from kronos.stages.ensemble import forecaster_of
+from kronos.stages.weights import Models, Weights, trained_pair, weights_before
 from kronos.tracking.model_registry import ADDRESSES
 from kronos.utils.errors import UserError
 from kronos.utils.imports import import_class
@@ -31,11 +32,10 @@ NAIVE = {
 
 @dataclass(frozen=True)
 class Compared:
-    """A model under the name that the leaderboard gives it; `weights` is the digest of a model with weights."""
+    """A model under the name that the leaderboard gives it."""
 
     name: str
     model: Any
-    weights: str = ""
 
 
 class KronosModel:
@@ -93,7 +93,7 @@ def _opened(address: str, config: Config, store: BarStore, splits: Ranges) -> Na
         return Named(address, source_digest(kind), model=kind())
     predictor, _, tokenizer = address.partition("+")
     public = {one: of for of, one in PUBLIC.values()}
-    paths = {"predictor_path": predictor, "tokenizer_path": tokenizer or public.get(predictor)}
+    paths = {"predictor_path": [predictor], "tokenizer_path": tokenizer or public.get(predictor)}
     try:
         *pair, _ = trained_pair(config.replace(**paths), store, splits)
     except UserError as error:
@@ -102,35 +102,39 @@ def _opened(address: str, config: Config, store: BarStore, splits: Ranges) -> Na
 
 
 def compared_models(
-    config: Config, store: BarStore, tokenizer: Weights, predictor: Weights, named: list[Named]
+    config: Config, store: BarStore, models: Models, named: list[Named]
 ) -> tuple[list[Compared], list[str]]:
     """(the models in the order of the leaderboard, the trained one first; notes on those left out)."""
     rows, notes = [], []
 
-    def add(name: str, pair: tuple[Weights, Weights]) -> None:
-        model = KronosModel(forecaster(config, store, pair[0].model, pair[1].model))
-        rows.append(Compared(name, model, "/".join(one.digest for one in pair)))
+    def add(name: str, models: Models) -> None:
+        rows.append(Compared(name, KronosModel(forecaster_of(config, store, models))))
 
-    add(config.output.predictor_path or "trained", (tokenizer, predictor))
-    before, note = _before(config, tokenizer, predictor)
+    paths = config.output.predictor_path
+    add(" + ".join(paths) if paths else "trained", models)
+    if len(models.pairs) > 1:
+        for path, pair in zip(paths or (), models.pairs, strict=True):
+            add(path, Models((pair,)))
+    before, note = _before(config, models)
     if before is not None:
-        random = predictor.record["started_from"]["address"] is None
-        add("before training (random weights)" if random else "before fine-tuning", before)
+        random = models.predictor.record["started_from"]["address"] is None
+        add("before training (random weights)" if random else "before fine-tuning", Models((before,)))
     elif note:
         notes.append(note)
     for one in named:
         if one.pair is not None:
-            add(one.name, one.pair)
+            add(one.name, Models((one.pair,)))
         else:
             rows.append(Compared(one.name, one.model))
     rows += [Compared(name, kind()) for name, kind in NAIVE.items()]
     return rows, notes
 
 
-def _before(
-    config: Config, tokenizer: Weights, predictor: Weights
-) -> tuple[tuple[Weights, Weights] | None, str]:
+def _before(config: Config, models: Models) -> tuple[tuple[Weights, Weights] | None, str]:
     """The pair that training started from, or None and the reason; None without a reason if nothing was trained."""
+    if len(models.pairs) > 1:
+        return None, ""
+    tokenizer, predictor = models.pairs[0]
     uri, pair = config.tracking.tracking_uri, []
     for kind, one in (("tokenizer", tokenizer), ("predictor", predictor)):
         if kind == "tokenizer" and not one.record.get("started_from"):

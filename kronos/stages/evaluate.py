@@ -32,7 +32,6 @@ from kronos.evaluation.tradability import Tradability, trading_costs, trading_ma
 from kronos.forecast.store_forecaster import (
     CLOSE,
     Forecaster,
-    forecast_frame,
     forecaster,
     plain_rules,
     random_order,
@@ -42,6 +41,7 @@ from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
 from kronos.stages.base import Context, Inputs
 from kronos.stages.calibration import coverages
 from kronos.stages.inputs import wide_bars
+from kronos.stages.members import member_figures, on_some_days
 from kronos.stages.over_time import verdict
 from kronos.stages.provenance import seen_before
 from kronos.stages.test_loss import test_losses
@@ -75,7 +75,7 @@ def evaluate(
     start = max(0, first - lookback)
     plain = wide_bars(store, start)
     bars = departures.pay_out(plain, rules.backtest_delisting_return)
-    scores = score(bars["close"], forecast)
+    scores = signals.score(bars["close"], forecast)
     signals.predictions_pickle(scores, folder / "predictions.pkl")
     tradable = trading_mask(store, bars, "open", rules.backtest_limit_threshold)
     forecasts = Forecasts(
@@ -90,6 +90,7 @@ def evaluate(
         trained=trained_baselines(config, splits, store, bars["close"]),
     )  # fmt: skip
     samples, examples = sample_paths(model, points, forecasts)
+    members = member_figures(context, model, points, forecasts, scores, samples)
     bands = {}
     if samples:
         rows, fitted = samples[0].rows, inputs.calibration.calibration
@@ -149,7 +150,7 @@ def evaluate(
         scored=len(points), excluded=Counter(sorted(points.excluded["reason"])), repaired_bars=repaired,
         model_digests={name: inputs.digests[name] for name in ("tokenizer", "predictor")},
         ranking=ranked, before=before, accuracy=accurate, coverages=bands,
-        time_series=over_time, calibration_note=inputs.calibration.note, test_losses=losses,
+        members=members, time_series=over_time, calibration_note=inputs.calibration.note, test_losses=losses,
         portfolios={
             name: Portfolio(daily=one.daily, risk=one.risk, turnover=one.turnover, stranded=one.stranded)
             for name, one in results.items() if name in signals.SIGNALS
@@ -198,11 +199,6 @@ def _source_notes(store: BarStore) -> list[str]:
     return notes
 
 
-def score(close: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
-    """Signals of a long forecast frame, as returns relative to the last closes (days x instruments)."""
-    return signals.scores(forecast, pd.Series(close.rename_axis(index="as_of").stack()))
-
-
 def before_training(
     context: Context, inputs: Inputs, model: Forecaster, points: ForecastPoints, close: pd.DataFrame
 ) -> Before:
@@ -210,12 +206,10 @@ def before_training(
     config, store, uri = context.config, model.store, context.config.tracking.tracking_uri
     random = inputs.predictor.record.get("started_from", {}).get("address") is None
     name = "model before training (random weights)" if random else "model before fine-tuning"
-    horizon = config.data.predict_window
-    spacing = config.backtest.baseline_day_step or horizon
-    known = points.session + horizon + 1 <= store.last_session
-    part = points.subset(known & ((points.session - points.session.min()) % spacing == 0))
-    if not len(part):
-        return Before(name, note="no day of the backtest is followed by a full horizon")
+    if len(inputs.models.pairs) > 1:
+        return Before(
+            "model before fine-tuning", note="an ensemble is not compared with the weights before training"
+        )
     predictor, why_not = weights_before("predictor", inputs.predictor, uri)
     if predictor is None:
         return Before("model before fine-tuning", note=f"not compared: {why_not}")
@@ -235,12 +229,7 @@ def before_training(
             name,
             note=f"not compared: tokenizer and predictor before training do not fit each other ({error})",
         )
-    means, _ = earlier.means(part, trading_rules(config), "before training")
-    table = signals.wide(score(close, forecast_frame(store, part, means)), config.backtest.backtest_signal)
-    days = part.session.max() - part.session.min()
-    note = f"forecast on every {spacing}th day" if spacing > 1 else "forecast on every day"
-    context.say(f"forecast: {len(part):,} series by the {name}, {days // spacing + 1} days")
-    return Before(name, table.rename_axis(index="datetime"), spacing, note)
+    return on_some_days(context, earlier, points, close, name, "before training")
 
 
 def sample_paths(

@@ -24,7 +24,7 @@ from kronos.forecast.store_forecaster import CHUNK_BATCHES, CLOSE, draw_keys, fo
 from kronos.report.leaderboard import Entry, Leaderboard
 from kronos.stages.base import Context, Inputs
 from kronos.stages.compared_models import Compared
-from kronos.stages.evaluate import score, simulate
+from kronos.stages.evaluate import simulate
 from kronos.stages.inputs import backtest_points, wide_bars
 from kronos.utils.progress import Progress
 
@@ -134,7 +134,7 @@ def score_table(
     """Every signal of the mean closes, as a backtest computes them."""
     means = np.full((*closes.shape, len(FEATURES)), np.nan, np.float32)
     means[..., CLOSE] = closes
-    return score(close, forecast_frame(store, points, means))
+    return signals.score(close, forecast_frame(store, points, means))
 
 
 def synthetic_points(config: Config, store: BarStore, points: ForecastPoints) -> ForecastPoints | None:

@@ -14,12 +14,13 @@ from kronos.data.forecast_points import contexts, latest_points
 from kronos.forecast.keys import series_keys
 from kronos.forecast.models import Windows
 from kronos.forecast.rollout import roll_out
-from kronos.forecast.store_forecaster import Forecaster, forecaster
+from kronos.forecast.store_forecaster import Forecaster
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import write_record
+from kronos.stages.ensemble import forecaster_of
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
-from kronos.stages.weights import trained_pair
+from kronos.stages.weights import trained_models
 from kronos.utils.csv_files import write_csv
 from kronos.utils.files import atomic_folder
 from kronos.utils.progress import Progress
@@ -44,17 +45,18 @@ class GenerateStage(Stage):
 
     def inputs(self, config: Config) -> Inputs:
         store = stored_bars(config)
-        tokenizer, predictor, notes = trained_pair(config, store, resolve_splits(config, store))
+        models, notes = trained_models(config, store, resolve_splits(config, store))
+        tokenizer, predictor = models.tokenizer, models.predictor
         digests = {"bars": store.digest, "tokenizer": tokenizer.digest, "predictor": predictor.digest}
-        return Inputs(digests, store, None, tokenizer, predictor, notes=notes)
+        return Inputs(digests, store, None, models, tokenizer, predictor, notes=notes)
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Draw and write the output folder, which is renamed to its final name when complete."""
         config, store, run = context.config, inputs.store, context.run
         assert store is not None
         log_dataset(context, store, "context")
-        log_inputs(context, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
-        model = forecaster(config, store, inputs.tokenizer.model, inputs.predictor.model)
+        log_inputs(context, **inputs.models.named())
+        model = forecaster_of(config, store, inputs.models)
         bars, begun = draw(model)
         with atomic_folder(self.folder(config)) as folder:
             bars.to_parquet(folder / "bars.parquet", index=False)

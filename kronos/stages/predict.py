@@ -17,7 +17,6 @@ from kronos.evaluation.coverage import SHOWN
 from kronos.forecast.store_forecaster import (
     Forecaster,
     forecast_frame,
-    forecaster,
     repaired_text,
     trading_rules,
 )
@@ -25,9 +24,10 @@ from kronos.report.figures import forecast_figure, save_png
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import RECORD, read_record, write_record
 from kronos.stages.calibration import NOT_ASKED, Found, context_closes, draw_moves, find, last_closes
+from kronos.stages.ensemble import forecaster_of
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
-from kronos.stages.weights import trained_pair
+from kronos.stages.weights import trained_models
 from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder
@@ -67,7 +67,8 @@ class PredictStage(Stage):
     def inputs(self, config: Config) -> Inputs:
         store = stored_bars(config)
         splits = resolve_splits(config, store)
-        tokenizer, predictor, notes = trained_pair(config, store, splits)
+        models, notes = trained_models(config, store, splits)
+        tokenizer, predictor = models.tokenizer, models.predictor
         raw = config.forecast.bands == "raw"
         calibration = NOT_ASKED if raw else find(config, store, tokenizer.digest, predictor.digest)
         if calibration.calibration is not None and leaves_the_day(config, store):
@@ -81,7 +82,9 @@ class PredictStage(Stage):
             *([calibration.note] if calibration.note else []),
             *too_few_paths(config, calibration),
         )
-        return Inputs(digests, store, splits, tokenizer, predictor, calibration=calibration, notes=notes)
+        return Inputs(
+            digests, store, splits, models, tokenizer, predictor, calibration=calibration, notes=notes
+        )
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Forecast and write the output folder, which is renamed to its final name when complete."""
@@ -89,10 +92,10 @@ class PredictStage(Stage):
         assert store is not None
         log_dataset(context, store, "inference")
         run.tags({f"{name}_digest": inputs.digests[name] for name in ("tokenizer", "predictor")})
-        log_inputs(context, inputs.calibration.path, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
+        log_inputs(context, inputs.calibration.path, **inputs.models.named())
         points = latest_points(store, config.data.lookback_window)
         drawn = chosen(config, store, points)
-        model = forecaster(config, store, inputs.tokenizer.model, inputs.predictor.model)
+        model = forecaster_of(config, store, inputs.models)
         frame, risks = forecast(context, model, points, inputs.calibration.calibration)
         with atomic_folder(config.predict_folder) as folder:
             frame.to_parquet(folder / "forecast.parquet", index=False)

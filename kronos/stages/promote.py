@@ -44,7 +44,6 @@ from kronos.stages.decision import (
     too_little,
     uses,
 )
-from kronos.stages.evaluate import score
 from kronos.stages.inputs import backtest_points, resolve_splits, stored_bars, wide_bars
 from kronos.stages.model_logging import log_served_model
 from kronos.stages.over_time import compare_crps
@@ -302,7 +301,7 @@ def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict
     mask = trading_mask(store, prices, "open", config.backtest.backtest_limit_threshold)
     earned = signals.tradable_returns(prices["open"], prices["close"], horizon, mask)
     mine, other = (
-        signals.wide(score(prices["close"], forecast), signal).rename_axis(index="datetime")
+        signals.wide(signals.score(prices["close"], forecast), signal).rename_axis(index="datetime")
         for forecast, signal in (
             (pd.read_parquet(outcome.folder / PREDICTIONS), config.backtest_signal),
             (theirs, present.tag("signal")),

@@ -131,6 +131,8 @@ def days_of(splits: str) -> dict[str, tuple[date, date]]:
 
 def seen_before(config: Config, splits: Ranges) -> list[str]:
     """Warnings about backtest days that training, validation or pretraining may have seen; [] if there are none."""
+    if len(members := config.members()) > 1:
+        return list(dict.fromkeys(line for one in members for line in seen_before(one, splits)))
     begin, end = splits.backtest
     found: list[str] = []
     for kind in KINDS:
@@ -150,6 +152,8 @@ def seen_before(config: Config, splits: Ranges) -> list[str]:
 
 def trained_on(config: Config, days: tuple[date, date]) -> list[str]:
     """Notes on weights that were trained on days that bands are calibrated on; [] if there are none."""
+    if len(members := config.members()) > 1:
+        return list(dict.fromkeys(line for one in members for line in trained_on(one, days)))
     found = []
     for kind in KINDS:
         given = given_address(kind, config)

@@ -23,6 +23,9 @@ def test_losses(context: Context, inputs: Inputs) -> dict[str, float]:
 
     config, store, splits = context.config, inputs.store, inputs.splits
     assert store is not None and splits is not None and inputs.tokenizer and inputs.predictor
+    if len(inputs.models.pairs) > 1:
+        context.say("no test loss: an ensemble has none")
+        return {}
     lookback, horizon = config.data.lookback_window, config.data.predict_window
     try:
         split = windows_of(config, store, "test", splits, lookback + horizon)

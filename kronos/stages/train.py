@@ -101,7 +101,9 @@ class PredictorStage(TrainStage):
         splits = resolve_splits(config, store)
         digests, start = self._common(config, store, splits)
         tokenizer = trained_weights("tokenizer", config, store, splits)
-        return Inputs({**digests, "tokenizer": tokenizer.digest}, store, splits, tokenizer, starting=start)
+        return Inputs(
+            {**digests, "tokenizer": tokenizer.digest}, store, splits, tokenizer=tokenizer, starting=start
+        )
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         context.run.tags({"tokenizer_digest": inputs.tokenizer.digest})

@@ -24,7 +24,7 @@ from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored
 from kronos.stages.provenance import seen_before
 from kronos.stages.runner import run_stage
 from kronos.stages.train import PredictorStage, TokenizerStage
-from kronos.stages.weights import KINDS, load_weights, pretrained_address, trained_pair
+from kronos.stages.weights import KINDS, load_weights, pretrained_address, trained_models
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder, digest_bytes
 
@@ -64,8 +64,8 @@ class WalkForwardStage(Stage):
                     else load_weights(kind, address, config.tracking.tracking_uri).digest
                 )
         else:
-            tokenizer, predictor, _ = trained_pair(config, store, splits)
-            digests |= {"tokenizer": tokenizer.digest, "predictor": predictor.digest}
+            models, _ = trained_models(config, store, splits)
+            digests |= {"tokenizer": models.tokenizer.digest, "predictor": models.predictor.digest}
         return Inputs(digests, store, splits)
 
     def code(self, config: Config) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from kronos.tracking.model_registry import ADDRESSES, source_run, weights
 from kronos.tracking.reader import TAG
 from kronos.utils.digests import altered
 from kronos.utils.errors import Damaged, UserError
-from kronos.utils.files import given_path
+from kronos.utils.files import digest_bytes, given_path
 
 Kind = Literal["tokenizer", "predictor"]
 KINDS: tuple[Kind, ...] = ("tokenizer", "predictor")
@@ -64,8 +64,12 @@ def load_weights(kind: Kind, address: str, uri: str | None) -> Weights:
 
 
 def given_address(kind: Kind, config: Config) -> str | None:
-    """Address of the weights that the configuration names; None where those trained by its own stages are used."""
-    paths = {"tokenizer": config.output.tokenizer_path, "predictor": config.output.predictor_path}
+    """Address of the weights that the configuration names; None where those trained by its own stages are used.
+
+    Of an ensemble, that of its first predictor: see `Config.members`.
+    """
+    first = (config.output.predictor_path or (None,))[0]
+    paths = {"tokenizer": config.output.tokenizer_path, "predictor": first}
     if paths[kind] is None and kind == "tokenizer" and config.training.freeze_tokenizer:
         return config.model.pretrained_tokenizer_path
     return paths[kind]
@@ -137,9 +141,54 @@ def trained_pair(config: Config, store: BarStore, splits: Ranges) -> tuple[Weigh
     raise problem
 
 
+@dataclass(frozen=True)
+class Models:
+    """The (tokenizer, predictor) pairs that forecast: one, or the members of an ensemble."""
+
+    pairs: tuple[tuple[Weights, Weights], ...]
+
+    @property
+    def tokenizer(self) -> Weights:
+        """The tokenizer; of an ensemble no model, but a digest of all of them."""
+        return self._joined(0)
+
+    @property
+    def predictor(self) -> Weights:
+        """The predictor; of an ensemble no model, but a digest of all of them."""
+        return self._joined(1)
+
+    def _joined(self, place: int) -> Weights:
+        parts = [pair[place] for pair in self.pairs]
+        if len(parts) == 1:
+            return parts[0]
+        return Weights(None, digest_bytes("\n".join(one.digest for one in parts).encode()), {})
+
+    def named(self) -> dict[str, Weights]:
+        """Every model by the name of its folder among the inputs of a run: tokenizer, predictor, tokenizer_2 ..."""
+        names = [("tokenizer", "predictor"), *(
+            (f"tokenizer_{place}", f"predictor_{place}") for place in range(2, len(self.pairs) + 1)
+        )]  # fmt: skip
+        return {
+            name: one
+            for both, pair in zip(names, self.pairs, strict=True)
+            for name, one in zip(both, pair, strict=True)
+        }
+
+
+def trained_models(config: Config, store: BarStore, splits: Ranges) -> tuple[Models, tuple[str, ...]]:
+    """(the models that forecast, lines to print): `trained_pair` for each member of an ensemble."""
+    pairs: list[tuple[Weights, Weights]] = []
+    notes: list[str] = []
+    for one in config.members():
+        *pair, lines = trained_pair(one, store, splits)
+        pairs.append((pair[0], pair[1]))
+        notes += lines
+    return Models(tuple(pairs)), tuple(dict.fromkeys(notes))
+
+
 def _own_tokenizer(config: Config) -> Weights | None:
     """The copy of the tokenizer stored with the configured predictor; None where there is none."""
-    address, uri = config.output.predictor_path, config.tracking.tracking_uri
+    address, uri = given_address("predictor", config), config.tracking.tracking_uri
     if address is not None and address.startswith(ADDRESSES):
         try:
             return load_weights("tokenizer", address, uri)

@@ -12,7 +12,7 @@ from kronos.model import checkpoint, load_predictor, load_tokenizer
 from kronos.stages.base import Inputs
 from kronos.stages.inputs import resolve_splits, stored_bars, windows_of
 from kronos.stages.test_loss import test_losses as losses_on_test
-from kronos.stages.weights import Weights
+from kronos.stages.weights import Models, Weights
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
 
 
@@ -24,7 +24,8 @@ def test_it_is_the_score_of_the_chosen_windows_in_one_batch(store, weights):
         "tokenizer": load_tokenizer(str(weights / "tokenizer")),
         "predictor": load_predictor(str(weights / "predictor")),
     }
-    inputs = Inputs({}, bars, splits, *(Weights(model, "", {}) for model in pair.values()))
+    both = [Weights(model, "", {}) for model in pair.values()]
+    inputs = Inputs({}, bars, splits, Models(((both[0], both[1]),)), *both)
     before = [checkpoint.digest(model) for model in pair.values()]
     said: list[str] = []
     found = losses_on_test(SimpleNamespace(config=config, say=said.append), inputs)

@@ -108,7 +108,6 @@ def forecast_metrics(config: Config) -> tuple[dict[str, float], dict[str, float]
     from kronos.evaluation.departures import pay_out
     from kronos.evaluation.tradability import trading_mask
     from kronos.forecast.store_forecaster import forecaster, trading_rules
-    from kronos.stages.evaluate import score
     from kronos.stages.inputs import resolve_splits, stored_bars, wide_bars
     from kronos.stages.weights import trained_pair
 
@@ -138,7 +137,7 @@ def forecast_metrics(config: Config) -> tuple[dict[str, float], dict[str, float]
         "as_of": np.repeat(store.sessions[points.session], horizon).astype("datetime64[ns]"),
         "step": np.tile(np.arange(1, horizon + 1, dtype=np.int32), count), "close": mean_NH.reshape(-1),
     })  # fmt: skip
-    predicted = signals.wide(score(close, forecast), config.backtest.backtest_signal)
+    predicted = signals.wide(signals.score(close, forecast), config.backtest.backtest_signal)
     end = pd.Timestamp(splits.val[1]) + pd.Timedelta(days=1)
     known = {name: frame[frame.index < end] for name, frame in bars.items()}  # no bar after the range
     known = pay_out(known, config.backtest.backtest_delisting_return)
