@@ -24,19 +24,9 @@ def test_price_scores_are_the_correlations_of_each_path() -> None:
     predicted[3] = 1.0  # a flat path has no correlation
     day = np.repeat(np.arange(20), 3)
     found = tasks.price_scores(predicted, came, day)
-    each = np.array(
-        [
-            stats.pearsonr(*pair)[0] if np.ptp(pair[0]) else np.nan
-            for pair in zip(predicted, came, strict=True)
-        ]
-    )
-    ranks = np.array(
-        [
-            stats.spearmanr(*pair)[0] if np.ptp(pair[0]) else np.nan
-            for pair in zip(predicted, came, strict=True)
-        ]
-    )
-    for name, values in (("ic", each), ("rank_ic", ranks)):
+    for name, of in (("ic", stats.pearsonr), ("rank_ic", stats.spearmanr)):
+        pairs = zip(predicted, came, strict=True)
+        values = [of(*pair)[0] if np.ptp(pair[0]) else np.nan for pair in pairs]
         expected = pd.Series(values).groupby(day).mean().mean()
         assert found[name].value == pytest.approx(expected) and found[name].low < expected < found[name].high
     assert tasks.price_scores(predicted[:, :2], came[:, :2], day) == {}

@@ -121,7 +121,8 @@ def tiny_chronos(folder: Path, kind: str) -> Path:
     from transformers import T5Config, T5ForConditionalGeneration
 
     shape = {
-        "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "pad_token_id": 0,
+        "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2,
+        "pad_token_id": 0,
         "eos_token_id": 1, "decoder_start_token_id": 0, "initializer_factor": 0.05,
     }  # fmt: skip
     with torch.random.fork_rng():
@@ -140,7 +141,8 @@ def tiny_chronos(folder: Path, kind: str) -> Path:
             config = T5Config(**shape, vocab_size=64)
             config.chronos_pipeline_class = "ChronosPipeline"
             config.chronos_config = {
-                "tokenizer_class": "MeanScaleUniformBins", "tokenizer_kwargs": {"low_limit": -15.0, "high_limit": 15.0},
+                "tokenizer_class": "MeanScaleUniformBins",
+                "tokenizer_kwargs": {"low_limit": -15.0, "high_limit": 15.0},
                 "n_tokens": 64, "n_special_tokens": 2, "pad_token_id": 0, "eos_token_id": 1, "use_eos_token": True,
                 "model_type": "seq2seq", "context_length": 64, "prediction_length": 8, "num_samples": 20,
                 "temperature": 1.0, "top_k": 50, "top_p": 1.0,
