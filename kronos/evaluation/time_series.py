@@ -16,6 +16,7 @@ from kronos.evaluation.statistics import Estimate, estimate
 
 LAST = "last"  # key of the baseline that decides the verdict: the last price
 LEVEL = 0.05  # of the Diebold-Mariano test in the verdict
+REPETITIONS = 1000  # of the block bootstrap
 LEAST_FITTED = 100  # returns from the first one of an instrument on, below which it has no GARCH
 SEASONS = {
     "day": 5,
@@ -38,6 +39,7 @@ class LossComparison:
     high: float
     t: float
     p: float
+    bootstrap: tuple[float, float] = (float("nan"), float("nan"))  # interval of the skill; NaN without `arch`
 
     @property
     def better(self) -> bool:
@@ -102,8 +104,28 @@ def compare(
     both = np.isfinite(model) & np.isfinite(other)
     days = day_N if model.ndim == 1 else np.repeat(day_N[:, None], model.shape[1], axis=1)
     daily = pd.DataFrame({"model": model[both], "other": other[both]}).groupby(days[both]).mean()
-    t, p = diebold_mariano(daily["model"].to_numpy(), daily["other"].to_numpy(), horizon)
-    return LossComparison(key, name, value, low, high, t, p)
+    losses = daily["model"].to_numpy(), daily["other"].to_numpy()
+    t, p = diebold_mariano(*losses, horizon)
+    return LossComparison(key, name, value, low, high, t, p, block_bootstrap(*losses, horizon))
+
+
+def block_bootstrap(model: np.ndarray, other: np.ndarray, horizon: int) -> tuple[float, float]:
+    """Return the 95 % interval of the skill by the stationary bootstrap of Politis and Romano (1994), by `arch`.
+
+    Blocks of days are at least two horizons long on average. NaN without `arch`, or with fewer than ten blocks.
+    """
+    days = len(model)
+    block = max(2 * horizon, round(days ** (1 / 3)))
+    if days < 10 * block:
+        return float("nan"), float("nan")
+    try:
+        from arch.bootstrap import StationaryBootstrap
+    except ImportError:
+        return float("nan"), float("nan")
+    draws = StationaryBootstrap(block, model, other, seed=0)
+    skills = draws.apply(lambda one, two: 1 - one.mean() / two.mean(), REPETITIONS)[:, 0]
+    low, high = np.quantile(skills, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
 
 
 def naive_forecasts(

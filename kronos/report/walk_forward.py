@@ -1,7 +1,7 @@
 """Pool the daily series of a walk-forward's folds, with intervals, and write the report on them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from kronos.report.figures import save_png
 from kronos.report.rendering import write_pages
 from kronos.utils import files
 
+BAND = "coverage_90"  # of the band of the key figures
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -25,6 +27,7 @@ class Fold:
     daily: pd.DataFrame  # of the backtest: return, cost, bench
     rank_ic: pd.Series  # with the tradable return, indexed by day
     baselines: Mapping[str, pd.DataFrame]  # name -> columns model, baseline; indexed by day
+    coverage: Mapping[str, float] = field(default_factory=dict)  # of the 90 % band: raw, calibrated, series
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,21 @@ def read_fold(folder: Path, name: str, trained: str, signal: str) -> Fold:
         str(key): group.set_index("datetime")[["model", "baseline"]]
         for key, group in table.groupby("baseline_key", sort=False)
     }
-    return Fold(name, trained, daily, own, baselines)
+    figures = files.read_json(folder / "metrics.json")["metrics"]
+    shown = {"raw": f"{BAND}_raw", "calibrated": f"{BAND}_calibrated", "series": "coverage_series"}
+    held = {key: figures[metric] for key, metric in shown.items() if figures.get(metric) is not None}
+    return Fold(name, trained, daily, own, baselines, held)
+
+
+def coverage(folds: Sequence[Fold]) -> dict[str, float]:
+    """Return what the 90 % band held over all folds, raw and calibrated, each fold by its number of forecasts."""
+    found = {}
+    for kind in ("raw", "calibrated"):
+        able = [fold.coverage for fold in folds if kind in fold.coverage]
+        if able and len(able) == len(folds):
+            weight = sum(one["series"] for one in able)
+            found[kind] = sum(one[kind] * one["series"] for one in able) / weight
+    return found
 
 
 def pool(
@@ -94,6 +111,7 @@ def write_pooled(
     pooled = pool(folds, horizon, periods_per_year, before_spacing)
     days = sum(len(fold.daily) for fold in folds)
     note = verdict(days, horizon) or verdict(pooled.rank_ic.days, horizon)
+    held = coverage(folds)
     each = [pool([fold], horizon, periods_per_year, before_spacing) for fold in folds]
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     period = f"{len(folds)} folds, {days} sessions" + (f"; {note}" if note else "")
@@ -103,15 +121,17 @@ def write_pooled(
     write_pages(
         folder, "walk_forward.j2", folds=list(zip(folds, each, strict=True)), pooled=pooled, note=note, days=days,
         signal=signal, horizon=horizon, refit=refit, warnings=warnings,
-        looks_before=looks_before,
+        looks_before=looks_before, coverage=held,
     )  # fmt: skip
     rows = [
         {"fold": fold.name, "rank_ic": one.rank_ic.mean, "low": one.rank_ic.low, "high": one.rank_ic.high,
-         "excess": one.excess.mean * one.periods, "days": len(fold.daily)}
+         "excess": one.excess.mean * one.periods, "days": len(fold.daily),
+         **{f"{BAND}_{kind}": fold.coverage[kind] for kind in held}}
         for fold, one in zip(folds, each, strict=True)
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "folds.csv", index=False, float_format="%.10g")
     values = {**_metrics(pooled, days, len(folds)), "looks_before": float(looks_before)}
+    values |= {f"{BAND}_{kind}": share for kind, share in held.items()}
     found: dict[str, Any] = {"metrics": values, "too_short": note, "pooled": pooled, "folds": rows}
     files.write_json(folder / "metrics.json", plain(found))
     return values

@@ -24,7 +24,7 @@ from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored
 from kronos.stages.provenance import seen_before
 from kronos.stages.runner import run_stage
 from kronos.stages.train import PredictorStage, TokenizerStage
-from kronos.stages.weights import KINDS, load_weights, pretrained_address, trained_models
+from kronos.stages.weights import KINDS, given_address, load_weights, pretrained_address, trained_models
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder, digest_bytes
 
@@ -88,6 +88,9 @@ class WalkForwardStage(Stage):
                 if not fold.training.freeze_tokenizer:
                     run_stage(TokenizerStage(), fold, context, objective=context.objective)
                 run_stage(PredictorStage(), fold, context, objective=context.objective)
+            elif not config.launch.skip_calibrate:
+                fold = recalibrated(fold, store, splits)
+            if refit or not config.launch.skip_calibrate:
                 run_stage(CalibrateStage(served=False), fold, context)
             tested = run_stage(BacktestStage(ledger, model), fold, context)
             used_weights = tested.record["made_from"]["inputs"]
@@ -117,6 +120,25 @@ class WalkForwardStage(Stage):
             looks.record(ledger, look, run, context.say)
         context.say(f"walk_forward: report in {self.folder(config) / 'report.md'}")
         return Result(self.name, run.id, self.folder(config), record)
+
+
+def recalibrated(fold: Config, store: BarStore, splits: Ranges) -> Config:
+    """The configuration of a fold of models that are not trained again, whose bands follow the market.
+
+    They are calibrated on as many days as the validation range has, as far before the fold as that range is before
+    the backtest, in a folder of the fold's own.
+    """
+    days = pd.DatetimeIndex(np.unique(pd.DatetimeIndex(store.sessions[: store.last_session + 1]).normalize()))
+    firsts = pd.DatetimeIndex([one.backtest[0] for one in (splits, resolve_splits(fold, store))])
+    begin, tested = days.searchsorted(firsts)
+    shift = int(tested - begin)
+    best = {kind: str(fold.model_folder(kind) / "checkpoints" / "best_model") for kind in KINDS}
+    return fold.replace(
+        val_time_range=_moved(days, splits.val, shift), test_time_range=_moved(days, splits.test, shift),
+        save_path=str(Path(fold.output.save_path) / "walk_forward" / Path(fold.output.backtest_result_path).name),
+        tokenizer_path=given_address("tokenizer", fold) or best["tokenizer"],
+        predictor_path=fold.output.predictor_path or [best["predictor"]],
+    )  # fmt: skip
 
 
 def fold_configs(config: Config, store: BarStore, splits: Ranges) -> list[Config]:

@@ -41,6 +41,7 @@ def judged(closes: np.ndarray, predicted: np.ndarray, horizon: int) -> time_seri
     return time_series.compare("last", "last price", loss, np.abs(1 - realised), days, horizon)
 
 
+@pytest.mark.slow
 def test_of_200_random_walks_at_least_94_per_cent_are_told_no_better() -> None:
     """The forecasts follow the last moves, some of them and in either direction, so that they are not all bad."""
     horizon, days, better = 5, 240, 0
@@ -145,3 +146,17 @@ def test_garch_is_its_own_recursion_and_sees_no_later_close() -> None:
     again, _ = time_series.volatility_baselines(later, day, place, horizon, 60, fitted_until=600)
     for key in found:
         np.testing.assert_array_equal(found[key][1], again[key][1])
+
+
+def test_the_block_bootstrap_s_interval_holds_its_level_and_follows_the_skill() -> None:
+    covered = []
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        shared = np.convolve(generator.random(304), np.ones(5) / 5, "valid")  # of targets that overlap
+        model, other = shared + 0.2 * generator.random((2, 300))
+        low, high = time_series.block_bootstrap(model, other, 5)
+        covered.append(low <= 0 <= high)
+    assert np.mean(covered) >= 0.85
+    low, high = time_series.block_bootstrap(0.9 * other, other, 5)
+    assert low == pytest.approx(0.1) and high == pytest.approx(0.1)
+    assert np.isnan(time_series.block_bootstrap(model[:80], other[:80], 5)).all()

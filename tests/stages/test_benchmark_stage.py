@@ -27,7 +27,7 @@ class Drift:
 def small(weights: Path) -> list[str]:
     return [
         "benchmark", "--tokenizer-path", str(weights / "tokenizer"), "--predictor-path", str(weights / "predictor"),
-        "--backtest-max-instruments", "10", "--evaluation-series", "60", "--evaluation-sample-count", "4",
+        "--backtest-max-instruments", "6", "--evaluation-series", "30", "--evaluation-sample-count", "4",
         "--inference-sample-count", "2", "--backtest-n-symbol-hold", "4", "--backtest-n-symbol-drop", "1",
     ]  # fmt: skip
 

@@ -69,15 +69,24 @@ def test_the_report_shows_each_member_and_the_pool_and_bands_are_calibrated_toge
     store: Path, weights: Path, second: Path
 ) -> None:
     tokenizer = ["--tokenizer-path", str(weights / "tokenizer")]
-    given = [*tokenizer, "--evaluation-series", "60", "--evaluation-sample-count", "20"]
-    given += ["--inference-sample-count", "4", "--backtest-max-instruments", "12"]
+    given = [
+        *tokenizer,
+        "--evaluation-series",
+        "30",
+        "--baseline-day-step",
+        "15",
+        "--evaluation-sample-count",
+        "20",
+    ]
+    given += ["--inference-sample-count", "4", "--backtest-max-instruments", "6"]
     given += ["--backtest-n-symbol-hold", "4", "--backtest-n-symbol-drop", "1"]
+    given += ["--backtest-time-range", "2010-07-15,2010-08-20", "--n-val-iter", "50"]
     given += ["--baseline-lightgbm", "false", "--baseline-seeds", "2"]
-    few = ["--calibration-series", "150", "--calibration-sample-count", "12"]
+    few = ["--calibration-series", "100", "--calibration-sample-count", "10"]
     both = ["--predictor-path", f"{weights / 'predictor'},{second}"]
     assert main(["calibrate", *tokenizer, *both, *few]) == 0
     assert main(["backtest", *given, *both]) == 0
-    figures = read_json(REPORT / "metrics.json")
+    figures = read_json(REPORT / "metrics.json")["metrics"]
     assert {"member_1_rank_ic", "member_2_crps", "coverage_90_calibrated", "crps_raw"} <= figures.keys()
     report = (REPORT / "report.md").read_text()
     assert "Members of the ensemble" in report and str(second) in report and "the pool" in report
@@ -87,7 +96,7 @@ def test_the_report_shows_each_member_and_the_pool_and_bands_are_calibrated_toge
     for path in (weights / "predictor", second):
         assert main(["backtest", *given, "--predictor-path", str(path)]) == 0
         alone.append(pd.read_parquet(REPORT / "predictions.parquet")["close"])
-        one = read_json(REPORT / "metrics.json")
+        one = read_json(REPORT / "metrics.json")["metrics"]
         assert one["crps_raw"] == pytest.approx(figures[f"member_{len(alone)}_crps"], rel=1e-6)
     assert np.corrcoef(pooled["close"], (alone[0] + alone[1]) / 2)[0, 1] > 0.9
     assert main(["predict", *tokenizer, *both, "--inference-sample-count", "4"]) == 0

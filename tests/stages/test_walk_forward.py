@@ -128,6 +128,7 @@ def test_a_walk_forward_runs_its_folds_as_children_and_pools_them(in_folder, ref
         "--config-path", str(CONFIG), "--epochs", "1", "--n-train-iter", "2000", "--n-val-iter", "300",
         "--walk-forward-folds", "2", "--inference-sample-count", "2", "--baseline-seeds", "2",
         "--evaluation-series", "30", "--baseline-lightgbm", "false",
+        "--calibration-series", "100", "--calibration-sample-count", "10",
     ]  # fmt: skip
     if not refit:
         assert main(["tokenizer", *quick]) == 0 and main(["predictor", *quick]) == 0
@@ -139,7 +140,13 @@ def test_a_walk_forward_runs_its_folds_as_children_and_pools_them(in_folder, ref
     pooled = read_json(folder / "metrics.json")["pooled"]["rank_ic"]
     assert pooled["low"] < pooled["mean"] < pooled["high"]
     models = Path("outputs/models/walk_forward")
-    assert models.is_dir() == refit
+    kept = [
+        read_json(models / f"fold_{place}" / "finetune_predictor_demo" / "calibration" / "calibration.json")
+        for place in (1, 2)
+    ]
+    assert kept[0]["days"] != kept[1]["days"]  # they follow the market
+    assert (kept[0]["weights"] == kept[1]["weights"]) != refit
+    assert 0 < found["metrics"]["coverage_90_calibrated"] <= 1
     looked = read_looks(Path("outputs/looks.jsonl"), pytest.fail)
     assert [one.kind for one in looked] == ["fold", "fold", "walk_forward"] and len(
         {one.model for one in looked}
