@@ -30,6 +30,7 @@ NOT_RUN = {
     "python -m qlib.cli.data": "downloads",
     "python -m kronos pipeline --device cuda": "needs a GPU",
     "torchrun --nnodes=2": "needs two machines; tests/distributed/test_launch.py has two nodes on loopback",
+    "python -m kronos benchmark": "tests/stages/test_benchmark_stage.py runs it on fewer bars",
     "mlflow server": "needs PostgreSQL; tests/tracking/test_tracking_server.py has one on loopback",
     "python -m kronos pipeline --tracking-uri": "needs the server; tests/tracking/test_tracking_server.py has one",
     "python -m kronos search --storage": "needs PostgreSQL; tests/stages/search/test_machines.py has one on loopback",
