@@ -11,6 +11,7 @@ from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import source_digest, write_record
 from kronos.stages.calibration import find
 from kronos.stages.evaluate import evaluate
+from kronos.stages.forecast_charts import asked_for
 from kronos.stages.inputs import BY_CONTENT, backtest_points, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.provenance import seen_before
@@ -18,7 +19,7 @@ from kronos.stages.weights import trained_pair
 from kronos.utils.files import atomic_folder, digest_bytes
 
 NOT_READ = (
-    "predict_quantiles", "predict_figures", "predict_drawdown", "predict_result_path", "predict_save_folder_name",
+    "predict_quantiles", "predict_drawdown", "predict_result_path", "predict_save_folder_name",
     "bands", "calibration_series", "calibration_sample_count",
 )  # fmt: skip
 
@@ -75,6 +76,7 @@ class BacktestStage(Stage):
         pair = inputs.tokenizer.model, inputs.predictor.model
         log_inputs(context, inputs.calibration.path, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
         points = backtest_points(config, store, inputs.splits)
+        asked_for(config, store, points)  # refused before anything is forecast
         model = forecaster(config, store, *pair)
         means, repaired = model.means(points, trading_rules(config))
         context.say(repaired_text(config, len(points), repaired))
@@ -88,7 +90,9 @@ class BacktestStage(Stage):
             run.metrics(0, metrics)
             run.artifact(folder)
             looks.record(ledger, look, run, context.say)
-        context.say(f"backtest: report in {config.backtest_folder / 'report.md'} (and report.html)")
+        context.say(
+            f"backtest: report in {config.backtest_folder / 'report.md'} (report.html, and candles in forecasts.html)"
+        )
         return Result(self.name, run.id, config.backtest_folder, record)
 
     def _look(self, config: Config, inputs: Inputs) -> looks.Look:
