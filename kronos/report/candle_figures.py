@@ -97,7 +97,7 @@ def _legend_entries(chart: ForecastChart) -> tuple[list[Any], list[str]]:
     handles: list[Any] = [
         Patch(color=BLUE, alpha=alpha, lw=0) for _, alpha in zip(bands, SHADES, strict=False)
     ]
-    names = [f"{share:.0%} band" for share in bands]
+    names = [f"{100 * share:g} % band" for share in bands]
     for up, down, name in (
         (BLUE, BLUE, "mean forecast"),
         (GREEN, RED, "bars seen and what came" if len(chart.came) else "bars seen"),

@@ -21,8 +21,8 @@ from kronos.report.rendering import number_text
 
 INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, LIGHT_BLUE, GREEN, RED = "#1f5fa8", "#7fb2e5", "#2a9d74", "#c8553d"
-# Of groups with an order, the lowest first: steps of viridis, in order for readers with any colour vision.
-ORDERED = ("#440154", "#3b528b", "#21918c", "#5ec962", "#c9b400")
+# Of groups with an order, the lowest first: hue and lightness both rise, for readers with any colour vision.
+ORDERED = ("#7b4fb5", "#4a7fd0", "#21a0a0", "#5fb857", "#d9ac00")
 SEEN_ONLY: dict[str, Any] = {"facecolor": "white", "edgecolor": GREY, "hatch": "/////", "lw": 0.5}
 SCORED: dict[str, Any] = {"facecolor": "#9ad4bd", "edgecolor": GREEN, "lw": 0.5}
 LEGEND_LETTERS = 96  # letters in one row of a legend as wide as the figure
@@ -159,12 +159,15 @@ def _line(axes: Axes, label: str, series: pd.Series, color: str, style: str) -> 
 
 
 def data_figure(
-    by_session: pd.DataFrame, ranges: Mapping[str, tuple[date, date]], context: int, source: str
+    by_session: pd.DataFrame,
+    ranges: Mapping[str, tuple[date, date]],
+    contexts: Mapping[str, int],
+    source: str,
 ) -> Figure:
     """Draw the number of instruments with a bar per session, the ranges, and filled, repaired and non-member rows.
 
     `by_session` counts rows: index session, columns `bars` and others; columns of zeros are left out. The first
-    `context` sessions of a range are only seen, the others are scored as well: ranges may share what is only seen.
+    `contexts[name]` sessions of a range are only seen, the others are scored: ranges may share what is only seen.
     """
     first, last = by_session.index[0], by_session.index[-1]
     days = (last - first).days + 1
@@ -179,7 +182,7 @@ def data_figure(
         inside = by_session.index[(by_session.index >= left) & (by_session.index < right)]
         if not len(inside):
             continue
-        scored = inside[context:]
+        scored = inside[contexts[name] :]
         start = scored[0] if len(scored) else inside[-1]
         low = 0.03 + 0.065 * place
         track = upper.get_xaxis_transform()

@@ -189,8 +189,10 @@ def write_reports(
         "not a member": ~filled & ((flags & Flag.NONMEMBER) > 0),
     }
     by_session = {name: np.bincount(session[which], minlength=len(sessions)) for name, which in rows.items()}
+    # A forecast of the backtest may have its context before the range.
+    contexts = {name: 0 if name == "backtest" else lookback for name in ranges.days()}
     figure = data_figure(
-        pd.DataFrame(by_session, index=sessions), ranges.days(), lookback, str(store.source.get("name", ""))
+        pd.DataFrame(by_session, index=sessions), ranges.days(), contexts, str(store.source.get("name", ""))
     )
     save_png(figure, store.path / "data_report.png")
 

@@ -26,7 +26,7 @@ from kronos.report.forecast_chart import (
 from kronos.stages.calibration import context_closes, draw_moves, last_closes
 from kronos.utils.errors import UserError
 
-SHOWN = 120  # most bars seen in a chart
+MOST_SEEN = 120  # most bars seen in a chart
 EACH = 3  # instruments each with the best, typical and worst forecasts
 EXAMPLES = 4  # random forecasts
 DATES = 6  # forecasts of an instrument, spread evenly over the range
@@ -84,10 +84,13 @@ def point_chart(
     paths: np.ndarray,
     kind: str,
     fills: pd.DataFrame = NO_FILLS,
+    shown: int = MOST_SEEN,
 ) -> ForecastChart:
-    """The chart of one point; `means` are its rows of a forecast frame, and `fills` its instrument's trades."""
+    """The chart of one point with at most `shown` bars seen; `means` are its rows of a forecast frame, `fills` its
+    instrument's trades.
+    """
     row, whole = int(points.row[place]), store.symbol_rows(int(points.instrument[place]))
-    first = max(whole.start, row + 1 - min(int(store.history[row]), SHOWN))
+    first = max(whole.start, row + 1 - min(int(store.history[row]), shown))
     ahead = means.set_index("datetime")[list(COLUMNS)]
     later = _bars(store, slice(row + 1, min(whole.stop, row + 1 + len(means))), real=True)
     return ForecastChart(

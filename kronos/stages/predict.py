@@ -28,7 +28,7 @@ from kronos.report.pages.forecasts import write_ranking
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import RECORD, read_record, write_record
 from kronos.stages.calibration import NOT_ASKED, Found, context_closes, draw_moves, find, last_closes
-from kronos.stages.forecast_charts import PATHS, asked_for, point_chart
+from kronos.stages.forecast_charts import MOST_SEEN, PATHS, asked_for, point_chart
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.weights import trained_pair
@@ -45,6 +45,8 @@ NOT_READ = (
     "calibration_series",
     "calibration_sample_count",
 )
+MOST_BARS = 30_000  # seen, in all charts of the page: it is to stay small with many instruments
+FEWEST_SHOWN = 40
 PATHS_PER_TAIL = 5  # sample paths beyond a raw quantile, below which it is mostly chance
 
 
@@ -219,6 +221,7 @@ def latest_charts(
     """A chart of every instrument: those asked for first, in their order. Pairs of quantiles are the bands."""
     levels, horizon = sorted(config.forecast.predict_quantiles), config.data.predict_window
     pairs = [(low, high) for low, high in zip(levels, levels[::-1], strict=True) if low < high]
+    shown = max(FEWEST_SHOWN, min(MOST_SEEN, MOST_BARS // len(points)))
     found = []
     for place in range(len(points)):
         means = frame.iloc[place * horizon : (place + 1) * horizon]
@@ -227,5 +230,5 @@ def latest_charts(
             for low, high in pairs
         }
         kind = ASKED if means["instrument"].iloc[0] in asked else LATEST
-        found.append(point_chart(store, points, place, means, bands, paths[place], kind))
+        found.append(point_chart(store, points, place, means, bands, paths[place], kind, shown=shown))
     return sorted(found, key=lambda one: asked.index(one.instrument) if one.kind == ASKED else len(asked))

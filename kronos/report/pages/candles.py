@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.report.forecast_chart import OTHER_DAY, ForecastChart
+from kronos.report.forecast_chart import COLUMNS, OTHER_DAY, ForecastChart
 
-UP, DOWN, FORECAST, AMBER = "#2a9d74", "#c8553d", "#3b82c4", "#d08b1d"
+# Colours that are seen on a white and on a dark page.
+UP, DOWN, BLUE, AMBER = "#2a9d74", "#c8553d", "#3b82c4", "#d08b1d"
 APART = 0.22  # the forecast is drawn left of a bar's place and what came right of it
-PRICES = ("open", "high", "low", "close")
 BAND_SHADES = (0.16, 0.28, 0.36)  # opacity of bands, the widest first
 MOST_BANDS = len(BAND_SHADES)
 HOVER = (
@@ -47,7 +47,7 @@ def candle_template() -> dict[str, Any]:
     )
     for meta, name, up, down in (
         ("seen", "seen", UP, DOWN),
-        ("forecast", "forecast (mean)", FORECAST, FORECAST),
+        ("forecast", "forecast (mean)", BLUE, BLUE),
         ("came", "what came", UP, DOWN),
     ):
         # Hollow candles rise and filled ones fall, so that colour is not needed to tell them apart.
@@ -76,7 +76,7 @@ def candle_template() -> dict[str, Any]:
         )
     for meta, name, color in (
         ("volume_seen", "volume seen", "#7b8794"),
-        ("volume_forecast", "volume forecast", FORECAST),
+        ("volume_forecast", "volume forecast", BLUE),
         ("volume_came", "volume that came", "#a0762b"),
     ):
         traces.append(
@@ -92,9 +92,11 @@ def candle_template() -> dict[str, Any]:
         )
     layout = go.Layout(
         template=None, hovermode="x", dragmode="pan", barmode="overlay", bargap=0.3, boxgap=0.12,
-        margin={"l": 64, "r": 16, "t": 8, "b": 44},
+        modebar={"orientation": "v"},
+        margin={"l": 64, "r": 40, "t": 8, "b": 44},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         xaxis={"anchor": "y2", "hoverformat": ".0f", "showgrid": False, "zeroline": False, "tickangle": 0,
+               "ticklabeloverflow": "allow",
                "rangeslider": {"visible": False}},
         yaxis={"domain": [0.26, 1], "title": {"text": "price"}, "zeroline": False},
         yaxis2={"domain": [0, 0.2], "title": {"text": "volume"}, "rangemode": "tozero", "nticks": 3,
@@ -110,7 +112,10 @@ def candle_template() -> dict[str, Any]:
 
 
 def chart_arrays(chart: ForecastChart) -> dict[str, Any]:
-    """Return what a page holds of one chart: its names, its times and the arrays of each trace that has data."""
+    """Return what a page holds of one chart: its names, its times and the arrays of each trace that has data.
+
+    Volumes stand with the candles, and times once: the script gives them to the traces.
+    """
     ahead = np.arange(1, len(chart.forecast) + 1)
     traces: dict[str, dict[str, Any]] = {}
     bands = sorted(chart.bands.items(), reverse=True)[:MOST_BANDS]
@@ -118,7 +123,7 @@ def chart_arrays(chart: ForecastChart) -> dict[str, Any]:
     for place, (share, (low, high)) in enumerate(bands):
         across = [0, *ahead.tolist(), *ahead[::-1].tolist()]
         traces[f"band_{place}"] = {
-            "name": f"{share:.0%} band", "x": across, "y": _numbers([last, *high, *np.asarray(low)[::-1]]),
+            "name": f"{100 * share:g} % band", "x": across, "y": _numbers([last, *high, *np.asarray(low)[::-1]]),
         }  # fmt: skip
     if len(chart.paths):
         gap: list[float | None] = [None]
@@ -135,11 +140,8 @@ def chart_arrays(chart: ForecastChart) -> dict[str, Any]:
     ):
         if not len(frame):
             continue
-        x = _numbers(np.asarray(places) + shift)
-        text = chart.times
-        named = [text[int(place) + len(chart.seen) - 1] for place in places]
-        traces[meta] = {"x": x, "text": named, **{name: _numbers(frame[name]) for name in PRICES}}
-        traces[f"volume_{meta}"] = {"x": x, "y": _numbers(frame["volume"])}
+        columns = {name: _numbers(frame[name]) for name in COLUMNS}
+        traces[meta] = {"x": _numbers(np.asarray(places) + shift), **columns}
     for side in ("buy", "sell"):
         own = chart.fills[chart.fills["side"] == side]
         places = chart.places(pd.Index(own["datetime"]))

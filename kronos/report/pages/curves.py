@@ -7,7 +7,8 @@ import pandas as pd
 
 from kronos.evaluation.ranking import TRADABLE
 from kronos.report.content import ReportInputs
-from kronos.report.figures import BLUE, GREEN, GREY, LIGHT_BLUE, ORDERED, RED
+from kronos.report.figures import GREY, LIGHT_BLUE, ORDERED
+from kronos.report.pages.candles import BLUE, DOWN, UP
 
 MOST_POINTS = 1500  # of a curve: a screen has fewer pixels, and a year of 5-minute bars has 12,000
 MONTH = 21  # sessions of the rolling mean of the daily Rank IC
@@ -31,8 +32,8 @@ def _figure(traces: list[dict[str, Any]], upper: str, lower: str, style: str = "
     import plotly.graph_objects as go
 
     layout = go.Layout(
-        template=None, hovermode="x unified", dragmode="zoom", barmode="overlay",
-        margin={"l": 72, "r": 16, "t": 8, "b": 40},
+        template=None, hovermode="x unified", dragmode="zoom", barmode="overlay", modebar={"orientation": "v"},
+        margin={"l": 72, "r": 36, "t": 8, "b": 40},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         xaxis={"anchor": "y2", "type": "date", "title": {"text": "session"}},
         yaxis={"domain": [0.54, 1], "title": {"text": upper}, "tickformat": style, "hoverformat": style},
@@ -73,8 +74,8 @@ def _cumulative(daily: pd.DataFrame, random_net: pd.DataFrame | None) -> dict[st
         _line("portfolio, with costs", net.cumsum(), BLUE),
         _line("portfolio, without costs", daily["return"].cumsum(), LIGHT_BLUE, dash="dash"),
         _line("benchmark", daily["bench"].cumsum(), GREY),
-        _line("excess, with costs", (net - daily["bench"]).cumsum(), GREEN, "y2"),
-        _line("excess, without costs", (daily["return"] - daily["bench"]).cumsum(), RED, "y2", "dash"),
+        _line("excess, with costs", (net - daily["bench"]).cumsum(), UP, "y2"),
+        _line("excess, without costs", (daily["return"] - daily["bench"]).cumsum(), DOWN, "y2", "dash"),
     ]
     return _figure(traces, "cumulative return", "cumulative excess")
 
@@ -86,7 +87,7 @@ def _drawdown(daily: pd.DataFrame) -> dict[str, Any]:
         for name, series, color, axis in (
             ("portfolio, with costs", net, BLUE, "y"),
             ("benchmark", daily["bench"], GREY, "y"),
-            ("excess, with costs", net - daily["bench"], GREEN, "y2"),
+            ("excess, with costs", net - daily["bench"], UP, "y2"),
         )
     ]
     return _figure(traces, "drawdown", "drawdown of the excess")
@@ -105,9 +106,9 @@ def _ic(ic: pd.DataFrame) -> dict[str, Any]:
         bars = _thinned(values)
         traces += [
             {"type": "bar", "name": f"{name} of a day", "x": _times(bars.index), "y": _values(bars), "yaxis": axis,
-             "marker": {"color": [BLUE if value > 0 else RED for value in bars], "line": {"width": 0}},
+             "marker": {"color": [BLUE if value > 0 else DOWN for value in bars], "line": {"width": 0}},
              "opacity": 0.6, "showlegend": False},
-            _line(f"{name}, mean of {MONTH} days", values.rolling(MONTH).mean(), GREEN, axis),
+            _line(f"{name}, mean of {MONTH} days", values.rolling(MONTH).mean(), UP, axis),
             _line(f"{name}, mean so far", values.expanding().mean(), GREY, axis, "dash"),
         ]  # fmt: skip
     return _figure(traces, "Rank IC", "IC", "+.3f")
@@ -120,14 +121,14 @@ def _groups(groups: pd.DataFrame, horizon: int) -> dict[str, Any]:
     traces = [_line(f"group {name}", curves[name], color)
               for name, color in zip(names, ORDERED, strict=True)]  # fmt: skip
     spread = curves[names[-1]] - curves[names[0]]
-    traces.append(_line("highest minus lowest", spread, GREEN, "y2", fill="tozeroy"))
+    traces.append(_line("highest minus lowest", spread, UP, "y2", fill="tozeroy"))
     return _figure(traces, "cumulative return", "highest minus lowest")
 
 
 def _turnover(daily: pd.DataFrame, ranking: pd.DataFrame) -> dict[str, Any]:
     traces = [
         _line("portfolio: bought plus sold, of the account", daily["turnover"], BLUE),
-        _line("ranking: share of the highest group that changes", ranking["top"], RED, "y2"),
+        _line("ranking: share of the highest group that changes", ranking["top"], DOWN, "y2"),
     ]
     return _figure(traces, "turnover per day", "change of group", ".1%")
 

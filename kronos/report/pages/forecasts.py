@@ -45,7 +45,7 @@ def write_ranking(
     held = _fitting(sorted(charts, key=lambda one: (one.kind != ASKED, -abs(order[one.instrument] - middle))))
     drawn = {chart["instrument"] for chart in held}
     columns = [
-        (f"{title} of {drawdown:.0%}" if name == "drawdown_probability" else title)
+        (f"{title} of {100 * drawdown:g} %" if name == "drawdown_probability" else title)
         for name, (title, _) in RANKING.items()
     ]
     rows = [
