@@ -6,6 +6,7 @@ from pathlib import Path
 from kronos.config.schema import Config, fields_of
 from kronos.evaluation import benchmark, signals
 from kronos.forecast.store_forecaster import forecast_frame, forecaster, repaired_text, trading_rules
+from kronos.report.pages.forecasts import PAGE
 from kronos.stages import looks
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import source_digest, write_record
@@ -76,7 +77,8 @@ class BacktestStage(Stage):
         pair = inputs.tokenizer.model, inputs.predictor.model
         log_inputs(context, inputs.calibration.path, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
         points = backtest_points(config, store, inputs.splits)
-        asked_for(config, store, points)  # refused before anything is forecast
+        if missing := asked_for(config, store, points)[1]:
+            context.say(f"predict_figures: not in the backtest: {', '.join(missing)}")
         model = forecaster(config, store, *pair)
         means, repaired = model.means(points, trading_rules(config))
         context.say(repaired_text(config, len(points), repaired))
@@ -90,9 +92,8 @@ class BacktestStage(Stage):
             run.metrics(0, metrics)
             run.artifact(folder)
             looks.record(ledger, look, run, context.say)
-        context.say(
-            f"backtest: report in {config.backtest_folder / 'report.md'} (report.html, and candles in forecasts.html)"
-        )
+        context.say(f"backtest: report in {config.backtest_folder / 'report.md'} (and report.html)")
+        context.say(f"backtest: candles in {config.backtest_folder / PAGE}")
         return Result(self.name, run.id, config.backtest_folder, record)
 
     def _look(self, config: Config, inputs: Inputs) -> looks.Look:

@@ -24,7 +24,6 @@ from kronos.report.forecast_chart import (
     ForecastChart,
 )
 from kronos.stages.calibration import context_closes, draw_moves, last_closes
-from kronos.utils.errors import UserError
 
 MOST_SEEN = 120  # most bars seen in a chart
 EACH = 3  # instruments each with the best, typical and worst forecasts
@@ -34,15 +33,13 @@ PATHS = 10  # sample paths in a chart
 BANDS = (0.9, 0.5)
 
 
-def asked_for(config: Config, store: BarStore, points: ForecastPoints) -> list[str]:
-    """The instruments of predict_figures. Raises UserError, with the reason, for one that cannot be forecast."""
+def asked_for(config: Config, store: BarStore, points: ForecastPoints) -> tuple[list[str], list[str]]:
+    """The instruments of predict_figures that are forecast, and the others with the reason, as text."""
     wanted = config.forecast.predict_figures or ()
     known = {store.instruments[place] for place in np.unique(points.instrument)}
     why = dict(zip(points.excluded["instrument"], points.excluded["reason"], strict=True))
     missing = [f"{name} ({why.get(name, 'not in the store')})" for name in wanted if name not in known]
-    if missing:
-        raise UserError(f"predict_figures: not forecast: {', '.join(missing)}")
-    return list(wanted)
+    return [name for name in wanted if name in known], missing
 
 
 def backtest_charts(
@@ -132,7 +129,7 @@ def _chosen(
         for row in _spread(np.flatnonzero(points.instrument == place))
         if row not in {row for row, _ in found}
     ]
-    for name in asked_for(model.config, model.store, points):
+    for name in asked_for(model.config, model.store, points)[0]:
         place = model.store.instruments.index(name)
         found += [(row, ASKED) for row in _spread(np.flatnonzero(points.instrument == place))]
     return found + [(int(row), RANDOM) for row in examples[:EXAMPLES]]

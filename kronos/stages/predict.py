@@ -33,6 +33,7 @@ from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.weights import trained_pair
 from kronos.utils.csv_files import write_csv
+from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder
 from kronos.utils.names import file_name
 
@@ -90,7 +91,9 @@ class PredictStage(Stage):
         run.tags({f"{name}_digest": inputs.digests[name] for name in ("tokenizer", "predictor")})
         log_inputs(context, inputs.calibration.path, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
         points = latest_points(store, config.data.lookback_window)
-        asked = asked_for(config, store, points)
+        asked, missing = asked_for(config, store, points)
+        if missing:
+            raise UserError(f"predict_figures: not forecast: {', '.join(missing)}")
         model = forecaster(config, store, inputs.tokenizer.model, inputs.predictor.model)
         frame, risks, paths = forecast(context, model, points, inputs.calibration.calibration)
         charts = latest_charts(config, store, points, frame, paths, asked)

@@ -69,7 +69,9 @@ def test_both_axes_of_every_panel_have_a_label(drawn):
             assert not axes.axison or axes.get_ylabel(), name
 
 
-@pytest.mark.parametrize("name", ["cumulative", "drawdown", "turnover", "ic", "months", "groups", "data", "examples"])
+@pytest.mark.parametrize(
+    "name", ["cumulative", "drawdown", "turnover", "ic", "months", "groups", "data", "examples"]
+)
 def test_dates_on_an_axis_have_their_year(drawn, name):
     axes = [one for one in drawn[name].axes if one.axison][-1]
     texts = [label.get_text() for label in axes.get_xticklabels() if label.get_text()]

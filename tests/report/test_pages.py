@@ -27,7 +27,9 @@ def held(folder: Path) -> dict[str, Any]:
 
 
 def make_risks(names: list[str], expected: list[float]) -> pd.DataFrame:
-    rows = [(name, step, value * step) for name, value in zip(names, expected, strict=True) for step in (1, 2)]
+    rows = [
+        (name, step, value * step) for name, value in zip(names, expected, strict=True) for step in (1, 2)
+    ]
     table = pd.DataFrame(rows, columns=["instrument", "step", "expected_return"])
     table["as_of"], table["datetime"] = pd.Timestamp("2010-05-26"), pd.Timestamp("2010-05-28")
     return table.assign(
@@ -48,7 +50,9 @@ def test_a_chart_counts_bars_from_the_last_one_seen_and_what_came_stands_beside_
         np.testing.assert_allclose(traces["came"][name], chart.came[name], rtol=1e-5)
     low, high = chart.bands[0.9]
     assert traces["band_0"]["name"] == "90 % band" and traces["band_1"]["name"] == "50 % band"
-    np.testing.assert_allclose(traces["band_0"]["y"], [chart.seen["close"].iloc[-1], *high, *low[::-1]], rtol=1e-5)
+    np.testing.assert_allclose(
+        traces["band_0"]["y"], [chart.seen["close"].iloc[-1], *high, *low[::-1]], rtol=1e-5
+    )
     drawn = [value for value in traces["paths"]["y"] if value is not None]
     np.testing.assert_allclose(np.reshape(drawn, (8, 6))[:, 1:], chart.paths, rtol=1e-5)
 
@@ -124,12 +128,16 @@ def test_a_page_of_many_instruments_stays_small_and_draws_the_ends_of_the_rankin
 
 def test_the_curves_are_the_cumulative_sums_of_the_ledger_and_long_ones_are_thinned():
     inputs = make_inputs(days=120)
-    drawn = {name: {trace["name"]: trace for trace in one["data"]} for name, one in report_curves(inputs).items()}
+    drawn = {
+        name: {trace["name"]: trace for trace in one["data"]} for name, one in report_curves(inputs).items()
+    }
     assert set(drawn) == {"cumulative_return", "drawdown", "daily_ic", "group_returns", "turnover"}
     net = (inputs.daily["return"] - inputs.daily["cost"]).cumsum().to_numpy()
     np.testing.assert_allclose(drawn["cumulative_return"]["portfolio, with costs"]["y"], net, rtol=1e-4)
     highest = np.maximum(np.maximum.accumulate(net), 0)
-    np.testing.assert_allclose(drawn["drawdown"]["portfolio, with costs"]["y"], net - highest, rtol=1e-3, atol=1e-9)
+    np.testing.assert_allclose(
+        drawn["drawdown"]["portfolio, with costs"]["y"], net - highest, rtol=1e-3, atol=1e-9
+    )
     np.testing.assert_allclose(drawn["turnover"]["portfolio: bought plus sold, of the account"]["y"], 0.2)
     thin = curves._thinned(pd.Series(np.arange(100_000)))
     assert len(thin) == curves.MOST_POINTS and (thin.iloc[0], thin.iloc[-1]) == (0, 99_999)
@@ -143,7 +151,10 @@ def test_the_tiles_say_verdict_rank_ic_and_skill_and_color_them_by_their_interva
     tiles = report_tiles(inputs)
     assert len(tiles) == 6 and tuple(tile.tone for tile in tiles[:3]) == tones
     rank_ic = inputs.ranking.worths["tradable"]["mean"].rank_ic
-    assert tiles[1].value == f"{rank_ic.mean:+.4f}" and tiles[1].detail == f"{rank_ic.low:+.4f} to {rank_ic.high:+.4f}"
+    assert (
+        tiles[1].value == f"{rank_ic.mean:+.4f}"
+        and tiles[1].detail == f"{rank_ic.low:+.4f} to {rank_ic.high:+.4f}"
+    )
 
 
 def test_too_short_a_period_has_no_good_or_bad_tile():

@@ -19,7 +19,9 @@ from kronos.report.pages.forecasts import write_forecasts, write_ranking
 from kronos.report.writer import write_report
 
 pytestmark = pytest.mark.slow
-api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
+api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
+)
 NAMES = ["ALPHA", "BETA", "GAMMA", "DELTA"]
 EXPECTED = [0.01, -0.02, 0.03, 0.002]
 
@@ -102,7 +104,7 @@ def closes(page: Any) -> list[float]:
 
 def shown(page: Any) -> dict[str, bool]:
     return page.evaluate(
-        "Object.fromEntries(document.getElementById('chart').data.map((one) => [one.meta, one.visible !== 'legendonly']))"
+        "Object.fromEntries(document.getElementById('chart').data.map(one => [one.meta, one.visible !== 'legendonly']))"
     )
 
 
@@ -123,8 +125,9 @@ def test_hover_shows_the_bar_its_time_and_its_prices(browser, backtest):
     page = browser.open(backtest / "forecasts.html")
     place = page.evaluate(
         """() => {
-            const chart = document.getElementById("chart"), axes = chart._fullLayout, box = chart.getBoundingClientRect();
-            return [box.left + axes.xaxis._offset + axes.xaxis.c2p(-7), box.top + axes.yaxis._offset + axes.yaxis._length / 2];
+            const chart = document.getElementById("chart"), box = chart.getBoundingClientRect();
+            const { xaxis, yaxis } = chart._fullLayout;
+            return [box.left + xaxis._offset + xaxis.c2p(-7), box.top + yaxis._offset + yaxis._length / 2];
         }"""
     )
     page.mouse.move(place[0] - 3, place[1])
@@ -156,7 +159,9 @@ def test_the_ranking_sorts_by_any_column_and_one_click_on_a_row_shows_its_candle
     def names() -> list[str]:
         return page.locator("#ranking tbody tr:visible td:nth-child(2)").all_inner_texts()
 
-    assert names() == ["GAMMA", "ALPHA", "DELTA", "BETA"] and page.locator("#ranking svg polyline").count() == 8
+    assert (
+        names() == ["GAMMA", "ALPHA", "DELTA", "BETA"] and page.locator("#ranking svg polyline").count() == 8
+    )
     page.click("th:has-text('instrument')")
     assert names() == sorted(NAMES)
     page.click("th:has-text('expected return')")
@@ -195,17 +200,23 @@ def test_dark_and_light_follow_the_system_and_the_button(browser, backtest):
 
 @pytest.mark.parametrize("name", ["report", "forecasts", "ranking"])
 def test_nothing_is_cut_on_a_phone_of_400_pixels(browser, backtest, latest, name):
-    page = browser.open(latest / "forecasts.html" if name == "ranking" else backtest / f"{name}.html", width=400)
+    page = browser.open(
+        latest / "forecasts.html" if name == "ranking" else backtest / f"{name}.html", width=400
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     cut = page.evaluate(
-        """() => [...document.querySelectorAll("main *")].filter((one) => !one.closest(".scroll table, svg, .plot, #chart"))
+        """() => [...document.querySelectorAll("main *")]
+            .filter((one) => !one.closest(".scroll table, svg, .plot, #chart"))
             .filter((one) => one.getBoundingClientRect().right > 400.5 || (one.scrollWidth > one.clientWidth + 1
-                && one.clientWidth && getComputedStyle(one).overflowX === "hidden")).map((one) => one.outerHTML.slice(0, 80))"""
+                && one.clientWidth && getComputedStyle(one).overflowX === "hidden"))
+            .map((one) => one.outerHTML.slice(0, 80))"""
     )
     assert cut == []
 
 
-def test_without_plotlys_script_the_pictures_stay_and_the_page_of_candles_says_what_it_needs(chromium, backtest, tmp_path):
+def test_without_plotlys_script_the_pictures_stay_and_the_page_of_candles_says_what_it_needs(
+    chromium, backtest, tmp_path
+):
     for name in ("report.html", "forecasts.html"):
         shutil.copy(backtest / name, tmp_path)
     page = chromium.new_page()
