@@ -104,7 +104,8 @@ def closes(page: Any) -> list[float]:
 
 def shown(page: Any) -> dict[str, bool]:
     return page.evaluate(
-        "Object.fromEntries(document.getElementById('chart').data.map(one => [one.meta, one.visible !== 'legendonly']))"
+        """Object.fromEntries(document.getElementById("chart").data
+            .map((one) => [one.meta, one.visible !== "legendonly"]))"""
     )
 
 
