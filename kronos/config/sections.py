@@ -229,7 +229,9 @@ class ForecastConfig(Section):
     predict_quantiles: Annotated[tuple[float, ...], BeforeValidator(split_text)] = field(
         (0.05, 0.25, 0.5, 0.75, 0.95), "quantiles of the sample paths that predict writes"
     )
-    predict_figures: OptionalNames = field(None, "instruments that predict draws; none means the first four")
+    predict_figures: OptionalNames = field(
+        None, "instruments that predict and the page of a backtest draw; none: the first four"
+    )
     predict_drawdown: Float = field(
         0.1, "fall from the highest close within the horizon whose probability predict writes", gt=0, lt=1
     )

@@ -15,6 +15,7 @@ from kronos.evaluation.portfolio import Excess
 from kronos.evaluation.ranking import PREDICTED, TRADABLE
 from kronos.evaluation.statistics import Estimate, independent_periods, verdict
 from kronos.evaluation.time_series import TimeSeries
+from kronos.report.forecast_chart import ForecastChart
 
 EXCESS = {
     "with_cost": "with costs",
@@ -31,17 +32,6 @@ class Portfolio:
     risk: Mapping[str, Mapping[str, float]]
     turnover: float
     stranded: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Example:
-    """One forecast to draw, in prices: context closes [L], sample paths [S, H] and realised closes [H]."""
-
-    instrument: str
-    as_of: pd.Timestamp
-    seen: np.ndarray
-    paths: np.ndarray
-    came: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +79,7 @@ class ReportInputs:
     periods_per_year: float  # sessions (bars, within a day) by which figures are annualised
     # daily returns after costs of portfolios of random rankings, one column per seed
     random_net: pd.DataFrame | None = None
-    examples: Sequence[Example] = ()
+    charts: Sequence[ForecastChart] = ()  # forecasts to draw
     departures: Departures | None = None
     looks_before: int = 0  # other models that were evaluated on these days before this one
 

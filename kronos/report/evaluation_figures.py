@@ -1,28 +1,27 @@
-"""Figures of an evaluation: drawdown, IC by month, groups, calibration, example forecasts."""
+"""Figures of an evaluation: drawdown, turnover, IC by month, groups, calibration, folds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.dates import DateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kronos.evaluation.coverage import BINS, SHOWN, Coverage
 from kronos.evaluation.statistics import Estimate
-from kronos.report.content import Example
 from kronos.report.figures import (
     BLUE,
     GREEN,
     GREY,
     INK,
-    LIGHT_BLUE,
+    ORDERED,
     RED,
     blank_panels,
     legend,
     panels_over_days,
     signed,
-    title_text,
 )
 
 PER_CENT = FuncFormatter(lambda value, _: signed(value, "{:.1%}"))
@@ -49,6 +48,21 @@ def drawdown_figure(daily: pd.DataFrame, signal: str, period: str) -> Figure:
     return figure
 
 
+def turnover_figure(daily: pd.DataFrame, ranking: pd.DataFrame, signal: str, period: str) -> Figure:
+    """Draw the daily turnover of the portfolio above; below, how much of the highest group changes per day."""
+    figure, upper, lower = panels_over_days(f"Turnover, {signal} signal", period, len(daily))
+    for axes, label, series, color, side in (
+        (upper, "portfolio: bought plus sold", daily["turnover"], BLUE, "share of the account"),
+        (lower, "ranking: instruments new in the highest group", ranking["top"], GREEN, "share of the group"),
+    ):
+        text = f"{label}, {signed(float(series.mean()), '{:.1%}')} on average"
+        axes.plot(series.index.to_numpy(), series.to_numpy(), color=color, lw=1.4, label=text)
+        axes.set_ylabel(side, color=INK, fontsize=9.5)
+        axes.yaxis.set_major_formatter(PER_CENT)
+        legend(axes)
+    return figure
+
+
 def monthly_ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) -> Figure:
     """Draw the mean Rank IC and IC of each month, one bar per month, with the number of days."""
     title = f"Information coefficient by month, {signal} signal, {horizon} days ahead"
@@ -65,6 +79,7 @@ def monthly_ic_figure(ic: pd.DataFrame, signal: str, horizon: int, period: str) 
         labels = [f"{month:%b %Y}\n{count} days" for month, count in zip(means.index, counts, strict=True)]
         step = max(1, len(labels) // 12)
         panel.set_xticks(places[::step], labels[::step])
+    axes[1].set_xlabel("month", color=INK, fontsize=9.5)
     return figure
 
 
@@ -77,19 +92,21 @@ def group_figure(
     places = np.array(list(means))
     values = np.array([one.mean for one in means.values()])
     ends = np.array([[one.mean - one.low, one.high - one.mean] for one in means.values()]).T
-    colors = [RED, LIGHT_BLUE, GREY, BLUE, GREEN]
-    axes[0].bar(places, values, color=colors, width=0.65, lw=0)
+    axes[0].bar(places, values, color=ORDERED, width=0.65, lw=0)
     if np.isfinite(ends).all():
         axes[0].errorbar(places, values, yerr=np.abs(ends), fmt="none", ecolor=INK, capsize=3, lw=1)
     axes[0].axhline(0, color=GREY, lw=0.9)
     axes[0].set_xticks(places, [f"{place}" for place in places])
     axes[0].set_xlabel("group by signal, 1 is the lowest; 95 % interval", color=INK, fontsize=9.5)
-    for group, color in zip(groups, colors, strict=True):
+    for group, color in zip(groups, ORDERED, strict=True):
         # a return spans the horizon: 1 / horizon of it counts per day, since neighbouring returns overlap
         curve = (groups[group].dropna() / horizon).cumsum()
         axes[1].plot(curve.index.to_numpy(), curve.to_numpy(), color=color, lw=1.6, label=f"group {group}")
     axes[1].axhline(0, color=GREY, lw=0.9)
-    axes[1].set_xlabel("cumulative, 1/horizon of each day's return", color=INK, fontsize=9.5)
+    axes[0].set_ylabel("mean return over the horizon", color=INK, fontsize=9.5)
+    axes[1].set_ylabel("cumulative, 1/horizon of each day's return", color=INK, fontsize=9.5)
+    axes[1].set_xlabel("session", color=INK, fontsize=9.5)
+    axes[1].xaxis.set_major_formatter(DateFormatter("%d %b %Y" if len(groups) <= 150 else "%b %Y"))
     axes[1].tick_params(axis="x", labelrotation=30)
     for panel in axes:
         panel.yaxis.set_major_formatter(PER_CENT)
@@ -109,7 +126,7 @@ def calibration_figure(distributions: Mapping[str, Mapping[str, Any]], period: s
         panel.set_title(name, fontsize=10, color=INK)
         panel.set_xlabel("sample paths below the realised close", color=INK, fontsize=9.5)
         legend(panel)
-    np.atleast_1d(axes)[0].set_ylabel("share of closes", color=INK, fontsize=9.5)
+        panel.set_ylabel("share of closes", color=INK, fontsize=9.5)
     return figure
 
 
@@ -138,32 +155,6 @@ def coverage_figure(coverages: Mapping[str, Coverage], period: str) -> Figure:
     return figure
 
 
-def examples_figure(examples: Sequence[Example], period: str) -> Figure:
-    """Draw the first forecasts of the fixed subset: context, bands and median of the paths, realised closes."""
-    columns = 2 if len(examples) > 1 else 1
-    rows = max(1, -(-len(examples) // columns))
-    figure, axes = blank_panels("Example forecasts, the first of the fixed subset", period, rows, columns)
-    for panel, example in zip(np.atleast_1d(axes).reshape(-1), examples, strict=False):
-        seen, horizon = example.seen[-3 * len(example.came) :], len(example.came)
-        panel.plot(np.arange(1 - len(seen), 1), seen, color=INK, lw=1.4, label="context")
-        steps = np.arange(horizon + 1)
-        start = np.full((len(example.paths), 1), seen[-1])
-        paths = np.hstack([start, example.paths])
-        for low, high, alpha, label in ((0.05, 0.95, 0.18, "5 to 95 %"), (0.25, 0.75, 0.3, "25 to 75 %")):
-            ends = np.quantile(paths, [low, high], axis=0)
-            panel.fill_between(steps, *ends, color=BLUE, alpha=alpha, lw=0, label=f"{label} of the paths")
-        panel.plot(steps, np.median(paths, axis=0), color=BLUE, lw=1.6, label="median")
-        panel.plot(
-            steps, np.append(seen[-1], example.came), color=RED, lw=1.6, marker="o", ms=3, label="realised"
-        )
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        title = f"{title_text(example.instrument, 30)}, {example.as_of:%Y-%m-%d}"
-        panel.set_title(title, fontsize=10, color=INK, parse_math=False)
-    if examples:
-        legend(np.atleast_1d(axes).reshape(-1)[0])
-    return figure
-
-
 def fold_figure(
     names: Sequence[str], rank_ics: Sequence[Estimate], excess: pd.Series, signal: str, period: str
 ) -> Figure:
@@ -176,6 +167,8 @@ def fold_figure(
     upper.axhline(0, color=GREY, lw=0.9)
     upper.set_xticks(places, list(names))
     upper.set_ylabel("Rank IC, 95 % interval", color=INK, fontsize=9.5)
+    upper.set_xlabel("fold", color=INK, fontsize=9.5)
+    lower.set_xlabel("session", color=INK, fontsize=9.5)
     curve = excess.cumsum()
     text = f"excess, with costs  {signed(float(curve.iloc[-1]), '{:+.2%}')}"
     lower.plot(curve.index.to_numpy(), curve.to_numpy(), color=GREEN, lw=1.8, label=text)

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, DateFormatter
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from kronos.evaluation.signals import summary
@@ -20,6 +21,11 @@ from kronos.report.rendering import number_text
 
 INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, LIGHT_BLUE, GREEN, RED = "#1f5fa8", "#7fb2e5", "#2a9d74", "#c8553d"
+# Of groups with an order, the lowest first: hue and lightness both rise, for readers with any colour vision.
+ORDERED = ("#7b4fb5", "#4a7fd0", "#21a0a0", "#5fb857", "#d9ac00")
+SEEN_ONLY: dict[str, Any] = {"facecolor": "white", "edgecolor": GREY, "hatch": "/////", "lw": 0.5}
+SCORED: dict[str, Any] = {"facecolor": "#9ad4bd", "edgecolor": GREEN, "lw": 0.5}
+LEGEND_LETTERS = 96  # letters in one row of a legend as wide as the figure
 
 
 def blank_panels(
@@ -55,7 +61,8 @@ def panels_over_days(title: str, period: str, days: int) -> tuple[Figure, Axes, 
     for axes in (upper, lower):
         axes.axhline(0, color=GREY, linewidth=0.9)
     lower.xaxis.set_major_locator(AutoDateLocator(minticks=4, maxticks=9))
-    lower.xaxis.set_major_formatter(DateFormatter("%d %b" if days <= 150 else "%b %Y"))
+    lower.xaxis.set_major_formatter(DateFormatter("%d %b %Y" if days <= 150 else "%b %Y"))
+    lower.set_xlabel("session", color=INK, fontsize=9.5)
     return figure, upper, lower
 
 
@@ -65,9 +72,15 @@ def signed(value: float, style: str) -> str:
 
 
 def legend(axes: Axes) -> None:
+    """Put the legend above the axes, where there is no data, in as many columns as have room."""
+    handles, labels = axes.get_legend_handles_labels()
+    place = axes.get_subplotspec()
+    room = LEGEND_LETTERS // (place.get_gridspec().ncols if place else 1)
+    columns = max(1, min(len(labels), room // (max(map(len, labels), default=0) + 8)))
     drawn = axes.legend(
-        loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK
-    )
+        handles, labels, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False, fontsize=9,
+        labelcolor=INK, ncols=columns,
+    )  # fmt: skip
     for text in drawn.get_texts():
         text.set_parse_math(False)  # a name may hold dollar signs
 
@@ -145,10 +158,16 @@ def _line(axes: Axes, label: str, series: pd.Series, color: str, style: str) -> 
     axes.plot(curve.index.to_numpy(), curve.to_numpy(), style, color=color, lw=1.8, label=text, marker=marker)
 
 
-def data_figure(by_session: pd.DataFrame, ranges: Mapping[str, tuple[date, date]], source: str) -> Figure:
+def data_figure(
+    by_session: pd.DataFrame,
+    ranges: Mapping[str, tuple[date, date]],
+    contexts: Mapping[str, int],
+    source: str,
+) -> Figure:
     """Draw the number of instruments with a bar per session, the ranges, and filled, repaired and non-member rows.
 
-    `by_session` counts rows: index session, columns `bars` and others; columns of zeros are left out.
+    `by_session` counts rows: index session, columns `bars` and others; columns of zeros are left out. The first
+    `contexts[name]` sessions of a range are only seen, the others are scored: ranges may share what is only seen.
     """
     first, last = by_session.index[0], by_session.index[-1]
     days = (last - first).days + 1
@@ -157,28 +176,26 @@ def data_figure(by_session: pd.DataFrame, ranges: Mapping[str, tuple[date, date]
     at = by_session.index.to_numpy()
     upper.plot(at, by_session["bars"].to_numpy(), color=BLUE, lw=1.2)
     upper.set_ylabel("instruments with a bar", color=INK, fontsize=9.5)
-    upper.set_ylim(bottom=0)
+    upper.set_ylim(0, 1.05 * max(1, by_session["bars"].max()))
     for place, (name, (begin, end)) in enumerate(ranges.items()):
-        left, right = max(pd.Timestamp(begin), first), min(pd.Timestamp(end) + pd.Timedelta(days=1), last)
-        if left < right:
-            height = 0.03 + 0.05 * place
-            upper.axvspan(
-                left.to_numpy(),
-                right.to_numpy(),
-                ymin=height,
-                ymax=height + 0.04,
-                color=GREY,
-                alpha=0.35,
-                lw=0,
-            )
-            upper.text(
-                left.to_numpy(),
-                height,
-                f" {name}",
-                transform=upper.get_xaxis_transform(),
-                fontsize=7.5,
-                color=INK,
-            )
+        left, right = pd.Timestamp(begin), pd.Timestamp(end) + pd.Timedelta(days=1)
+        inside = by_session.index[(by_session.index >= left) & (by_session.index < right)]
+        if not len(inside):
+            continue
+        scored = inside[contexts[name] :]
+        start = scored[0] if len(scored) else inside[-1]
+        low = 0.03 + 0.065 * place
+        track = upper.get_xaxis_transform()
+        for edge, other, style in ((inside[0], start, SEEN_ONLY), (start, inside[-1], SCORED)):
+            upper.axvspan(edge.to_numpy(), other.to_numpy(), ymin=low, ymax=low + 0.05, **style)
+        upper.text(
+            start.to_numpy(), low + 0.022, f" {name}", transform=track, fontsize=7.5, color=INK, va="center"
+        )
+    upper.legend(
+        [Patch(**SEEN_ONLY), Patch(**SCORED)], ["of a range: context, only seen", "scored"],
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=2,
+        frameon=False, fontsize=9, labelcolor=INK, borderaxespad=0.2,
+    )  # fmt: skip
     shown = [name for name in by_session.columns if name != "bars" and by_session[name].any()]
     for name, color in zip(shown, (RED, GREEN, LIGHT_BLUE), strict=False):
         lower.plot(
@@ -227,43 +244,6 @@ def compare_figure(curves: Mapping[str, pd.Series]) -> Figure:
     axes.set_xlabel("optimizer step", color=INK)
     axes.set_ylabel("val_loss", color=INK)
     axes.grid(axis="y", color=GRID)
-    legend(axes)
-    return figure
-
-
-def forecast_figure(
-    name: str, history: pd.Series, mean: pd.Series, bands: Mapping[float, pd.Series], samples: int
-) -> Figure:
-    """Draw one instrument's closes: history, then the mean of its sample paths with quantile bands.
-
-    All series are indexed by time; `bands` maps levels from 0 to 1 to quantiles of the close.
-    """
-    figure = Figure(figsize=(9.6, 4.8), dpi=120, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    start = history.iloc[[-1]]
-    levels = sorted(bands)
-    for low, high in zip(levels, reversed(levels), strict=True):
-        if low >= high:
-            break
-        lower, upper = (pd.concat([start, bands[level]]) for level in (low, high))
-        label = f"{100 * (high - low):.0f} % of {samples} sample paths"
-        axes.fill_between(lower.index, lower, upper, color=LIGHT_BLUE, alpha=0.35, lw=0, label=label)
-    axes.plot(history.index, history, color=INK, lw=1.4, label="close")
-    joined = pd.concat([start, mean])
-    axes.plot(joined.index, joined, color=BLUE, lw=1.8, label="mean forecast")
-    if 0.5 in bands:
-        middle = pd.concat([start, bands[0.5]])
-        axes.plot(middle.index, middle, color=BLUE, lw=1.2, ls="--", label="median forecast")
-    axes.set_title(
-        f"{title_text(name)}, as of {history.index[-1]:%Y-%m-%d %H:%M}".removesuffix(" 00:00"),
-        loc="left",
-        color=INK,
-        parse_math=False,
-    )
-    axes.set_ylabel("close", color=INK)
-    axes.grid(axis="y", color=GRID)
-    axes.xaxis.set_major_locator(AutoDateLocator(minticks=4, maxticks=9))
     legend(axes)
     return figure
 

@@ -2,12 +2,14 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from kronos.evaluation.multiple_looks import false_alarm_rate
 from kronos.evaluation.statistics import Estimate
@@ -19,13 +21,29 @@ VERBS = {
 }  # by the sign of a difference's interval
 
 
-def write_pages(folder: Path, template: str, name: str = "report", **content: Any) -> None:
-    """Write `name`.md and `name`.html from one template and its content; figures are read from `folder`."""
+def write_pages(
+    folder: Path,
+    template: str,
+    name: str = "report",
+    curves: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    **content: Any,
+) -> None:
+    """Write `name`.md and `name`.html from one template and its content; figures are read from `folder`.
+
+    `curves` are Plotly figures by the name of the picture that each stands for; Plotly's script is in `folder`.
+    """
     for ending, blocks in ((".md", "markdown.j2"), (".html", "html.j2")):
-        (folder / f"{name}{ending}").write_text(render(template, blocks, folder, **content), encoding="utf-8")
+        text = render(template, blocks, folder, curves, **content)
+        (folder / f"{name}{ending}").write_text(text, encoding="utf-8")
 
 
-def render(template: str, blocks: str, folder: Path | None = None, **content: Any) -> str:
+def render(
+    template: str,
+    blocks: str,
+    folder: Path | None = None,
+    curves: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    **content: Any,
+) -> str:
     """Return the text of a template whose headings, paragraphs and tables are the macros of the file `blocks`.
 
     In HTML every value is escaped, so that it is text whatever it holds, and figures are embedded from `folder`.
@@ -37,9 +55,15 @@ def render(template: str, blocks: str, folder: Path | None = None, **content: An
     environment.filters |= {
         "number": number_text, "interval": interval_text, "one_line": _one_line, "lines": _lines,
         "sentence": lambda text: text[:1].upper() + text[1:], "date": lambda day: f"{day:%Y-%m-%d}",
+        "stem": lambda path: Path(path).stem, "sections": _sections,
         "configured_first": lambda items, name: sorted(items, key=lambda item: item[0] != name),
     }  # fmt: skip
-    environment.globals |= {"verbs": VERBS, "nan": float("nan"), "false_alarm_rate": false_alarm_rate}
+    environment.globals |= {
+        "verbs": VERBS, "nan": float("nan"), "false_alarm_rate": false_alarm_rate, "curves": curves,
+    }  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {
+        "allow_nan": False, "ensure_ascii": False, "separators": (",", ":"),
+    }  # fmt: skip
     if folder is not None:
         environment.globals["embedded"] = lambda path: _data_address(folder / path)
     environment.globals["block"] = environment.get_template(blocks).module
@@ -68,6 +92,16 @@ def _one_line(text: str) -> str:
 def _lines(text: str) -> str:
     """The text without blank lines, still marked as safe where it was."""
     return type(text)("\n".join(line.strip() for line in text.splitlines() if line.strip()))
+
+
+def _sections(page: Markup) -> dict[str, Any]:
+    """Split a page at its headings of level 2: what comes before them, and title and body of each section."""
+    head, *rest = re.split(r"<h2>(.*?)</h2>", page)
+    pairs = zip(rest[::2], rest[1::2], strict=True)
+    return {
+        "head": Markup(head),
+        "sections": [{"title": Markup(title), "body": Markup(body)} for title, body in pairs],
+    }
 
 
 def _data_address(path: Path) -> str:

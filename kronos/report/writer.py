@@ -13,22 +13,28 @@ from kronos.evaluation.portfolio import QLIB_DAYS_A_YEAR
 from kronos.evaluation.ranking import TRADABLE
 from kronos.evaluation.signals import MIN_NAMES
 from kronos.evaluation.statistics import independent_periods
-from kronos.report.content import Example, Portfolio, ReportInputs, details, metrics
+from kronos.report.candle_figures import examples_figure
+from kronos.report.content import Portfolio, ReportInputs, details, metrics
 from kronos.report.evaluation_figures import (
     calibration_figure,
     coverage_figure,
     drawdown_figure,
-    examples_figure,
     group_figure,
     monthly_ic_figure,
+    turnover_figure,
 )
 from kronos.report.figures import cumulative_figure, ic_figure, save_png
+from kronos.report.forecast_chart import RANDOM
+from kronos.report.pages.curves import report_curves
+from kronos.report.pages.forecasts import write_forecasts
+from kronos.report.pages.plotly_script import copy_plotly
 from kronos.report.rendering import render, write_pages
+from kronos.report.tiles import report_tiles
 from kronos.utils import files
 from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
 
-__all__ = ["Example", "Portfolio", "ReportInputs", "metrics", "report_text", "write_report"]
+__all__ = ["Portfolio", "ReportInputs", "metrics", "report_text", "write_report"]
 
 
 def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
@@ -67,7 +73,10 @@ def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
             place / "time_series_ledgers.csv", float_format="%.10g"
         )
     files.write_json(place / "metrics.json", details(inputs))
-    write_pages(place, "report.j2", **_content(inputs))
+    copy_plotly(place)
+    write_pages(place, "report.j2", curves=report_curves(inputs), **_content(inputs))
+    if inputs.charts:
+        write_forecasts(place, inputs.charts, inputs.signal)
     return metrics(inputs)
 
 
@@ -81,10 +90,12 @@ def _figures(inputs: ReportInputs, place: Path) -> None:
         "daily_ic": ic_figure(ic, signal, horizon, period),
         "monthly_ic": monthly_ic_figure(ic, signal, horizon, period),
         "group_returns": group_figure(ranking.groups, ranking.group_means, signal, horizon, period),
+        "turnover": turnover_figure(inputs.daily, ranking.turnover, signal, period),
     }
     if inputs.accuracy.distributions:
         figures["calibration"] = calibration_figure(inputs.accuracy.distributions, period)
-        figures["examples"] = examples_figure(inputs.examples, period)
+    if examples := [chart for chart in inputs.charts if chart.kind == RANDOM]:
+        figures["examples"] = examples_figure(examples, period)
     if inputs.coverages:
         figures["coverage"] = coverage_figure(inputs.coverages, period)
     for name, figure in figures.items():
@@ -102,6 +113,7 @@ def _content(inputs: ReportInputs) -> dict[str, Any]:
     return {
         "inputs": inputs, "steps": list(zip(steps, decay, strict=True)), "fewest": MIN_NAMES,
         "periods": independent_periods(len(inputs.daily), inputs.horizon), "year": inputs.periods_per_year,
+        "tiles": report_tiles(inputs), "examples": any(chart.kind == RANDOM for chart in inputs.charts),
         "qlib_year": QLIB_DAYS_A_YEAR, "shown_band": SHOWN,
     }  # fmt: skip
 

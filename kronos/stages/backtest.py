@@ -6,12 +6,14 @@ from pathlib import Path
 from kronos.config.schema import Config, fields_of
 from kronos.evaluation import benchmark, signals
 from kronos.forecast.store_forecaster import forecast_frame, repaired_text, trading_rules
+from kronos.report.pages.forecasts import PAGE
 from kronos.stages import looks
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import source_digest, write_record
 from kronos.stages.calibration import find
 from kronos.stages.ensemble import forecaster_of
 from kronos.stages.evaluate import evaluate
+from kronos.stages.forecast_charts import asked_for
 from kronos.stages.inputs import BY_CONTENT, backtest_points, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.provenance import seen_before
@@ -19,7 +21,7 @@ from kronos.stages.weights import trained_models
 from kronos.utils.files import atomic_folder, digest_bytes
 
 NOT_READ = (
-    "predict_quantiles", "predict_figures", "predict_drawdown", "predict_result_path", "predict_save_folder_name",
+    "predict_quantiles", "predict_drawdown", "predict_result_path", "predict_save_folder_name",
     "bands", "calibration_series", "calibration_sample_count",
 )  # fmt: skip
 
@@ -78,6 +80,8 @@ class BacktestStage(Stage):
         run.tags({f"{name}_digest": inputs.digests[name] for name in ("tokenizer", "predictor")})
         log_inputs(context, inputs.calibration.path, **inputs.models.named())
         points = backtest_points(config, store, inputs.splits)
+        if missing := asked_for(config, store, points)[1]:
+            context.say(f"predict_figures: not in the backtest: {', '.join(missing)}")
         model = forecaster_of(config, store, inputs.models)
         means, repaired = model.means(points, trading_rules(config))
         context.say(repaired_text(config, len(points), repaired))
@@ -92,6 +96,7 @@ class BacktestStage(Stage):
             run.artifact(folder)
             looks.record(ledger, look, run, context.say)
         context.say(f"backtest: report in {config.backtest_folder / 'report.md'} (and report.html)")
+        context.say(f"backtest: candles in {config.backtest_folder / PAGE}")
         return Result(self.name, run.id, config.backtest_folder, record)
 
     def _look(self, config: Config, inputs: Inputs) -> looks.Look:

@@ -90,7 +90,7 @@ class DataStage(Stage):
         counts |= {
             "instruments_without_windows": int((windows[["train", "val", "test"]].sum(axis=1) == 0).sum())
         }
-        write_reports(store, splits, windows, counts)
+        write_reports(store, splits, windows, counts, config.data.lookback_window)
         for file in STORE_FILES[1:]:
             context.run.artifact(store.path / file)
         context.run.metrics(0, counts)
@@ -158,7 +158,9 @@ def describe_splits(context: Context, store: BarStore, splits: Ranges) -> pd.Dat
     return pd.DataFrame(table)
 
 
-def write_reports(store: BarStore, ranges: Ranges, windows: pd.DataFrame, counts: dict[str, float]) -> None:
+def write_reports(
+    store: BarStore, ranges: Ranges, windows: pd.DataFrame, counts: dict[str, float], lookback: int
+) -> None:
     """Write into the store's folder: the data report (Markdown, JSON, figure) and the windows per instrument."""
     from kronos.data.quality_report import report_markdown
     from kronos.report.figures import data_figure, save_png
@@ -187,8 +189,10 @@ def write_reports(store: BarStore, ranges: Ranges, windows: pd.DataFrame, counts
         "not a member": ~filled & ((flags & Flag.NONMEMBER) > 0),
     }
     by_session = {name: np.bincount(session[which], minlength=len(sessions)) for name, which in rows.items()}
+    # A forecast of the backtest may have its context before the range.
+    contexts = {name: 0 if name == "backtest" else lookback for name in ranges.days()}
     figure = data_figure(
-        pd.DataFrame(by_session, index=sessions), ranges.days(), str(store.source.get("name", ""))
+        pd.DataFrame(by_session, index=sessions), ranges.days(), contexts, str(store.source.get("name", ""))
     )
     save_png(figure, store.path / "data_report.png")
 

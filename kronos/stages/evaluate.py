@@ -12,7 +12,7 @@ import torch
 from kronos.config.schema import Config
 from kronos.data import markets
 from kronos.data.bars import FEATURES
-from kronos.data.forecast_points import ForecastPoints, contexts
+from kronos.data.forecast_points import ForecastPoints
 from kronos.data.splits import Ranges, session_range
 from kronos.data.store import BarStore
 from kronos.evaluation import (
@@ -37,9 +37,10 @@ from kronos.forecast.store_forecaster import (
     random_order,
     trading_rules,
 )
-from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
+from kronos.report.writer import Portfolio, ReportInputs, write_report
 from kronos.stages.base import Context, Inputs
 from kronos.stages.calibration import coverages
+from kronos.stages.forecast_charts import backtest_charts
 from kronos.stages.inputs import wide_bars
 from kronos.stages.members import member_figures, on_some_days
 from kronos.stages.over_time import verdict
@@ -48,8 +49,6 @@ from kronos.stages.test_loss import test_losses
 from kronos.stages.weights import weights_before
 from kronos.utils.errors import UserError
 from kronos.utils.names import file_name
-
-EXAMPLES = 4
 
 
 def evaluate(
@@ -89,7 +88,7 @@ def evaluate(
         forecasts, scores, signal=rules.backtest_signal, seeds=rules.baseline_seeds, before=before,
         trained=trained_baselines(config, splits, store, bars["close"]),
     )  # fmt: skip
-    samples, examples = sample_paths(model, points, forecasts)
+    samples = sample_paths(model, points, forecasts)
     members = member_figures(context, model, points, forecasts, scores, samples)
     bands = {}
     if samples:
@@ -122,6 +121,10 @@ def evaluate(
         own.positions,
     )  # fmt: skip
     write_ledgers(folder, results, rules.backtest_signal)
+    charts = backtest_charts(
+        model, points, forecasts, forecast, samples[0].rows if samples else np.zeros(0, int),
+        inputs.calibration.calibration, own.trades,
+    )  # fmt: skip
     context.say(f"backtest: {len(own.daily)} days, {len(own.trades):,} fills")
     moves = large_moves.measure(
         forecasts, signals.wide(scores, rules.backtest_signal),
@@ -156,7 +159,7 @@ def evaluate(
             for name, one in results.items() if name in signals.SIGNALS
         },
         excesses=portfolio.excesses(own.daily, compared.others, horizon, year), periods_per_year=year,
-        random_net=pd.DataFrame(by_chance) if by_chance else None, examples=examples, departures=left,
+        random_net=pd.DataFrame(by_chance) if by_chance else None, charts=charts, departures=left,
         large_moves=moves,
         looks_before=looks_before,
     )  # fmt: skip
@@ -232,19 +235,17 @@ def before_training(
     return on_some_days(context, earlier, points, close, name, "before training")
 
 
-def sample_paths(
-    model: Forecaster, points: ForecastPoints, forecasts: Forecasts
-) -> tuple[list[Samples], list[Example]]:
+def sample_paths(model: Forecaster, points: ForecastPoints, forecasts: Forecasts) -> list[Samples]:
     """Sample paths of a fixed random subset of the points with a realised horizon.
 
     They are drawn at temperature 1 and top-p 1, and with the trading settings if these are different. Returns the
-    samples, with paths [N, samples, H] relative to the last close, and a few examples for the report.
+    samples, with paths [N, samples, H] relative to the last close.
     """
     config, store = model.config, model.store
     whole = np.flatnonzero(points.session + config.data.predict_window <= store.last_session)
     rows = whole[random_order(store, points.subset(whole))[: config.forecast.evaluation_series]]
     if not len(rows):
-        return [], []
+        return []
     part = points.subset(rows)
     plain = plain_rules(config.forecast.evaluation_sample_count)
     trading = {**trading_rules(config), "sample_count": config.forecast.evaluation_sample_count}
@@ -254,16 +255,7 @@ def sample_paths(
             continue
         closes = model.closes(part, rules, "calibration")
         found.append(Samples(name, closes / forecasts.last_N[rows][:, None, None], rows))
-    seen, _ = contexts(store, part.row[:EXAMPLES], config.data.lookback_window)
-    last, realised = forecasts.last_N[rows], forecasts.realised()[rows]
-    examples = [
-        Example(
-            store.instruments[part.instrument[place]], pd.Timestamp(store.sessions[part.session[place]]),
-            seen[place, :, CLOSE], found[0].paths_NSH[place] * last[place], realised[place] * last[place],
-        )
-        for place in range(len(seen))
-    ]  # fmt: skip
-    return found, examples
+    return found
 
 
 def simulate(

@@ -1,6 +1,6 @@
 """The predict stage: forecast the next bars of every instrument, with quantiles and figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,15 @@ from kronos.forecast.store_forecaster import (
     repaired_text,
     trading_rules,
 )
-from kronos.report.figures import forecast_figure, save_png
+from kronos.report.candle_figures import forecast_figure
+from kronos.report.figures import save_png
+from kronos.report.forecast_chart import ASKED, LATEST, ForecastChart
+from kronos.report.pages.forecasts import write_ranking
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import RECORD, read_record, write_record
 from kronos.stages.calibration import NOT_ASKED, Found, context_closes, draw_moves, find, last_closes
 from kronos.stages.ensemble import forecaster_of
+from kronos.stages.forecast_charts import MOST_SEEN, PATHS, asked_for, point_chart
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.weights import trained_models
@@ -34,7 +38,6 @@ from kronos.utils.files import atomic_folder
 from kronos.utils.names import file_name
 
 DRAWN = 4  # number of figures if predict_figures is not set
-HISTORY = 2  # length of the history in a figure, in units of lookback_window
 NOT_READ = (
     "backtest_result_path",
     "backtest_save_folder_name",
@@ -46,6 +49,8 @@ NOT_READ = (
 LEAVES_THE_DAY = (
     "bands are raw: they are calibrated within a day (windows_across_days=false), and this forecast leaves it"
 )
+MOST_BARS = 30_000  # seen, in all charts of the page: it is to stay small with many instruments
+FEWEST_SHOWN = 40
 PATHS_PER_TAIL = 5  # sample paths beyond a raw quantile, below which it is mostly chance
 
 
@@ -94,17 +99,21 @@ class PredictStage(Stage):
         run.tags({f"{name}_digest": inputs.digests[name] for name in ("tokenizer", "predictor")})
         log_inputs(context, inputs.calibration.path, **inputs.models.named())
         points = latest_points(store, config.data.lookback_window)
-        drawn = chosen(config, store, points)
+        asked, missing = asked_for(config, store, points)
+        if missing:
+            raise UserError(f"predict_figures: not forecast: {', '.join(missing)}")
         model = forecaster_of(config, store, inputs.models)
-        frame, risks = forecast(context, model, points, inputs.calibration.calibration)
+        frame, risks, paths = forecast(context, model, points, inputs.calibration.calibration)
+        charts = latest_charts(config, store, points, frame, paths, asked)
         with atomic_folder(config.predict_folder) as folder:
             frame.to_parquet(folder / "forecast.parquet", index=False)
             write_csv(frame, folder / "forecast.csv", index=False, float_format="%.6g")
             write_tables(folder, risks)
             write_csv(points.excluded[["instrument", "reason"]], folder / "not_forecast.csv", index=False)
             (folder / "figures").mkdir()
-            for name in drawn:
-                draw(config, store, frame, name, folder / "figures" / f"{file_name(name)}.png")
+            write_ranking(folder, charts, risks, config.forecast.predict_drawdown)
+            for chart in [one for one in charts if one.kind == ASKED] or charts[:DRAWN]:
+                save_png(forecast_figure(chart), folder / "figures" / f"{file_name(chart.instrument)}.png")
             outputs = [
                 path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()
             ]
@@ -157,8 +166,9 @@ def too_few_paths(config: Config, calibration: Found) -> tuple[str, ...]:
 
 def forecast(
     context: Context, model: Forecaster, points: ForecastPoints, calibration: Calibration | None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Forecast `points`: (mean, standard deviation and quantiles of each feature, figures of the close by step).
+) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    """Forecast `points`: (mean, standard deviation and quantiles of each feature, figures of the close by step,
+    closes of a few sample paths).
 
     With a calibration, the quantiles of the four prices and the figures are those of the calibrated distribution;
     means, deviations and the quantiles of volume and amount are always those of the sample paths.
@@ -167,7 +177,7 @@ def forecast(
     shape = (len(points), config.data.predict_window, len(FEATURES))
     means, deviations = np.empty(shape, np.float32), np.empty(shape, np.float32)
     levels = np.empty((len(config.forecast.predict_quantiles), *shape), np.float32)
-    last, found, fall = last_closes(store, points), [], []
+    last, found, fall, kept = last_closes(store, points), [], [], []
     repaired = 0
     for part, paths, count in model.chunks(points, trading_rules(config), "forecast"):
         repaired += count
@@ -177,6 +187,7 @@ def forecast(
             closes = moves(paths[..., CLOSE], last[part][:, None, None])
             found.append(risk.of_samples(closes))
             fall.append(risk.drawdown_probability(closes, config.forecast.predict_drawdown))
+            kept.append(closes[:, :PATHS])
     context.say(repaired_text(config, len(points), repaired))
     if calibration is not None:
         drawn = draw_moves(model, points, calibration.temperatures, calibration.samples, "calibrated bands")
@@ -186,6 +197,7 @@ def forecast(
         found.append(risk.of_calibration(calibration, drawn, recent))
         paths_NSH = calibration.paths(drawn, recent)[..., CLOSE]
         fall.append(risk.drawdown_probability(paths_NSH, config.forecast.predict_drawdown))
+        kept.append(paths_NSH[:, :PATHS])
     frame = forecast_frame(store, points, means)
     for place, feature in enumerate(FEATURES):
         frame[f"{feature}_std"] = forecast_frame(store, points, deviations)[feature]
@@ -195,7 +207,8 @@ def forecast(
     for name in found[0]:
         table[name] = np.concatenate([one[name] for one in found]).reshape(-1)
     table["drawdown_probability"] = np.repeat(np.concatenate(fall), config.data.predict_window)
-    return frame, table
+    size = last[:, None, None]
+    return frame, table, size + np.abs(size) * np.concatenate(kept)
 
 
 def write_tables(folder: Path, risks: pd.DataFrame) -> None:
@@ -229,30 +242,25 @@ def held_before(config: Config, inputs: Inputs) -> str:
     )
 
 
-def chosen(config: Config, store: BarStore, points: ForecastPoints) -> list[str]:
-    """The instruments to draw. Raises UserError, with the reason, for one that cannot be forecast."""
-    names = [store.instruments[place] for place in points.instrument]
-    if config.forecast.predict_figures is None:
-        return names[:DRAWN]
-    why = dict(zip(points.excluded["instrument"], points.excluded["reason"], strict=True))
-    missing = [
-        f"{name} ({why.get(name, 'not in the store')})"
-        for name in config.forecast.predict_figures
-        if name not in names
-    ]
-    if missing:
-        raise UserError(f"predict_figures: not forecast: {', '.join(missing)}")
-    return list(config.forecast.predict_figures)
-
-
-def draw(config: Config, store: BarStore, frame: pd.DataFrame, name: str, path: Path) -> None:
-    """Draw the close of one instrument: history, mean forecast and quantile bands."""
-    rows = store.symbol_rows(store.instruments.index(name))
-    history = pd.Series(
-        store.values[rows, FEATURES.index("close")], index=store.times[rows].astype("datetime64[ns]")
-    ).iloc[-HISTORY * config.data.lookback_window :]
-    own = frame[frame["instrument"] == name].set_index("datetime")
-    bands = {level: own[f"close_q{level:g}"] for level in sorted(config.forecast.predict_quantiles)}
-    save_png(
-        forecast_figure(name, history, own["close"], bands, config.forecast.inference_sample_count), path
-    )
+def latest_charts(
+    config: Config,
+    store: BarStore,
+    points: ForecastPoints,
+    frame: pd.DataFrame,
+    paths: np.ndarray,
+    asked: Sequence[str],
+) -> list[ForecastChart]:
+    """A chart of every instrument: those asked for first, in their order. Pairs of quantiles are the bands."""
+    levels, horizon = sorted(config.forecast.predict_quantiles), config.data.predict_window
+    pairs = [(low, high) for low, high in zip(levels, levels[::-1], strict=True) if low < high]
+    shown = max(FEWEST_SHOWN, min(MOST_SEEN, MOST_BARS // len(points)))
+    found = []
+    for place in range(len(points)):
+        means = frame.iloc[place * horizon : (place + 1) * horizon]
+        bands = {
+            round(high - low, 6): (means[f"close_q{low:g}"].to_numpy(), means[f"close_q{high:g}"].to_numpy())
+            for low, high in pairs
+        }
+        kind = ASKED if means["instrument"].iloc[0] in asked else LATEST
+        found.append(point_chart(store, points, place, means, bands, paths[place], kind, shown=shown))
+    return sorted(found, key=lambda one: asked.index(one.instrument) if one.kind == ASKED else len(asked))

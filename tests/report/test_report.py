@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from made_charts import make_chart
 
 from kronos.evaluation import signals
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples, measure, rank
@@ -21,7 +22,8 @@ from kronos.evaluation.ranking import TRADABLE
 from kronos.evaluation.statistics import estimate
 from kronos.evaluation.tradability import tradability
 from kronos.report.content import metrics
-from kronos.report.writer import Example, Portfolio, ReportInputs, report_text, write_report
+from kronos.report.forecast_chart import BEST
+from kronos.report.writer import Portfolio, ReportInputs, report_text, write_report
 from kronos.utils.errors import UserError
 
 NOTE = "too short to tell (57 days, 11 independent 5-day periods)"
@@ -134,11 +136,7 @@ def make_inputs(days: int = 57, seed: int = 0, strength: float = 0.0, gain: floa
         large_moves=make_moves(days),
         periods_per_year=YEAR,
         random_net=pd.DataFrame(random.normal(0, 0.01, (days, 3)), daily.index),
-        examples=[
-            Example(
-                "N00", daily.index[0], np.linspace(40, 50, 20), 50 * samples[0].paths_NSH[0], np.full(HORIZON, 51.0)
-            )
-        ],
+        charts=[make_chart("N00"), make_chart("N01", BEST, seed=1)],
     )  # fmt: skip
 
 
@@ -149,6 +147,9 @@ def inputs() -> ReportInputs:
 
 def test_first_lines_say_that_it_is_too_short_the_warnings_universe_days_costs_and_benchmark(inputs):
     opening = report_text(inputs).split("## ")[0]
+    assert (
+        opening.splitlines()[2] == "- Verdict: **Too short to tell** (57 days, 11 independent 5-day periods)"
+    )
     assert opening.index(f"**T{NOTE[1:]}.**") < opening.index(
         "**Warning:** the predictor was trained on days"
     )
@@ -159,18 +160,15 @@ def test_first_lines_say_that_it_is_too_short_the_warnings_universe_days_costs_a
     assert "survivorship remains" in opening
 
 
-def test_every_annualised_line_carries_the_note_and_none_when_the_period_is_long(inputs):
-    lines = report_text(inputs).splitlines()
-    begin, end = (
-        lines.index(title)
-        for title in ("## Portfolio against the benchmark", "## Ranking: information coefficient")
-    )
-    rows = [
-        line
-        for line in lines[begin:end]
-        if line.startswith("| ") and re.search(r"\d %", line) and "interval" not in line
-    ]
-    assert len(rows) > 12 and all(NOTE in row for row in rows)
+def test_every_section_with_figures_begins_with_the_note_has_it_once_and_none_when_the_period_is_long(inputs):
+    sections = report_text(inputs).split("\n## ")[1:]
+    noted = [section for section in sections if NOTE[1:] in section]
+    for section in noted:
+        assert section.split("\n\n")[1] == f"**T{NOTE[1:]}.**" and section.count("oo short") == 1
+    assert [section.partition("\n")[0] for section in noted] == [
+        "Portfolio against the benchmark", "Ranking: information coefficient",
+        "Suspected splits and the largest moves", "Accuracy of the forecast closes",
+    ]  # fmt: skip
 
     text = report_text(make_inputs(days=120))
     assert "too short" not in text and "note" not in text.lower()
@@ -198,8 +196,8 @@ def test_a_random_ranking_shows_no_evidence_and_an_informed_one_beats_the_baseli
 def test_the_configured_signal_is_marked_and_the_others_are_exploratory(inputs):
     lines = report_text(replace(inputs, signal="max")).splitlines()
     rows = [line for line in lines if line.endswith(("| configured |", "| exploratory |"))]
-    assert [row.split("|")[1].strip() for row in rows] == ["**max**", "last", "mean", "min"] * 2
-    assert [row.split("|")[-2].strip() for row in rows] == ["configured", *["exploratory"] * 3] * 2
+    assert [row.split("|")[1].strip() for row in rows] == ["**max**", "last", "mean", "min"] * 3
+    assert [row.split("|")[-2].strip() for row in rows] == ["configured", *["exploratory"] * 3] * 3
 
 
 def moves_section(inputs: ReportInputs) -> str:
@@ -257,7 +255,7 @@ def test_metrics_are_the_numbers_of_the_parts(tmp_path, inputs):
 
 
 FIGURES = (
-    "calibration", "cumulative_return", "daily_ic", "drawdown", "examples", "group_returns", "monthly_ic",
+    "calibration", "cumulative_return", "daily_ic", "drawdown", "examples", "group_returns", "monthly_ic", "turnover",
 )  # fmt: skip
 
 
@@ -266,8 +264,8 @@ def test_the_folder_holds_report_figures_and_ledger(tmp_path, inputs):
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     figures = [f"figures/{name}.png" for name in FIGURES]
     assert names == sorted([
-        "accuracy_by_instrument.csv", "accuracy_by_step.csv", "daily.csv", "daily_ic.csv", "metrics.json",
-        "ranking_baselines.csv", "report.html", "report.md", *figures,
+        "accuracy_by_instrument.csv", "accuracy_by_step.csv", "daily.csv", "daily_ic.csv", "forecasts.html",
+        "metrics.json", "plotly.min.js", "ranking_baselines.csv", "report.html", "report.md", *figures,
     ])  # fmt: skip
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     for name in figures:
@@ -279,11 +277,15 @@ def test_the_folder_holds_report_figures_and_ledger(tmp_path, inputs):
     np.testing.assert_allclose(read, inputs.daily, rtol=1e-9)
 
 
-def test_the_html_page_is_self_contained_and_has_the_text_of_the_markdown(tmp_path, inputs):
+def test_the_html_page_needs_plotlys_script_beside_it_at_most_and_has_the_text_of_the_markdown(
+    tmp_path, inputs
+):
     write_report(tmp_path, inputs)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/png;base64,') == len(FIGURES) == page.count("<img ")
-    assert "http" not in page and "figures/" not in page and "<script" not in page
+    assert "http" not in page and "figures/" not in page
+    assert re.findall(r'<script[^>]* src="([^"]*)"', page) == ["plotly.min.js"]
+    assert page.count("<figure data-curve>") == page.count('<script type="application/json">') == 5
     plain = re.sub(r"<[^>]+>", "", page)
     for sentence in (
         "11 independent 5-day periods",
@@ -318,7 +320,7 @@ def test_whatever_an_instrument_is_called_it_is_text_in_the_page(tmp_path, input
     )  # fmt: skip
     write_report(tmp_path, inputs)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert not re.search("<(b|script|i|u|s|em)>", page)
+    assert page.count("<script>") == 1 and not re.search("<(b|i|u|s|em)>", page)
     for text in (
         "&lt;b&gt;, &lt;script&gt;",
         "&lt;i&gt;all",
