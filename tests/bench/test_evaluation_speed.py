@@ -13,7 +13,7 @@ from kronos.evaluation import large_moves, portfolio, signals
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples, measure, rank
 from kronos.evaluation.qlib_backtest import BacktestResult
 from kronos.evaluation.tradability import tradability
-from kronos.report.writer import Example, Portfolio, ReportInputs, write_report
+from kronos.report.writer import Portfolio, ReportInputs, write_report
 
 NAMES, DAYS, LOOKBACK, HORIZON, SERIES, SAMPLES = 300, 240, 90, 10, 500, 20
 NOTHING = pd.DataFrame({"datetime": pd.DatetimeIndex([]), "instrument": [], "value": np.zeros(0)})
@@ -64,7 +64,6 @@ def test_300_instruments_times_240_days_are_evaluated_in_under_a_minute(tmp_path
         excesses=portfolio.excesses(daily, {"equal_weight": ("nothing", daily["bench"])}, HORIZON, 252),
         large_moves=moves, periods_per_year=252,
         random_net=pd.DataFrame(random.normal(0, 0.01, (DAYS, 20)), daily.index),
-        examples=[Example("N000", index[0], np.ones(LOOKBACK), paths[0], np.ones(HORIZON))],
     )  # fmt: skip
     evaluated = time.perf_counter() - began
     write_report(tmp_path, inputs)

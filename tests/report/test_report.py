@@ -145,6 +145,13 @@ def inputs() -> ReportInputs:
     return make_inputs()
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, inputs: ReportInputs) -> tuple[Path, dict[str, float]]:
+    """The folder of a report, and its metrics."""
+    folder = tmp_path_factory.mktemp("report")
+    return folder, write_report(folder, inputs)
+
+
 def test_first_lines_say_that_it_is_too_short_the_warnings_universe_days_costs_and_benchmark(inputs):
     opening = report_text(inputs).split("## ")[0]
     assert (
@@ -226,8 +233,8 @@ def test_figures_stand_beside_those_without_suspected_splits_and_the_largest_mov
     assert "| Rank IC" not in text and "8 more in these bars are only counted" in text
 
 
-def test_metrics_are_the_numbers_of_the_parts(tmp_path, inputs):
-    metrics = write_report(tmp_path, inputs)
+def test_metrics_are_the_numbers_of_the_parts(written, inputs):
+    folder, metrics = written
     assert all(type(value) is float and math.isfinite(value) for value in metrics.values())
     for prefix, target in (("", "tradable"), ("predicted_", "predicted")):
         worth = inputs.ranking.worths[target]["mean"]
@@ -249,9 +256,9 @@ def test_metrics_are_the_numbers_of_the_parts(tmp_path, inputs):
     assert metrics["rank_ic_without_suspects"] == inputs.large_moves.rank_ic.mean
     assert metrics["excess_return_annualised_without_suspects"] == 0.0321
     assert metrics["scored_pairs"] == 28500 and metrics["excluded_pairs"] == 322
-    written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    assert written["metrics"] == metrics and written["too_short"] == NOTE
-    assert set(written["information_coefficient"]["tradable"]) == set(signals.SIGNALS)
+    stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert stored["metrics"] == metrics and stored["too_short"] == NOTE
+    assert set(stored["information_coefficient"]["tradable"]) == set(signals.SIGNALS)
 
 
 FIGURES = (
@@ -259,29 +266,27 @@ FIGURES = (
 )  # fmt: skip
 
 
-def test_the_folder_holds_report_figures_and_ledger(tmp_path, inputs):
-    write_report(tmp_path, inputs)
-    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+def test_the_folder_holds_report_figures_and_ledger(written, inputs):
+    folder, _ = written
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     figures = [f"figures/{name}.png" for name in FIGURES]
     assert names == sorted([
         "accuracy_by_instrument.csv", "accuracy_by_step.csv", "daily.csv", "daily_ic.csv", "forecasts.html",
         "metrics.json", "plotly.min.js", "ranking_baselines.csv", "report.html", "report.md", *figures,
     ])  # fmt: skip
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    text = (folder / "report.md").read_text(encoding="utf-8")
     for name in figures:
-        data = (tmp_path / name).read_bytes()
+        data = (folder / name).read_bytes()
         assert data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 15_000
         assert f"]({name})" in text
-    read = pd.read_csv(tmp_path / "daily.csv", index_col="datetime", parse_dates=True)
+    read = pd.read_csv(folder / "daily.csv", index_col="datetime", parse_dates=True)
     assert list(read.columns) == list(inputs.daily.columns) and read.index.equals(inputs.daily.index)
     np.testing.assert_allclose(read, inputs.daily, rtol=1e-9)
 
 
-def test_the_html_page_needs_plotlys_script_beside_it_at_most_and_has_the_text_of_the_markdown(
-    tmp_path, inputs
-):
-    write_report(tmp_path, inputs)
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+def test_the_html_page_needs_plotlys_script_beside_it_at_most_and_has_the_text_of_the_markdown(written):
+    folder, _ = written
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/png;base64,') == len(FIGURES) == page.count("<img ")
     assert "http" not in page and "figures/" not in page
     assert re.findall(r'<script[^>]* src="([^"]*)"', page) == ["plotly.min.js"]

@@ -4,6 +4,7 @@ The page holds the style once and the arrays of every chart, which its script pu
 chosen. The x axis counts bars, 0 is the last one seen: nights, weekends and holidays leave no gap.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -161,4 +162,5 @@ def chart_arrays(chart: ForecastChart) -> dict[str, Any]:
 
 def _numbers(values: Sequence[float] | np.ndarray | pd.Series) -> list[float | None]:
     """Numbers with six digits, as JSON types; what is not finite is None."""
-    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in np.asarray(values, np.float64)]
+    listed = np.asarray(values, np.float64).tolist()
+    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in listed]
