@@ -51,6 +51,10 @@ DOORS = {
     "mlflow": ("kronos.tracking",),
     "optuna": ("kronos.stages.search.study",),
     "qlib": ("kronos.evaluation.qlib_store", "kronos.evaluation.qlib_backtest", "kronos.data.sources.qlib"),
+    **{
+        name: (f"kronos.data.sources.{name}",)
+        for name in ("akshare", "baostock", "ccxt", "tushare", "yfinance")
+    },
 }
 FILES = sorted(ROOT.rglob("*.py"))
 MOST_PACKAGES = 12

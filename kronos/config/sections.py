@@ -47,7 +47,10 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Bars: their source, days, splits and windows."""
 
-    data_source: Text = _field("qlib", "sample, qlib, sina, csv, a registered name, or package.module:Class")
+    data_source: Text = _field(
+        "qlib",
+        "sample, qlib, csv, auto, sina, akshare, baostock, tushare, yfinance, ccxt, or package.module:Class",
+    )
     data_path: OptionalText = _field(None, "file or folder of bars for data_source=csv")
     instrument_column: OptionalText = _field(
         None, "column of instruments in files, several joined by commas; none: by its name or its values"
@@ -107,6 +110,10 @@ class DataConfig(Section):
         None, "symbols of data_source=sina: a list or a file of them; none: the universe of qlib_data_path"
     )
     sina_datalen: Int = _field(1970, "bars asked for, counted back from now", ge=1, le=1970)
+    exchange: Text = _field("binance", "exchange of data_source=ccxt, as ccxt names it")
+    least_share: Float = _field(
+        0.9, "share of the symbols that must come from a service; others are listed and left out", ge=0, le=1
+    )
     cache_path: Text = _field("outputs/cache", "folder of downloaded bars; only missing bars are fetched")
     dataset_path: Text = _field("outputs/data", "folder of the bar store")
     lookback_window: Int = _field(90, "bars of context", ge=2, le=4096)

@@ -47,7 +47,8 @@ LIMITS_GIVEN = "columns limit_up and limit_down"
 EARLIEST = pd.Timestamp("1700-01-01")  # before all bars
 KEY_FIELDS = (
     "freq", "dataset_begin_time", "dataset_end_time", "calendar", "adjust", "symbols", "instrument", "data_path",
-    "qlib_data_path", "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen",
+    "qlib_data_path", "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen", "exchange",
+    "least_share",
     "instrument_column", "time_column", "volume_column", "time_zone", "column_names", "decimal_sign",
     "resample", "hours",
 )  # fmt: skip
@@ -91,6 +92,10 @@ class BaseDataProcessor:
         `flag` may mark bars as `bars.Flag.NONMEMBER`.
         """
         raise UserError(f"{type(self).__name__} needs process_raw_data(): return the bars as a DataFrame")
+
+    def symbols_wanted(self) -> tuple[str, ...] | None:
+        """Return the instruments that the store is restricted to, as the bars name them; None for all."""
+        return getattr(self.config, "symbols", None)
 
     def benchmark(self) -> pd.Series | None:
         """Return the closes of the universe's index by time, named by its code; None where the source has none."""
@@ -209,7 +214,7 @@ class BaseDataProcessor:
         config = self.config
         freq = self.freq
         begin, end = days_asked(config)
-        symbols = getattr(config, "symbols", None)
+        symbols = self.symbols_wanted()
         given = self.process_raw_data()
         parts: list[Held] = []
         counts = TimeCounts()

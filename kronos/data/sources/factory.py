@@ -18,6 +18,11 @@ class DataProcessorFactory:
         "csv": "kronos.data.sources.csv:CsvDataProcessor",
         "qlib": "kronos.data.sources.qlib:QlibDataProcessor",
         "sina": "kronos.data.sources.sina:SinaDataProcessor",
+        "akshare": "kronos.data.sources.akshare:AkshareDataProcessor",
+        "baostock": "kronos.data.sources.baostock:BaostockDataProcessor",
+        "tushare": "kronos.data.sources.tushare:TushareDataProcessor",
+        "yfinance": "kronos.data.sources.yfinance:YFinanceDataProcessor",
+        "ccxt": "kronos.data.sources.ccxt:CcxtDataProcessor",
     }
 
     @classmethod

@@ -108,7 +108,7 @@ def test_key_tells_whether_a_store_is_of_this_configuration(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("yahoo", "no data_source 'yahoo': choose from csv, qlib, sample, sina, or name a class"),
+        ("yahoo", "no data_source 'yahoo': choose from akshare, baostock, ccxt, csv, "),
         ("no_such_package:Source", "no_such_package cannot be imported .*: install it"),
         ("kronos.data.bars:Source", "module kronos.data.bars has no 'Source'"),
         ("kronos.data.bars:Flag", "Flag is not a subclass of kronos.BaseDataProcessor"),
