@@ -57,7 +57,8 @@ class CcxtDataProcessor(LivingDataProcessor):
             raise UserError(
                 f"exchange: ccxt has no {name!r}" + (f", did you mean {close[0]}?" if close else "")
             )
-        self._client = getattr(client, name)({"enableRateLimit": True, "timeout": 20_000})
+        options = {"enableRateLimit": True, "timeout": 20_000, "enableLastJsonResponse": True}
+        self._client = getattr(client, name)(options)
         if self._client.timeframes and self.freqs[self.freq] not in self._client.timeframes:
             known = [freq for freq, one in self.freqs.items() if one in self._client.timeframes]
             raise UserError(f"{name} has no {self.freq} candles: give --freq, one of {', '.join(known)}")
@@ -99,9 +100,14 @@ class CcxtDataProcessor(LivingDataProcessor):
 
     def _candles(self, symbol: str, since: pd.Timestamp) -> list[list[float]]:
         def ask() -> Any:
-            self._client.load_markets()
+            if not self._client.load_markets():
+                self._client.markets = None  # or it would not be asked for again
+                raise ValueError("a list of markets without any")
             milliseconds = int(since.timestamp() * 1000)
-            return self._client.fetch_ohlcv(symbol, self.freqs[self.freq], milliseconds, self._rows(symbol))
+            found = self._client.fetch_ohlcv(symbol, self.freqs[self.freq], milliseconds, self._rows(symbol))
+            if not found and self._client.last_json_response is None:  # which ccxt takes for no candles
+                raise ValueError("no JSON, or half of it")
+            return found
 
         found: list[list[float]] = self._call(symbol, ask)
         return found

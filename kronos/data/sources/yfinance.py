@@ -43,9 +43,11 @@ class YFinanceDataProcessor(LivingDataProcessor):
     def fetch(self, symbol: str, since: pd.Timestamp, due: pd.Timestamp) -> Page:
         """Return bars by Ticker.history: all of them at once, those of a minute by the week."""
         end = due.normalize() + pd.Timedelta(days=1)  # the end is not included
-        reach = end - pd.Timedelta(days=REACH.get(self.freq, 100_000))
-        begin = max(since.normalize(), reach)
-        last = min(end, begin + pd.Timedelta(days=AT_ONCE.get(self.freq, 100_000)))
+        begin, last = since.normalize(), end
+        if self.freq in REACH:
+            begin = max(begin, end - pd.Timedelta(days=REACH[self.freq]))
+        if self.freq in AT_ONCE:
+            last = min(end, begin + pd.Timedelta(days=AT_ONCE[self.freq]))
         bars = self.polite.ask(symbol, self.service, lambda: self._history(symbol, begin, last))
         if not len(bars):
             return Page(bars, None if last >= end else last, limited=begin > since)
@@ -64,6 +66,8 @@ class YFinanceDataProcessor(LivingDataProcessor):
         client.set_tz_cache_location(str(self.folder() / "zones"))
         client.config.debug.hide_exceptions = False
         try:
+            # The package keeps answers, bad ones too, so that a retry would read the same again.
+            client.data.YfData().cache_get.cache_clear()
             found: pd.DataFrame = client.Ticker(symbol).history(
                 start=f"{begin:%Y-%m-%d}", end=f"{end:%Y-%m-%d}", interval=self.freqs[self.freq],
                 auto_adjust=False, actions=True,
