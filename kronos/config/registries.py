@@ -7,5 +7,5 @@ CLIENTS = (
     "yfinance",
     "ccxt",
 )  # sources of today, by their client libraries
-SOURCES: list[str] = ["sample", "qlib", "csv", "sina", *CLIENTS]
+SOURCES: list[str] = ["sample", "qlib", "csv", "auto", "sina", *CLIENTS]
 SIGNALS: list[str] = ["last", "mean", "max", "min"]

@@ -107,7 +107,7 @@ def outputs(stage: Stage, parts: dict[str, Stage], config: Config) -> dict[str, 
     """The folders that a stage writes, by what they hold."""
     found = {"the bar store" if name == "data" else f"the output of {name}": part.folder(config)
              for name, part in parts.items()}  # fmt: skip
-    if "data" in parts and config.data.data_source.lower() in ("sina", *CLIENTS):
+    if "data" in parts and config.data.data_source.lower() in ("auto", "sina", *CLIENTS):
         found["the cache of downloaded bars"] = Path(config.data.cache_path)
     return {f"the output of {stage.name}": stage.folder(config), **found}
 

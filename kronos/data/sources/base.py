@@ -71,6 +71,7 @@ class BaseDataProcessor:
         self.notes: list[str] = []  # and what a reader of the report should know
         self.about: dict[str, Any] = {}  # parts of `source` that are only known while reading
         self.spool = Spool(Path(getattr(config, "dataset_path", "")).parent)  # where read bars wait
+        self.chosen_because = ""  # why data_source=auto took this source
         self.understood: dict[str, Any] = {}  # how the source was read, for `python -m kronos data --check`
 
     @property
@@ -325,7 +326,11 @@ class BaseDataProcessor:
     def _described(self, fit: Fit, sessions: pd.DatetimeIndex, freq: str, to: str) -> dict[str, Any]:
         """Describe the source for the report."""
         described = {"name": self.config.data_source, **self.source, **self.about}
-        notes = [*described.get("notes", []), *self.notes]
+        notes = [
+            *described.get("notes", []),
+            *([self.chosen_because] if self.chosen_because else []),
+            *self.notes,
+        ]
         if "price_limits" in described:
             notes.append(f"What is locked at a price limit is told by the {LIMITS_GIVEN} of the bars.")
         if self.calendar == "auto" or getattr(self.config, "calendar", "auto") != "auto":

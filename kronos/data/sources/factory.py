@@ -6,8 +6,11 @@ import sys
 from typing import Any, ClassVar
 
 from kronos.config import registries
+from kronos.data.sources.auto import chosen_source
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.utils.errors import UserError
+
+AUTO = "auto"
 
 
 class DataProcessorFactory:
@@ -38,14 +41,23 @@ class DataProcessorFactory:
 
         Raises UserError for unknown names and for classes that cannot be imported.
         """
+        if data_source_type.lower() != AUTO:
+            return cls.class_of(data_source_type)(config, **kwargs)
+        chosen, reason = chosen_source(config.symbols, str(config.freq), cls.class_of)
+        processor = cls.class_of(chosen)(config, **kwargs)
+        processor.chosen_because = reason
+        return processor
+
+    @classmethod
+    def class_of(cls, data_source_type: str) -> type[BaseDataProcessor]:
+        """Return the class of a `data_source`, which is imported where that has not been done."""
         found = cls._classes.get(data_source_type.lower(), data_source_type)
         if isinstance(found, str) and ":" not in found:
             raise UserError(
-                f"no data_source {data_source_type!r}: choose from {', '.join(sorted(cls._classes))}, or name a "
-                "class of your own as package.module:Class"
+                f"no data_source {data_source_type!r}: choose from {', '.join(sorted([*cls._classes, AUTO]))}, or "
+                "name a class of your own as package.module:Class"
             )
-        processor = _import_class(found) if isinstance(found, str) else found
-        return processor(config, **kwargs)
+        return _import_class(found) if isinstance(found, str) else found
 
 
 def _import_class(name: str) -> type[BaseDataProcessor]:

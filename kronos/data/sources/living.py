@@ -97,7 +97,7 @@ class LivingDataProcessor(BaseDataProcessor):
 
     def place(self) -> tuple[str, ...]:
         """Return the names of the folders in the cache that belong to this service."""
-        return (str(self.config.data_source).lower(),)
+        return (self.library or type(self).__name__,)
 
     def connected(self) -> AbstractContextManager[Any]:
         """Return a context in which requests are made, where the service has a login."""

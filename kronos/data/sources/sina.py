@@ -68,18 +68,17 @@ class SinaDataProcessor(LivingDataProcessor):
     def _members(self) -> dict[str, Spans | None]:
         """Return symbols of `sina_symbols`, or of the universe of a Qlib store, that are among `symbols`."""
         given, config = self.config.sina_symbols, self.config
+        if self.chosen_because:
+            return dict(sorted(listed(config.symbols, "symbols", sina_symbol).items()))
         if given is None:
             universe = f"instruments/{config.instrument.lower()}.txt"
             file = given_path(config.qlib_data_path) / universe
-            symbols = config.symbols
-            if not file.is_file() and symbols is None:
+            if not file.is_file():
                 raise UserError(
                     "data_source=sina needs --sina-symbols: a list like sh600519,sz000001, a file with one symbol "
                     f"per line, or a universe file of a Qlib store ({file} is not there)"
                 )
-            members = (
-                read_symbols(file, sina_symbol) if file.is_file() else listed(symbols, "symbols", sina_symbol)
-            )
+            members = read_symbols(file, sina_symbol)
         else:
             members = listed(given, self.field, sina_symbol)
         if config.symbols is not None:
