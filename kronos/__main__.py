@@ -147,6 +147,12 @@ def _main(arguments: list[str]) -> int:
         add_flags(parser)
         if asked(rest):
             return check_command(parser, rest)
+    if name == "update":
+        from kronos.cli import update
+
+        update.add_flags(parser)
+        if update.DRY_RUN in rest:
+            return update.dry_run_command(parser, rest)
     config_path, flags, problems = parse_flags(parser, rest)
     config, notes = load_config(config_path, flags, problems)
     for note in notes:

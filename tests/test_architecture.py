@@ -32,7 +32,7 @@ STAGE_ROWS = [
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
     {"audit", "backtest", "calibrate", "generate", "predict", "data_check"},
-    {"walk_forward", "pipeline", "search"},
+    {"walk_forward", "pipeline", "search", "update"},
     {"__init__"},
 ]
 SEARCH_ROWS = [

@@ -26,6 +26,7 @@ from kronos.config.sections import (
     Section,
     TrackingConfig,
     TrainingConfig,
+    UpdateConfig,
 )
 from kronos.config.validation import contradictions
 
@@ -48,6 +49,7 @@ class Config(BaseModel):
     backtest: BacktestConfig = BacktestConfig()
     audit: AuditConfig = AuditConfig()
     generate: GenerateConfig = GenerateConfig()
+    update: UpdateConfig = UpdateConfig()
     tracking: TrackingConfig = TrackingConfig()
     registry: RegistryConfig = RegistryConfig()
     search: SearchConfig = SearchConfig()

@@ -103,17 +103,13 @@ class DataConfig(Section):
     windows_across_days: bool = _field(True, "intraday windows may span several days")
     symbols: OptionalNames = _field(None, "only these instruments, separated by commas")
     sina_url: Text = _field("https://quotes.sina.cn", "address of the K-line service for data_source=sina")
-    sina_factor_url: OptionalText = _field(
-        "https://finance.sina.com.cn", "address of its adjustment factors, or none: prices as they are"
-    )
+    sina_factor_url: OptionalText = _field("https://finance.sina.com.cn", "address of its factors, or none")
     sina_symbols: OptionalNames = _field(
         None, "symbols of data_source=sina: a list or a file of them; none: the universe of qlib_data_path"
     )
     sina_datalen: Int = _field(1970, "bars asked for, counted back from now", ge=1, le=1970)
-    exchange: Text = _field("binance", "exchange of data_source=ccxt, as ccxt names it")
-    least_share: Float = _field(
-        0.9, "share of the symbols that must come from a service; others are listed and left out", ge=0, le=1
-    )
+    exchange: Text = _field("binance", "exchange of data_source=ccxt")
+    least_share: Float = _field(0.9, "share of a service's symbols that must come", ge=0, le=1)
     cache_path: Text = _field("outputs/cache", "folder of downloaded bars; only missing bars are fetched")
     dataset_path: Text = _field("outputs/data", "folder of the bar store")
     lookback_window: Int = _field(90, "bars of context", ge=2, le=4096)
@@ -334,6 +330,13 @@ class GenerateConfig(Section):
     generate_bars: Int = _field(500, "generate: bars per instrument", ge=1)
     generate_T: Float = _field(1.0, "generate: sampling temperature", gt=0, le=100)
     generate_top_p: Float = _field(1.0, "generate: nucleus kept when sampling; 1 is off", gt=0, le=1)
+
+
+class UpdateConfig(Section):
+    """The daily update."""
+
+    update_forecast: bool = _field(False, "update: forecast the next bars too, and score earlier forecasts")
+    forecast_log_path: Text = _field("outputs/forecast_log", "folder of past forecasts and their scorecard")
 
 
 class TrackingConfig(Section):

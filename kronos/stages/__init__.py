@@ -47,6 +47,7 @@ STAGES = _Stages(
         "audit": "kronos.stages.audit:AuditStage",
         "generate": "kronos.stages.generate:GenerateStage",
         "predict": "kronos.stages.predict:PredictStage",
+        "update": "kronos.stages.update:UpdateStage",
         "pipeline": "kronos.stages.pipeline:PipelineStage",
         "search": "kronos.stages.search.stage:SearchStage",
     }

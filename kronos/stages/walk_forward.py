@@ -35,7 +35,7 @@ class WalkForwardStage(Stage):
     name = "walk_forward"
     help = "train and backtest on several parts of the backtest's days, pooled"
     params = tuple(
-        name for name in FIELDS if name not in fields_of("audit", "generate", "registry", "search")
+        name for name in FIELDS if name not in fields_of("audit", "generate", "update", "registry", "search")
     )
     by_content = BY_CONTENT
     packages = BacktestStage.packages

@@ -169,6 +169,21 @@ class LivingDataProcessor(BaseDataProcessor):
             lock.release()
         self._topped_up = True
 
+    def pending(self) -> dict[str, tuple[pd.Timestamp | None, pd.Timestamp]]:
+        """Return the symbols that would be asked for: the last cached bar and the time up to which bars are due."""
+        given = self.config.symbols
+        if given is None and str(self.config.instrument).lower() in self.universes:
+            raise UserError(
+                "the members of a universe are asked from the service: give --symbols to see what is due"
+            )
+        found = {}
+        top_up = self._topper()
+        for symbol in self._members():
+            record, due = self._read(symbol, forget=False), self.due(symbol)
+            if record is None or top_up.is_due(record, due):
+                found[self.instrument(symbol)] = (None if record is None else record.last, due)
+        return found
+
     def process_raw_data(self) -> Iterator[pd.DataFrame]:
         self.findings += self._seen
         self._say_what_came()
@@ -256,7 +271,7 @@ class LivingDataProcessor(BaseDataProcessor):
             self._note(symbol, "earlier bars asked for than before", "fetched again", record.begin)
             record = None
         record = Record(begin=str(begin)) if record is None else record
-        top_up = TopUp(self.service, self.freq, self.label, self.fetch, self.fetch_factors, self.expect, now)
+        top_up = self._topper()
         asked = top_up.is_due(record, due)
         if asked:
             top_up.bars(symbol, cache, record, begin, due)
@@ -267,6 +282,9 @@ class LivingDataProcessor(BaseDataProcessor):
             asked = True
         self.records[symbol], self.asked_until[symbol] = record, due
         return asked
+
+    def _topper(self) -> TopUp:
+        return TopUp(self.service, self.freq, self.label, self.fetch, self.fetch_factors, self.expect, now)
 
     def wants_factors(self) -> bool:
         """Return whether a list of adjustment factors is to be asked for."""
@@ -285,14 +303,15 @@ class LivingDataProcessor(BaseDataProcessor):
     def _cache(self, symbol: str) -> SymbolCache:
         return SymbolCache(self.folder() / self.freq / file_name(symbol))
 
-    def _read(self, symbol: str) -> Record | None:
-        """Read what the cache has of a symbol; what is damaged is fetched again, and counted."""
+    def _read(self, symbol: str, forget: bool = True) -> Record | None:
+        """Read what the cache has of a symbol; what is damaged is counted, and forgotten to be fetched again."""
         cache = self._cache(symbol)
         try:
             return cache.read()
         except UserError as error:
             self._note(symbol, "damaged file of the cache", "fetched again", str(error))
-            cache.clear()
+            if forget:
+                cache.clear()
             return None
 
     def _note(self, symbol: str, kind: str, action: str, text: str) -> None:
