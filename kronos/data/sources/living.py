@@ -38,6 +38,10 @@ TODAY_ONLY = (
     "The symbols were chosen by name: those that left the market before are missing unless they were named, "
     "so that survivorship bias remains, and returns measured on these bars are too good."
 )
+POINT_IN_TIME = (
+    "Membership is point in time, as the file of symbols states it: the bars are free of survivorship bias as far as "
+    "that file is complete and the service has those that left the market."
+)
 
 
 def now() -> pd.Timestamp:
@@ -79,6 +83,7 @@ class LivingDataProcessor(BaseDataProcessor):
         self.asked_until: dict[str, pd.Timestamp] = {}
         self.polite = Polite(self.pause)
         self._topped_up = False
+        self._universe = ""
         self._seen: list[Finding] = []  # found while the cache was topped up
 
     # What a subclass defines.
@@ -212,12 +217,15 @@ class LivingDataProcessor(BaseDataProcessor):
         calendar = self.exchange(symbol)
         clock = (now() - self.delay).tz_convert(calendars.timezone(calendar)).tz_localize(None)
         last_day = days_asked(self.config)[1]
-        if within_day(self.freq):
-            over = clock.floor(f"{minutes(self.freq)}min")
-            return min(over, last_day + pd.Timedelta(days=1))
-        today = clock.normalize()
-        last = today if clock >= end_of_day(calendar, today) else today - pd.Timedelta(days=1)
-        return min(calendars.sessions(calendar, last - pd.Timedelta(days=30), last)[-1], last_day)
+        today, day = clock.normalize(), pd.Timedelta(days=1)
+        last = today if clock >= end_of_day(calendar, today) else today - day
+        whole = calendars.sessions(calendar, last - 30 * day, last)[-1]  # the last session that is over
+        if not within_day(self.freq):
+            return min(whole, last_day)
+        begun = calendars.sessions(calendar, today, today, self.freq, "end")
+        trading = whole < today and len(begun) > 0 and begun[0] <= clock
+        over = clock.floor(f"{minutes(self.freq)}min") if trading else whole + day
+        return min(over, last_day + day)
 
     def folder(self) -> Path:
         names = (file_name(name, lower=True) for name in self.place())
@@ -229,7 +237,7 @@ class LivingDataProcessor(BaseDataProcessor):
         name = str(getattr(self.config, "instrument", "")).lower()
         if given is None and name in self.universes:
             members: dict[str, Spans | None] = {self.spelled(one): None for one in self.fetch_members(name)}
-            self.about["universe"] = f"{name}: its {len(members)} members of today"
+            self._universe = f"{name}: its {len(members)} members of today"
         elif given is None:
             named = f", or --instrument {', '.join(self.universes)}" if self.universes else ""
             raise UserError(
@@ -243,7 +251,7 @@ class LivingDataProcessor(BaseDataProcessor):
         return dict(sorted(members.items()))
 
     def _top_up_all(self) -> None:
-        allowed = len(self.members) - ceil(self.config.least_share * len(self.members))
+        allowed = len(self.members) - ceil(round(self.config.least_share * len(self.members), 6))
         answered = False
         with Progress(str(self.config.data_source)) as progress:
             for place, symbol in enumerate(self.members):
@@ -318,6 +326,10 @@ class LivingDataProcessor(BaseDataProcessor):
         self._seen.append(Finding(kind, action, 1, [(self.instrument(symbol), "*", text)]))
 
     def _say_what_came(self) -> None:
+        if self._universe:
+            self.about["universe"] = self._universe
+        if all(spans is not None for spans in self.members.values()):
+            self.about["survivorship"] = POINT_IN_TIME
         until = day_text([max(self.asked_until.values())])[0]
         self.notes.append(
             f"The service was asked until {until}; bars that were not final by then are left out."

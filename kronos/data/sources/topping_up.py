@@ -47,7 +47,8 @@ class TopUp:
         """Return whether bars are to be asked for: new ones are due, or the last that were due did not come."""
         if record.until is None or pd.Timestamp(record.until) < due:
             return True
-        late = record.last is not None and record.last < due.normalize()
+        day = (due - pd.Timedelta(1, "ns")).normalize() if within_day(self.freq) else due
+        late = record.last is not None and record.last < day
         return bool(late and self.now() - pd.Timestamp(record.asked) >= ASK_AGAIN)
 
     def bars(

@@ -322,6 +322,9 @@ def test_symbols_that_do_not_come_are_listed_unless_too_many_are_missing(
     assert store.instruments == ("AAA", "CCC")
     assert kinds(store) == {"symbol that did not come": 1, "symbol without bars": 1}
     failed = MadeUp(settings(least_share=0.6)).input_digest()
+    world.failing = set("CEG")
+    store = build(settings("ten", least_share=0.7, symbols=tuple("JIHGFEDCBA")))
+    assert store.instruments == tuple("ABDFHIJ")  # 0.7 x 10 is 7, whatever floats say
     world.failing.clear()
     assert MadeUp(settings(least_share=0.6)).input_digest() != failed
     world.failing = set("EFGHI")
@@ -389,7 +392,10 @@ def test_symbols_come_from_a_file_with_spans_or_a_universe(
     )
     mine = store.instrument_of_row == 0
     assert ((np.asarray(store.flags) == 0) == (inside | ~mine)).all()
-    store = build(settings(symbols=None, instrument="two"))
+    assert store.source["survivorship"].startswith("Membership is point in time")
+    named = MadeUp(settings(symbols=None, instrument="two"))
+    named.input_digest()  # as a stage does first, which tops the cache up
+    store = named.run_pipeline()
     assert store.instruments == ("AAA", "BBB") and "two: its 2 members of today" in store.source["universe"]
     with pytest.raises(UserError, match=r"needs --symbols: a list, or a file .*, or --instrument two"):
         build(settings(symbols=None))
@@ -426,6 +432,7 @@ def test_intraday_bars_within_the_last_interval_are_left_out(
     monkeypatch.setattr(MadeUp, "label", "start")
     monkeypatch.setattr(Service, "bars", lambda self, symbol: frame)
     world.page = 1000
+    world.today = "2024-06-28"
     for local, last in (
         ("2024-06-28 11:00", "10:00"),
         ("2024-06-28 11:30", "10:30"),
@@ -434,3 +441,11 @@ def test_intraday_bars_within_the_last_interval_are_left_out(
         set_clock(monkeypatch, local)
         store = build(settings(freq="30min", symbols=("AAA",)))
         assert pd.Timestamp(int(store.times.max())) == pd.Timestamp(f"2024-06-28 {last}")
+    asked = len(world.asked)
+    for local in ("2024-06-29 03:00", "2024-06-30 12:00", "2024-07-01 09:50"):  # no bar has ended since
+        set_clock(monkeypatch, local)
+        build(settings(freq="30min", symbols=("AAA",)))
+    assert len(world.asked) == asked
+    set_clock(monkeypatch, "2024-07-01 10:30")
+    build(settings(freq="30min", symbols=("AAA",)))
+    assert len(world.asked) == asked + 1
