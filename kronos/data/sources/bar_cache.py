@@ -141,7 +141,7 @@ class Changed:
     revised: tuple[str, ...] = ()
 
 
-SAME_PRICE = 1e-9  # relative: services repeat a price digit by digit
+SAME_PRICE = 1e-6  # relative: less is the rounding of single precision, which some services answer in
 SAME_RATIO = 2e-3  # relative: prices on another basis are rounded to cents
 SAME_FACTOR = 1e-5  # relative, as in `data/adjustment.py`: less is rounding
 
