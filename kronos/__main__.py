@@ -17,6 +17,7 @@ COMMANDS = {
     "compare": "compare RUN_ID RUN_ID ...: tracked runs side by side",
     "rerun": "rerun RUN_ID: repeat a tracked run from its own artifacts",
     "verify": "verify [FOLDER]: compare stored files with their digests and list the damaged ones",
+    "to_qlib": "to_qlib FOLDER: write the bar store in Qlib's own format",
     "mlproject": "print the MLproject file; --check compares it, --write writes it",
     "fields": "print the table of every field; --check compares the READMEs' tables, --write writes them",
 }
@@ -126,6 +127,10 @@ def _main(arguments: list[str]) -> int:
         from kronos.cli.verify import verify_command
 
         return verify_command(rest)
+    if name == "to_qlib":
+        from kronos.cli.to_qlib import to_qlib_command
+
+        return to_qlib_command(rest)
     if name in ("compare", "rerun"):
         from kronos.cli.runs import compare_command, rerun_command
 
@@ -142,6 +147,12 @@ def _main(arguments: list[str]) -> int:
         add_flags(parser)
         if asked(rest):
             return check_command(parser, rest)
+    if name == "update":
+        from kronos.cli import update
+
+        update.add_flags(parser)
+        if update.DRY_RUN in rest:
+            return update.dry_run_command(parser, rest)
     config_path, flags, problems = parse_flags(parser, rest)
     config, notes = load_config(config_path, flags, problems)
     for note in notes:

@@ -33,7 +33,7 @@ STAGE_ROWS = [
     {"data", "train", "promote"},
     {"audit", "backtest", "calibrate", "generate", "predict", "data_check", "compared_models"},
     {"five_tasks"},
-    {"walk_forward", "pipeline", "search", "benchmark"},
+    {"walk_forward", "pipeline", "search", "benchmark", "update"},
     {"__init__"},
 ]
 SEARCH_ROWS = [
@@ -52,6 +52,10 @@ DOORS = {
     "mlflow": ("kronos.tracking",),
     "optuna": ("kronos.stages.search.study",),
     "qlib": ("kronos.evaluation.qlib_store", "kronos.evaluation.qlib_backtest", "kronos.data.sources.qlib"),
+    **{
+        name: (f"kronos.data.sources.{name}",)
+        for name in ("akshare", "baostock", "ccxt", "tushare", "yfinance")
+    },
 }
 FILES = sorted(ROOT.rglob("*.py"))
 MOST_PACKAGES = 12

@@ -21,9 +21,8 @@ SOURCE_FIELDS = (
     "data_path", "qlib_data_path", "instrument", "freq", "dataset_begin_time", "dataset_end_time",
     "train_time_range", "val_time_range", "test_time_range", "backtest_time_range", "embargo",
     "windows_across_days", "symbols", "calendar", "adjust", "sina_url", "sina_factor_url", "sina_symbols",
-    "sina_datalen", "instrument_column", "time_column", "volume_column", "time_zone", "column_names",
-    "decimal_sign", "resample",
-    "hours",
+    "sina_datalen", "exchange", "least_share", "instrument_column", "time_column", "volume_column", "time_zone",
+    "column_names", "decimal_sign", "resample", "hours",
 )  # fmt: skip
 FAST_FACTORS = {"epochs": 10, "n_train_iter": 100, "n_val_iter": 100, "evaluation_series": 10,
                 "calibration_series": 10}  # fmt: skip

@@ -1,4 +1,11 @@
 """Names that a user may add to at run time: data sources and signals. The schema checks fields against them."""
 
-SOURCES: list[str] = ["sample", "qlib", "sina", "csv"]
+CLIENTS = (
+    "akshare",
+    "baostock",
+    "tushare",
+    "yfinance",
+    "ccxt",
+)  # sources of today, by their client libraries
+SOURCES: list[str] = ["sample", "qlib", "csv", "auto", "sina", *CLIENTS]
 SIGNALS: list[str] = ["last", "mean", "max", "min"]

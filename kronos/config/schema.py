@@ -24,6 +24,7 @@ from kronos.config.sections import (
     SearchConfig,
     TrackingConfig,
     TrainingConfig,
+    UpdateConfig,
 )
 from kronos.config.validation import contradictions
 
@@ -47,6 +48,7 @@ class Config(BaseModel):
     audit: AuditConfig = AuditConfig()
     generate: GenerateConfig = GenerateConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+    update: UpdateConfig = UpdateConfig()
     tracking: TrackingConfig = TrackingConfig()
     registry: RegistryConfig = RegistryConfig()
     search: SearchConfig = SearchConfig()

@@ -37,7 +37,10 @@ NOT_YET: dict[str, Any] = {
 class DataConfig(Section):
     """Bars: their source, days, splits and windows."""
 
-    data_source: Text = field("qlib", "sample, qlib, sina, csv, a registered name, or package.module:Class")
+    data_source: Text = field(
+        "qlib",
+        "sample, qlib, csv, auto, sina, akshare, baostock, tushare, yfinance, ccxt, or package.module:Class",
+    )
     data_path: OptionalText = field(None, "file or folder of bars for data_source=csv")
     instrument_column: OptionalText = field(
         None, "column of instruments in files, several joined by commas; none: by its name or its values"
@@ -90,13 +93,13 @@ class DataConfig(Section):
     windows_across_days: bool = field(True, "intraday windows may span several days")
     symbols: OptionalNames = field(None, "only these instruments, separated by commas")
     sina_url: Text = field("https://quotes.sina.cn", "address of the K-line service for data_source=sina")
-    sina_factor_url: OptionalText = field(
-        "https://finance.sina.com.cn", "address of its adjustment factors, or none: prices as they are"
-    )
+    sina_factor_url: OptionalText = field("https://finance.sina.com.cn", "address of its factors, or none")
     sina_symbols: OptionalNames = field(
         None, "symbols of data_source=sina: a list or a file of them; none: the universe of qlib_data_path"
     )
     sina_datalen: Int = field(1970, "bars asked for, counted back from now", ge=1, le=1970)
+    exchange: Text = field("binance", "exchange of data_source=ccxt")
+    least_share: Float = field(0.9, "share of a service's symbols that must come", ge=0, le=1)
     cache_path: Text = field("outputs/cache", "folder of downloaded bars; only missing bars are fetched")
     dataset_path: Text = field("outputs/data", "folder of the bar store")
     lookback_window: Int = field(90, "bars of context", ge=2, le=4096)
@@ -245,6 +248,13 @@ class ForecastConfig(Section):
         ge=100,
     )
     calibration_sample_count: Int = field(50, "sample paths per series of calibrated bands", ge=10)
+
+
+class UpdateConfig(Section):
+    """The daily update."""
+
+    update_forecast: bool = field(False, "update: forecast the next bars too, and score earlier forecasts")
+    forecast_log_path: Text = field("outputs/forecast_log", "folder of past forecasts and their scorecard")
 
 
 class TrackingConfig(Section):

@@ -22,7 +22,7 @@ def drop_open_bars(
         return frame, []
     if not within_day(freq):
         still_open = np.asarray(times > clock.normalize())
-        if clock < _end_of_day(calendar, clock.normalize()):
+        if clock < end_of_day(calendar, clock.normalize()):
             still_open |= np.asarray(times == clock.normalize())
     else:
         length = pd.Timedelta(minutes=minutes(freq) if label == "start" else 0)
@@ -32,7 +32,7 @@ def drop_open_bars(
     return frame[~still_open].reset_index(drop=True) if still_open.any() else frame, findings
 
 
-def _end_of_day(calendar: str, day: pd.Timestamp) -> pd.Timestamp:
+def end_of_day(calendar: str, day: pd.Timestamp) -> pd.Timestamp:
     """Return when trading on a day ends; for days that are no session, and without known hours, its midnight."""
     midnight = day + pd.Timedelta(days=1)
     if calendar in ROUND_THE_CLOCK or is_observed(calendar):

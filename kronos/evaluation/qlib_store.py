@@ -106,6 +106,18 @@ def write_qlib_store(
     return Path(path)
 
 
+def write_index(path: Path, closes: pd.Series, sessions: np.ndarray, freq: str = "day") -> None:
+    """Add the closes of an index to a folder of `write_qlib_store`; it is in no universe, since nobody can buy it."""
+    calendar = pd.DatetimeIndex(pd.to_datetime(np.asarray(sessions)))
+    values = closes.reindex(calendar).to_numpy(dtype=np.float64)
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        return
+    place = path / "features" / file_name(str(closes.name)).lower()
+    place.mkdir(parents=True, exist_ok=True)
+    np.append(known[0], values[known[0] : known[-1] + 1]).astype("<f4").tofile(place / f"close.{freq}.bin")
+
+
 def qlib_freq(freq: str) -> str:
     """Return what Qlib calls bars of a length: a week or a month is a day of its calendar."""
     return freq if within_day(freq) else "day"

@@ -48,6 +48,7 @@ STAGES = _Stages(
         "audit": "kronos.stages.audit:AuditStage",
         "generate": "kronos.stages.generate:GenerateStage",
         "predict": "kronos.stages.predict:PredictStage",
+        "update": "kronos.stages.update:UpdateStage",
         "pipeline": "kronos.stages.pipeline:PipelineStage",
         "search": "kronos.stages.search.stage:SearchStage",
     }
@@ -89,5 +90,14 @@ def execute(name: str, config: "Config", say: "Say | None" = None) -> dict[str, 
 
         train_worker.under_torchrun()
         return {}
-    result = run_stage(STAGES[name], config, say=say or print_line)
+    say = say or print_line
+    if name == "data" and config.data.data_source.lower() == "auto":
+        from kronos.stages.data import by_market
+
+        parts = by_market(config)
+        if len(parts) > 1:
+            return {
+                f"data of {market}": run_stage(STAGES[name], part, say=say) for market, part in parts.items()
+            }
+    result = run_stage(STAGES[name], config, say=say)
     return dict(result.children) or {name: result}

@@ -20,7 +20,7 @@ ObjectiveFactory = Callable[
 Say = Callable[[str], None]
 # Fields that cannot change the results of any stage: output folders, tracking, printing and speed.
 NO_EFFECT = frozenset((
-    *fields_of("output", "tracking", "registry", "search"), "dataset_path", "cache_path", "audit_path",
+    *fields_of("output", "update", "tracking", "registry", "search"), "dataset_path", "cache_path", "audit_path",
     "generate_path", "benchmark_path",
     "log_interval", "num_workers", "save_windows", "resume", "backtest_batch_size", "nproc_per_node", "fast_mode",
     "skip_data_process", "skip_tokenizer", "skip_predictor", "skip_backtest",

@@ -11,6 +11,7 @@ import pandas as pd
 
 from kronos.config.schema import Config, fields_of
 from kronos.data.bars import Flag
+from kronos.data.sources import auto
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.data.sources.factory import DataProcessorFactory
 from kronos.data.splits import Ranges
@@ -98,6 +99,18 @@ class DataStage(Stage):
         more = {"digest": store.digest, "metrics": counts}
         record = write_record(store.path, key, context.run.id, outputs, more)
         return Result(self.name, context.run.id, store.path, record)
+
+
+def by_market(config: Config) -> dict[str, Config]:
+    """The configurations of data_source=auto, one for each market: a store beside `dataset_path`."""
+    markets = auto.by_market(config.data.symbols)
+    return {
+        market: config.replace(
+            symbols=symbols,
+            dataset_path=f"{config.data.dataset_path.rstrip('/')}-{market.lower()}",
+        )
+        for market, symbols in markets.items()
+    }
 
 
 def _processor(config: Config) -> BaseDataProcessor:

@@ -40,8 +40,12 @@ SOURCE_FIELDS: dict[str, tuple[str, ...]] = {
         "decimal_sign",
     ),
     "qlib": ("qlib_data_path", "instrument"),
-    "sina": ("sina_url", "sina_factor_url", "sina_symbols", "sina_datalen", "qlib_data_path", "instrument"),
-}
+    "sina": (
+        "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen", "qlib_data_path", "instrument", "least_share",
+    ),
+    **{name: ("instrument", "least_share") for name in ("akshare", "baostock", "tushare", "yfinance")},
+    "ccxt": ("exchange", "instrument", "least_share"),
+}  # fmt: skip
 EVERY_SOURCE_FIELD = tuple(dict.fromkeys(name for names in SOURCE_FIELDS.values() for name in names))
 # Fields that the digests of bars, splits and weights represent in the cache keys of stages after the data stage.
 BY_CONTENT = (

@@ -40,7 +40,7 @@ class PipelineStage(Stage):
     name = "pipeline"
     help = "data, tokenizer, predictor, calibrate and backtest, as one run with a child each"
     params = tuple(
-        name for name in FIELDS if name not in fields_of("audit", "generate", "benchmark", "search")
+        name for name in FIELDS if name not in fields_of("audit", "generate", "benchmark", "update", "search")
     )
     cached = False
 

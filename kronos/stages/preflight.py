@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kronos.config.loading import to_text
+from kronos.config.registries import CLIENTS
 from kronos.config.schema import Config
 from kronos.data.store import INDEX
 from kronos.distributed.launcher import Place, launched
@@ -87,6 +88,8 @@ def _packages(parts: dict[str, Stage], config: Config) -> Iterator[str]:
     needed = {name: None for part in parts for name in PACKAGES.get(part, ())}
     if "data" in parts and config.data.data_source.lower() == "qlib":
         needed["qlib"] = None
+    if "data" in parts and config.data.data_source.lower() in CLIENTS:
+        needed[config.data.data_source.lower()] = None
     if set(TESTED) & parts.keys() and config.backtest.baseline_lightgbm:
         needed["lightgbm"] = None
     for name in needed:
@@ -106,7 +109,7 @@ def outputs(stage: Stage, parts: dict[str, Stage], config: Config) -> dict[str, 
     """The folders that a stage writes, by what they hold."""
     found = {"the bar store" if name == "data" else f"the output of {name}": part.folder(config)
              for name, part in parts.items()}  # fmt: skip
-    if "data" in parts and config.data.data_source.lower() == "sina":
+    if "data" in parts and config.data.data_source.lower() in ("auto", "sina", *CLIENTS):
         found["the cache of downloaded bars"] = Path(config.data.cache_path)
     return {f"the output of {stage.name}": stage.folder(config), **found}
 

@@ -117,7 +117,7 @@ def test_fast_mode_prints_its_cuts_and_explicit_flags_win() -> None:
         (["--data-source", "sina", "--freq", "1d", "--windows-across-days", "false"],
          "false needs bars within a day, they are of a day"),
         (["--data-source", "csv", "--freq", "13h"], "'13h' was given, expected 1min to 720min, 1h to 12h, day, week"),
-        (["--data-source", "yahoo"], "'yahoo' is not one of sample, qlib, sina, csv, nor package.module:Class"),
+        (["--data-source", "yahoo"], "'yahoo' is not one of sample, qlib, csv, auto, sina, "),
         (["--config-path", "none.json"], "no file none.json"),
     ],
 )  # fmt: skip

@@ -47,7 +47,8 @@ LIMITS_GIVEN = "columns limit_up and limit_down"
 EARLIEST = pd.Timestamp("1700-01-01")  # before all bars
 KEY_FIELDS = (
     "freq", "dataset_begin_time", "dataset_end_time", "calendar", "adjust", "symbols", "instrument", "data_path",
-    "qlib_data_path", "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen",
+    "qlib_data_path", "sina_url", "sina_factor_url", "sina_symbols", "sina_datalen", "exchange",
+    "least_share",
     "instrument_column", "time_column", "volume_column", "time_zone", "column_names", "decimal_sign",
     "resample", "hours",
 )  # fmt: skip
@@ -70,6 +71,7 @@ class BaseDataProcessor:
         self.notes: list[str] = []  # and what a reader of the report should know
         self.about: dict[str, Any] = {}  # parts of `source` that are only known while reading
         self.spool = Spool(Path(getattr(config, "dataset_path", "")).parent)  # where read bars wait
+        self.chosen_because = ""  # why data_source=auto took this source
         self.understood: dict[str, Any] = {}  # how the source was read, for `python -m kronos data --check`
 
     @property
@@ -91,6 +93,10 @@ class BaseDataProcessor:
         `flag` may mark bars as `bars.Flag.NONMEMBER`.
         """
         raise UserError(f"{type(self).__name__} needs process_raw_data(): return the bars as a DataFrame")
+
+    def symbols_wanted(self) -> tuple[str, ...] | None:
+        """Return the instruments that the store is restricted to, as the bars name them; None for all."""
+        return getattr(self.config, "symbols", None)
 
     def benchmark(self) -> pd.Series | None:
         """Return the closes of the universe's index by time, named by its code; None where the source has none."""
@@ -209,7 +215,7 @@ class BaseDataProcessor:
         config = self.config
         freq = self.freq
         begin, end = days_asked(config)
-        symbols = getattr(config, "symbols", None)
+        symbols = self.symbols_wanted()
         given = self.process_raw_data()
         parts: list[Held] = []
         counts = TimeCounts()
@@ -320,7 +326,11 @@ class BaseDataProcessor:
     def _described(self, fit: Fit, sessions: pd.DatetimeIndex, freq: str, to: str) -> dict[str, Any]:
         """Describe the source for the report."""
         described = {"name": self.config.data_source, **self.source, **self.about}
-        notes = [*described.get("notes", []), *self.notes]
+        notes = [
+            *described.get("notes", []),
+            *([self.chosen_because] if self.chosen_because else []),
+            *self.notes,
+        ]
         if "price_limits" in described:
             notes.append(f"What is locked at a price limit is told by the {LIMITS_GIVEN} of the bars.")
         if self.calendar == "auto" or getattr(self.config, "calendar", "auto") != "auto":

@@ -3,9 +3,12 @@
 from typing import Any, ClassVar
 
 from kronos.config import registries
+from kronos.data.sources.auto import chosen_source
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.utils.errors import UserError
 from kronos.utils.imports import import_class
+
+AUTO = "auto"
 
 
 class DataProcessorFactory:
@@ -16,6 +19,11 @@ class DataProcessorFactory:
         "csv": "kronos.data.sources.csv:CsvDataProcessor",
         "qlib": "kronos.data.sources.qlib:QlibDataProcessor",
         "sina": "kronos.data.sources.sina:SinaDataProcessor",
+        "akshare": "kronos.data.sources.akshare:AkshareDataProcessor",
+        "baostock": "kronos.data.sources.baostock:BaostockDataProcessor",
+        "tushare": "kronos.data.sources.tushare:TushareDataProcessor",
+        "yfinance": "kronos.data.sources.yfinance:YFinanceDataProcessor",
+        "ccxt": "kronos.data.sources.ccxt:CcxtDataProcessor",
     }
 
     @classmethod
@@ -31,16 +39,26 @@ class DataProcessorFactory:
 
         Raises UserError for unknown names and for classes that cannot be imported.
         """
+        if data_source_type.lower() != AUTO:
+            return cls.class_of(data_source_type)(config, **kwargs)
+        chosen, reason = chosen_source(config.symbols, str(config.freq), cls.class_of)
+        processor = cls.class_of(chosen)(config, **kwargs)
+        processor.chosen_because = reason
+        return processor
+
+    @classmethod
+    def class_of(cls, data_source_type: str) -> type[BaseDataProcessor]:
+        """Return the class of a `data_source`, which is imported where that has not been done."""
         found = cls._classes.get(data_source_type.lower(), data_source_type)
         if isinstance(found, str) and ":" not in found:
             raise UserError(
-                f"no data_source {data_source_type!r}: choose from {', '.join(sorted(cls._classes))}, or name a "
-                "class of your own as package.module:Class"
+                f"no data_source {data_source_type!r}: choose from {', '.join(sorted([*cls._classes, AUTO]))}, or "
+                "name a class of your own as package.module:Class"
             )
         if not isinstance(found, str):
-            return found(config, **kwargs)
+            return found
         processor = import_class(found, f"data_source={found}")
         if not issubclass(processor, BaseDataProcessor):
             name = processor.__name__
             raise UserError(f"data_source={found}: {name} is not a subclass of kronos.BaseDataProcessor")
-        return processor(config, **kwargs)
+        return processor

@@ -26,6 +26,7 @@ INDICES = {  # by universe
 }  # fmt: skip
 INDEX = re.compile(r"(?i)^(sh000|sz399)\d{3}$")  # the codes that Shanghai and Shenzhen give to indices
 FIELDS = (*PRICES, "volume", "amount", "vwap")
+OLD = pd.Timedelta(days=366)  # since the last bar: a store that nobody tops up
 PART = 400_000  # rows yielded at a time
 Spans = list[tuple[pd.Timestamp, pd.Timestamp]]
 
@@ -43,6 +44,12 @@ class QlibDataProcessor(BaseDataProcessor):
     def process_raw_data(self) -> Iterator[pd.DataFrame]:
         config = self.config
         store = QlibStore(config.qlib_data_path, self.freq)
+        last = store.calendar[-1]
+        if pd.Timestamp.now() - last > OLD:
+            self.notes.append(
+                f"{store.root} ends on {last:%Y-%m-%d} (Qlib's own download does in September 2020): bars since then "
+                "come from a source of today, such as --data-source akshare --instrument csi300."
+            )
         wanted, indices = self._members(store)
         if indices:
             items = [

@@ -1,4 +1,4 @@
-"""A client of Sina's public K-line service: one request at a time, with pauses, and a few retries."""
+"""A client of Sina's public K-line service."""
 
 import json
 import re
@@ -7,38 +7,26 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from kronos.data.bars import PRICES
+from kronos.data.sources.polite import BadAnswer, Polite
 from kronos.utils.errors import UserError
 
 PATH = "/cn/api/jsonp_v2.php/=/CN_MarketDataService.getKLineData"
 FACTOR_PATH = "/realstock/company/{symbol}/hfq.js"
 COLUMNS = (*PRICES, "volume")
 BUSY = (408, 425, 429, 456)  # 456 is Sina's own "too many requests"
-PAUSE = 0.3  # seconds between requests, asked politely of a public service
-TRIES = 5
-FIRST_WAIT, LONGEST_WAIT = 2.0, 60.0  # seconds after the first failed try, doubled after each, and at most
 TIMEOUT = httpx.Timeout(10.0, connect=5.0)  # without a byte
 WHOLE_ANSWER = 30.0  # seconds from the request to the last byte
 
 Bar = tuple[str, ...]  # day, open, high, low, close, volume, amount (empty where there is none), as they came
 
 
-class BadAnswer(Exception):
-    """The answer cannot be used; a retry may help. `wait` is the seconds of the header Retry-After."""
-
-    def __init__(self, text: str, wait: float = 0.0) -> None:
-        super().__init__(text)
-        self.wait = wait
-
-
 class SinaClient:
-    """Makes the two kinds of requests. Raises UserError when it gives up, with the symbol and the last reason."""
+    """Makes the two kinds of requests. Raises NoAnswer when it gives up, with the symbol and the last reason."""
 
-    def __init__(self, url: str, factor_url: str | None, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.url, self.factor_url, self.sleep = url.rstrip("/"), (factor_url or "").rstrip("/"), sleep
-        self._last = 0.0
+    def __init__(self, url: str, factor_url: str | None, polite: Polite) -> None:
+        self.url, self.factor_url, self.polite = url.rstrip("/"), (factor_url or "").rstrip("/"), polite
         headers = {"User-Agent": "Mozilla/5.0 (kronos-pipeline)", "Referer": "https://finance.sina.com.cn/"}
         self._client = httpx.Client(timeout=TIMEOUT, headers=headers, follow_redirects=True)
 
@@ -63,28 +51,17 @@ class SinaClient:
 
     def _request(self, symbol: str, url: str, query: dict[str, str], parse: Callable[[str], Any]) -> Any:
         """Request and parse an answer, several times where that may help; None for a file that does not exist."""
-        retrying = Retrying(
-            stop=stop_after_attempt(TRIES), wait=_wait_seconds, sleep=self.sleep,
-            retry=retry_if_exception_type((BadAnswer, httpx.TransportError)), reraise=True,
-        )  # fmt: skip
         try:
-            return retrying(self._try, url, query, parse)
-        except (BadAnswer, httpx.TransportError) as error:
-            reason = str(error) or type(error).__name__
-            raise UserError(
-                f"{symbol}: {url} gave no bars in {TRIES} tries, the last time: {reason}"
-            ) from None
+            return self.polite.ask(symbol, url, lambda: self._try(url, query, parse))
         except httpx.InvalidURL as error:
             raise UserError(f"{url} is not an address ({error}): check --sina-url") from None
 
     def _try(self, url: str, query: dict[str, str], parse: Callable[[str], Any]) -> Any:
-        """One request, at least PAUSE seconds after the one before."""
-        self.sleep(max(0.0, self._last + PAUSE - time.monotonic()))
         try:
             text = self._get(url, query)
             return None if text is None else parse(text)
-        finally:
-            self._last = time.monotonic()
+        except httpx.TransportError as error:
+            raise BadAnswer(str(error) or type(error).__name__) from None
 
     def _get(self, url: str, query: dict[str, str]) -> str | None:
         began = time.monotonic()
@@ -117,13 +94,6 @@ class SinaClient:
             except UnicodeDecodeError:
                 continue
         raise BadAnswer(f"{len(data):,} bytes that are neither UTF-8 nor GB18030 text")
-
-
-def _wait_seconds(state: RetryCallState) -> float:
-    """Wait twice as long after each failed try, or as long as the service asks, at most LONGEST_WAIT."""
-    error = state.outcome.exception() if state.outcome else None
-    doubled = wait_exponential(multiplier=FIRST_WAIT)(state)
-    return min(max(doubled, getattr(error, "wait", 0.0)), LONGEST_WAIT)
 
 
 def _payload(text: str, pattern: str, what: str) -> Any:

@@ -17,23 +17,31 @@ import pytest
 from sina_server import Service, send, series, serve
 
 from kronos.data.bars import Flag
-from kronos.data.sources import sina, sina_client
+from kronos.data.sources import living, polite, sina, sina_client, topping_up
+from kronos.data.sources.polite import BadAnswer, Polite
 from kronos.data.sources.sina import SinaDataProcessor, sina_symbol
-from kronos.data.sources.sina_client import BadAnswer, SinaClient, parse_bars, parse_factors
+from kronos.data.sources.sina_client import SinaClient, parse_bars, parse_factors
 from kronos.data.store import BarStore, open_store
 from kronos.utils.errors import UserError
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, local: str) -> None:
+    moment = pd.Timestamp(local).tz_localize("Asia/Shanghai").tz_convert("UTC")
+    for module in (living, sina):
+        monkeypatch.setattr(module, "now", lambda: moment)
+
 
 SYMBOLS = ("sh600519", "sz000001", "sz000002")
 
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr(sina_client, "PAUSE", 0.0)
-    monkeypatch.setattr(sina_client, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(polite, "PAUSE", 0.0)
+    monkeypatch.setattr(polite, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(sina_client, "TIMEOUT", httpx.Timeout(0.3))
     monkeypatch.setattr(sina_client, "WHOLE_ANSWER", 0.5)
-    monkeypatch.setattr(sina_client, "TRIES", 3)
-    monkeypatch.setattr(sina, "now", lambda: pd.Timestamp("2024-06-29 12:00"))
+    monkeypatch.setattr(polite, "TRIES", 3)
+    set_clock(monkeypatch, "2024-06-29 12:00")
     made = Service(
         bars={symbol: series(symbol) for symbol in SYMBOLS}, factors={"sh600519": [("1900-01-01", "1.0")]}
     )
@@ -49,7 +57,7 @@ def settings(service: Service, tmp_path: Path) -> Callable[..., Any]:
             "dataset_begin_time": date(2024, 1, 1), "dataset_end_time": date(2025, 1, 1), "freq": "day",
             "sina_url": service.url, "sina_factor_url": service.url, "sina_symbols": ",".join(SYMBOLS),
             "sina_datalen": 1970, "adjust": "auto", "calendar": "auto", "symbols": None, "instrument": "csi300",
-            "qlib_data_path": str(tmp_path / "qlib"),
+            "qlib_data_path": str(tmp_path / "qlib"), "least_share": 0.9,
         }  # fmt: skip
         return SimpleNamespace(**{**given, **changes})
 
@@ -77,11 +85,11 @@ def test_a_second_run_asks_nothing_and_a_later_one_only_for_what_is_new(
     first = build(settings())
     before = service.answered.copy()
     assert build(settings()).digest == first.digest and service.answered == before
-    monkeypatch.setattr(sina, "now", lambda: pd.Timestamp("2024-07-05 16:00"))
+    set_clock(monkeypatch, "2024-07-05 16:00")
     service.bars = {symbol: series(symbol, until="2024-07-05") for symbol in SYMBOLS}
     service.asked.clear()
     topped = build(settings())
-    assert {int(query["datalen"]) for query in service.asked} == {6 + sina.OVERLAP}
+    assert {int(query["datalen"]) for query in service.asked} == {5 + topping_up.OVERLAP}
     whole = build(settings(cache_path=str(tmp_path / "empty"), dataset_path=str(tmp_path / "whole")))
     assert topped.digest == whole.digest != first.digest
 
@@ -89,7 +97,7 @@ def test_a_second_run_asks_nothing_and_a_later_one_only_for_what_is_new(
 def test_a_day_that_is_not_over_is_left_out(
     service: Service, settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sina, "now", lambda: pd.Timestamp("2024-06-28 14:00"))
+    set_clock(monkeypatch, "2024-06-28 14:00")
     store = build(settings())
     assert pd.Timestamp(int(store.times.max())) == pd.Timestamp("2024-06-27")
     assert any("asked until 2024-06-27" in note for note in store.source["notes"])
@@ -199,9 +207,9 @@ def test_a_fault_that_passes_changes_nothing_and_one_that_stays_is_named(
         dataset_path=str(tmp_path / "other data"),
     )  # fmt: skip
     service.answered.clear()
-    service.faults = [
-        lambda handler: send(handler, *service.answer(*_parts(handler)))
-    ] + sina_client.TRIES * [behave]
+    service.faults = [lambda handler: send(handler, *service.answer(*_parts(handler)))] + polite.TRIES * [
+        behave
+    ]
     with pytest.raises(UserError) as caught:
         build(again)
     said = str(caught.value)
@@ -219,20 +227,20 @@ def _parts(handler: Any) -> tuple[str, dict[str, str]]:
 
 def test_waiting_doubles_heeds_retry_after_and_requests_keep_their_distance(service: Service) -> None:
     waited: list[float] = []
-    with SinaClient(service.url, None, sleep=waited.append) as client:
+    with SinaClient(service.url, None, Polite(sleep=waited.append)) as client:
         service.faults = [_status(500), _status(429, {"Retry-After": "7"})]
         assert len(client.bars("sh600519", 240, 10)) == 10
     assert waited[1::2] == [0.001, 7.0]
 
 
 def test_waits_double_up_to_the_longest_one(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sina_client, "TRIES", 6)
-    monkeypatch.setattr(sina_client, "FIRST_WAIT", 2.0)
-    monkeypatch.setattr(sina_client, "LONGEST_WAIT", 10.0)
+    monkeypatch.setattr(polite, "TRIES", 6)
+    monkeypatch.setattr(polite, "FIRST_WAIT", 2.0)
+    monkeypatch.setattr(polite, "LONGEST_WAIT", 10.0)
     waited: list[float] = []
     service.faults = [_status(500), _status(429, {"Retry-After": "99"}), *4 * [_status(500)]]
     with (
-        SinaClient(service.url, None, sleep=waited.append) as client,
+        SinaClient(service.url, None, Polite(sleep=waited.append)) as client,
         pytest.raises(UserError, match="gave no bars in 6 tries, the last time: status 500"),
     ):
         client.bars("sh600519", 240, 10)
@@ -247,7 +255,7 @@ def test_an_address_that_is_none_is_refused_at_once(service: Service) -> None:
     ):
         service.faults = [_status(418)] if "nothing" in url else []
         with (
-            SinaClient(url, None, sleep=lambda seconds: None) as client,
+            SinaClient(url, None, Polite(sleep=lambda seconds: None)) as client,
             pytest.raises(UserError, match=message),
         ):
             client.bars("sh600519", 240, 10)
@@ -256,7 +264,7 @@ def test_an_address_that_is_none_is_refused_at_once(service: Service) -> None:
 def test_a_gbk_comment_is_no_obstacle(service: Service, settings: Callable[..., Any]) -> None:
     text = "/* 新浪 */=([" + ROW.decode() + "]);"
     service.faults = [_body(text.encode("gbk"))]
-    with SinaClient(service.url, None) as client:
+    with SinaClient(service.url, None, Polite()) as client:
         assert client.bars("sh600519", 240, 1) == [("2024-01-02", "1", "1", "1", "1", "1", "")]
 
 
@@ -294,7 +302,7 @@ def test_a_changed_bar_is_counted_and_the_first_reading_kept(
     service: Service, settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = build(settings(sina_symbols="sz000001"))
-    monkeypatch.setattr(sina, "now", lambda: pd.Timestamp("2024-07-01 16:00"))
+    set_clock(monkeypatch, "2024-07-01 16:00")
     service.bars["sz000001"] = series("sz000001", until="2024-07-01")
     service.bars["sz000001"][-3]["close"] = "1.5"
     store = build(settings(sina_symbols="sz000001"))
@@ -307,11 +315,12 @@ def test_a_damaged_file_of_the_cache_is_fetched_anew_and_counted(
     service: Service, settings: Callable[..., Any], tmp_path: Path
 ) -> None:
     digest = build(settings()).digest
-    (file,) = tmp_path.glob("cache/sina/*/240/sz000001.json")
-    file.write_text(file.read_text()[:100])
-    store = build(settings())
-    assert store.digest == digest
-    assert [one["kind"] for one in store.findings] == ["damaged file of the cache"]
+    for name in ("record.json", "*.parquet"):
+        (file,) = tmp_path.glob(f"cache/sina/*/day/sz000001*/{name}")
+        file.write_bytes(file.read_bytes()[:100])
+        store = build(settings())
+        assert store.digest == digest
+        assert [one["kind"] for one in store.findings] == ["damaged file of the cache"]
 
 
 def test_five_minute_bars(service: Service, settings: Callable[..., Any]) -> None:
@@ -342,8 +351,8 @@ def test_symbols_come_from_a_list_a_file_or_a_universe_with_its_membership(
     assert ((np.asarray(store.flags) == 0) == inside).all()
 
 
-def test_the_input_digest_follows_the_day_the_symbols_and_their_membership(
-    settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_the_input_digest_follows_the_bars_the_symbols_and_their_membership(
+    service: Service, settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def digest(**changes: Any) -> str:
         return SinaDataProcessor(settings(**changes)).input_digest()
@@ -355,7 +364,8 @@ def test_the_input_digest_follows_the_day_the_symbols_and_their_membership(
     member = digest(sina_symbols=(str(file),))
     file.write_text("SH600519\t2024-02-01\t2024-04-30\n")
     assert digest(sina_symbols=(str(file),)) != member
-    monkeypatch.setattr(sina, "now", lambda: pd.Timestamp("2024-07-05 16:00"))
+    set_clock(monkeypatch, "2024-07-05 16:00")
+    service.bars = {symbol: series(symbol, until="2024-07-05") for symbol in SYMBOLS}
     assert digest() != before
 
 

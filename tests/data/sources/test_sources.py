@@ -64,11 +64,11 @@ def test_a_registered_class_builds_its_store(custom: type[BaseDataProcessor], co
 
 
 def test_a_registered_name_is_one_that_configurations_accept(custom: type[BaseDataProcessor]) -> None:
-    assert set(registries.SOURCES) == set(DataProcessorFactory._classes)
+    assert set(registries.SOURCES) == {*DataProcessorFactory._classes, "auto"}
     DataProcessorFactory.register("MyBars", custom)
     DataProcessorFactory.register("mybars", custom)
     assert registries.SOURCES.count("mybars") == 1
-    assert set(registries.SOURCES) == set(DataProcessorFactory._classes)
+    assert set(registries.SOURCES) == {*DataProcessorFactory._classes, "auto"}
 
 
 def test_only_the_configured_days_are_stored(custom: type[BaseDataProcessor], config: Any) -> None:
@@ -108,7 +108,7 @@ def test_key_tells_whether_a_store_is_of_this_configuration(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("yahoo", "no data_source 'yahoo': choose from csv, qlib, sample, sina, or name a class"),
+        ("yahoo", "no data_source 'yahoo': choose from akshare, auto, baostock, ccxt, csv, "),
         ("no_such_package:Source", "no_such_package cannot be imported .*: install it"),
         ("kronos.data.bars:Source", "module kronos.data.bars has no 'Source'"),
         ("kronos.data.bars:Flag", "Flag is not a subclass of kronos.BaseDataProcessor"),

@@ -1,0 +1,66 @@
+"""Polite requests to a public service: pauses between them, a few tries, and waits that grow."""
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from kronos.utils.errors import UserError
+
+PAUSE = 0.3  # seconds between requests, asked politely of a public service
+TRIES = 5
+FIRST_WAIT, LONGEST_WAIT = 2.0, 60.0  # seconds after the first failed try, doubled after each, and at most
+
+Answer = TypeVar("Answer")
+
+
+class BadAnswer(Exception):
+    """The answer cannot be used; a retry may help. `wait` is the seconds of the header Retry-After."""
+
+    def __init__(self, text: str, wait: float = 0.0) -> None:
+        super().__init__(text)
+        self.wait = wait
+
+
+class NoAnswer(UserError):
+    """A service gave nothing for one symbol in all tries: other symbols may come nevertheless."""
+
+
+class UnknownSymbol(Exception):
+    """The service says that it does not know a symbol: no retry helps."""
+
+
+class Polite:
+    """Asks one thing at a time, at least `pause` seconds after the one before, and again after a BadAnswer."""
+
+    def __init__(self, pause: float | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.pause, self.sleep = PAUSE if pause is None else pause, sleep
+        self._last = 0.0
+
+    def ask(self, symbol: str, where: str, request: Callable[[], Answer]) -> Answer:
+        """Return what `request` does. Raises NoAnswer with the symbol and the last reason when it gives up."""
+        retrying = Retrying(
+            stop=stop_after_attempt(TRIES), wait=_wait_seconds, sleep=self.sleep,
+            retry=retry_if_exception_type(BadAnswer), reraise=True,
+        )  # fmt: skip
+        try:
+            return retrying(self._try, request)
+        except BadAnswer as error:
+            raise NoAnswer(
+                f"{symbol}: {where} gave no bars in {TRIES} tries, the last time: {error}"
+            ) from None
+
+    def _try(self, request: Callable[[], Any]) -> Any:
+        self.sleep(max(0.0, self._last + self.pause - time.monotonic()))
+        try:
+            return request()
+        finally:
+            self._last = time.monotonic()
+
+
+def _wait_seconds(state: RetryCallState) -> float:
+    """Wait twice as long after each failed try, or as long as the service asks, at most LONGEST_WAIT."""
+    error = state.outcome.exception() if state.outcome else None
+    doubled = wait_exponential(multiplier=FIRST_WAIT)(state)
+    return min(max(doubled, getattr(error, "wait", 0.0)), LONGEST_WAIT)
