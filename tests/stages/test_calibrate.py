@@ -152,6 +152,6 @@ def test_too_few_forecasts_leave_the_bands_raw(
     arguments = ["--config-path", sample, "--symbols", "AAPL,XOM", "--dataset-path", "outputs/two"]
     assert main(["data", *arguments]) == 0
     assert main(["calibrate", *flags(weights), *arguments, *FEW]) == 0
-    assert "100 are needed" in capsys.readouterr().out
+    assert "120 are needed" in capsys.readouterr().out
     assert main(["predict", *flags(weights), *arguments]) == 0
     assert "no calibration of the bands" in capsys.readouterr().out
