@@ -53,7 +53,7 @@ class PredictStage(Stage):
     help = "forecast the next bars of every instrument from its latest ones"
     params = (
         *(name for name in fields_of("data", "output", "forecast", "tracking") if name not in NOT_READ),
-        "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu",
+        "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu", "nproc_per_node",
     )  # fmt: skip
     by_content = BY_CONTENT
     packages = ("torch", "numpy", "pandas", "exchange_calendars")
@@ -87,7 +87,7 @@ class PredictStage(Stage):
         log_inputs(context, inputs.calibration.path, tokenizer=inputs.tokenizer, predictor=inputs.predictor)
         points = latest_points(store, config.data.lookback_window)
         drawn = chosen(config, store, points)
-        model = forecaster(config, store, inputs.tokenizer.model, inputs.predictor.model)
+        model = forecaster(config, store, inputs.tokenizer.model, inputs.predictor.model, context.shards)
         frame, risks = forecast(context, model, points, inputs.calibration.calibration)
         with atomic_folder(config.predict_folder) as folder:
             frame.to_parquet(folder / "forecast.parquet", index=False)
