@@ -1,4 +1,4 @@
-"""The processes that train together: rank 0 does everything else too, the worker processes wait for jobs.
+"""The processes that train and forecast together: rank 0 does everything else too, the workers wait for jobs.
 
 Rank 0 and its workers exchange jobs, errors and the end of the run through a key-value store: torchrun's own where
 torchrun started them, else a TCPStore that rank 0 opens on loopback for workers that it starts itself. A worker waits
@@ -33,6 +33,7 @@ from kronos.utils.errors import UserError
 GROUP_TIMEOUT = timedelta(hours=1)  # of one collective operation: a dead process is noticed long before
 JOIN_SECONDS = 300.0  # from a job's announcement until every worker has joined
 GRACE_SECONDS = 5.0  # between a failure and forced action
+SILENT_SECONDS = 60.0  # without a sign of life, after which a process on another machine counts as gone
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class WorkerGroup:
         self.store: Any = None
         self.jobs = 0
         self.number = _next_group()
+        self._signs: dict[int, tuple[int, float]] = {}  # by rank: signs of life, time of the last one
 
     @contextmanager
     def job(self, description: Mapping[str, Any], cuda: bool) -> Iterator[Place]:
@@ -93,9 +95,7 @@ class WorkerGroup:
             return
         import torch.distributed as dist
 
-        self._open()
-        number, self.jobs = self.jobs, self.jobs + 1
-        self.store.set(f"job/{number}", json.dumps(description))
+        number = self.announce(description)
         try:
             self._wait_for_all(number)
             join_group(self.store, number, self.place, cuda)
@@ -108,6 +108,29 @@ class WorkerGroup:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
+
+    def announce(self, description: Mapping[str, Any]) -> int:
+        """Give all workers a job, without waiting for them; returns its number."""
+        self._open()
+        number, self.jobs = self.jobs, self.jobs + 1
+        self.store.set(f"job/{number}", json.dumps(description))
+        return number
+
+    def check(self) -> None:
+        """Raise UserError with the error of a worker that failed."""
+        if failed := self._failed():
+            raise UserError(failed)
+
+    def gone(self, rank: int) -> str | None:
+        """Return how a worker ended, as the end of a sentence about it; None while it lives."""
+        if rank in self.processes:
+            return None if self.processes[rank].poll() is None else self.processes[rank].outcome()
+        signs, now = self.store.add(f"alive/{rank}", 0), time.monotonic()
+        before, since = self._signs.setdefault(rank, (signs, now))
+        if signs != before:
+            self._signs[rank] = (signs, now)
+            return None
+        return f"gave no sign of life for {SILENT_SECONDS:.0f} s" if now - since > SILENT_SECONDS else None
 
     def start(self) -> None:
         """Start the workers before their first job, so that they load while rank 0 prepares it."""
@@ -155,12 +178,19 @@ class WorkerGroup:
                 )
             time.sleep(0.02)
 
-    def _lost(self) -> str | None:
-        """Return the error of a worker that failed, else how one died: killed ones first. None while all are well."""
+    def _failed(self) -> str | None:
+        """Return the error of a worker that failed; None where none did."""
         world = self.place.world
         for rank in range(1, world):
             if self.store.check([f"error/{rank}"]):
                 return f"process {rank} of {world}: {self.store.get(f'error/{rank}').decode()}"
+        return None
+
+    def _lost(self) -> str | None:
+        """Return the error of a worker that failed, else how one died: killed ones first. None while all are well."""
+        if failed := self._failed():
+            return failed
+        world = self.place.world
         dead = {rank: process.returncode for rank, process in self.processes.items() if process.poll()}
         if not dead:
             return None
@@ -208,7 +238,7 @@ def run_worker(place: Place, store: Any, work: Callable[[dict[str, Any], Place],
     its device.
     """
     exit_with_parent()
-    _exit_with_rank_0(store)
+    _exit_with_rank_0(store, place.rank)
     number = 0
     while True:
         try:
@@ -335,12 +365,13 @@ def _rank_0_ended(store: Any) -> bool:
     return False
 
 
-def _exit_with_rank_0(store: Any) -> None:
-    """End this process when rank 0 has ended and this one is still working."""
+def _exit_with_rank_0(store: Any, rank: int) -> None:
+    """End this process when rank 0 has ended and this one is still working; until then, give signs of life."""
 
     def watch() -> None:
         try:
             while not store.check(["end"]):
+                store.add(f"alive/{rank}", 1)
                 time.sleep(1.0)
             time.sleep(2 * GRACE_SECONDS)
         except RuntimeError:  # the store ended with rank 0

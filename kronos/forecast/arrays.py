@@ -43,6 +43,7 @@ def forecast_arrays(
     fine_rotary: Literal["public", "trained"] = "public",
     dtype: torch.dtype | None = None,
     compiled: bool = False,
+    batch_invariant: bool = False,
     progress: Callable[[int, int], None] | None = None,
     each_bar: Callable[[int], None] | None = None,
 ) -> np.ndarray:
@@ -51,7 +52,8 @@ def forecast_arrays(
     Each series is normalised by its own context. Its draws depend on (seed, its key in int64 `keys_N`) and not
     on its neighbours; without keys, a series' key is its row. `temperature` is one number, or one per bar of the
     horizon. `batch_size` is the largest number of series per batch: it is lowered to fit the memory, and a batch
-    that does not fit is halved. Samples of one series that do not fit together are drawn in several passes.
+    that does not fit is halved. Samples of one series that do not fit together are drawn in several passes. With
+    `batch_invariant` none of this changes a bit of a series' float32 paths on a CPU.
     `progress(done, N)` is called after each batch, and `each_bar(done)` after each bar of a batch; an exception that
     it raises ends the forecast. Raises UserError for shapes that do not fit each other and for values that are not
     finite.
@@ -62,8 +64,9 @@ def forecast_arrays(
     temperatures = per_bar(temperature, horizon)
     _check_rules(top_k, top_p, sample_count)
     engine = engine_for(
-        tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype, compiled=compiled
-    )
+        tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype, compiled=compiled,
+        batch_invariant=batch_invariant,
+    )  # fmt: skip
 
     def run(part: slice) -> np.ndarray:
         # A copy, since `normalise` overwrites it; float64 bars keep the small moves of a large price.

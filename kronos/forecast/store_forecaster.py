@@ -1,62 +1,103 @@
 """Forecasts of stored bars by a pair of models: sample paths and their mean for (day, instrument) pairs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from kronos.config.schema import Config
-from kronos.data.bars import FEATURES
+from kronos.data.bars import FEATURES, PRICES
 from kronos.data.forecast_points import ForecastPoints, contexts, future_stamps
 from kronos.data.store import BarStore
-from kronos.distributed.device import choose
+from kronos.distributed.device import ALONE, choose
+from kronos.forecast.keys import keys_of_places
 from kronos.forecast.models import Windows
+from kronos.forecast.shards import ShardFiles, Shards, identity, parts_of, shard_size, write_job
 from kronos.model import checkpoint
+from kronos.utils.files import digest_bytes
 from kronos.utils.progress import Progress
 from kronos.utils.random_keys import GOLDEN
 
-MEMBER = 1_000_003  # added to the seed per member of an ensemble, so that draws are not repeated
-CHUNK_BATCHES = 8  # batches whose contexts are in memory together
 CLOSE = FEATURES.index("close")
+LEAST_PATHS = 1024  # in a batch on a CPU: products of fewer rows take more time per path
+# What is kept of the sample paths [n, S, H, 6] of a part of the points.
+KEPT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "paths": lambda paths: paths,
+    "prices": lambda paths: paths[..., : len(PRICES)],
+    "close": lambda paths: paths[..., CLOSE],
+    "mean": lambda paths: paths.mean(axis=1),
+}
 
 
 @dataclass(frozen=True)
 class Forecaster:
-    """A pair of models on its device, ready to forecast stored bars."""
+    """A pair of models on its device, ready to forecast stored bars.
+
+    With `shards`, finished parts of the forecasts are kept as files, and all processes of the run make them, this one
+    with `threads` threads. Without, this process makes them and nothing is kept.
+    """
 
     config: Config
     store: BarStore
     tokenizer: Any
     predictor: Any
+    shards: Shards | None = None
+    threads: int = 1
 
     def chunks(
-        self, points: ForecastPoints, rules: Mapping[str, Any], label: str
+        self, points: ForecastPoints, rules: Mapping[str, Any], label: str, kept: str = "paths", size: int = 0
     ) -> Iterator[tuple[slice, np.ndarray, int]]:
-        """Sample paths [n, S, H, 6] of some points at a time, made possible, and how many bars that took."""
+        """Sample paths [n, S, H, 6] of some points at a time, made possible, and how many bars that took.
+
+        `kept` names the part of them that is wanted, one of `KEPT`; `size` is the number of points at a time, by
+        default that of `size`.
+        """
+        size = size or self.size(points, rules)
+        if self.shards is None:
+            with Progress(label, "series") as progress:
+                for part in parts_of(len(points), size):
+                    yield part, *self.make(points, rules, kept, part)
+                    progress(part.stop, len(points))
+            return
+        files = self.files(points, rules, kept, size, self._folder(points, rules, kept, size))
+        files.make_all(self.shards, partial(self._job, files, points, rules, kept), self.threads, label)
+        for number, part in enumerate(files.parts):
+            yield part, *files.read(number)
+
+    def files(
+        self, points: ForecastPoints, rules: Mapping[str, Any], kept: str, size: int, folder: Path
+    ) -> ShardFiles:
+        """The shards of these forecasts, of `size` points each, in a folder."""
+        return ShardFiles(folder, parts_of(len(points), size), partial(self.make, points, rules, kept))
+
+    def size(self, points: ForecastPoints, rules: Mapping[str, Any]) -> int:
+        """Points per shard: whole batches on a GPU, whose speed depends on large ones."""
+        batch = self.config.forecast.backtest_batch_size
+        on_cpu = self._device() == "cpu"
+        return shard_size(len(points), batch, -(-LEAST_PATHS // rules["sample_count"]) if on_cpu else batch)
+
+    def _device(self) -> str:
+        return str(next(self.predictor.parameters()).device.type)
+
+    def make(
+        self, points: ForecastPoints, rules: Mapping[str, Any], kept: str, part: slice
+    ) -> tuple[np.ndarray, int]:
+        """Draw the sample paths of one part of the points; see `chunks`."""
         from kronos.forecast import repair
 
-        data, size, keys = (
-            self.config.data,
-            self.config.forecast.backtest_batch_size,
-            draw_keys(self.store, points),
-        )
-        with Progress(label) as progress:
-            for start in range(0, len(points), CHUNK_BATCHES * size):
-                part = slice(start, start + CHUNK_BATCHES * size)
-                bars, stamps = contexts(self.store, points.row[part], data.lookback_window)
-                future, _ = future_stamps(self.store, points.session[part], data.predict_window)
-                windows = Windows(bars, stamps, future, keys[part], self.config.training.seed)
-                yield (
-                    part,
-                    *repair(self.draw(windows, rules, partial(_advance, progress, start, len(points)))),
-                )
+        points = points.subset(np.arange(len(points))[part])
+        bars, stamps = contexts(self.store, points.row, self.config.data.lookback_window)
+        future, _ = future_stamps(self.store, points.session, self.config.data.predict_window)
+        windows = Windows(bars, stamps, future, draw_keys(self.store, points), self.config.training.seed)
+        paths, repaired = repair(self.draw(windows, rules))
+        return KEPT[kept](paths), repaired
 
-    def draw(
-        self, windows: Windows, rules: Mapping[str, Any], progress: Callable[[int, int], None] | None = None
-    ) -> np.ndarray:
+    def draw(self, windows: Windows, rules: Mapping[str, Any]) -> np.ndarray:
         """Raw sample paths [n, S, H, 6] that continue the windows; `rules` say how they are drawn and how many."""
         from kronos.forecast import forecast_arrays, number_format
 
@@ -65,7 +106,7 @@ class Forecaster:
             self.tokenizer, self.predictor, windows.bars, windows.stamps, windows.future_stamps,
             horizon=windows.horizon, max_context=data.max_context, clip=data.clip, seed=windows.seed,
             batch_size=rule.backtest_batch_size, keys_N=windows.keys, fine_rotary=rule.inference_fine_rotary,
-            dtype=number_format(rule.inference_precision), compiled=rule.inference_compile, progress=progress,
+            dtype=number_format(rule.inference_precision), compiled=rule.inference_compile, batch_invariant=True,
             **rules,
         )  # fmt: skip
 
@@ -73,67 +114,64 @@ class Forecaster:
         self, points: ForecastPoints, rules: Mapping[str, Any], label: str = "forecast"
     ) -> tuple[np.ndarray, int]:
         """Mean of each point's sample paths, [N, H, 6], and the number of bars repaired."""
-        means = np.empty((len(points), self.config.data.predict_window, len(FEATURES)), np.float32)
+        shape = (len(points), self.config.data.predict_window, len(FEATURES))
+        means = np.empty(shape, np.float32) if self.shards is None else self.shards.array(shape)
         repaired = 0
-        for part, paths, count in self.chunks(points, rules, label):
-            means[part] = paths.mean(axis=1)
+        for part, values, count in self.chunks(points, rules, label, "mean"):
+            means[part] = values
             repaired += count
         return means, repaired
 
     def closes(self, points: ForecastPoints, rules: Mapping[str, Any], label: str) -> np.ndarray:
         """Closes of each point's sample paths, float64 [N, S, H]."""
-        found = [paths[..., CLOSE] for _, paths, _ in self.chunks(points, rules, label)]
+        found = [values for _, values, _ in self.chunks(points, rules, label, "close")]
         return np.concatenate(found).astype(np.float64)
 
+    def _folder(self, points: ForecastPoints, rules: Mapping[str, Any], kept: str, size: int) -> Path:
+        """The folder of these forecasts, which has another name where anything may change a value."""
+        assert self.shards is not None
+        data, rule = self.config.data, self.config.forecast
+        places = (points.row, points.instrument, points.session)
+        name = identity(
+            {
+                "bars": self.store.digest, "points": digest_bytes(*(place.tobytes() for place in places)),
+                "rules": sorted(rules.items()), "kept": kept, "lookback": data.lookback_window,
+                "horizon": data.predict_window, "max_context": data.max_context, "clip": data.clip,
+                "seed": self.config.training.seed, "fine_rotary": rule.inference_fine_rotary,
+                "precision": rule.inference_precision, "compiled": rule.inference_compile,
+                "size": size, "code": self.shards.code(), "device": self._device(),
+            },
+            self.tokenizer, self.predictor,
+        )  # fmt: skip
+        return self.shards.folder / name
 
-@dataclass(frozen=True)
-class Pool(Forecaster):
-    """An ensemble: the sample paths of its members, pooled; of S paths each member draws its share."""
-
-    members: tuple[Forecaster, ...] = ()
-
-    def draw(
-        self, windows: Windows, rules: Mapping[str, Any], progress: Callable[[int, int], None] | None = None
-    ) -> np.ndarray:
-        """Raw sample paths of all members, [n, S, H, 6], the first member's first; each has draws of its own.
-
-        Where fewer paths are asked for than there are members, the key of a window says whose it has.
-        """
-        count, whole = len(self.members), rules["sample_count"]
-        if whole < count:
-            return self._few(windows, {**rules, "sample_count": 1}, whole)
-        found = []
-        for place, member in enumerate(self.members):
-            share = {**rules, "sample_count": whole // count + (place < whole % count)}
-            found.append(member.draw(replace(windows, seed=windows.seed + place * MEMBER), share, progress))
-        return np.concatenate(found, axis=1)
-
-    def _few(self, windows: Windows, rules: Mapping[str, Any], whole: int) -> np.ndarray:
-        count, size = len(self.members), len(windows.bars)
-        paths = np.empty((size, whole, windows.horizon, len(FEATURES)), np.float32)
-        for place in range(whole):
-            chosen = (windows.keys + place) % count
-            for number, member in enumerate(self.members):
-                rows = np.flatnonzero(chosen == number)
-                if len(rows):
-                    seed = windows.seed + number * MEMBER
-                    paths[rows, place] = member.draw(replace(windows.rows(rows), seed=seed), rules)[:, 0]
-        return paths
+    def _job(
+        self, files: ShardFiles, points: ForecastPoints, rules: Mapping[str, Any], kept: str
+    ) -> dict[str, Any]:
+        """Write what worker processes need for these forecasts; returns the description of the job."""
+        description = {
+            "config": self.config.model_dump(mode="json"), "bars": self.store.digest, "rules": dict(rules),
+            "kept": kept, "size": files.parts[0].stop,
+        }  # fmt: skip
+        return write_job(files.folder, points, self.tokenizer, self.predictor, description)
 
 
-def forecaster(config: Config, store: BarStore, tokenizer: Any, predictor: Any) -> Forecaster:
+def forecaster(
+    config: Config, store: BarStore, tokenizer: Any, predictor: Any, shards: Shards | None = None
+) -> Forecaster:
     """A pair of models, checked and moved to the configured device; training's number format has no part in it."""
-    runtime = choose(config.launch.device, config.launch.cpu)
+    place = ALONE if shards is None else shards.workers.place
+    before = torch.get_num_threads()
+    runtime = choose(config.launch.device, config.launch.cpu, place=place)
+    if (
+        place.world > 1
+    ):  # this process has its share of the threads while all forecast, and all threads otherwise
+        torch.set_num_threads(before)
     checkpoint.check_pair(tokenizer, predictor)
-    return Forecaster(config, store, tokenizer.to(runtime.device).eval(), predictor.to(runtime.device).eval())
-
-
-def pool(members: Sequence[Forecaster]) -> Forecaster:
-    """The only member, or an ensemble of several."""
-    first = members[0]
-    if len(members) == 1:
-        return first
-    return Pool(first.config, first.store, first.tokenizer, first.predictor, tuple(members))
+    return Forecaster(
+        config, store, tokenizer.to(runtime.device).eval(), predictor.to(runtime.device).eval(), shards,
+        runtime.threads,
+    )  # fmt: skip
 
 
 def trading_rules(config: Config) -> dict[str, Any]:
@@ -157,16 +195,9 @@ def repaired_text(config: Config, series: int, repaired: int) -> str:
     return f"forecast: {series:,} series x {paths} paths; {repaired:,} of {bars:,} bars repaired"
 
 
-def _advance(progress: Progress, before: int, whole: int, done: int, total: int) -> None:
-    progress(before + done, whole)
-
-
 def draw_keys(store: BarStore, points: ForecastPoints) -> np.ndarray:
     """One random key per (day, instrument): its draws are the same whichever others are forecast in the same run."""
-    from kronos.forecast import series_keys
-
-    names = np.array(store.instruments)[points.instrument]
-    return series_keys(names.tolist(), store.sessions[points.session])
+    return keys_of_places(store.instruments, points.instrument, store.sessions[points.session])
 
 
 def random_order(store: BarStore, points: ForecastPoints) -> np.ndarray:

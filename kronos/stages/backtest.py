@@ -37,7 +37,8 @@ class BacktestStage(Stage):
             for name in fields_of("data", "output", "forecast", "backtest", "tracking", "registry")
             if name not in NOT_READ and not name.startswith("walk_forward")
         ),
-        "model_preset", "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu", "n_val_iter",
+        "model_preset", "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu", "nproc_per_node",
+        "n_val_iter",
     )  # fmt: skip
     by_content = (*BY_CONTENT, "model_preset")
     packages = ("torch", "numpy", "pandas", "scipy", "pyqlib", "exchange_calendars")
@@ -82,7 +83,7 @@ class BacktestStage(Stage):
         points = backtest_points(config, store, inputs.splits)
         if missing := asked_for(config, store, points)[1]:
             context.say(f"predict_figures: not in the backtest: {', '.join(missing)}")
-        model = forecaster_of(config, store, inputs.models)
+        model = forecaster_of(config, store, inputs.models, context.shards)
         means, repaired = model.means(points, trading_rules(config))
         context.say(repaired_text(config, len(points), repaired))
         forecast = forecast_frame(store, points, means)
@@ -115,7 +116,7 @@ class BacktestStage(Stage):
         assert context.tracking is not None
         context.run.flush()  # MLflow shows the metrics at the model too
         context.tracking.outbox.wait()  # registry calls cannot be queued for later
-        register_backtest(context.tracking, context.run, context.config, result, context.say)
+        register_backtest(context.tracking, context.run, context.config, result, context.say, context.shards)
 
 
 def signals_digest() -> str:

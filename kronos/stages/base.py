@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kronos.data.splits import Ranges
     from kronos.data.store import BarStore
     from kronos.distributed.launcher import WorkerGroup
+    from kronos.forecast.shards import Shards
     from kronos.tracking.client import Tracking
     from kronos.tracking.run import Run
 
@@ -40,6 +41,7 @@ class Context:
     say: Say
     workers: "WorkerGroup"
     objective: ObjectiveFactory | None = None  # used instead of the public objective
+    shards: "Shards | None" = None  # where finished parts of its forecasts are kept until it succeeds
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class BenchmarkStage(Stage):
         "backtest_batch_size", "save_path", "backtest_result_path", "tokenizer_save_folder_name",
         "predictor_save_folder_name",
         "tokenizer_path", "predictor_path", "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu",
+        "nproc_per_node",
     )  # fmt: skip
     by_content = (*BY_CONTENT, "models")
     packages = ("torch", "numpy", "pandas", "scipy", "pyqlib", "exchange_calendars")
@@ -77,7 +78,7 @@ class BenchmarkStage(Stage):
         assert store is not None and splits is not None
         log_dataset(context, store, "testing")
         log_inputs(context, **inputs.models.named())
-        models, notes = compared_models(config, store, inputs.models, inputs.more)
+        models, notes = compared_models(config, store, inputs.models, inputs.more, context.shards)
         board = compare(context, inputs, models, notes)
         ledger = looks.ledger_of(config)
         for look in looks_of(config, inputs, models):

@@ -33,7 +33,7 @@ WRITTEN_BY = {
 # Packages and modules whose code cannot change a stage's numbers.
 NO_NUMBERS = (
     "kronos.__main__", "kronos.cli", "kronos.config", "kronos.distributed.launcher",
-    "kronos.distributed.child_process",
+    "kronos.distributed.child_process", "kronos.distributed.work_list", "kronos.forecast.shards",
     "kronos.report", "kronos.tracking", "kronos.utils", "kronos.stages.base", "kronos.stages.cache",
     "kronos.stages.model_logging", "kronos.stages.provenance", "kronos.stages.run_folder", "kronos.stages.runner",
     "kronos.stages.train_worker", "kronos.stages.search",
@@ -89,6 +89,15 @@ def code_digest(*modules: str) -> str:
     return digest_bytes(
         *(part for name in sorted(files) for part in (name.encode(), _code(files[name]).encode()))
     )
+
+
+def forecast_code() -> str:
+    """Digest of the code and of the package versions that forecasts depend on."""
+    texts = [
+        code_digest("kronos.forecast.store_forecaster"),
+        *map(str, sorted(versions(("torch", "numpy")).items())),
+    ]
+    return digest_bytes("/".join(texts).encode())
 
 
 def _imported_from(modules: Iterable[str]) -> dict[str, Path]:

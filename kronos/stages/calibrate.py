@@ -55,7 +55,7 @@ class CalibrateStage(Stage):
         *fields_of("data", "tracking"), *(name for name in SETTINGS if name not in fields_of("data")),
         "calibration_series", "calibration_sample_count", "inference_compile", "backtest_batch_size", "save_path",
         "tokenizer_save_folder_name", "predictor_save_folder_name", "tokenizer_path", "predictor_path",
-        "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu",
+        "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu", "nproc_per_node",
     )  # fmt: skip
     by_content = BY_CONTENT
     packages = ("torch", "numpy", "exchange_calendars")
@@ -122,7 +122,7 @@ def fit(context: Context, inputs: Inputs) -> tuple[dict[str, float], dict[str, A
         reason = f"the validation range has {there} forecasts with a realised horizon, {LEAST} are needed"
         context.say(f"calibrate: nothing fitted, bands stay raw: {reason}")
         return {"calibration_series": 0.0}, {**content, "series": 0, "reason": reason}
-    model = forecaster_of(config, store, inputs.models)
+    model = forecaster_of(config, store, inputs.models, context.shards)
     last = last_closes(store, points)
     came = moves(realised, last[:, None, None])
     few, rest = np.arange(chosen), np.arange(chosen, chosen + used)

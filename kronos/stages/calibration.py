@@ -143,8 +143,8 @@ def draw_moves(
     rules = {"temperature": tuple(temperatures), "top_k": 0, "top_p": 1.0, "sample_count": samples}
     last = last_closes(model.store, points)
     found = [
-        moves(paths[..., : len(PRICES)], last[part][:, None, None, None])
-        for part, paths, _ in model.chunks(points, rules, label)
+        moves(prices, last[part][:, None, None, None])
+        for part, prices, _ in model.chunks(points, rules, label, "prices")
     ]
     return np.concatenate(found)
 

@@ -13,6 +13,7 @@ from kronos.data.store import BarStore
 from kronos.distributed.device import choose
 from kronos.forecast.models import Windows
 from kronos.forecast.naive_models import Bootstrap, RandomWalk, WindowMean
+from kronos.forecast.shards import Shards
 from kronos.forecast.store_forecaster import Forecaster, plain_rules, trading_rules
 from kronos.stages.cache import source_digest
 from kronos.stages.ensemble import forecaster_of
@@ -42,15 +43,15 @@ class KronosModel:
     """A pair of Kronos models: `forecast` by the configured sampling rules, `draw` at temperature 1."""
 
     def __init__(self, pair: Forecaster) -> None:
-        self._pair = pair
+        self.pair = pair
 
     def forecast(self, windows: Windows, horizon: int, samples: int) -> np.ndarray:
         """Return bars [N, samples, horizon, 6], not repaired."""
-        return self._pair.draw(windows, {**trading_rules(self._pair.config), "sample_count": samples})
+        return self.pair.draw(windows, {**trading_rules(self.pair.config), "sample_count": samples})
 
     def draw(self, windows: Windows, horizon: int, samples: int) -> np.ndarray:
         """Return bars [N, samples, horizon, 6] from the model's own distribution, not repaired."""
-        return self._pair.draw(windows, plain_rules(samples))
+        return self.pair.draw(windows, plain_rules(samples))
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,13 @@ def _opened(address: str, config: Config, store: BarStore, splits: Ranges) -> Na
 
 
 def compared_models(
-    config: Config, store: BarStore, models: Models, named: list[Named]
+    config: Config, store: BarStore, models: Models, named: list[Named], shards: Shards | None = None
 ) -> tuple[list[Compared], list[str]]:
     """(the models in the order of the leaderboard, the trained one first; notes on those left out)."""
     rows, notes = [], []
 
     def add(name: str, models: Models) -> None:
-        rows.append(Compared(name, KronosModel(forecaster_of(config, store, models))))
+        rows.append(Compared(name, KronosModel(forecaster_of(config, store, models, shards))))
 
     paths = config.output.predictor_path
     add(" + ".join(paths) if paths else "trained", models)

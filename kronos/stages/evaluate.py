@@ -226,7 +226,7 @@ def before_training(
     ]:
         return Before(name, note="the same as the model that was evaluated, which was not fine-tuned")
     try:
-        earlier = forecaster(config, store, tokenizer.model, predictor.model)
+        earlier = forecaster(config, store, tokenizer.model, predictor.model, context.shards)
     except UserError as error:
         return Before(
             name,

@@ -21,14 +21,22 @@ from kronos.evaluation.tradability import trading_costs, trading_mask
 from kronos.forecast.keys import series_keys
 from kronos.forecast.models import Windows, closes_of, sample_paths
 from kronos.forecast.rollout import roll_out
-from kronos.forecast.store_forecaster import CHUNK_BATCHES, CLOSE, draw_keys, forecast_frame, random_order
+from kronos.forecast.store_forecaster import (
+    CLOSE,
+    draw_keys,
+    forecast_frame,
+    plain_rules,
+    random_order,
+    trading_rules,
+)
 from kronos.report.leaderboard import Entry, Leaderboard
 from kronos.stages.base import Context, Inputs
-from kronos.stages.compared_models import Compared
+from kronos.stages.compared_models import Compared, KronosModel
 from kronos.stages.evaluate import simulate
 from kronos.stages.inputs import backtest_points, wide_bars
 from kronos.utils.progress import Progress
 
+AT_ONCE = 8  # batches whose contexts are in memory together
 LEAST_SERIES = 20  # synthetic series, below which they are not judged
 SMALLEST = 1e-6  # of a recent volatility
 
@@ -107,8 +115,11 @@ def windows_at(config: Config, store: BarStore, points: ForecastPoints, count: i
 
 def mean_closes(config: Config, store: BarStore, points: ForecastPoints, one: Compared) -> np.ndarray:
     """Mean close of each point's sample paths, float64 [N, H]."""
+    if isinstance(one.model, KronosModel):  # by all processes of the run
+        means, _ = one.model.pair.means(points, trading_rules(config), one.name)
+        return means[..., CLOSE].astype(np.float64)
     found = np.empty((len(points), config.data.predict_window))
-    size = CHUNK_BATCHES * config.forecast.backtest_batch_size
+    size = AT_ONCE * config.forecast.backtest_batch_size
     samples = 1 if getattr(one.model, "point", False) else config.forecast.inference_sample_count
     with Progress(one.name) as progress:
         for start in range(0, len(points), size):
@@ -123,6 +134,9 @@ def mean_closes(config: Config, store: BarStore, points: ForecastPoints, one: Co
 
 def drawn_closes(config: Config, store: BarStore, points: ForecastPoints, one: Compared) -> np.ndarray:
     """Closes of paths from the model's own distribution, float64 [N, S, H]."""
+    if isinstance(one.model, KronosModel):
+        rules = plain_rules(config.forecast.evaluation_sample_count)
+        return one.model.pair.closes(points, rules, one.name)
     windows = windows_at(config, store, points, config.data.predict_window)
     return closes_of(
         sample_paths(one.name, one.model, windows, config.forecast.evaluation_sample_count, whole=True)

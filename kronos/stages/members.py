@@ -5,10 +5,10 @@ import pandas as pd
 from kronos.data.forecast_points import ForecastPoints
 from kronos.evaluation import ranking, signals
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Member, Samples
+from kronos.forecast.pool import Pool
 from kronos.forecast.store_forecaster import (
     CLOSE,
     Forecaster,
-    Pool,
     forecast_frame,
     plain_rules,
     trading_rules,

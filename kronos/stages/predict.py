@@ -61,7 +61,7 @@ class PredictStage(Stage):
     help = "forecast the next bars of every instrument from its latest ones"
     params = (
         *(name for name in fields_of("data", "output", "forecast", "tracking") if name not in NOT_READ),
-        "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu",
+        "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu", "nproc_per_node",
     )  # fmt: skip
     by_content = BY_CONTENT
     packages = ("torch", "numpy", "pandas", "exchange_calendars")
@@ -102,7 +102,7 @@ class PredictStage(Stage):
         asked, missing = asked_for(config, store, points)
         if missing:
             raise UserError(f"predict_figures: not forecast: {', '.join(missing)}")
-        model = forecaster_of(config, store, inputs.models)
+        model = forecaster_of(config, store, inputs.models, context.shards)
         frame, risks, paths = forecast(context, model, points, inputs.calibration.calibration)
         charts = latest_charts(config, store, points, frame, paths, asked)
         with atomic_folder(config.predict_folder) as folder:

@@ -27,6 +27,7 @@ from kronos.evaluation import ranking, signals
 from kronos.evaluation.departures import pay_out
 from kronos.evaluation.statistics import independent_periods
 from kronos.evaluation.tradability import trading_mask
+from kronos.forecast.shards import Shards
 from kronos.forecast.store_forecaster import forecast_frame, forecaster, trading_rules
 from kronos.model import checkpoint, load_predictor, load_tokenizer
 from kronos.stages import looks
@@ -144,7 +145,10 @@ def candidate(config: Config) -> Candidate:
     return Candidate(config, store, splits, tokenizer.model, predictor.model, seen_until(config, splits))
 
 
-def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Result, say: Say) -> Version:
+def register_backtest(
+    tracking: Tracking, run: Run, config: Config, outcome: Result, say: Say,
+    shards: Shards | None = None,
+) -> Version:  # fmt: skip
     """Register the models of a backtest under `registered_model_name`, and decide whether they become the champion.
 
     A backtest has one version per name: a reused backtest is not registered or decided again, unless `promote=force`
@@ -179,7 +183,7 @@ def register_backtest(tracking: Tracking, run: Run, config: Config, outcome: Res
     others = [one for one in before if mine is None or one.number != mine.number]
     if "looks_before" in outcome.record.get("metrics", {}):
         tags["looks_before"] = int(outcome.record["metrics"]["looks_before"])
-    decision = decide(new, outcome, present, others, say)
+    decision = decide(new, outcome, present, others, say, shards)
     if "challenge" in decision.numbers:
         looks.record(looks.ledger_of(config), new.look(), run, say)
     tags |= decision.tags()
@@ -236,7 +240,12 @@ def _is_asked(config: Config, mine: Version, present: Version | None) -> bool:
 
 
 def decide(
-    new: Candidate, outcome: Result, present: Version | None, before: list[Version], say: Say
+    new: Candidate,
+    outcome: Result,
+    present: Version | None,
+    before: list[Version],
+    say: Say,
+    shards: Shards | None = None,
 ) -> Decision:
     """Compare a candidate with the champion `present`; `before` are all earlier versions."""
     asked = new.config.promote
@@ -247,7 +256,7 @@ def decide(
     numbers = {"champion_version": present.number, **uses(new.days, new.windows(), before)}
     try:
         why_not = unfair(new, present)
-        numbers |= compare(new, outcome, present, say)
+        numbers |= compare(new, outcome, present, say, shards)
         why_not = why_not or too_little(numbers, new.config.predict_window)
     except NotComparable as error:  # other errors are raised, since a failing server may work the next time
         why_not = str(error)
@@ -271,7 +280,9 @@ def unfair(new: Candidate, present: Version) -> str:
     return ""
 
 
-def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict[str, Any]:
+def compare(
+    new: Candidate, outcome: Result, present: Version, say: Say, shards: Shards | None = None
+) -> dict[str, Any]:
     """The paired difference of daily Rank ICs with its 95 % interval, two-sided p-value, days and both means.
 
     With fewer than five instruments it is the CRPS skill over the champion (`over_time.compare_crps`).
@@ -292,9 +303,11 @@ def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict
     if len(np.unique(points.instrument)) < signals.MIN_NAMES:
         settings, pair, able = champion_points(present, new, points)
         return compare_crps(
-            forecaster(config, store, new.tokenizer, new.predictor), forecaster(settings, store, *pair), able
+            forecaster(config, store, new.tokenizer, new.predictor, shards),
+            forecaster(settings, store, *pair, shards),
+            able,
         )
-    theirs, sessions = forecast_of(present, new, points, say), pd.DatetimeIndex(store.sessions)
+    theirs, sessions = forecast_of(present, new, points, say, shards), pd.DatetimeIndex(store.sessions)
     # A champion with a shorter context may forecast earlier days than the candidate.
     first = min(int(points.session.min()), int(sessions.searchsorted(theirs["as_of"].min())))
     prices = pay_out(wide_bars(store, first), config.backtest.backtest_delisting_return)
@@ -316,7 +329,9 @@ def compare(new: Candidate, outcome: Result, present: Version, say: Say) -> dict
     }  # fmt: skip
 
 
-def forecast_of(present: Version, new: Candidate, points: ForecastPoints, say: Say) -> pd.DataFrame:
+def forecast_of(
+    present: Version, new: Candidate, points: ForecastPoints, say: Say, shards: Shards | None = None
+) -> pd.DataFrame:
     """The champion's forecasts on the candidate's days: stored by its backtest, or computed with its settings."""
     config, store = new.config, new.store
     if present.tag("windows") == new.windows():
@@ -328,7 +343,7 @@ def forecast_of(present: Version, new: Candidate, points: ForecastPoints, say: S
             say(f"registry: {error}")
     theirs, pair, able = champion_points(present, new, points)
     say(f"registry: {present.address} forecasts {len(able):,} series, its backtest had other windows")
-    means, _ = forecaster(theirs, store, *pair).means(able, trading_rules(theirs), CHAMPION)
+    means, _ = forecaster(theirs, store, *pair, shards).means(able, trading_rules(theirs), CHAMPION)
     return forecast_frame(store, able, means)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kronos.stages.cache import differences, key_of
+from kronos.distributed.launcher import WorkerGroup
+from kronos.forecast.shards import Shards
+from kronos.stages.cache import differences, forecast_code, key_of
 from kronos.utils.errors import UserError
 from kronos.utils.files import read_json, remove_unfinished, replace_folder, write_json
 from kronos.utils.interrupts import on_interrupt
@@ -41,6 +43,11 @@ def check_resumable(final: Path, parts: Mapping[str, Any]) -> None:
     if found:
         raise UserError(f"resume=must, but the unfinished run differs, {' | '.join(found)}")
     raise UserError(f"resume=must, but there is no unfinished run of {final}: use resume=auto to start one")
+
+
+def shards_of(final: Path, workers: WorkerGroup) -> Shards:
+    """The shards of a stage's forecasts: in a hidden folder beside its output, kept until the stage has succeeded."""
+    return Shards(final.with_name(f".{final.name}-forecasts"), workers, forecast_code)
 
 
 @contextmanager

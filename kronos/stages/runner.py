@@ -13,7 +13,7 @@ from kronos.stages import preflight
 from kronos.stages.base import Context, Inputs, ObjectiveFactory, Result, Say, Stage
 from kronos.stages.cache import finished, key_of, key_parts
 from kronos.stages.provenance import parent_runs
-from kronos.stages.run_folder import check_resumable, stage_lock, unfinished_run
+from kronos.stages.run_folder import check_resumable, shards_of, stage_lock, unfinished_run
 from kronos.tracking.client import Tracking, source_tags, uncommitted_changes, versions
 from kronos.tracking.run import Run
 from kronos.utils.errors import UserError
@@ -84,12 +84,14 @@ def _run(
         key = key_parts(stage, config, inputs, context.objective)
     with _Lock(stage, config, key, say) as lock:
         if reusable_without_run and key and (found := _reuse(stage, context, key)):
+            shards_of(stage.folder(config), context.workers).remove()
             return found
         run_id = None
         if isinstance(inputs, Inputs) and lock.problem is None:
             run_id = _run_to_continue(stage, context, inputs, key)
         with _open(context, stage, parent, name, tags, run_id) as run:
-            own = Context(config, run, tracking, say, context.workers, context.objective)
+            shards = shards_of(stage.folder(config), context.workers)
+            own = Context(config, run, tracking, say, context.workers, context.objective, shards)
             if tracking is not None:
                 log_config(run, config)
             for problem in (inputs, lock.problem):
@@ -103,6 +105,7 @@ def _run(
                 result = _execute(stage, own, inputs, key)
             if not reusable_without_run:
                 stage.finish(own, result)
+            shards.remove()
             return result
 
 

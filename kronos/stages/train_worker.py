@@ -1,4 +1,4 @@
-"""The worker processes of a training stage: ranks above 0, which receive their job from rank 0.
+"""The worker processes of a run: ranks above 0, which receive their jobs, trainings and forecasts, from rank 0.
 
 Rank 0 starts each one with `python -m kronos.stages.train_worker HOST PORT RANK WORLD`. MLflow and Qlib are not
 imported here.
@@ -6,6 +6,7 @@ imported here.
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,23 @@ def under_torchrun() -> None:
 
 
 def work(description: dict[str, Any], place: Place) -> None:
-    """Take part in one training as rank `place.rank`; `description` is the job from rank 0."""
+    """Take part in one training or set of forecasts as rank `place.rank`; `description` is the job from rank 0."""
+    from kronos.utils.interrupts import SIGNALS
+
+    stop = [False]
+
+    def request_stop(signum: int, frame: object) -> None:
+        stop[0] = True
+
+    before = {number: signal.signal(number, request_stop) for number in SIGNALS}
+    try:
+        (_forecast if description["kind"] == "forecast" else _train)(description, place, lambda: stop[0])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _train(description: dict[str, Any], place: Place, stopped: Callable[[], bool]) -> None:
     import torch.distributed as dist
 
     from kronos.config.schema import Config
@@ -29,14 +46,7 @@ def work(description: dict[str, Any], place: Place) -> None:
     from kronos.stages.train_setup import freeze, make_objective, share_tokenizer, windows
     from kronos.training.settings import FitSettings
     from kronos.training.trainer import fit
-    from kronos.utils.interrupts import SIGNALS
 
-    stop = [False]
-
-    def request_stop(signum: int, frame: object) -> None:
-        stop[0] = True
-
-    before = {number: signal.signal(number, request_stop) for number in SIGNALS}
     try:
         kind, config = description["kind"], Config.model_validate(description["config"])
         store = stored_bars(config)
@@ -55,13 +65,40 @@ def work(description: dict[str, Any], place: Place) -> None:
         fit(
             model, objective, train, validation, settings=settings, runtime=runtime,
             folder=Path(), report=lambda step, values: None, resume=description["resume"],
-            stop_requested=lambda: stop[0],
+            stop_requested=stopped,
         )  # fmt: skip
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+def _forecast(description: dict[str, Any], place: Place, stopped: Callable[[], bool]) -> None:
+    """Make shards of the forecasts of rank 0, as many as are left when this process is ready."""
+    from torch.distributed import PrefixStore
+
+    from kronos.config.schema import Config
+    from kronos.distributed.device import choose
+    from kronos.distributed.work_list import WorkList
+    from kronos.forecast.shards import make_pieces, read_job, sees_folder
+    from kronos.forecast.store_forecaster import Forecaster
+    from kronos.stages.inputs import stored_bars
+
+    store = PrefixStore(f"list/{description['number']}", description["store"])
+    work = WorkList(store, description["pieces"], place.rank)
+    if work.exhausted():
+        return
+    if not sees_folder(description):
+        if not work.exhausted():
+            work.decline(f"it does not see {description['folder']}, which needs a shared file system")
+        return
+    config, folder = Config.model_validate(description["config"]), Path(description["folder"])
+    bars = stored_bars(config)
+    _same_bars(bars, description["bars"])
+    device = choose(config.launch.device, config.launch.cpu, place=place).device
+    points, tokenizer, predictor = read_job(folder)
+    model = Forecaster(config, bars, tokenizer.to(device).eval(), predictor.to(device).eval())
+    files = model.files(points, description["rules"], description["kept"], description["size"], folder)
+    make_pieces(work, files, stopped)
 
 
 def _same_bars(store: Any, digest: str) -> None:

@@ -20,11 +20,12 @@ class Progress:
     """Progress of one long step. Call it with (done, total, values); use it as a context manager.
 
     On a terminal it is a tqdm bar. Elsewhere it prints a line about every 10 %, and after 50 steps an estimate of the
-    remaining time.
+    remaining time. With a `unit` each line has the rate and the remaining time instead; steps that were done before
+    the first call have no part in them.
     """
 
-    def __init__(self, label: str) -> None:
-        self.label = label
+    def __init__(self, label: str, unit: str = "") -> None:
+        self.label, self.unit = label, unit
         self._bar: Any = None
         self._on_terminal = sys.stderr.isatty()
         self._began = time.monotonic()
@@ -45,7 +46,8 @@ class Progress:
         shown = {name: f"{value:.4g}" for name, value in (values or {}).items() if name in SHOWN}
         if self._on_terminal:
             if self._bar is None:
-                self._bar = tqdm(total=total, desc=self.label, initial=done, leave=True)
+                unit = f" {self.unit}" if self.unit else "it"
+                self._bar = tqdm(total=total, desc=self.label, initial=done, leave=True, unit=unit)
             self._bar.update(done - self._bar.n)
             if shown:
                 self._bar.set_postfix(shown)
@@ -53,12 +55,27 @@ class Progress:
         if self._first is None:
             self._first = done
             self._said_tenth = 10 * done // max(total, 1)
-        self._say_estimate(done, total)
+        if not self.unit:
+            self._say_estimate(done, total)
         tenth = 10 * done // max(total, 1)
         if tenth > self._said_tenth:
             self._said_tenth = tenth
             text = "".join(f"  {name} {value}" for name, value in shown.items())
-            print(f"{self.label}: {done:,}/{total:,}{text}", flush=True)
+            print(f"{self.label}: {done:,}/{total:,}{text}{self._rate(done, total)}", flush=True)
+
+    def say(self, text: str) -> None:
+        """Print a line about the step, above the bar on a terminal."""
+        if self._bar is not None:
+            self._bar.clear()
+        print(f"{self.label}: {text}", flush=True)
+
+    def _rate(self, done: int, total: int) -> str:
+        steps, seconds = done - (self._first or 0), time.monotonic() - self._began
+        if not self.unit or steps <= 0:
+            return ""
+        left = f", about {_duration(seconds / steps * (total - done))} left" if done < total else ""
+        rate = steps / max(seconds, 1e-9)
+        return f"  {f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}'} {self.unit}/s{left}"
 
     def _say_estimate(self, done: int, total: int) -> None:
         steps = done - (self._first or 0)

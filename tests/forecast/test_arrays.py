@@ -13,6 +13,7 @@ from kronos.data.windows import Windows
 from kronos.forecast import arrays as forecast
 from kronos.forecast import forecast_arrays, repair
 from kronos.model import PREDICTOR_PRESETS, TOKENIZER_PRESETS, Kronos, KronosTokenizer
+from kronos.model.inference import engine
 from kronos.utils.errors import UserError
 
 
@@ -226,3 +227,28 @@ def test_bfloat16_forecasts_stay_near_those_of_float32(pair):
     assert 0 < gap.max() < 0.05, "not the same numbers, but near"
     with pytest.raises(UserError, match="precision is 'fp8', expected one of fp32, bf16"):
         forecast.number_format("fp8")
+
+
+@pytest.mark.parametrize(("max_context", "samples"), [(64, 3), (32, 1)])
+def test_no_bit_of_the_logits_depends_on_the_batch(monkeypatch, max_context, samples):
+    """The inner width of 1024 is one where MKL sums the products of few rows in another order."""
+    torch.manual_seed(7)
+    tokenizer = KronosTokenizer(**{**TOKENIZER_PRESETS["nano"], "ff_dim": 1024})
+    model = Kronos(**{**PREDICTOR_PRESETS["nano"], "ff_dim": 1024})
+    seen, draw = [], engine._draw
+
+    def drawn(logits, uniform, rules):
+        seen.append(logits.flatten(1).numpy().copy())
+        return draw(logits, uniform, rules)
+
+    monkeypatch.setattr(engine, "_draw", drawn)
+    bars, *times = given(100, 30, 4)
+    rules = {"horizon": 4, "sample_count": samples, "max_context": max_context, "batch_invariant": True}
+    found = []
+    for size in (100, 11):
+        seen.clear()
+        paths = forecast_arrays(tokenizer, model, bars, *times, **rules, batch_size=size)
+        found.append((paths, *(np.concatenate(seen[step::8]) for step in range(8))))
+    for other in found[1:]:
+        for one, expected in zip(other, found[0], strict=True):
+            np.testing.assert_array_equal(one, expected)

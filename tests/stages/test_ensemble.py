@@ -9,7 +9,7 @@ import pytest
 from kronos.__main__ import main
 from kronos.config.loading import load_config
 from kronos.forecast.models import Windows
-from kronos.forecast.store_forecaster import MEMBER, Pool
+from kronos.forecast.pool import MEMBER, Pool
 from kronos.utils.files import read_json
 
 REPORT = Path("outputs/backtest_results/finetune_backtest_demo")
@@ -21,13 +21,13 @@ class Member:
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def draw(self, windows: Windows, rules: dict[str, int], progress: object = None) -> np.ndarray:
+    def draw(self, windows: Windows, rules: dict[str, int]) -> np.ndarray:
         shape = (len(windows.bars), rules["sample_count"], windows.horizon, 6)
         return np.full(shape, self.number + windows.seed / 1e9, np.float32)
 
 
 def test_members_draw_their_share_of_the_paths_and_have_seeds_of_their_own() -> None:
-    pool = Pool(None, None, None, None, tuple(Member(one) for one in range(3)))  # type: ignore[arg-type]
+    pool = Pool(None, None, None, None, None, 1, tuple(Member(one) for one in range(3)))  # type: ignore[arg-type]
     keys = np.array([3, 4, 5, 9])
     windows = Windows(np.zeros((4, 8, 6)), np.zeros((4, 8, 5)), np.zeros((4, 2, 5)), keys, 0)
     paths = pool.draw(windows, {"sample_count": 7})

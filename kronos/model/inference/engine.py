@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from kronos.model.checkpoint import check_pair
 from kronos.model.inference.fine_head import FineHead
-from kronos.model.inference.kv_cache import Cache, KeyValues, Norm, Product, Stack
+from kronos.model.inference.kv_cache import LEAST_ROWS, Cache, KeyValues, Norm, Product, Stack, padded
 from kronos.model.inference.sampling import filter_and_sample, per_bar
 from kronos.model.predictor import Kronos
 from kronos.model.tokenizer import KronosTokenizer
@@ -29,7 +29,9 @@ class Engine:
 
     There is no dropout, so the train or eval mode of the models does not matter and is not changed. `dtype`
     (None: the predictor's) is that of the products; softmaxes and norms are computed in float32. `compiled` runs
-    the predictor's blocks through torch.compile, which changes results by rounding only.
+    the predictor's blocks through torch.compile, which changes results by rounding only. `batch_invariant` makes a
+    series' float32 results on a CPU equal bit for bit whatever the batch and the number of threads: products of few
+    rows are padded, which costs time in small batches. Elsewhere, and with `compiled`, it has no effect.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Engine:
         fine_rotary: str = "public",
         dtype: torch.dtype | None = None,
         compiled: bool = False,
+        batch_invariant: bool = False,
     ) -> None:
         check_pair(tokenizer, model)
         if fine_rotary not in FINE_ROTARY:
@@ -52,14 +55,17 @@ class Engine:
         self.time_emb = model.time_emb
         self.device = model.head.proj_s1.weight.device
         dtype = self.dtype = dtype or model.head.proj_s1.weight.dtype
+        pads = batch_invariant and self.device.type == "cpu" and not compiled
+        least = self.least_rows = LEAST_ROWS if pads else 0
         with torch.inference_mode():
-            self.encoder = Stack(tokenizer.encoder, dtype)
-            self.decoder = Stack(tokenizer.decoder, dtype)
-            self.stack = Stack(model.transformer, dtype, compiled)
+            self.encoder = Stack(tokenizer.encoder, dtype, least_rows=least)
+            self.decoder = Stack(tokenizer.decoder, dtype, least_rows=least)
+            self.stack = Stack(model.transformer, dtype, compiled, least)
             self.norm = Norm(model.norm, dtype, weighted=True)
-            self.coarse = Product(model.head.proj_s1, dtype=dtype)
-            self.fine = FineHead(model.dep_layer, model.head.proj_s2, fine_rotary == "trained", dtype)
-            self.fusion = Product(model.embedding.fusion_proj, dtype=dtype)
+            self.coarse = Product(model.head.proj_s1, dtype=dtype, least_rows=least)
+            trained = fine_rotary == "trained"
+            self.fine = FineHead(model.dep_layer, model.head.proj_s2, trained, dtype, least)
+            self.fusion = Product(model.embedding.fusion_proj, dtype=dtype, least_rows=least)
             # The query of the fine head is not scaled.
             self.token_embedding = model.embedding.emb_s1.weight.to(dtype)
             self.tables = [
@@ -117,9 +123,8 @@ class Engine:
     def _encode(self, x_NLF: Tensor) -> tuple[Tensor, Tensor]:
         """Return coarse and fine ids [N, L]; those of bar t depend on the bars up to t."""
         module = self.tokenizer
-        x = F.linear(x_NLF, module.embed.weight.float(), module.embed.bias.float()).to(self.dtype)
-        x, _ = self.encoder.prefix(x)
-        x = F.linear(x, module.quant_embed.weight.to(x.dtype), module.quant_embed.bias.to(x.dtype))
+        x, _ = self.encoder.prefix(self._linear(x_NLF, module.embed, torch.float32).to(self.dtype))
+        x = self._linear(x, module.quant_embed, self.dtype)
         return module.tokenizer.ids(x)
 
     def _decode(self, s1_NL: Tensor, s2_NL: Tensor, s1_NSH: Tensor, s2_NSH: Tensor) -> Tensor:
@@ -133,12 +138,19 @@ class Engine:
             own = self.decoder.extend(own, cache)
         else:
             own = self.decoder.prefix(own.flatten(0, 1))[0].unflatten(0, (series, samples))
-        return F.linear(own.float(), self.tokenizer.head.weight.float(), self.tokenizer.head.bias.float())
+        return self._linear(own.float(), self.tokenizer.head, torch.float32)
 
     def _bits(self, s1: Tensor, s2: Tensor) -> Tensor:
-        layer = self.tokenizer.post_quant_embed
         signs = self.tokenizer.tokenizer.signs(s1, s2).to(self.dtype)
-        return F.linear(signs, layer.weight.to(self.dtype), layer.bias.to(self.dtype))
+        return self._linear(signs, self.tokenizer.post_quant_embed, self.dtype)
+
+    def _linear(self, x: Tensor, layer: nn.Linear, dtype: torch.dtype) -> Tensor:
+        """Apply a layer whose weights are not copied, in `dtype`, to `x` of that type."""
+        count = x.shape[:-1].numel()
+        if count >= self.least_rows:
+            return F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
+        rows = padded(x.reshape(count, -1), self.least_rows)
+        return F.linear(rows, layer.weight.to(dtype), layer.bias.to(dtype))[:count].view(*x.shape[:-1], -1)
 
 
 class _Window:

@@ -3,10 +3,12 @@
 Axes: N series, S samples of each, P bars of a prefix, Q new bars, H heads, K width of a head, D width of the model.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from kronos.model.inference.kv_cache import KeyValues, Norm, Positions, Product, turn
+from kronos.model.inference.kv_cache import KeyValues, Norm, Positions, Product, padded, turn
 from kronos.model.predictor import DependencyLayer
 
 
@@ -18,17 +20,22 @@ class SingleQuery:
     """
 
     def __init__(self, kv: Product, heads: int, hidden_NPD: Tensor) -> None:
-        self.series, self.hidden = len(hidden_NPD), hidden_NPD
+        self.series, self.hidden, self.least_rows = len(hidden_NPD), hidden_NPD, kv.least_rows
         self.keys, self.values = kv.weight.unflatten(1, (2, heads, -1)).permute(1, 2, 0, 3)  # [H, D, K] each
         assert kv.bias is not None  # the bias of the keys shifts all scores of a query alike
         self.value_bias = kv.bias.unflatten(0, (2, heads, -1))[1]
 
     def attend(self, q: Tensor) -> Tensor:
         """Attend from scaled queries [N, H, 1, 1, K] to all bars."""
-        projected = (q[:, :, 0, 0].transpose(0, 1) @ self.keys.mT).transpose(0, 1)
+        projected = self._by_head(q[:, :, 0, 0], self.keys.mT)
         weights = (projected @ self.hidden.mT).float().softmax(-1).to(projected.dtype)
-        seen = ((weights @ self.hidden).transpose(0, 1) @ self.values).transpose(0, 1) + self.value_bias
+        seen = self._by_head(weights @ self.hidden, self.values) + self.value_bias
         return seen[:, :, None, None]
+
+    def _by_head(self, x_NHC: Tensor, matrices_HCE: Tensor) -> Tensor:
+        """Multiply each head's rows by its matrix: [N, H, E]."""
+        rows = padded(x_NHC.flatten(1), self.least_rows).unflatten(1, x_NHC.shape[1:])
+        return (rows.transpose(0, 1) @ matrices_HCE).transpose(0, 1)[: len(x_NHC)]
 
 
 class FineHead:
@@ -37,14 +44,17 @@ class FineHead:
     `trained` rotates the query and the keys by their positions, as in training; the public code generates without.
     """
 
-    def __init__(self, layer: DependencyLayer, head: nn.Linear, trained: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self, layer: DependencyLayer, head: nn.Linear, trained: bool, dtype: torch.dtype, least_rows: int = 0
+    ) -> None:
         attention = layer.cross_attn
         self.heads = attention.heads
         self.attention = (self.heads, attention.rotary.head_width)
-        self.q = Product(attention.q_proj, dtype=dtype, heads=self.heads)
-        self.out = Product(attention.out_proj, dtype=dtype)
-        self.kv = Product(attention.k_proj, attention.v_proj, dtype=dtype)
-        self.norm, self.logits = Norm(layer.norm, dtype), Product(head, dtype=dtype, norm=layer.norm)
+        product = partial(Product, dtype=dtype, least_rows=least_rows)
+        self.q = product(attention.q_proj, heads=self.heads)
+        self.out = product(attention.out_proj)
+        self.kv = product(attention.k_proj, attention.v_proj)
+        self.norm, self.logits = Norm(layer.norm, dtype), product(head, norm=layer.norm)
         self.positions = Positions(attention, dtype) if trained else None
 
     def keys(self, hidden: Tensor, first: int) -> tuple[Tensor, Tensor]:

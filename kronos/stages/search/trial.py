@@ -14,7 +14,9 @@ from typing import Any
 
 from kronos.config.schema import Config
 from kronos.distributed.launcher import WorkerGroup, python_module, world_size
+from kronos.forecast.shards import Shards
 from kronos.stages.base import Context, Say
+from kronos.stages.run_folder import shards_of
 from kronos.stages.runner import run_stage
 from kronos.stages.train import PredictorStage, TokenizerStage
 from kronos.utils.errors import UserError
@@ -65,12 +67,14 @@ def train(config: Config, record: Record, say: Say = lambda text: None) -> dict[
             recorder: Any = Recorder(partial(_pass_on, record, prefix))
             context = Context(config, recorder, tracking=None, say=say, workers=workers)
             result = run_stage(STAGES_BY_KIND[kind], config, context).record
+        measured, daily = {"val_loss": result["metrics"]["best_val_loss"]}, None
+        if set(wanted) - {"val_loss"}:
+            shards = shards_of(config.model_folder("predictor"), workers)
+            found, daily = forecast_metrics(config, shards)
+            shards.remove()
+            measured |= found
     finally:
         workers.close()
-    measured, daily = {"val_loss": result["metrics"]["best_val_loss"]}, None
-    if set(wanted) - {"val_loss"}:
-        found, daily = forecast_metrics(config)
-        measured |= found
     values = [float(measured[name]) for name in wanted]
     for name, value in zip(wanted, values, strict=True):
         if not math.isfinite(value):
@@ -89,7 +93,9 @@ def quietly(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return function()
 
 
-def forecast_metrics(config: Config) -> tuple[dict[str, float], dict[str, float]]:
+def forecast_metrics(
+    config: Config, shards: Shards | None = None
+) -> tuple[dict[str, float], dict[str, float]]:
     """Rank IC and CRPS of forecasts on the validation range, computed in the same way as in the backtest.
 
     Returns the metrics, and the Rank IC of each day that has one (the key is the day in ISO 8601).
@@ -114,7 +120,7 @@ def forecast_metrics(config: Config) -> tuple[dict[str, float], dict[str, float]
     store = stored_bars(config)
     splits = resolve_splits(config, store)
     tokenizer, predictor, _ = trained_pair(config, store, splits)
-    model = forecaster(config, store, tokenizer.model, predictor.model)
+    model = forecaster(config, store, tokenizer.model, predictor.model, shards)
     lookback, horizon = config.data.lookback_window, config.data.predict_window
     points = forecast_points(store, *splits.val, lookback, horizon)
     sessions = np.unique(points.session)
