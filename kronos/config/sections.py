@@ -99,7 +99,7 @@ class DataConfig(Section):
     )
     sina_datalen: Int = field(1970, "bars asked for, counted back from now", ge=1, le=1970)
     exchange: Text = field("binance", "exchange of data_source=ccxt")
-    least_share: Float = field(0.9, "share of a service's symbols that must come", ge=0, le=1)
+    least_share: Float = field(0.5, "share of a service's symbols that must come", ge=0, le=1)
     cache_path: Text = field("outputs/cache", "folder of downloaded bars; only missing bars are fetched")
     dataset_path: Text = field("outputs/data", "folder of the bar store")
     lookback_window: Int = field(90, "bars of context", ge=2, le=4096)
