@@ -123,6 +123,7 @@ def test_raw_bands_are_the_quantiles_of_the_paths(
     assert "no calibration of the bands" in said and "python -m kronos calibrate" in said
 
 
+@pytest.mark.slow
 def test_a_calibration_of_other_weights_or_settings_is_not_used(
     calibrated: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
