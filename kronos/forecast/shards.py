@@ -65,8 +65,8 @@ class Shards:
 def shard_size(count: int, batch: int, least: int) -> int:
     """Return how many points a shard has: whole batches, few enough that there are not too many files.
 
-    Fewer points than make `SPREAD` batches are cut into smaller shards, of at least `least`, so that several processes
-    have work. Depends on nothing that may change between two runs, such as the number of processes.
+    Fewer points than make `SPREAD` batches are cut into smaller shards, of at least `least`, so that several
+    processes have work. Depends on nothing that may change between two runs, such as the number of processes.
     """
     batches = -(-count // batch)
     if batches >= SPREAD:
