@@ -57,7 +57,7 @@ def test_it_is_the_same_whatever_comes_after_the_validation_days(calibrated: Pat
     later = np.asarray(bars.times) > pd.Timestamp(splits.val[1]).value
     values = np.array(bars.values)
     values[later] *= np.linspace(1, 3, int(later.sum()), dtype=np.float32)[:, None]
-    context = SimpleNamespace(config=config, say=lambda line: None)
+    context = SimpleNamespace(config=config, say=lambda line: None, shards=None)
     _, content = fit(context, replace(inputs, store=replace(bars, values=values)))  # type: ignore[arg-type]
     stored = read_json(calibrated)
     stored.pop(OWN)
