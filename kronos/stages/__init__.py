@@ -76,7 +76,7 @@ def execute(name: str, config: "Config", say: "Say | None" = None) -> dict[str, 
 
     Returns:
         The result of each stage, by its name. Under torchrun, rank 0 runs the stage and reports; the other ranks take
-        part in training, return an empty dictionary, and raise SystemExit where training failed.
+        part in training and forecasts, return an empty dictionary, and raise SystemExit where their job failed.
 
     Raises:
         UserError: for an invalid field or input, or an external system that does not work; the run ends as FAILED.

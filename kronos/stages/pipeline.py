@@ -197,7 +197,7 @@ class TrainingPipeline:
     def run(self) -> dict[str, Result]:
         """Run all steps in order, without those that the configuration skips; returns the results by stage name."""
         place = launched()
-        if place is not None and place.rank > 0:  # under torchrun, ranks above 0 take part in training only
+        if place is not None and place.rank > 0:  # under torchrun, ranks above 0 take jobs from rank 0
             from kronos.stages import train_worker
 
             train_worker.under_torchrun()

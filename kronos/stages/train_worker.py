@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kronos.distributed.child_process import exit_with_parent
 from kronos.distributed.launcher import Place, join_group, run_torchrun_worker, run_worker
 
 
@@ -113,6 +114,7 @@ def _same_bars(store: Any, digest: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run a worker process that rank 0 started on the same machine; returns the exit status."""
+    exit_with_parent()  # before the imports and the connection, which waits for minutes where rank 0 is gone
     from torch.distributed import TCPStore
 
     host, port, rank, world = arguments[0], *map(int, arguments[1:])

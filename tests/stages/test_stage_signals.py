@@ -67,6 +67,8 @@ CASES = {
     "forecasts": [
         ("kronos.forecast.store_forecaster", "Forecaster.means", TERM),
         ("kronos.forecast.store_forecaster", "Forecaster.means", KILL),
+        ("kronos.forecast.shards", "ShardFiles.read", TERM),
+        ("kronos.forecast.shards", "ShardFiles.read", KILL),
     ],
     "evaluation": [("kronos.stages.evaluate", "simulate", HUP), ("kronos.stages.evaluate", "simulate", KILL)],
     "report": [("kronos.report.writer", "save_png", TERM), ("kronos.report.writer", "write_pages", HUP)],
