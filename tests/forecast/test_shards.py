@@ -61,13 +61,13 @@ def sized(model: Forecaster, batch: int) -> Forecaster:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of points of every part that is forecast in this process."""
     sizes: list[int] = []
-    draw = Forecaster.draw
+    draw = Forecaster.make
 
     def counted(self: Forecaster, points: Any, rules: Any, kept: str, part: slice) -> Any:
         sizes.append(part.stop - part.start)
         return draw(self, points, rules, kept, part)
 
-    monkeypatch.setattr(Forecaster, "draw", counted)
+    monkeypatch.setattr(Forecaster, "make", counted)
     return sizes
 
 
@@ -237,7 +237,7 @@ def test_several_processes_make_the_forecasts_of_one(
     expected, repaired = forecaster(config, bars, *pair).means(points, RULES)
     shards = Shards(in_folder / "shards", group, lambda: "1")
     model = sized(forecaster(config, bars, *pair, shards), 1)
-    draw, drawn = Forecaster.draw, []
+    draw, drawn = Forecaster.make, []
 
     def draw_after_another(*arguments: Any) -> Any:
         until = time.monotonic() + 60
@@ -246,7 +246,7 @@ def test_several_processes_make_the_forecasts_of_one(
         drawn.append(arguments)
         return draw(*arguments)
 
-    monkeypatch.setattr(Forecaster, "draw", draw_after_another)
+    monkeypatch.setattr(Forecaster, "make", draw_after_another)
     means, count = model.means(points, RULES)
     np.testing.assert_array_equal(means, expected)
     assert count == repaired
