@@ -85,6 +85,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "2",
         "--baseline-lightgbm",
         "false",
+        "--calibration-series",
+        "150",
+        "--calibration-sample-count",
+        "10",
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

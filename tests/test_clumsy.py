@@ -24,6 +24,7 @@ from kronos.utils.files import read_json, write_json
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--epochs", "1", "--n-train-iter", "320", "--n-val-iter", "64", "--inference-sample-count", "1",
          "--baseline-seeds", "1", "--evaluation-series", "20", "--evaluation-sample-count", "2",
+         "--calibration-series", "100", "--calibration-sample-count", "10",
          "--backtest-n-symbol-hold", "3", "--backtest-n-symbol-drop", "1")  # fmt: skip
 SAMPLE = ("--data-source", "sample", "--symbols", NAMES)
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="uses Linux's own tools")

@@ -25,6 +25,8 @@ QUICK = {
     "n_val_iter": 500,
     "log_interval": 10,
     "inference_sample_count": 1,
+    "calibration_series": 150,
+    "calibration_sample_count": 10,
 }
 STAGES = ("data", "tokenizer", "predictor", "calibrate", "backtest")
 ARTIFACTS = {

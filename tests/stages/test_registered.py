@@ -25,6 +25,10 @@ pytestmark = pytest.mark.slow
 CONFIG = Path(__file__).resolve().parents[2] / "experiments" / "planted.json"
 POOR = ["--n-train-iter", "64", "--n-val-iter", "64"]
 QUICK = [
+    "--calibration-series",
+    "100",
+    "--calibration-sample-count",
+    "10",
     "--epochs",
     "1",
     "--baseline-lightgbm",

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 CONFIG = Path(__file__).resolve().parents[2] / "experiments" / "planted.json"
 QUICK = [
     "--epochs", "1", "--n-train-iter", "64", "--n-val-iter", "64", "--inference-sample-count", "1",
-    "--baseline-lightgbm", "false",
+    "--baseline-lightgbm", "false", "--calibration-series", "100", "--calibration-sample-count", "10",
     "--baseline-seeds", "2", "--evaluation-series", "20", "--skip-data-process", "--registered-model-name", "kronos",
 ]  # fmt: skip
 

@@ -13,7 +13,9 @@ from kronos.stages.cache import key_of, key_parts
 pytestmark = pytest.mark.slow
 ORDER = ("data", "tokenizer", "predictor", "calibrate", "backtest")
 TINY = ["--epochs", "1", "--n-train-iter", "300", "--n-val-iter", "100", "--inference-sample-count", "1",
-        "--evaluation-sample-count", "2", "--data-source", "sample",
+        "--evaluation-sample-count", "2", "--data-source", "sample", "--calibration-series", "120",
+        "--calibration-sample-count", "10", "--evaluation-series", "20", "--baseline-lightgbm", "false",
+        "--baseline-seeds", "2", "--backtest-max-instruments", "60",
         "--backtest-time-range", "2010-08-05,2010-08-20"]  # fmt: skip
 TRAINED = ("tokenizer", "predictor")
 

@@ -30,7 +30,8 @@ BACKTEST = Path("outputs/backtest_results/finetune_backtest_demo")
 TINY = ["--data-source", "sample", "--symbols", NAMES, "--epochs", "1", "--n-train-iter", "256", "--n-val-iter", "32",
         "--save-windows", "64", "--inference-sample-count", "1", "--baseline-seeds", "1", "--evaluation-series", "8",
         "--evaluation-sample-count", "2", "--backtest-n-symbol-hold", "3", "--backtest-n-symbol-drop", "1",
-        "--baseline-lightgbm", "false", "--audit-seeds", "20", "--n-trials", "2", "--search-batch-size", "32,64",
+        "--baseline-lightgbm", "false", "--calibration-series", "100", "--calibration-sample-count", "10",
+        "--audit-seeds", "20", "--n-trials", "2", "--search-batch-size", "32,64",
         "--search-reports", "1", "--search-pruner", "none",
         "--backtest-time-range", "2010-06-01,2010-06-30"]  # fmt: skip
 # Run the command, with a signal for its own process when it comes to a function for the first time.
