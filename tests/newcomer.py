@@ -30,7 +30,8 @@ TAKEN = ("kronos", "experiments", "notebooks", "MLproject", "conda.yaml", "requi
          "README.zh-CN.md", "CHANGELOG.md", "LICENSE", "Makefile", "pyproject.toml")  # fmt: skip
 SMALL = {
     "epochs": 1, "n_train_iter": 640, "n_val_iter": 64, "inference_sample_count": 1, "evaluation_sample_count": 20,
-    "evaluation_series": 20, "calibration_series": 100, "calibration_sample_count": 10, "baseline_seeds": 1, "backtest_n_symbol_hold": 3, "backtest_n_symbol_drop": 1,
+    "evaluation_series": 20, "calibration_series": 100, "calibration_sample_count": 10, "baseline_seeds": 1,
+    "backtest_n_symbol_hold": 3, "backtest_n_symbol_drop": 1,
     "search_reports": 2, "search_batch_size": [16, 32], "audit_seeds": 20,
 }  # fmt: skip
 DAYS = {

@@ -84,7 +84,8 @@ def test_the_installed_command_works_from_an_empty_folder(wheel: Path, tmp_path:
     gentle = ("--config-path", "experiments/csi300_gentle.json", "--qlib-data-path", "nowhere")
     assert "is not a Qlib store of" in kronos("data", *gentle, status=2)
     small = ("--epochs", "1", "--n-train-iter", "128", "--n-val-iter", "64", "--inference-sample-count", "1",
-             "--baseline-seeds", "1", "--evaluation-series", "20", "--calibration-series", "100", "--calibration-sample-count", "10",
+             "--baseline-seeds", "1", "--evaluation-series", "20",
+             "--calibration-series", "100", "--calibration-sample-count", "10",
              "--symbols", "AAPL,XOM,IBM,GE,BA,KO",
              "--data-source", "sample", "--backtest-n-symbol-hold", "2", "--backtest-n-symbol-drop", "1")  # fmt: skip
     said = kronos("pipeline", *small)

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 # Enough steps for a server to die and come back in, with a checkpoint now and then.
 LONG = ["--epochs", "2", "--n-train-iter", "10000", "--n-val-iter", "200", "--log-interval", "5", "--save-windows",
         "2000", "--batch-size", "32"]  # fmt: skip
-SHORT = ["--epochs", "1", "--n-train-iter", "600", "--n-val-iter", "200", "--log-interval", "5", "--calibration-series",
-         "100", "--calibration-sample-count", "10"]  # fmt: skip
+SHORT = ["--epochs", "1", "--n-train-iter", "600", "--n-val-iter", "200", "--log-interval", "5",
+         "--calibration-series", "100", "--calibration-sample-count", "10"]  # fmt: skip
 
 
 @pytest.fixture
