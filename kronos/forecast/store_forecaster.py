@@ -90,7 +90,7 @@ class Forecaster:
         """Draw the sample paths of one part of the points; see `chunks`."""
         from kronos.forecast import repair
 
-        points = points.subset(np.arange(len(points))[part])
+        points = points.subset(np.arange(part.start, part.stop))
         bars, stamps = contexts(self.store, points.row, self.config.data.lookback_window)
         future, _ = future_stamps(self.store, points.session, self.config.data.predict_window)
         windows = Windows(bars, stamps, future, draw_keys(self.store, points), self.config.training.seed)
