@@ -24,6 +24,7 @@ KEPT = (
     "backtest_signal", "backtest_max_instruments", "backtest_n_symbol_hold", "backtest_n_symbol_drop",
     "backtest_hold_thresh", "backtest_account", "backtest_open_cost", "backtest_close_cost", "backtest_min_cost",
     "backtest_deal_price", "backtest_limit_threshold", "backtest_delisting_return", "backtest_benchmark",
+    "backtest_funding_rate",
 )  # fmt: skip
 
 

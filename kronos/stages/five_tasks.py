@@ -10,10 +10,11 @@ from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts, future_stamps
 from kronos.data.markets import sessions_per_year_of
 from kronos.data.store import BarStore
-from kronos.evaluation import departures, portfolio, signals, synthetic, tasks
+from kronos.evaluation import departures, portfolio, signals, synthetic, tasks, time_series
 from kronos.evaluation.benchmark import benchmark
 from kronos.evaluation.calibration import DECAYS, recent_volatility
 from kronos.evaluation.forecast_evaluation import Forecasts
+from kronos.evaluation.statistics import estimate
 from kronos.evaluation.synthetic import PRICES, Series
 from kronos.evaluation.tasks import Score
 from kronos.evaluation.tradability import trading_costs, trading_mask
@@ -80,7 +81,7 @@ def compare(context: Context, inputs: Inputs, models: list[Compared], notes: lis
                 facts = synthetic.stylised_facts(made)
         traded[one.name] = table[rules.backtest_signal]
         entries.append(Entry(one.name, scores, facts))
-    portfolios = investment(context, inputs, traded, bars, first)
+    portfolios = investment(context, inputs, traded, bars)
     entries = [Entry(one.name, {**one.scores, **portfolios[one.name]}, one.facts) for one in entries]
     first_day, last_day = splits.backtest
     return Leaderboard(
@@ -195,35 +196,46 @@ def _series(config: Config, store: BarStore, points: ForecastPoints, bars: np.nd
 
 
 def investment(
-    context: Context,
-    inputs: Inputs,
-    traded: Mapping[str, pd.Series],
-    bars: Mapping[str, pd.DataFrame],
-    first: int,
+    context: Context, inputs: Inputs, traded: Mapping[str, pd.Series], bars: Mapping[str, pd.DataFrame]
 ) -> dict[str, dict[str, Score]]:
-    """Annualised excess return over the equal weight and information ratio of every model's portfolio, by Qlib."""
+    """Annualised excess return and information ratio of every model's portfolio, after costs.
+
+    The top of the ranking in Qlib over the equal weight of the members; with fewer than five instruments, long or
+    flat by the sign of the signal over buy and hold.
+    """
     config, store, splits = context.config, inputs.store, inputs.splits
     assert store is not None and splits is not None
     rules = config.backtest
-    if len({name for one in traded.values() for name in one.index.unique("instrument")}) < signals.MIN_NAMES:
-        return {name: {} for name in traded}
     days = pd.DatetimeIndex(bars["close"].index)
     costs = trading_costs(
         store.calendar, days, rules.backtest_open_cost, rules.backtest_close_cost, rules.backtest_min_cost
     )
+    year, horizon = sessions_per_year_of(store, *splits.backtest), config.data.predict_window
+    if len({name for one in traded.values() for name in one.index.unique("instrument")}) < signals.MIN_NAMES:
+        found = {}
+        for name, one in traded.items():
+            ledgers = time_series.ledgers(
+                one.unstack("instrument"), bars["open"], costs=costs[:2], funding=rules.backtest_funding_rate,
+                periods_per_year=year,
+            )  # fmt: skip
+            gap = ledgers["long_flat"].daily["net"] - ledgers["hold"].daily["net"]
+            found[name] = _over_the_year(gap, 1, year)
+        return found
     compared = benchmark(config, store, bars["close"], bars["member"], *costs[:2])
-    year = sessions_per_year_of(store, *splits.backtest)
     at_deal = trading_mask(store, bars, rules.backtest_deal_price, rules.backtest_limit_threshold)
     results = simulate(config, splits, store, traded, compared, bars, at_deal, costs, year)
-    equal_weight = {key: one for key, one in compared.others.items() if key == "equal_weight"}
-    found = {}
-    for name, result in results.items():
-        (gap,) = portfolio.excesses(result.daily, equal_weight, config.data.predict_window, year)
-        one = gap.difference
-        daily = (result.daily["return"] - result.daily["cost"] - compared.others["equal_weight"][1]).dropna()
-        per_unit = gap.information_ratio / one.mean if one.mean else float("nan")
-        found[name] = {
-            "excess_return": Score(one.mean * year, one.low * year, one.high * year, daily * year),
-            "information_ratio": Score(gap.information_ratio, one.low * per_unit, one.high * per_unit),
-        }
-    return found
+    weight = compared.others["equal_weight"][1]
+    nets = {name: one.daily["return"] - one.daily["cost"] for name, one in results.items()}
+    return {
+        name: _over_the_year(net - weight.reindex(net.index), horizon, year) for name, net in nets.items()
+    }
+
+
+def _over_the_year(gap: pd.Series, horizon: int, year: float) -> dict[str, Score]:
+    """The excess per year and the information ratio of daily excess returns; the ratio's interval is the excess's."""
+    found, ratio = estimate(gap, horizon), portfolio.figures(gap, year)["information_ratio"]
+    per_unit = ratio / found.mean if found.mean else float("nan")
+    return {
+        "excess_return": Score(found.mean * year, found.low * year, found.high * year, gap * year),
+        "information_ratio": Score(ratio, found.low * per_unit, found.high * per_unit),
+    }

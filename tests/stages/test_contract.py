@@ -84,7 +84,7 @@ def test_a_stage_from_outside_has_command_help_tracking_and_reuse(
 def test_a_field_is_one_line_and_reaches_help_mlproject_and_the_key(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "kronos", ignore=shutil.ignore_patterns("__pycache__"))
     sections = tmp_path / "kronos" / "config" / "sections.py"
-    line = '    label_smoothing: Float = _field(0.0, "smoothing of the targets", ge=0, lt=1)\n    loss_bars:'
+    line = '    label_smoothing: Float = field(0.0, "smoothing of the targets", ge=0, lt=1)\n    loss_bars:'
     sections.write_text(sections.read_text().replace("    loss_bars:", line, 1))
     code = (
         "import kronos; from kronos.stages import STAGES; from kronos.config.loading import load_config\n"

@@ -80,7 +80,7 @@ def test_the_report_shows_each_member_and_the_pool_and_bands_are_calibrated_toge
     ]
     given += ["--inference-sample-count", "4", "--backtest-max-instruments", "6"]
     given += ["--backtest-n-symbol-hold", "4", "--backtest-n-symbol-drop", "1"]
-    given += ["--backtest-time-range", "2010-07-15,2010-08-20", "--n-val-iter", "50"]
+    given += ["--n-val-iter", "50"]
     given += ["--baseline-lightgbm", "false", "--baseline-seeds", "2"]
     few = ["--calibration-series", "100", "--calibration-sample-count", "10"]
     both = ["--predictor-path", f"{weights / 'predictor'},{second}"]
