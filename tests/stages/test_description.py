@@ -3,6 +3,7 @@
 import os
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,13 @@ GIVEN: list[dict[str, Any]] = [
     {"data_source": "csv", "data_path": "a.csv", "symbols": "A,B", "train_time_range": "2020-01-01,2021-01-01"},
     {"backtest_limit_threshold": "0.2", "search_space": "none", "predict_quantiles": "0.1,0.9"},
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+    """One store for all tests that log runs of their own, since making a database takes seconds."""
+    folder = tmp_path_factory.mktemp("tracking")
+    return Tracking(f"sqlite:///{folder}/mlflow.db", "kronos", unsent=folder / "unsent")
 
 
 @pytest.mark.parametrize("fields", GIVEN)
@@ -89,13 +97,9 @@ def test_a_stages_run_and_its_experiment_are_described(
     assert experiment.tags[NOTE] == EXPERIMENT
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"data: done, run {run.info.run_id}; view it with  mlflow ui"
-    assert main(["data", "--data-source", "sample", "--symbols", "AAPL", "--run-name", "mine"]) == 0
-    assert client.search_runs([experiment.experiment_id])[0].info.run_name == "mine"
 
 
-def test_an_experiment_shows_its_newest_result_and_keeps_a_users_own_words(in_folder: Path) -> None:
-    tracking = Tracking(None, "kronos")
-
+def test_an_experiment_shows_its_newest_result_and_keeps_a_users_own_words(tracking: Tracking) -> None:
     def note() -> str:
         return str(tracking.client.get_experiment(tracking.experiment_id).tags.get(NOTE, ""))
 
@@ -110,33 +114,32 @@ def test_an_experiment_shows_its_newest_result_and_keeps_a_users_own_words(in_fo
 
 @pytest.mark.parametrize(("best", "ends"), [(2, [3.0, 1.0, 2.0, 1.0]), (3, [3.0, 2.0, 1.0])])
 def test_val_loss_ends_at_the_value_of_the_saved_weights(
-    best: int, ends: list[float], in_folder: Path
+    best: int, ends: list[float], tracking: Tracking
 ) -> None:
-    tracking = Tracking(None, "kronos")
     with tracking.run("tokenizer", {"stage": "tokenizer"}) as run:
         for step, value in enumerate(ends[:3], start=1):
             run.metrics(step, {"val_loss": value})
         log_closing(run, {"best_val_loss": 1.0, "best_step": best, "steps": 3})
-    found = load_run(run.id)
+    found = load_run(run.id, tracking.uri)
     assert found.metrics["val_loss"] == found.metrics["best_val_loss"] == 1.0
     assert list(found.history("val_loss")) == ends
 
 
 def test_compare_shows_the_metrics_that_tell_the_result_or_all(
-    in_folder: Path, capsys: pytest.CaptureFixture[str]
+    tracking: Tracking, in_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracking = Tracking(None, "kronos")
+    assert tracking.uri is not None
     with tracking.run("pipeline · nano", {"stage": "pipeline"}) as run:
         run.metrics(0, {"backtest_looks_before": 1.0, "backtest_rank_ic_mean": 0.1, "backtest_mae": 2.0})
     with tracking.run("audit", {"stage": "audit"}) as other:
         other.metrics(0, {"cases": 1.0, "power": 0.5})
-    table = compare([load_run(run.id)], headline=True)
+    table = compare([load_run(run.id, tracking.uri)], headline=True)
     assert list(table.index.get_level_values("name")) == ["backtest_rank_ic_mean", "backtest_looks_before"]
     assert list(table.columns) == [f"pipeline {run.id[:8]}"]
-    assert len(compare([load_run(other.id)], headline=True)) == 2  # it has none of them
-    assert main(["compare", run.id]) == 0
+    assert len(compare([load_run(other.id, tracking.uri)], headline=True)) == 2  # it has none of them
+    assert main(["compare", run.id, "--tracking-uri", tracking.uri]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "1 more metrics: --all"
-    assert main(["compare", run.id, "--all"]) == 0
+    assert main(["compare", run.id, "--all", "--tracking-uri", tracking.uri]) == 0
     assert "backtest_mae" in capsys.readouterr().out
 
 
@@ -151,10 +154,10 @@ def test_compare_shows_the_metrics_that_tell_the_result_or_all(
     ],
 )  # fmt: skip
 def test_a_run_is_shown_with_its_address_in_the_training_view(
-    address: str | None, shown: str, in_folder: Path
+    address: str | None, shown: str, tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracking = Tracking(None, "kronos")
-    tracking.client = MlflowClient(address or "sqlite:///mlflow.db")
+    client = SimpleNamespace(tracking_uri=address or "sqlite:///mlflow.db")
+    monkeypatch.setattr(tracking, "client", client)
     assert tracking.view("1a") == shown.format(tracking.experiment_id)
 
 
