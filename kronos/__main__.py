@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif isinstance(error, UserError):
             line = str(error)
         elif isinstance(error, KeyboardInterrupt):
-            status, line = 130, "interrupted"
+            status, line = 130, ": ".join(("interrupted", *map(str, error.args)))
         else:
             line = sentence(error) or refusal(error)
         if line is None:
@@ -104,12 +104,12 @@ def _place(arguments: list[str]) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    from kronos.cli.arguments import help_parser, parse_flags
+    from kronos.cli.arguments import asks_for_all, common_fields, help_parser, parse_flags
     from kronos.config.loading import load_config, nearest
     from kronos.stages import STAGES, execute
 
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview())
+    if not arguments or arguments[0] in ("-h", "--help", "help") or asks_for_all(arguments[:1]):
+        print(overview(asks_for_all(arguments)))
         return 0
     name, *rest = arguments
     if name == "--version":
@@ -140,7 +140,8 @@ def _main(arguments: list[str]) -> int:
         hint = f": did you mean {close}?" if close else ""
         raise UserError(f"unknown stage {name!r}{hint} (stages: {', '.join(STAGES)})")
     stage = STAGES[name]
-    parser = help_parser(f"python -m kronos {name}", stage.help, stage.params)
+    shown = None if asks_for_all(rest) else common_fields(name, stage.params)
+    parser = help_parser(f"python -m kronos {name}", stage.help, stage.params, shown)
     if name == "data":
         from kronos.cli.data_check import add_flags, asked, check_command
 
@@ -157,22 +158,28 @@ def _main(arguments: list[str]) -> int:
     config, notes = load_config(config_path, flags, problems)
     for note in notes:
         print(note, flush=True)
-    execute(name, config)
+    try:
+        execute(name, config)
+    except KeyboardInterrupt as error:
+        error.args = error.args or (stage.after_interrupt(config),)
+        raise
     return 0
 
 
-def overview() -> str:
-    """Return the text of `python -m kronos --help`: stages, commands, every field with its default and help."""
-    from kronos.cli.arguments import DEBUG_HELP, help_parser
+def overview(everything: bool = False) -> str:
+    """Return the text of `python -m kronos --help`: stages, commands, and the common fields or every field."""
+    from kronos.cli.arguments import COMMON, DEBUG_HELP, HELP_ALL, help_parser
     from kronos.config.schema import FIELDS
     from kronos.stages import STAGES
 
-    stages = "\n".join(f"  {name:<14}{stage.help}" for name, stage in STAGES.items())
-    commands = "\n".join(f"  {name:<14}{text}" for name, text in COMMANDS.items())
-    fields = help_parser("python -m kronos", "", FIELDS).format_help().split("\n\n", 2)[2]
+    width = max(map(len, (*STAGES, *COMMANDS))) + 2
+    stages = "\n".join(f"  {name:<{width}}{stage.help}" for name, stage in STAGES.items())
+    commands = "\n".join(f"  {name:<{width}}{text}" for name, text in COMMANDS.items())
+    shown = None if everything else COMMON
+    fields = help_parser("python -m kronos", "", FIELDS, shown).format_help().split("\n\n", 2)[2]
     return (
         f"usage: {USAGE}\n\nstages:\n{stages}\n\ncommands:\n{commands}\n\n"
-        "`python -m kronos STAGE --help` lists the fields that a stage uses.\n"
+        f"`python -m kronos STAGE --help` lists the common fields of a stage, {HELP_ALL} all that it uses.\n"
         f"Every stage and command takes {DEBUG}: {DEBUG_HELP}.\n\n{fields}"
     )
 

@@ -24,7 +24,7 @@ ROWS = [
 # Rows of the modules of kronos/stages, bottom up: a module imports from lower rows only.
 STAGE_ROWS = [
     {"base", "addresses"},
-    {"cache"},
+    {"cache", "description"},
     {"inputs", "run_folder"},
     {"weights"},
     {"provenance", "model_logging", "train_setup", "decision", "looks", "ensemble", "calibration"},

@@ -364,7 +364,7 @@ def test_ctrl_c_at_every_stage(stage: str, finished: Path, in_folder: Path) -> N
     process = start(stage, *flags)
     said = interrupt(process, {"search": "trial", "walk_forward": "fold 1"}.get(stage, f"{stage}: run "))
     assert process.returncode == 130, said
-    assert only_line(said) == "kronos: interrupted"
+    assert only_line(said).startswith("kronos: interrupted")
     assert "Traceback" not in said
     assert "KILLED" in statuses() and "RUNNING" not in statuses() and "FAILED" not in statuses()
     assert all(path.is_file() for path in before)

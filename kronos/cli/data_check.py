@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from kronos.cli.arguments import parse_flags
+from kronos.cli.arguments import Parser, parse_flags
 from kronos.config.loading import load_config
 from kronos.stages.data_check import Refused, check, columns, screen
 from kronos.utils.error_messages import sentence
@@ -14,7 +14,7 @@ from kronos.utils.errors import UserError
 PATHS = {"qlib": "qlib_data_path"}  # the field that a path is, by source; data_path for the others
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: Parser) -> None:
     """Add `--check` and `--json` to the parser of the data stage."""
     group = parser.add_argument_group("check")
     group.add_argument(
@@ -32,7 +32,7 @@ def asked(arguments: Sequence[str]) -> bool:
     return any(part.partition("=")[0] in ("--check", "--json") for part in arguments)
 
 
-def check_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+def check_command(parser: Parser, arguments: Sequence[str]) -> int:
     """`python -m kronos data --check [PATH] [--json]`.
 
     Of a refused file, what is understood of its columns is printed before the error. With `--json`, an error is an
@@ -57,7 +57,7 @@ def check_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> 
     return 0
 
 
-def _check(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
+def _check(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
     config_path, flags, problems = parse_flags(parser, arguments)
     given: Any = flags.pop("check", None)
     if flags.pop("json", False) and given is None:

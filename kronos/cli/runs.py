@@ -24,12 +24,19 @@ def compare_command(arguments: Sequence[str]) -> int:
     parser = Parser(prog="python -m kronos compare", description="Tracked runs side by side.")
     parser.add_argument("run_ids", nargs="+", metavar="RUN_ID")
     parser.add_argument("--tracking-uri", help="MLflow tracking address (default: MLflow's own rule)")
+    parser.add_argument(
+        "--all", action="store_true", help="every metric, not only those that tell the result"
+    )
     parser.add_argument("--output", default="outputs/compare.png", help="figure (default %(default)s)")
     given = parser.parse_args(list(arguments))
     runs = [load_run(run_id, given.tracking_uri) for run_id in given.run_ids]
     with pd.option_context("display.max_rows", None, "display.width", None, "display.max_colwidth", 40):
-        print(compare(runs).to_string())
-    curves = {f"{run.name} {run.id[:8]}": run.history("val_loss") for run in runs}
+        table = compare(runs, headline=not given.all)
+        print(table.to_string())
+    metrics = {name for run in runs for name in run.metrics}
+    if left_out := len(metrics) - int((table.index.get_level_values("kind") == "metric").sum()):
+        print(f"{left_out} more metrics: --all")
+    curves = {run.label: run.history("val_loss") for run in runs}
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     if curves:
         Path(given.output).parent.mkdir(parents=True, exist_ok=True)

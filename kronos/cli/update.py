@@ -3,13 +3,13 @@
 import argparse
 from collections.abc import Sequence
 
-from kronos.cli.arguments import parse_flags
+from kronos.cli.arguments import Parser, parse_flags
 from kronos.config.loading import load_config
 
 DRY_RUN = "--dry-run"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: Parser) -> None:
     """Add `--forecast`, short for `--update-forecast`, and `--dry-run` to the parser of the update stage."""
     group = parser.add_argument_group("update")
     group.add_argument(
@@ -22,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def dry_run_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+def dry_run_command(parser: Parser, arguments: Sequence[str]) -> int:
     """`python -m kronos update --dry-run`."""
     from kronos.stages.update import dry_run
 

@@ -26,6 +26,7 @@ SOURCE_FIELDS = (
 )  # fmt: skip
 FAST_FACTORS = {"epochs": 10, "n_train_iter": 100, "n_val_iter": 100, "evaluation_series": 10,
                 "calibration_series": 10}  # fmt: skip
+MOST_HINTS = 4  # names in one "did you mean"
 FAST_INSTRUMENTS = 50  # instruments that fast mode leaves in a backtest
 
 
@@ -73,10 +74,20 @@ def type_text(field: FieldInfo) -> str:
     return ", ".join([text, *limits]) + (" or none" if optional else "")
 
 
-def unknown_name(name: str, what: str, prefix: str = "") -> str:
-    close = nearest(name, [*FIELDS, "config_path"])
-    shown, hint = (text.replace("_", "-") if prefix else text for text in (name, close))
-    return f"unknown {what} {prefix}{shown}" + (f": did you mean {prefix}{hint}?" if hint else "")
+def unknown_name(name: str, what: str, prefix: str = "", first: Iterable[str] = ()) -> str:
+    """A sentence for a name that is no field, with those that were probably meant; `first` are the likeliest."""
+    known = [*FIELDS, "config_path"]
+    close = _with_words(name, first) or _with_words(name, known) or [nearest(name, known)]
+    shown, *hints = (prefix + (text.replace("_", "-") if prefix else text) for text in (name, *close) if text)
+    return f"unknown {what} {shown}" + (f": did you mean {' or '.join(hints)}?" if hints else "")
+
+
+def _with_words(name: str, choices: Iterable[str]) -> list[str]:
+    """The choices that end with the words of `name`, or begin with them; none where they are too many to list."""
+    choices = list(choices)
+    ends = [one for one in choices if one.endswith(f"_{name}")]
+    found = ends or [one for one in choices if one.startswith(f"{name}_")]
+    return found if len(found) <= MOST_HINTS else []
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 The text depends on the inputs alone: no clock times, paths or run ids, so that equal runs give equal reports.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from kronos.utils import files
 from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
 
-__all__ = ["Portfolio", "ReportInputs", "metrics", "report_text", "write_report"]
+METRICS = "metrics.json"
+__all__ = ["METRICS", "Portfolio", "ReportInputs", "metrics", "report_text", "write_report"]
 
 
 def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
@@ -72,7 +74,9 @@ def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
         pd.concat(ledgers, names=["ledger", "datetime"]).to_csv(
             place / "time_series_ledgers.csv", float_format="%.10g"
         )
-    files.write_json(place / "metrics.json", details(inputs))
+    files.write_json(
+        place / METRICS, {**details(inputs), "headline": [asdict(one) for one in report_tiles(inputs)]}
+    )
     copy_plotly(place)
     write_pages(place, "report.j2", curves=report_curves(inputs), **_content(inputs))
     if inputs.charts:

@@ -7,8 +7,9 @@ from kronos.config.schema import Config, fields_of
 from kronos.evaluation import benchmark, signals
 from kronos.forecast.store_forecaster import forecast_frame, repaired_text, trading_rules
 from kronos.report.pages.forecasts import PAGE
+from kronos.report.writer import METRICS
 from kronos.stages import looks
-from kronos.stages.base import Context, Inputs, Result, Stage
+from kronos.stages.base import Context, Figure, Inputs, Result, Stage
 from kronos.stages.cache import source_digest, write_record
 from kronos.stages.calibration import find
 from kronos.stages.ensemble import forecaster_of
@@ -18,7 +19,7 @@ from kronos.stages.inputs import BY_CONTENT, backtest_points, log_dataset, resol
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.provenance import seen_before
 from kronos.stages.weights import trained_models
-from kronos.utils.files import atomic_folder, digest_bytes
+from kronos.utils.files import atomic_folder, digest_bytes, read_json
 
 NOT_READ = (
     "predict_quantiles", "predict_drawdown", "predict_result_path", "predict_save_folder_name",
@@ -92,12 +93,11 @@ class BacktestStage(Stage):
         with atomic_folder(config.backtest_folder) as folder:
             forecast.to_parquet(folder / "predictions.parquet", index=False)
             metrics = evaluate(context, inputs, model, points, forecast, repaired, folder, before)
-            record = write_record(folder, key, run.id, _outputs(folder), {"metrics": metrics})
+            more = {"metrics": metrics, "headline": read_json(folder / METRICS)["headline"]}
+            record = write_record(folder, key, run.id, _outputs(folder), more)
             run.metrics(0, metrics)
             run.artifact(folder)
             looks.record(ledger, look, run, context.say)
-        context.say(f"backtest: report in {config.backtest_folder / 'report.md'} (and report.html)")
-        context.say(f"backtest: candles in {config.backtest_folder / PAGE}")
         return Result(self.name, run.id, config.backtest_folder, record)
 
     def _look(self, config: Config, inputs: Inputs) -> looks.Look:
@@ -107,16 +107,29 @@ class BacktestStage(Stage):
         kind = looks.BACKTEST if self._ledger is None else looks.FOLD
         return looks.look_of(kind, config, inputs.store, inputs.splits.backtest, predictor, model)
 
-    def finish(self, context: Context, result: Result) -> None:
-        """Register the backtested models, reused or not, if registered_model_name is set."""
-        if context.config.registry.registered_model_name is None:
-            return
-        from kronos.stages.promote import register_backtest
+    def headline(self, result: Result) -> tuple[Figure, ...]:
+        return tuple(
+            Figure(one["name"], one["value"], one["detail"]) for one in result.record.get("headline", ())
+        )
 
-        assert context.tracking is not None
-        context.run.flush()  # MLflow shows the metrics at the model too
-        context.tracking.outbox.wait()  # registry calls cannot be queued for later
-        register_backtest(context.tracking, context.run, context.config, result, context.say, context.shards)
+    def finish(self, context: Context, result: Result) -> None:
+        """Register the backtested models, reused or not, if registered_model_name is set; print the result."""
+        if context.config.registry.registered_model_name is not None:
+            from kronos.stages.promote import register_backtest
+
+            assert context.tracking is not None
+            context.run.flush()  # MLflow shows the metrics at the model too
+            context.tracking.outbox.wait()  # registry calls cannot be queued for later
+            register_backtest(
+                context.tracking, context.run, context.config, result, context.say, context.shards
+            )
+        figures = self.headline(result)
+        width = max((len(one.name) for one in figures), default=0)
+        for one in figures:
+            context.say(f"{one.name:<{width}}  {one.value}" + (f"  ({one.detail})" if one.detail else ""))
+        context.say(f"backtest: report in {result.folder / 'report.md'} (and report.html)")
+        if (result.folder / PAGE).is_file():
+            context.say(f"backtest: candles in {result.folder / PAGE}")
 
 
 def signals_digest() -> str:

@@ -19,6 +19,7 @@ ObjectiveFactory = Callable[
     [Config, Any], Any
 ]  # (config, tokenizer or None) -> kronos.training.objectives.Objective
 Say = Callable[[str], None]
+MOST_FIGURES = 8  # in the description of a run
 # Fields that cannot change the results of any stage: output folders, tracking, printing and speed.
 NO_EFFECT = frozenset((
     *fields_of("output", "update", "tracking", "registry", "search"), "dataset_path", "cache_path", "audit_path",
@@ -61,6 +62,15 @@ class Inputs:
     calibration: Any = None  # of the bands of the models' forecasts, or the reason why there is none
     more: Any = None  # anything else that the stage needs
     notes: tuple[str, ...] = ()  # lines to print before the stage runs
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a stage's result: its name, its value as text, and its interval or what it refers to."""
+
+    name: str
+    value: str
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,18 @@ class Stage:
     def run_to_continue(self, config: Config, inputs: Inputs, tracking: "Tracking") -> str | None:
         """Id of the MLflow run to resume, for a stage that stores its progress elsewhere (a search); else None."""
         return None
+
+    def headline(self, result: Result) -> tuple[Figure, ...]:
+        """The figures that tell the result, for the description of the run; the first of the metrics by default."""
+        metrics = result.record.get("metrics", {})
+        return tuple(
+            Figure(name.replace("_", " "), f"{value:,.6g}")
+            for name, value in [*metrics.items()][:MOST_FIGURES]
+        )
+
+    def after_interrupt(self, config: Config) -> str:
+        """What the same command does after an interruption."""
+        return "the same command runs this stage anew, nothing is half-written"
 
     def finish(self, context: Context, result: Result) -> None:
         """Called after the stage, reused or not; within a pipeline it is called at the end of the pipeline."""

@@ -9,7 +9,7 @@ from kronos.config.schema import FIELDS, Config, fields_of
 from kronos.distributed.launcher import launched
 from kronos.stages import preflight
 from kronos.stages.backtest import BacktestStage
-from kronos.stages.base import Context, Inputs, ObjectiveFactory, Result, Stage
+from kronos.stages.base import Context, Figure, Inputs, ObjectiveFactory, Result, Stage
 from kronos.stages.calibrate import CalibrateStage
 from kronos.stages.data import DataStage
 from kronos.stages.predict import PredictStage
@@ -74,6 +74,18 @@ class PipelineStage(Stage):
             raise UserError("; ".join(missing))
         return Inputs()
 
+    def headline(self, result: Result) -> tuple[Figure, ...]:
+        """The figures of the backtest, or of the last stage where there is none."""
+        if not result.children:
+            return ()
+        name, last = [*result.children.items()][-1]
+        return STEPS[name].headline(last)
+
+    def after_interrupt(self, config: Config) -> str:
+        kept = "reuses the stages that have ended" if config.tracking.reuse else "runs every stage again"
+        resumed = ", resumes a training from its last checkpoint" if config.training.resume != "never" else ""
+        return f"the same command {kept}{resumed}"
+
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Run the stages and log their metrics to the pipeline's run."""
         config, run = context.config, context.run
@@ -99,7 +111,6 @@ class PipelineStage(Stage):
             run.metrics(0, {f"{name}_{metric}": value for metric, value in result.record["metrics"].items()})
         if "backtest" in results:
             BacktestStage().finish(context, results["backtest"])
-        context.say(f"pipeline: done, run {run.id}; view it with  mlflow ui")
         return Result(self.name, run.id, self.folder(config), {}, children=results)
 
 

@@ -9,13 +9,15 @@ from typing import Any
 from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.distributed.launcher import WorkerGroup, python_module, world_size
+from kronos.distributed.load import busy_machine
 from kronos.stages import preflight
 from kronos.stages.base import Context, Inputs, ObjectiveFactory, Result, Say, Stage
 from kronos.stages.cache import finished, key_of, key_parts
+from kronos.stages.description import describe, log_description, run_name
 from kronos.stages.provenance import parent_runs
 from kronos.stages.run_folder import check_resumable, shards_of, stage_lock, unfinished_run
 from kronos.tracking.client import Tracking, source_tags, uncommitted_changes, versions
-from kronos.tracking.run import Run
+from kronos.tracking.run import NOTE, Run
 from kronos.utils.errors import UserError
 from kronos.utils.files import clone
 
@@ -58,6 +60,8 @@ def run_stage(
             stage, context, parent.run if nested else None, None, tags or {}, reusable_without_run=True
         )
     preflight.check(stage, config)
+    if any("torch" in part.packages for part in stage.parts(config)) and (busy := busy_machine()):
+        say(busy)
     with _workers(config) as workers:
         tracking = _tracking(config, say)
         context = Context(config, None, tracking, say, workers, objective)  # type: ignore[arg-type]
@@ -103,10 +107,14 @@ def _run(
                 run.tags({"reused_run": result.run_id})
             else:
                 result = _execute(stage, own, inputs, key)
+            if tracking is not None:
+                log_description(run, stage, config, result)
             if not reusable_without_run:
                 stage.finish(own, result)
             shards.remove()
-            return result
+        if tracking is not None and not reusable_without_run:
+            say(f"{stage.name}: done, {tracking.view(run.id)}")
+        return result
 
 
 class _Lock:
@@ -153,7 +161,10 @@ def _open(
         yield context.run
         return
     given = {**tags_of(stage.name, context.config), **tags}
-    with context.tracking.run(name or stage.name, given, parent=parent, run_id=run_id) as run:
+    given[NOTE] = describe(stage, context.config)
+    with context.tracking.run(
+        name or run_name(stage, context.config), given, parent=parent, run_id=run_id
+    ) as run:
         yield run
 
 

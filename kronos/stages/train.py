@@ -7,7 +7,7 @@ from typing import Any
 from kronos.config.schema import Config, fields_of
 from kronos.data.store import BarStore
 from kronos.distributed.launcher import world_size
-from kronos.stages.base import Context, Inputs, Result, Stage
+from kronos.stages.base import Context, Figure, Inputs, Result, Stage
 from kronos.stages.cache import copy_record, key_of, write_record
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, splits_to_json, stored_bars
 from kronos.stages.model_logging import log_inputs, log_served_model
@@ -21,6 +21,7 @@ from kronos.stages.weights import (
     pretrained_address,
     trained_weights,
 )
+from kronos.tracking.run import Run
 from kronos.utils.errors import UserError
 from kronos.utils.progress import Progress
 
@@ -58,6 +59,19 @@ class TrainStage(Stage):
             ),  # the effective batch size depends on it
         }
         return digests, start
+
+    def headline(self, result: Result) -> tuple[Figure, ...]:
+        metrics = result.record["metrics"]
+        return (
+            Figure("Best val_loss", f"{metrics['best_val_loss']:.5g}",
+                   f"at step {metrics['best_step']:,} of {metrics['steps']:,}"),
+            Figure("Speed", f"{metrics['windows_per_second']:,.0f} windows/s"),
+        )  # fmt: skip
+
+    def after_interrupt(self, config: Config) -> str:
+        if config.training.resume == "never":
+            return "the same command trains anew, since resume=never"
+        return "the same command resumes the training from its last checkpoint"
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         record = _train(self.kind, context, inputs, key)
@@ -251,10 +265,19 @@ def _log_result(context: Context, folder: Path, record: dict[str, Any]) -> None:
     run.artifact(folder / "checkpoints" / "best_model", "checkpoints/best_model")
     run.artifact(folder / "summary.json")
     run.artifact(folder / "loss_curve.png")
-    run.metrics(int(record["metrics"]["steps"]), closing(record["metrics"]))
+    log_closing(run, record["metrics"])
     run.tags({"model_digest": record["digest"]})
 
 
-def closing(metrics: dict[str, float]) -> dict[str, float]:
-    """Metrics of the whole training; renamed where a metric of single steps has the same name."""
-    return {name.replace("windows_per_second", "mean_windows_per_second"): metrics[name] for name in metrics}
+def log_closing(run: Run, metrics: dict[str, float]) -> None:
+    """Log the metrics of a whole training, renamed where a metric of single steps has the same name.
+
+    MLflow shows the last value of a metric, so that `val_loss` ends with the value of the saved weights.
+    """
+    last = int(metrics["steps"])
+    run.metrics(
+        last,
+        {name.replace("windows_per_second", "mean_windows_per_second"): metrics[name] for name in metrics},
+    )
+    if metrics["best_step"] != last:
+        run.metrics(last + 1, {"val_loss": metrics["best_val_loss"]})

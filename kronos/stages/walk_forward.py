@@ -71,6 +71,13 @@ class WalkForwardStage(Stage):
     def code(self, config: Config) -> tuple[str, ...]:
         return ("kronos.stages.train", "kronos.stages.calibrate", "kronos.stages.backtest")
 
+    def after_interrupt(self, config: Config) -> str:
+        return (
+            "the same command reuses what the folds have finished"
+            if config.tracking.reuse
+            else super().after_interrupt(config)
+        )
+
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Run the folds and write the pooled report into a folder that is renamed to its final name when complete."""
         config, store, splits, run = context.config, inputs.store, inputs.splits, context.run

@@ -7,6 +7,7 @@ passes a run id, so runs can be nested, resumed and used from a notebook. What a
 import logging
 import os
 import platform
+import shlex
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -189,6 +190,21 @@ class Tracking:
                 return call(*arguments, **options)
 
         return self.outbox.now(limited)
+
+    def view(self, run_id: str) -> str:
+        """Where to look at a run: its page in the training view, or without a server the command that starts one."""
+        parts = urlsplit(self.client.tracking_uri)
+        if parts.scheme in ("http", "https"):
+            host = parts.netloc.rpartition("@")[2]  # without a password
+            page = f"#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+            return f"run {parts.scheme}://{host}{parts.path.rstrip('/')}/{page}"
+        default = database_file(self.client.tracking_uri) == Path("mlflow.db").absolute()
+        store = (
+            ""
+            if default or parts.password
+            else f" --backend-store-uri {shlex.quote(self.client.tracking_uri)}"
+        )
+        return f"run {run_id}; view it with  mlflow ui{store}"
 
     def attach(self, run_id: str) -> Run:
         """A run that another process has started, for logging more to it."""

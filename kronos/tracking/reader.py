@@ -15,10 +15,20 @@ import pandas as pd
 from kronos.config.schema import Config
 from kronos.data.store import BarStore, open_store
 from kronos.tracking.client import TAG, connect, first_line
+from kronos.tracking.run import SEPARATOR
 from kronos.utils.errors import UserError
 from kronos.utils.files import read_json
 
 MAX_RUNS = 1000
+# Metrics that tell the result of a training or a backtest; in a pipeline's run the stage's name is before them.
+HEADLINE = (
+    "best_val_loss", "best_step", "rank_ic_mean", "rank_ic_low", "rank_ic_high", "skill_mae", "skill_mae_low",
+    "skill_mae_high", "coverage_90_calibrated", "coverage_90_calibrated_low", "coverage_90_calibrated_high",
+    "coverage_90_raw", "excess_return_annualised_with_cost", "excess_return_annualised_over_equal_weight",
+    "excess_return_annualised_over_equal_weight_low", "excess_return_annualised_over_equal_weight_high",
+    "test_days", "looks_before",
+)  # fmt: skip
+PIPELINE_STAGES = ("tokenizer", "predictor", "calibrate", "backtest")
 DATABASE = "mlflow.db"  # MLflow's default, in the working folder of the runs
 
 
@@ -49,6 +59,11 @@ class TrackedRun:
     def stage(self) -> str:
         """The stage of the run; empty for a run of another project."""
         return self.tags.get(TAG + "stage", "")
+
+    @property
+    def label(self) -> str:
+        """The beginning of the name, without the fields that differ, and of the id: for headings and legends."""
+        return f"{self.name.partition(SEPARATOR)[0]} {self.id[:8]}"
 
     @property
     def parent(self) -> str | None:
@@ -153,13 +168,15 @@ def newest(stage: str, count: int, uri: str | None = None, experiment: str = "kr
     return [TrackedRun(client, run, uri, folder) for run in runs[:count]]
 
 
-def compare(runs: Sequence[TrackedRun]) -> pd.DataFrame:
+def compare(runs: Sequence[TrackedRun], headline: bool = False) -> pd.DataFrame:
     """Return a table with one column per run: the parameters and tags that differ, then all metrics.
+
+    With `headline`, of the metrics only those that tell a stage's result, where a run has any of them.
 
     Predictor losses of runs with different tokenizers are not comparable; the row `tokenizer_digest` shows whether
     the tokenizers differ.
     """
-    columns = [f"{run.name} {run.id[:8]}" for run in runs]
+    columns = [run.label for run in runs]
     rows: dict[tuple[str, str], list[Any]] = {}
     for name in sorted({name for run in runs for name in run.params}):
         values = [run.params.get(name, "") for run in runs]
@@ -169,10 +186,22 @@ def compare(runs: Sequence[TrackedRun]) -> pd.DataFrame:
         values = [run.tags.get(TAG + name, "")[:12] for run in runs]
         if len(set(values)) > 1:
             rows["tag", name] = values
-    for name in sorted({name for run in runs for name in run.metrics}):
+    names = sorted({name for run in runs for name in run.metrics})
+    told = [name for name in names if _is_headline(name)] if headline else []
+    for name in sorted(told, key=lambda one: HEADLINE.index(_of_stage(one))) or names:
         rows["metric", name] = [run.metrics.get(name, float("nan")) for run in runs]
     index = pd.MultiIndex.from_tuples(list(rows), names=["kind", "name"])
     return pd.DataFrame(list(rows.values()), index=index, columns=columns, dtype=object)
+
+
+def _of_stage(name: str) -> str:
+    """The name of a metric without the stage before it that a pipeline's run adds."""
+    stage, _, rest = name.partition("_")
+    return rest if stage in PIPELINE_STAGES else name
+
+
+def _is_headline(name: str) -> bool:
+    return _of_stage(name) in HEADLINE
 
 
 def load_run(run_id: str, uri: str | None = None) -> TrackedRun:

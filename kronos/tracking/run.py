@@ -21,8 +21,12 @@ METRICS_A_CALL = 1000
 FLUSH_METRICS = 400
 FLUSH_SECONDS = 5.0
 TAG = "kronos."
+SEPARATOR = " · "  # of the parts of a run's name
+NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of a run or an experiment
 # (request timeout in seconds, retries): BRISK while training waits, PATIENT for uploads and at the end of a run.
 # MLflow's default of 7 retries takes about four minutes when the server is unreachable.
+# The beginning of a description of an experiment that we wrote; another one is a user's own and stays.
+EXPERIMENT = "Fine-tuning, forecasts and backtests of Kronos, the foundation model of candlesticks."
 BRISK, PATIENT = (5, 1), (120, 1)
 
 
@@ -88,6 +92,10 @@ class Run:
         """Log a text as an artifact."""
         self.outbox.put(self.id, {"do": "text", "text": text, "name": name})
 
+    def describe_experiment(self, newest: str) -> None:
+        """Describe the experiment by its newest result; without one, only where it has no description."""
+        self.outbox.put(self.id, {"do": "experiment", "id": self.experiment_id, "newest": newest})
+
     def finish(self, status: str, reason: str = "") -> None:
         """End the run with status FINISHED, FAILED or KILLED; a reason is set as the tag `kronos.reason`."""
         try:
@@ -128,6 +136,11 @@ def send_message(client: Any, run_id: str, message: Message, path: Path | None) 
             log(run_id, str(path), message["folder"])
         case "text":
             client.log_text(run_id, message["text"], message["name"])
+        case "experiment":
+            there = client.get_experiment(message["id"]).tags.get(NOTE, "")
+            if not there or (message["newest"] and there.startswith(EXPERIMENT)):
+                text = f"{EXPERIMENT}\n\n{message['newest']}".rstrip()
+                client.set_experiment_tag(message["id"], NOTE, text)
         case "finish":
             client.set_terminated(run_id, message["status"], message["time"])
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from mlflow.exceptions import MlflowException
 import kronos.__main__ as entry
 from kronos.__main__ import main
 from kronos.config.schema import FIELDS
+from kronos.stages import STAGES
 from kronos.tracking.reader import latest, newest
 from kronos.utils.errors import TrackingAway, UserError
 from kronos.utils.files import read_json, write_json
@@ -43,6 +45,12 @@ def statuses() -> list[str]:
     [
         (["tokeniser"], "unknown stage 'tokeniser': did you mean tokenizer?"),
         (["data", "--epoch", "3"], "unknown flag --epoch: did you mean --epochs?"),
+        (["data", "--config", "a.json"], "unknown flag --config: did you mean --config-path?"),
+        (["data", "--xyzzy", "3"], "unknown flag --xyzzy"),
+        (
+            ["pipeline", "--learning-rate", "0.1"],
+            "--learning-rate: did you mean --tokenizer-learning-rate or --predictor-learning-rate?",
+        ),
         (["data", "--batch-size", "0"], "--batch-size: 0 is too small, the least is 1"),
         (["data", "--config-path", "nowhere.json"], "no file nowhere.json"),
         (["data", "--batch-size", "x", "--seed", "-1"], "2 problems:"),
@@ -57,7 +65,7 @@ def test_a_wrong_command_writes_nothing(
 
 
 def test_help_lists_every_field_with_its_default_quickly() -> None:
-    for arguments in (["--help"], ["pipeline", "--help"]):
+    for arguments in (["--help-all"], ["pipeline", "--help-all"]):
         done = subprocess.run([sys.executable, "-m", "kronos", *arguments], capture_output=True, text=True)
         assert done.returncode == 0
         for text in (
@@ -67,6 +75,37 @@ def test_help_lists_every_field_with_its_default_quickly() -> None:
             "finetune_tokenizer_demo",
         ):
             assert text in done.stdout
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_short_help_lists_common_fields_and_help_all_those_that_the_stage_uses(
+    stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flags(text: str) -> set[str]:
+        return set(re.findall(r"^  (--[\w-]+) ", text, re.MULTILINE))
+
+    short, whole = (shown(capsys, stage, option) for option in ("--help", "--help-all"))
+    used = {"--" + name.replace("_", "-") for name in STAGES[stage].params}
+    listed = flags(short) & used
+    assert flags(whole) & {"--" + name.replace("_", "-") for name in FIELDS} == used
+    assert 5 <= len(listed) <= 45 and 2 * len(listed) <= 1.5 * len(used)
+    assert f"{len(used - listed)} more fields: --help-all" in short
+
+
+def test_the_overview_has_a_space_after_every_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(entry.COMMANDS, "a_command_with_a_long_name", "what it does")
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in (*STAGES, *entry.COMMANDS):
+        assert sum(line.startswith(f"  {name}  ") for line in lines) == 1, name
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "predictor", "backtest"])

@@ -201,4 +201,20 @@ def test_a_second_pipeline_reuses_every_stage(
     assert main(arguments) == 0
     capsys.readouterr()
     assert main(arguments) == 0
-    assert capsys.readouterr().out.count("reused, nothing it depends on has changed") == 5
+    printed = capsys.readouterr().out
+    assert printed.count("reused, nothing it depends on has changed") == 5
+    *figures, report, candles, done = printed.splitlines()[-9:]
+    folder = Path("outputs/backtest_results/finetune_backtest_demo")
+    tiles = json.loads((folder / "metrics.json").read_text())["headline"]
+    names = ["Verdict", "Rank IC", "Skill against the last price", "Coverage of the 90 % band",
+             "Excess after costs, per year", "These days were looked at before"]  # fmt: skip
+    assert [tile["name"] for tile in tiles] == names
+    for line, tile in zip(figures, tiles, strict=True):
+        assert line.split(tile["name"])[1].strip() == f"{tile['value']}  ({tile['detail']})"
+    assert report == f"backtest: report in {folder / 'report.md'} (and report.html)"
+    assert candles == f"backtest: candles in {folder / 'forecasts.html'}"
+    newest = runs(tmp_path)[0]
+    assert done == f"pipeline: done, run {newest.info.run_id}; view it with  mlflow ui"
+    described = newest.data.tags["mlflow.note.content"]
+    for tile in tiles:
+        assert f"| {tile['name']} | **{tile['value']}** | {tile['detail']} |" in described

@@ -194,6 +194,8 @@ def test_a_command_whose_interrupt_was_lost_ends_killed(
 
     monkeypatch.setattr(data, "_build", interrupted_in_a_callback)
     assert main(["data"]) == 130
-    assert capsys.readouterr().err == "kronos: interrupted\n"
+    assert capsys.readouterr().err == (
+        "kronos: interrupted: the same command runs this stage anew, nothing is half-written\n"
+    )
     (run,) = MlflowClient().search_runs([item.experiment_id for item in MlflowClient().search_experiments()])
     assert run.info.status == "KILLED"

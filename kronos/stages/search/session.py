@@ -20,10 +20,10 @@ from kronos.stages.search.space import Space
 from kronos.stages.search.study import DAILY, DIRECTIONS, Study
 from kronos.stages.search.trial import KINDS, STAGES_BY_KIND, quietly, train
 from kronos.stages.search.trial_pool import TrialProcesses
-from kronos.stages.train import closing
+from kronos.stages.train import log_closing
 from kronos.stages.train_setup import windows
 from kronos.stages.weights import given_address
-from kronos.tracking.run import Run
+from kronos.tracking.run import NOTE, Run
 from kronos.utils.errors import Pruned, TrackingAway
 from kronos.utils.files import atomic_folder, digest_bytes
 from kronos.utils.interrupts import on_interrupt
@@ -182,6 +182,7 @@ class Search:
             **(more or {}),
         }
         drawn = ", ".join(f"{key} {_short(value)}" for key, value in asked.values.items())
+        given[NOTE] = f"{name[:1].upper()}{name[1:]} of the study {self.study.name}: {drawn}"
         with self.tracking.run(name, given, parent=self.parent) as run:
             asked.note("mlflow_run", run.id)
             fields = {key: to_text(value) for key, value in config.values().items()}
@@ -197,7 +198,7 @@ class Search:
                     result = self.processes.train(config, record, limit, self.folder / "logs" / f"{name}.txt")
                 else:
                     result = quietly(lambda: train(config, record))
-                run.metrics(int(result["metrics"]["steps"]), closing(result["metrics"]))
+                log_closing(run, result["metrics"])
                 run.tags({"trial_state": "COMPLETE", "model_digest": result["digest"]})
             except BaseException as error:
                 shutil.rmtree(folder, ignore_errors=True)

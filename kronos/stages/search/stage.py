@@ -57,6 +57,9 @@ class SearchStage(Stage):
     def inputs(self, config: Config) -> Inputs:
         return Inputs(more=space_of(config))
 
+    def after_interrupt(self, config: Config) -> str:
+        return "the same command continues the study with the trials that are left"
+
     def run_to_continue(self, config: Config, inputs: Inputs, tracking: Tracking) -> str | None:
         """Id of the parent run of the same study if its process has ended, else None."""
         try:
