@@ -78,7 +78,9 @@ def unknown_name(name: str, what: str, prefix: str = "", first: Iterable[str] = 
     """A sentence for a name that is no field, with those that were probably meant; `first` are the likeliest."""
     known = [*FIELDS, "config_path"]
     close = _with_words(name, first) or _with_words(name, known) or [nearest(name, known)]
-    shown, *hints = (prefix + (text.replace("_", "-") if prefix else text) for text in (name, *close) if text)
+    shown, *hints = (
+        prefix + (text.replace("_", "-") if prefix else text) for text in (name, *filter(None, close))
+    )
     return f"unknown {what} {shown}" + (f": did you mean {' or '.join(hints)}?" if hints else "")
 
 

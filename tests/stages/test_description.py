@@ -88,7 +88,9 @@ def test_a_stages_run_and_its_experiment_are_described(
     in_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "--symbols", "AAPL,ABT", "--data-source", "sample"]) == 0
-    client = MlflowClient("sqlite:///mlflow.db")
+    client = MlflowClient(
+        f"sqlite:///{in_folder}/mlflow.db"
+    )  # a relative one is another test's, kept by MLflow
     experiment = client.get_experiment_by_name("kronos")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
