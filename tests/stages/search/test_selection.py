@@ -71,7 +71,7 @@ class Ranked:
             daily.pop(self.days[0])
         value = self.values[folder.name] = float(np.mean(list(daily.values())))
         record(0, {"val_loss": 2.0})
-        metrics = {"best_val_loss": 2.0, "val_loss": 2.0, "steps": 1}
+        metrics = {"best_val_loss": 2.0, "val_loss": 2.0, "steps": 1, "best_step": 1}
         return {"values": [value], "metrics": metrics, "digest": "d" * 64, "daily_rank_ic": daily}
 
 

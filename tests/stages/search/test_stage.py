@@ -106,7 +106,12 @@ class Stub:
         value = self.last = 1 + number / 10
         for step in range(config.epochs + 1):
             record(step, {"val_loss": value - step / 1000})
-        metrics = {"best_val_loss": value, "val_loss": value, "steps": config.epochs}
+        metrics = {
+            "best_val_loss": value,
+            "val_loss": value,
+            "steps": config.epochs,
+            "best_step": config.epochs,
+        }
         return {"values": [value], "metrics": metrics, "digest": "0"}
 
 
