@@ -1,11 +1,6 @@
 """Names that a user may add to at run time: data sources and signals. The schema checks fields against them."""
 
-CLIENTS = (
-    "akshare",
-    "baostock",
-    "tushare",
-    "yfinance",
-    "ccxt",
-)  # sources of today, by their client libraries
+# Sources of today, by their client libraries.
+CLIENTS = ("akshare", "baostock", "tushare", "yfinance", "ccxt")
 SOURCES: list[str] = ["sample", "qlib", "csv", "auto", "sina", *CLIENTS]
 SIGNALS: list[str] = ["last", "mean", "max", "min"]

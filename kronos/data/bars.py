@@ -20,6 +20,7 @@ from kronos.utils.errors import UserError
 
 PRICES = ("open", "high", "low", "close")
 FEATURES = (*PRICES, "volume", "amount")
+OPEN, HIGH, LOW, CLOSE, VOLUME, AMOUNT = range(len(FEATURES))  # their places in an array of bars
 EXTRA = ("factor", "adj_close", "split_so_far", "flag")  # columns of a raw frame kept beside the features
 ALIASES = {  # names that a DataFrame may use instead
     "vol": "volume", "amt": "amount", "symbol": "instrument", "date": "datetime", "timestamps": "datetime",

@@ -15,12 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from kronos.data.bars import FEATURES
+from kronos.data.bars import CLOSE, HIGH, LOW, OPEN, PRICES
 from kronos.evaluation.accuracy import crps
 from kronos.utils.errors import UserError
 
-PRICES = FEATURES[:4]
-OPEN, HIGH, LOW, CLOSE = range(4)
 DECAYS = (0.85, 0.9, 0.94, 0.97)  # of squared returns per bar, tried; 0.94 is RiskMetrics' (1996) for days
 LEAST_SCALE = 1e-8  # of an instrument whose price does not move
 LEAST_PRICE = 0.01  # of the last close

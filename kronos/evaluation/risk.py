@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kronos.evaluation.calibration import CLOSE, LEAST_PRICE, Calibration, location_and_scale
+from kronos.data.bars import CLOSE
+from kronos.evaluation.calibration import LEAST_PRICE, Calibration, location_and_scale
 
 TAILS = (0.95, 0.99)
 LEAST_RISE = 1e-6  # a ten-thousandth of a per cent: less, as of a price that stands still, is no rise

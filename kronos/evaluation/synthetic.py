@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from kronos.data.bars import CLOSE, VOLUME
 from kronos.evaluation.recurrent import classifier, regressor
 from kronos.evaluation.statistics import LEVEL
 from kronos.evaluation.tasks import Score, return_scores
 
 FOLDS = 5
-PRICES = 4
-CLOSE = 3
 LARGE = 3.0  # standard deviations, beyond which a move is large
 LAGS = 5  # of the autocorrelation of absolute moves
 FACTS = {
@@ -68,8 +67,8 @@ class Series:
         if self.bars.ndim == 2:
             return self.moves[..., None]
         before = np.concatenate([self.last[:, None], self.close[:, :-1]], axis=1)
-        prices = (self.bars[..., :PRICES] / before[..., None] - 1) / self.volatility[:, None, None]
-        money = np.log1p(np.maximum(self.bars[..., PRICES:], 0)) - np.log1p(self.money[:, None])
+        prices = (self.bars[..., :VOLUME] / before[..., None] - 1) / self.volatility[:, None, None]
+        money = np.log1p(np.maximum(self.bars[..., VOLUME:], 0)) - np.log1p(self.money[:, None])
         return np.concatenate([prices, money], axis=-1)
 
 

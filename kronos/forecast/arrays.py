@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kronos.data.bars import FEATURES
+from kronos.data.bars import CLOSE, FEATURES, HIGH, LOW, OPEN, VOLUME
 from kronos.data.normalization import normalise
 from kronos.distributed.device import is_out_of_memory
 from kronos.model import Kronos, KronosTokenizer
@@ -20,7 +20,6 @@ from kronos.model.inference.sampling import keyed_uniforms, per_bar
 from kronos.utils.errors import UserError
 
 MEMORY = 2**30  # bytes per batch on devices that do not report their free memory
-OPEN, HIGH, LOW, CLOSE, VOLUME = range(5)
 
 
 def forecast_arrays(

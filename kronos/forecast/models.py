@@ -15,11 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kronos.data.bars import FEATURES
+from kronos.data.bars import CLOSE, FEATURES
 from kronos.model.inference.sampling import keyed_uniforms
 from kronos.utils.errors import UserError
-
-CLOSE = FEATURES.index("close")
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 import numpy as np
 from scipy.special import ndtri
 
-from kronos.forecast.models import CLOSE, Windows
+from kronos.data.bars import CLOSE, VOLUME
+from kronos.forecast.models import Windows
 
 DECAY = 0.94  # of squared returns per bar: RiskMetrics (1996), for days
-PRICES = 4
 
 
 class RandomWalk:
@@ -29,14 +29,14 @@ class Bootstrap:
         """Return bars [N, samples, horizon, 6]; the drift is that of the window, and no bar depends on the others."""
         close = windows.close
         count = close.shape[1] - 1
-        moves = windows.bars[:, 1:, :PRICES] / close[:, :-1, None]  # a bar over the close before it
+        moves = windows.bars[:, 1:, :VOLUME] / close[:, :-1, None]  # a bar over the close before it
         picked = np.minimum((windows.uniforms(samples) * count).astype(int), count - 1)
         rows = np.arange(len(close))[:, None, None]
         drawn = moves[rows, picked]  # [N, S, H, 4]
         last = np.broadcast_to(close[:, -1, None, None], (*picked.shape[:2], 1))
         after = last * drawn[..., CLOSE].cumprod(axis=-1)
         before = np.concatenate([last, after[..., :-1]], axis=-1)
-        money = windows.bars[:, 1:, PRICES:].astype(np.float64)[rows, picked]
+        money = windows.bars[:, 1:, VOLUME:].astype(np.float64)[rows, picked]
         return np.concatenate([before[..., None] * drawn, money], axis=-1)
 
 

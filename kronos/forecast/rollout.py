@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from kronos.data.bars import CLOSE
 from kronos.forecast.arrays import repair
-from kronos.forecast.models import CLOSE, Windows
+from kronos.forecast.models import Windows
 
 LEAST_PRICE = 0.01  # of the close before a block: a drawn price below it is raised to it
 

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from kronos.config.schema import Config
-from kronos.data.bars import FEATURES, PRICES
+from kronos.data.bars import CLOSE, FEATURES, PRICES
 from kronos.data.forecast_points import ForecastPoints, contexts, future_stamps
 from kronos.data.store import BarStore
 from kronos.distributed.device import ALONE, choose
@@ -23,7 +23,6 @@ from kronos.utils.files import digest_bytes
 from kronos.utils.progress import Progress
 from kronos.utils.random_keys import GOLDEN
 
-CLOSE = FEATURES.index("close")
 LEAST_PATHS = 1024  # in a batch on a CPU: products of fewer rows take more time per path
 # What is kept of the sample paths [n, S, H, 6] of a part of the points.
 KEPT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -163,9 +162,8 @@ def forecaster(
     place = ALONE if shards is None else shards.workers.place
     before = torch.get_num_threads()
     runtime = choose(config.launch.device, config.launch.cpu, place=place)
-    if (
-        place.world > 1
-    ):  # this process has its share of the threads while all forecast, and all threads otherwise
+    if place.world > 1:
+        # This process has its share of the threads while all forecast, and all threads otherwise.
         torch.set_num_threads(before)
     checkpoint.check_pair(tokenizer, predictor)
     return Forecaster(

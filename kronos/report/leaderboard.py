@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kronos.evaluation.statistics import MIN_PERIODS, independent_periods, paired, verdict
+from kronos.evaluation.statistics import independent_periods, paired, verdict
 from kronos.evaluation.synthetic import FACTS
 from kronos.evaluation.tasks import Score
 from kronos.report.content import plain
@@ -17,6 +17,14 @@ from kronos.report.rendering import interval_text, number_text, write_pages
 from kronos.utils import files
 from kronos.utils.csv_files import write_csv
 from kronos.utils.names import file_name
+
+
+def score_text(score: Score | None, style: str = "{:+.3f}") -> str:
+    """`+0.026 (-0.01 to +0.06)`, or a dash where the model has no such score."""
+    if score is None or not np.isfinite(score.value):
+        return "-"
+    between = interval_text((score.low, score.high), style)
+    return number_text(score.value, style) + (f" ({between})" if between != "n/a" else "")
 
 
 @dataclass(frozen=True)
@@ -39,11 +47,7 @@ class Metric:
         return self.style.replace("{:.", "{:+.")
 
     def text(self, score: Score | None) -> str:
-        """`+0.026 (-0.01 to +0.06)`, or a dash where the model has no such score."""
-        if score is None or not np.isfinite(score.value):
-            return "-"
-        between = interval_text((score.low, score.high), self.style)
-        return number_text(score.value, self.style) + (f" ({between})" if between != "n/a" else "")
+        return score_text(score, self.style)
 
 
 METRICS = (
@@ -196,18 +200,13 @@ def write_leaderboard(folder: Path, board: Leaderboard) -> dict[str, float]:
     )  # fmt: skip
     write_pages(
         folder, "benchmark.j2", "benchmark", board=board, columns=board.columns(), facts=FACTS,
-        differences=list(board.differences()), fact_text=fact_text, min_periods=MIN_PERIODS,
+        differences=list(board.differences()), fact_text=score_text,
     )  # fmt: skip
     return values
 
 
 def _values(scores: Mapping[str, Score]) -> dict[str, dict[str, float]]:
     return {name: {"value": one.value, "low": one.low, "high": one.high} for name, one in scores.items()}
-
-
-def fact_text(score: Score | None) -> str:
-    """A typical figure with its interval, as text."""
-    return Metric("", "", "", "{:+.3f}", 0).text(score)
 
 
 def leaderboard_figure(board: Leaderboard) -> Figure:

@@ -70,9 +70,7 @@ class BacktestStage(Stage):
             "seen": digest_bytes("\n".join(seen_before(config, splits)).encode())[:16],
         }
         notes = (*notes, calibration.note) if calibration.note else notes
-        return Inputs(
-            digests, store, splits, models, tokenizer, predictor, calibration=calibration, notes=notes
-        )
+        return Inputs(digests, store, splits, models, calibration=calibration, notes=notes)
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, object]) -> Result:
         """Forecast, evaluate and write the output folder, which is renamed to its final name when complete."""

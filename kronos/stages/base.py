@@ -56,8 +56,7 @@ class Inputs:
     store: "BarStore | None" = None
     splits: "Ranges | None" = None
     models: Any = None  # the pairs that forecast: of an ensemble several
-    tokenizer: Any = None
-    predictor: Any = None
+    tokenizer: Any = None  # whose tokens a predictor is trained on
     starting: Any = None  # the weights that training starts from, None for random initialization
     calibration: Any = None  # of the bands of the models' forecasts, or the reason why there is none
     more: Any = None  # anything else that the stage needs

@@ -70,7 +70,7 @@ class BenchmarkStage(Stage):
             "benchmark": benchmark.fingerprint(config, store),
             "models": digest_bytes("\n".join(f"{one.name} {one.digest}" for one in named).encode())[:16],
         }  # fmt: skip
-        return Inputs(digests, store, splits, models, tokenizer, predictor, more=named, notes=notes)
+        return Inputs(digests, store, splits, models, more=named, notes=notes)
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Score every model and write the output folder, which is renamed to its final name when complete."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from kronos.config.schema import Config, fields_of
+from kronos.data.bars import CLOSE
 from kronos.evaluation.calibration import (
-    CLOSE,
     LEAST_SERIES,
     TEMPERATURES,
     Calibration,
@@ -76,7 +76,7 @@ class CalibrateStage(Stage):
             "tokenizer": tokenizer.digest, "predictor": predictor.digest,
         }  # fmt: skip
         seen = trained_on(config, splits.val)
-        return Inputs(digests, store, splits, models, tokenizer, predictor, notes=(*notes, *seen))
+        return Inputs(digests, store, splits, models, notes=(*notes, *seen))
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Draw, fit and write the output folder, which is renamed to its final name when complete."""
@@ -91,9 +91,13 @@ class CalibrateStage(Stage):
             run.metrics(0, metrics)
             run.artifact(folder)
         if self._served and len(inputs.models.pairs) == 1 and "reason" not in content:
-            pair, found = (inputs.tokenizer.model, inputs.predictor.model), Calibration.from_json(content)
+            ((tokenizer, predictor),) = inputs.models.pairs
+            found = Calibration.from_json(content)
             run.outbox.unless_rejected(
-                run.id, lambda: log_served_model(run, config, store, *pair, calibration=found)
+                run.id,
+                lambda: log_served_model(
+                    run, config, store, tokenizer.model, predictor.model, calibration=found
+                ),
             )
         return Result(self.name, run.id, self.folder(config), record)
 

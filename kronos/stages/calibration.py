@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config
-from kronos.data.bars import Flag
+from kronos.data.bars import CLOSE, PRICES, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
-from kronos.evaluation.calibration import CLOSE, DECAYS, PRICES, Calibration, moves, recent_volatility
+from kronos.evaluation.calibration import DECAYS, Calibration, moves, recent_volatility
 from kronos.evaluation.coverage import BANDS, Coverage, ends, measure, sample_bands, sample_levels
 from kronos.forecast.store_forecaster import Forecaster, random_order
 from kronos.stages.inputs import windows_of

@@ -17,7 +17,7 @@ from kronos.forecast.shards import Shards
 from kronos.forecast.store_forecaster import Forecaster, plain_rules, trading_rules
 from kronos.stages.cache import source_digest
 from kronos.stages.ensemble import forecaster_of
-from kronos.stages.weights import Models, Weights, trained_pair, weights_before
+from kronos.stages.weights import Models, Weights, pair_before, trained_pair
 from kronos.tracking.model_registry import ADDRESSES
 from kronos.utils.errors import UserError
 from kronos.utils.imports import import_class
@@ -116,12 +116,12 @@ def compared_models(
     if len(models.pairs) > 1:
         for path, pair in zip(paths or (), models.pairs, strict=True):
             add(path, Models((pair,)))
-    before, note = _before(config, models)
+    before, why_not = pair_before(models, config.tracking.tracking_uri)
     if before is not None:
         random = models.predictor.record["started_from"]["address"] is None
         add("before training (random weights)" if random else "before fine-tuning", Models((before,)))
-    elif note:
-        notes.append(note)
+    else:
+        notes.append(f"the weights before training: {why_not}.")
     for one in named:
         if one.pair is not None:
             add(one.name, Models((one.pair,)))
@@ -129,22 +129,3 @@ def compared_models(
             rows.append(Compared(one.name, one.model))
     rows += [Compared(name, kind()) for name, kind in NAIVE.items()]
     return rows, notes
-
-
-def _before(config: Config, models: Models) -> tuple[tuple[Weights, Weights] | None, str]:
-    """The pair that training started from, or None and the reason; None without a reason if nothing was trained."""
-    if len(models.pairs) > 1:
-        return None, ""
-    tokenizer, predictor = models.pairs[0]
-    uri, pair = config.tracking.tracking_uri, []
-    for kind, one in (("tokenizer", tokenizer), ("predictor", predictor)):
-        if kind == "tokenizer" and not one.record.get("started_from"):
-            pair.append(one)
-            continue
-        found, why_not = weights_before(kind, one, uri)  # type: ignore[arg-type]
-        if found is None:
-            return None, f"the model before training is not compared: {why_not}"
-        pair.append(found)
-    if [one.digest for one in pair] == [tokenizer.digest, predictor.digest]:
-        return None, ""
-    return (pair[0], pair[1]), ""

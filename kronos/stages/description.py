@@ -53,16 +53,16 @@ def command(stage: str, config: Config) -> str:
 def run_name(stage: Stage, config: Config) -> str:
     """The name of a run: stage, size of the model, and the first fields that differ, for instance
     `pipeline · nano · predictor_learning_rate=0.001`."""
+    values = changed(config)
     told = [
         name
-        for name in changed(config)
+        for name in values
         if name in stage.params and SECTION_OF[name] not in PLACES and name not in (*WEIGHTS, "model_preset")
     ]
     told.sort(key=lambda name: NAMED.index(SECTION_OF[name]) if SECTION_OF[name] in NAMED else len(NAMED))
     parts = [stage.name]
     if "model_preset" in stage.params:
         parts.append(config.model.model_preset)
-    values = changed(config)
     for name in told[:MOST_NAMED]:
         parts.append(f"{name}={values[name]}")
     if len(told) > MOST_NAMED:

@@ -11,7 +11,7 @@ import torch
 
 from kronos.config.schema import Config
 from kronos.data import markets
-from kronos.data.bars import FEATURES
+from kronos.data.bars import CLOSE, FEATURES
 from kronos.data.forecast_points import ForecastPoints
 from kronos.data.splits import Ranges, session_range
 from kronos.data.store import BarStore
@@ -29,14 +29,7 @@ from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples
 from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests
 from kronos.evaluation.qlib_store import qlib_freq, write_qlib_store
 from kronos.evaluation.tradability import Tradability, trading_costs, trading_mask
-from kronos.forecast.store_forecaster import (
-    CLOSE,
-    Forecaster,
-    forecaster,
-    plain_rules,
-    random_order,
-    trading_rules,
-)
+from kronos.forecast.store_forecaster import Forecaster, forecaster, plain_rules, random_order, trading_rules
 from kronos.report.writer import Portfolio, ReportInputs, write_report
 from kronos.stages.base import Context, Inputs
 from kronos.stages.calibration import coverages
@@ -46,7 +39,7 @@ from kronos.stages.members import member_figures, on_some_days
 from kronos.stages.over_time import verdict
 from kronos.stages.provenance import seen_before
 from kronos.stages.test_loss import test_losses
-from kronos.stages.weights import weights_before
+from kronos.stages.weights import pair_before
 from kronos.utils.errors import UserError
 from kronos.utils.names import file_name
 
@@ -207,26 +200,15 @@ def before_training(
 ) -> Before:
     """Scores of the models that training started from, by their records, on days `baseline_day_step` apart."""
     config, store, uri = context.config, model.store, context.config.tracking.tracking_uri
-    random = inputs.predictor.record.get("started_from", {}).get("address") is None
+    start = inputs.models.predictor.record.get("started_from")
+    random = start is not None and start["address"] is None
     name = "model before training (random weights)" if random else "model before fine-tuning"
-    if len(inputs.models.pairs) > 1:
-        return Before(
-            "model before fine-tuning", note="an ensemble is not compared with the weights before training"
-        )
-    predictor, why_not = weights_before("predictor", inputs.predictor, uri)
-    if predictor is None:
-        return Before("model before fine-tuning", note=f"not compared: {why_not}")
-    tokenizer = inputs.tokenizer
-    if tokenizer.record.get("started_from"):
-        tokenizer, why_not = weights_before("tokenizer", tokenizer, uri)
-        if tokenizer is None:
-            return Before(name, note=f"not compared: {why_not}")
-    if [one.digest for one in (tokenizer, predictor)] == [
-        one.digest for one in (inputs.tokenizer, inputs.predictor)
-    ]:
-        return Before(name, note="the same as the model that was evaluated, which was not fine-tuned")
+    pair, why_not = pair_before(inputs.models, uri)
+    if pair is None:
+        return Before(name, note=why_not)
     try:
-        earlier = forecaster(config, store, tokenizer.model, predictor.model, context.shards)
+        tokenizer, predictor = (one.model for one in pair)
+        earlier = forecaster(config, store, tokenizer, predictor, context.shards)
     except UserError as error:
         return Before(
             name,

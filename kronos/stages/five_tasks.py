@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config
-from kronos.data.bars import FEATURES, Flag
+from kronos.data.bars import CLOSE, FEATURES, VOLUME, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts, future_stamps
 from kronos.data.markets import sessions_per_year_of
 from kronos.data.store import BarStore
@@ -15,14 +15,13 @@ from kronos.evaluation.benchmark import benchmark
 from kronos.evaluation.calibration import DECAYS, recent_volatility
 from kronos.evaluation.forecast_evaluation import Forecasts
 from kronos.evaluation.statistics import estimate
-from kronos.evaluation.synthetic import PRICES, Series
+from kronos.evaluation.synthetic import Series
 from kronos.evaluation.tasks import Score
 from kronos.evaluation.tradability import trading_costs, trading_mask
 from kronos.forecast.keys import series_keys
 from kronos.forecast.models import Windows, closes_of, sample_paths
 from kronos.forecast.rollout import roll_out
 from kronos.forecast.store_forecaster import (
-    CLOSE,
     draw_keys,
     forecast_frame,
     plain_rules,
@@ -60,6 +59,7 @@ def compare(context: Context, inputs: Inputs, models: list[Compared], notes: lis
     whole = np.flatnonzero(points.session + horizon <= store.last_session)
     rows = whole[random_order(store, points.subset(whole))[: config.forecast.evaluation_series]]
     begun = synthetic_points(config, store, points)
+    real = None if begun is None else real_bars(config, store, begun)
     if begun is None:
         notes = [
             *notes,
@@ -80,9 +80,8 @@ def compare(context: Context, inputs: Inputs, models: list[Compared], notes: lis
             scores |= _named(
                 "volatility", tasks.volatility_scores(paths, realised[rows], points.session[rows])
             )
-            if begun is not None:
+            if begun is not None and real is not None:
                 made = synthetic_bars(config, store, begun, one)
-                real = real_bars(config, store, begun)
                 seed = config.training.seed
                 scores["discriminative"] = synthetic.discriminative_accuracy(real, made, seed)
                 scores |= _named("synthetic", synthetic.train_on_synthetic(made, real, horizon, seed))
@@ -93,7 +92,7 @@ def compare(context: Context, inputs: Inputs, models: list[Compared], notes: lis
     entries = [Entry(one.name, {**one.scores, **portfolios[one.name]}, one.facts) for one in entries]
     first_day, last_day = splits.backtest
     return Leaderboard(
-        entries=entries, real=synthetic.stylised_facts(real_bars(config, store, begun)) if begun is not None else {},
+        entries=entries, real={} if real is None else synthetic.stylised_facts(real),
         horizon=horizon, lookback=config.data.lookback_window, bars=config.benchmark.benchmark_bars,
         forecasts=len(points), instruments=len(np.unique(points.instrument)), days=len(np.unique(points.session)),
         first=str(first_day), last=str(last_day), signal=rules.backtest_signal, sampled=len(rows),
@@ -187,7 +186,7 @@ def synthetic_bars(config: Config, store: BarStore, points: ForecastPoints, one:
         closes_only = paths.ndim == 2
         if closes_only:  # the bars of a model of closes: no range, and the volume of the last bar
             bars = np.repeat(paths[..., None], len(FEATURES), axis=2)
-            bars[..., PRICES:] = block.bars[:, -1:, PRICES:]
+            bars[..., VOLUME:] = block.bars[:, -1:, VOLUME:]
             return bars
         return paths
 
@@ -204,7 +203,7 @@ def _series(config: Config, store: BarStore, points: ForecastPoints, bars: np.nd
     return Series(
         bars, seen[:, -1, CLOSE].astype(np.float64),
         np.maximum(recent_volatility(seen[..., CLOSE], DECAYS[-1]), SMALLEST),
-        seen[..., PRICES:].astype(np.float64).mean(axis=1), points.session.astype(np.int64),
+        seen[..., VOLUME:].astype(np.float64).mean(axis=1), points.session.astype(np.int64),
         synthetic.groups_of(points.instrument, points.session),
     )  # fmt: skip
 

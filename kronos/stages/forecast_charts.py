@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config
-from kronos.data.bars import FEATURES, Flag
+from kronos.data.bars import CLOSE, FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints
 from kronos.data.store import BarStore
-from kronos.evaluation.calibration import CLOSE, Calibration, recent_volatility
+from kronos.evaluation.calibration import Calibration, recent_volatility
+from kronos.evaluation.coverage import ends
 from kronos.evaluation.forecast_evaluation import Forecasts
 from kronos.forecast.store_forecaster import Forecaster
 from kronos.report.forecast_chart import (
@@ -156,7 +157,7 @@ def _drawn(
 ) -> tuple[dict[float, tuple[np.ndarray, np.ndarray]], np.ndarray]:
     """Bands of the closes, calibrated where a calibration is given, and sample paths of them, as prices."""
     rule, last = model.config.forecast, last_closes(model.store, points)
-    levels = sorted(level for share in BANDS for level in ((1 - share) / 2, (1 + share) / 2))
+    levels = sorted(level for share in BANDS for level in ends(share))
     if calibration is None:
         flat = (1.0,) * model.config.data.predict_window
         moves = draw_moves(model, points, flat, rule.evaluation_sample_count, "candles")[..., CLOSE]

@@ -48,7 +48,7 @@ class GenerateStage(Stage):
         models, notes = trained_models(config, store, resolve_splits(config, store))
         tokenizer, predictor = models.tokenizer, models.predictor
         digests = {"bars": store.digest, "tokenizer": tokenizer.digest, "predictor": predictor.digest}
-        return Inputs(digests, store, None, models, tokenizer, predictor, notes=notes)
+        return Inputs(digests, store, None, models, notes=notes)
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Draw and write the output folder, which is renamed to its final name when complete."""

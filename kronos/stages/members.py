@@ -2,17 +2,12 @@
 
 import pandas as pd
 
+from kronos.data.bars import CLOSE
 from kronos.data.forecast_points import ForecastPoints
 from kronos.evaluation import ranking, signals
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Member, Samples
 from kronos.forecast.pool import Pool
-from kronos.forecast.store_forecaster import (
-    CLOSE,
-    Forecaster,
-    forecast_frame,
-    plain_rules,
-    trading_rules,
-)
+from kronos.forecast.store_forecaster import Forecaster, forecast_frame, plain_rules, trading_rules
 from kronos.stages.base import Context
 from kronos.stages.calibration import coverages
 

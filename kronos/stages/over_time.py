@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config
+from kronos.data.bars import CLOSE
 from kronos.data.forecast_points import ForecastPoints
 from kronos.data.splits import Ranges, session_range
 from kronos.data.store import BarStore
 from kronos.evaluation import accuracy, time_series
 from kronos.evaluation.forecast_evaluation import Forecasts, Samples
 from kronos.evaluation.statistics import independent_periods, paired, ratio
-from kronos.forecast.store_forecaster import CLOSE, Forecaster, plain_rules
+from kronos.forecast.store_forecaster import Forecaster, plain_rules
 from kronos.stages.inputs import wide_bars
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config, fields_of
-from kronos.data.bars import FEATURES
+from kronos.data.bars import CLOSE, FEATURES, PRICES
 from kronos.data.forecast_points import ForecastPoints, future_stamps, latest_points
 from kronos.data.store import BarStore
 from kronos.evaluation import risk
-from kronos.evaluation.calibration import CLOSE, PRICES, Calibration, moves, recent_volatility
+from kronos.evaluation.calibration import Calibration, moves, recent_volatility
 from kronos.evaluation.coverage import SHOWN
 from kronos.forecast.store_forecaster import (
     Forecaster,
@@ -87,9 +87,7 @@ class PredictStage(Stage):
             *([calibration.note] if calibration.note else []),
             *too_few_paths(config, calibration),
         )
-        return Inputs(
-            digests, store, splits, models, tokenizer, predictor, calibration=calibration, notes=notes
-        )
+        return Inputs(digests, store, splits, models, calibration=calibration, notes=notes)
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Forecast and write the output folder, which is renamed to its final name when complete."""

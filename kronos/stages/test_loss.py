@@ -4,7 +4,7 @@ from kronos.distributed.device import choose
 from kronos.stages.base import Context, Inputs
 from kronos.stages.inputs import windows_of
 from kronos.stages.train_setup import make_objective
-from kronos.stages.weights import Kind, Weights
+from kronos.stages.weights import KINDS
 from kronos.utils.errors import UserError
 
 BATCH = 100  # windows
@@ -22,7 +22,7 @@ def test_losses(context: Context, inputs: Inputs) -> dict[str, float]:
     from kronos.training.validation import score
 
     config, store, splits = context.config, inputs.store, inputs.splits
-    assert store is not None and splits is not None and inputs.tokenizer and inputs.predictor
+    assert store is not None and splits is not None
     if len(inputs.models.pairs) > 1:
         context.say("no test loss: an ensemble has none")
         return {}
@@ -38,12 +38,9 @@ def test_losses(context: Context, inputs: Inputs) -> dict[str, float]:
     )
     runtime = choose(config.launch.device, config.launch.cpu, "fp32")
     found: dict[str, float] = {}
-    pair: tuple[tuple[Kind, Weights], ...] = (
-        ("tokenizer", inputs.tokenizer),
-        ("predictor", inputs.predictor),
-    )
-    for kind, weights in pair:
-        objective = make_objective(kind, config, inputs.tokenizer.model)
+    (pair,) = inputs.models.pairs
+    for kind, weights in zip(KINDS, pair, strict=True):
+        objective = make_objective(kind, config, pair[0].model)
         means, _ = score(
             weights.model.to(runtime.device), objective, source, chosen, BATCH, runtime=runtime,
             ranks=Collectives(0, 1), stop=lambda: False,

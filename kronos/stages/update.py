@@ -1,7 +1,5 @@
 """The update stage: top up the bars, rebuild the store, forecast, and score the forecasts whose days have come."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from kronos.stages.inputs import stored_bars, wide_bars
 from kronos.stages.predict import PredictStage
 from kronos.stages.runner import run_stage
 from kronos.utils.errors import UserError
-from kronos.utils.files import lock_of, read_json, write_json
+from kronos.utils.files import atomic_file, lock_of, read_json, write_json
 
 LOG, CARD = "forecast_log.parquet", "scorecard.json"
 
@@ -62,7 +60,8 @@ class UpdateStage(Stage):
             last = close.loc[forecast["as_of"].iloc[0]]
             log = added(known, forecast, last, model, f"{now():%Y-%m-%d %H:%M}")
             if log is not known:
-                _write_parquet(folder / LOG, log)
+                with atomic_file(folder / LOG) as temporary:
+                    log.to_parquet(temporary, index=False)
             count = len(log) - (0 if known is None else len(known))
             context.say(f"update: {count:,} forecasts added to the {len(log) - count:,} in {folder / LOG}")
             cards = _score(log, close, config.backtest.backtest_signal)
@@ -129,16 +128,3 @@ def _tested(config: Config, predictor: str) -> Mapping[str, float]:
     record = read_record(config.backtest_folder)
     same = record["made_from"]["inputs"].get("predictor") == predictor
     return dict(record["metrics"]) if same else {}
-
-
-def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        frame.to_parquet(temporary, index=False)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

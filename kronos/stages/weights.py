@@ -257,3 +257,21 @@ def weights_before(kind: Kind, trained: Weights, uri: str | None) -> tuple[Weigh
         place = start["address"] or "the same seed"
         return None, f"the weights at {place} are not those that the {kind} was trained from"
     return found, ""
+
+
+def pair_before(models: Models, uri: str | None) -> tuple[tuple[Weights, Weights] | None, str]:
+    """(the tokenizer and predictor that training started from, "") by the records, or (None, the reason why not)."""
+    if len(models.pairs) > 1:
+        return None, "an ensemble is not compared with the weights before training"
+    ((tokenizer, predictor),) = models.pairs
+    first, why_not = weights_before("predictor", predictor, uri)
+    if first is None:
+        return None, f"not compared: {why_not}"
+    tokens: Weights | None = tokenizer
+    if tokenizer.record.get("started_from"):
+        tokens, why_not = weights_before("tokenizer", tokenizer, uri)
+    if tokens is None:
+        return None, f"not compared: {why_not}"
+    if (tokens.digest, first.digest) == (tokenizer.digest, predictor.digest):
+        return None, "the same as the model that was evaluated, which was not fine-tuned"
+    return (tokens, first), ""

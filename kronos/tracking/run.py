@@ -23,10 +23,10 @@ FLUSH_SECONDS = 5.0
 TAG = "kronos."
 SEPARATOR = " · "  # of the parts of a run's name
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of a run or an experiment
-# (request timeout in seconds, retries): BRISK while training waits, PATIENT for uploads and at the end of a run.
-# MLflow's default of 7 retries takes about four minutes when the server is unreachable.
 # The beginning of a description of an experiment that we wrote; another one is a user's own and stays.
 EXPERIMENT = "Fine-tuning, forecasts and backtests of Kronos, the foundation model of candlesticks."
+# (request timeout in seconds, retries): BRISK while training waits, PATIENT for uploads and at the end of a run.
+# MLflow's default of 7 retries takes about four minutes when the server is unreachable.
 BRISK, PATIENT = (5, 1), (120, 1)
 
 

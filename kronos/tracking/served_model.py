@@ -15,16 +15,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from kronos.data.bars import FEATURES
+from kronos.data.bars import CLOSE, FEATURES, PRICES
 from kronos.data.calendars import next_sessions, time_features
-from kronos.evaluation.calibration import (
-    CLOSE,
-    LEAST_PRICE,
-    PRICES,
-    Calibration,
-    moves,
-    recent_volatility,
-)
+from kronos.evaluation.calibration import LEAST_PRICE, Calibration, moves, recent_volatility
 from kronos.forecast import forecast_arrays, number_format, repair, series_keys
 from kronos.tracking import scoring_server
 from kronos.tracking.served_bounds import Bounds, Stop

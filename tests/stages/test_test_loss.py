@@ -25,7 +25,7 @@ def test_it_is_the_score_of_the_chosen_windows_in_one_batch(store, weights):
         "predictor": load_predictor(str(weights / "predictor")),
     }
     both = [Weights(model, "", {}) for model in pair.values()]
-    inputs = Inputs({}, bars, splits, Models(((both[0], both[1]),)), *both)
+    inputs = Inputs({}, bars, splits, Models(((both[0], both[1]),)))
     before = [checkpoint.digest(model) for model in pair.values()]
     said: list[str] = []
     found = losses_on_test(SimpleNamespace(config=config, say=said.append), inputs)

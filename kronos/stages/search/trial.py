@@ -108,7 +108,7 @@ def forecast_metrics(
     import numpy as np
     import pandas as pd
 
-    from kronos.data.bars import FEATURES
+    from kronos.data.bars import CLOSE
     from kronos.data.forecast_points import forecast_points
     from kronos.evaluation import accuracy, signals
     from kronos.evaluation.departures import pay_out
@@ -152,7 +152,7 @@ def forecast_metrics(
     daily = signals.daily_ic(predicted, realised)["rank_ic"]
     found = {"rank_ic": float(daily.mean())}
     if "crps" in config.search.search_metric:
-        seen = store.values[points.row, FEATURES.index("close")].astype(np.float64)
+        seen = store.values[points.row, CLOSE].astype(np.float64)
         place = points.session.astype(np.int64)[:, None] - start + np.arange(1, horizon + 1)
         ahead_NH = close.to_numpy()[place, points.instrument[:, None]] / seen[:, None]
         parts = accuracy.crps((closes_NSH / seen[:, None, None]).transpose(0, 2, 1), ahead_NH)
