@@ -95,7 +95,9 @@ def discriminative_accuracy(real: Series, made: Series, seed: int) -> Score:
         if out.any() and not out.all():
             judged = classifier(x[~out], label[~out], seed + fold)(x[out]) > 0
             shares.append(float((judged == (label[out] > 0.5)).mean()))
-    return over_groups(shares)
+    found = over_groups(shares)
+    low, high = np.clip((found.low, found.high), 0.0, 1.0)  # NaN stays
+    return Score(found.value, float(low), float(high))
 
 
 def train_on_synthetic(made: Series, real: Series, horizon: int, seed: int) -> dict[str, Score]:

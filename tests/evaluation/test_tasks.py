@@ -76,9 +76,9 @@ def market(seed: int, count: int = 150, bars: int = 16, scale: float = 1.0, memo
 def test_equal_distributions_are_not_told_apart_and_different_ones_are() -> None:
     same = [discriminative_accuracy(market(seed), market(seed + 50), seed).value for seed in range(4)]
     assert np.mean(same) == pytest.approx(0.5, abs=0.04)
-    for changed in ({"scale": 2.5}, {"memory": 0.7}):
+    for changed, least in (({"scale": 2.5}, 0.95), ({"memory": 0.7}, 0.7)):
         other = discriminative_accuracy(market(1), market(2, **changed), 0)
-        assert other.value > 0.7 and other.low > 0.6
+        assert other.value > least and other.low > 0.6 and other.high <= 1
     closes = discriminative_accuracy(market(1), market(2, scale=3.0).closes_only(), 0)
     assert closes.value > 0.9
 
