@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from kronos.data.sources.living import LivingDataProcessor
-from kronos.data.sources.polite import BadAnswer
+from kronos.data.sources.polite import BadAnswer, short
 from kronos.data.sources.qlib import INDICES
 from kronos.data.sources.symbols import chinese_symbol
 from kronos.data.sources.topping_up import Page
@@ -106,4 +106,4 @@ class AkshareDataProcessor(LivingDataProcessor):
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    return f"{type(error).__name__}: {short(error)}"

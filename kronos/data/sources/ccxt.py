@@ -9,7 +9,7 @@ import pandas as pd
 
 from kronos.data.frequency import minutes, within_day
 from kronos.data.sources.living import LivingDataProcessor
-from kronos.data.sources.polite import BadAnswer, UnknownSymbol
+from kronos.data.sources.polite import BadAnswer, UnknownSymbol, short
 from kronos.data.sources.topping_up import Page
 from kronos.utils.errors import UserError
 
@@ -119,14 +119,10 @@ class CcxtDataProcessor(LivingDataProcessor):
         except errors.BadSymbol:
             raise UnknownSymbol from None
         except errors.RateLimitExceeded as error:
-            raise BadAnswer(f"too many requests: it asks to slow down ({_short(error)})") from None
+            raise BadAnswer(f"too many requests: it asks to slow down ({short(error)})") from None
         except (errors.AuthenticationError, errors.NotSupported) as error:
-            raise UserError(f"{self.service} gives no candles to everybody: {_short(error)}") from None
+            raise UserError(f"{self.service} gives no candles to everybody: {short(error)}") from None
         except errors.BaseError as error:
-            raise BadAnswer(f"{type(error).__name__}: {_short(error)}") from None
+            raise BadAnswer(f"{type(error).__name__}: {short(error)}") from None
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:  # half an answer
-            raise BadAnswer(f"an answer that ccxt does not understand ({_short(error)})") from None
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+            raise BadAnswer(f"an answer that ccxt does not understand ({short(error)})") from None

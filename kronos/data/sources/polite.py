@@ -59,6 +59,11 @@ class Polite:
             self._last = time.monotonic()
 
 
+def short(error: Exception) -> str:
+    """The text of an error of a client library on one line that is not too long."""
+    return " ".join(str(error).split())[:160]
+
+
 def _wait_seconds(state: RetryCallState) -> float:
     """Wait twice as long after each failed try, or as long as the service asks, at most LONGEST_WAIT."""
     error = state.outcome.exception() if state.outcome else None
