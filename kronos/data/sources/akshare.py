@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from kronos.data.sources.living import LivingDataProcessor
-from kronos.data.sources.polite import BadAnswer, short
+from kronos.data.sources.polite import BadAnswer, named
 from kronos.data.sources.qlib import INDICES
 from kronos.data.sources.symbols import chinese_symbol
 from kronos.data.sources.topping_up import Page
@@ -98,12 +98,8 @@ class AkshareDataProcessor(LivingDataProcessor):
                 raise UserError(
                     f"{self.service} gave other columns than akshare knows ({error}): run  pip install -U akshare"
                 ) from None
-            raise BadAnswer(f"an answer that cannot be read ({_line(error)})") from None
+            raise BadAnswer(f"an answer that cannot be read ({named(error)})") from None
         except OSError as error:  # of requests: no network, a status, a connection that broke
-            raise BadAnswer(_line(error)) from None
+            raise BadAnswer(named(error)) from None
         except (KeyError, TypeError, IndexError, AttributeError, SyntaxError, NameError) as error:
-            raise BadAnswer(f"an answer that akshare does not understand ({_line(error)})") from None
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {short(error)}"
+            raise BadAnswer(f"an answer that akshare does not understand ({named(error)})") from None

@@ -9,7 +9,7 @@ import pandas as pd
 
 from kronos.data.frequency import minutes, within_day
 from kronos.data.sources.living import LivingDataProcessor
-from kronos.data.sources.polite import BadAnswer, UnknownSymbol, short
+from kronos.data.sources.polite import BadAnswer, UnknownSymbol, named, short
 from kronos.data.sources.topping_up import Page
 from kronos.utils.errors import UserError
 
@@ -123,6 +123,6 @@ class CcxtDataProcessor(LivingDataProcessor):
         except (errors.AuthenticationError, errors.NotSupported) as error:
             raise UserError(f"{self.service} gives no candles to everybody: {short(error)}") from None
         except errors.BaseError as error:
-            raise BadAnswer(f"{type(error).__name__}: {short(error)}") from None
+            raise BadAnswer(named(error)) from None
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:  # half an answer
             raise BadAnswer(f"an answer that ccxt does not understand ({short(error)})") from None

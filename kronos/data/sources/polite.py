@@ -64,6 +64,11 @@ def short(error: Exception) -> str:
     return " ".join(str(error).split())[:160]
 
 
+def named(error: Exception) -> str:
+    """The type of an error and its text, as `short` gives it."""
+    return f"{type(error).__name__}: {short(error)}"
+
+
 def _wait_seconds(state: RetryCallState) -> float:
     """Wait twice as long after each failed try, or as long as the service asks, at most LONGEST_WAIT."""
     error = state.outcome.exception() if state.outcome else None

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from kronos.data.sources.living import LivingDataProcessor
-from kronos.data.sources.polite import BadAnswer
+from kronos.data.sources.polite import BadAnswer, named
 from kronos.data.sources.symbols import chinese_symbol
 from kronos.data.sources.topping_up import Page
 from kronos.utils.errors import UserError
@@ -101,19 +101,15 @@ def _call(request: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     try:
         found = request()
     except OSError as error:  # of requests: no network, a connection that broke
-        raise BadAnswer(_line(error)) from None
+        raise BadAnswer(named(error)) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise BadAnswer(f"an answer that cannot be read ({_line(error)})") from None
+        raise BadAnswer(f"an answer that cannot be read ({named(error)})") from None
     except Exception as error:  # the package raises nothing narrower for what the service says
         if SLOW_DOWN in str(error):
             raise BadAnswer(f"too many requests: it asks to slow down ({error})", MINUTE) from None
         if any(word in str(error) for word in REFUSED):
             raise UserError(f"Tushare refuses the token in {TOKEN}: {error}") from None
-        raise BadAnswer(_line(error)) from None
+        raise BadAnswer(named(error)) from None
     if not len(found.columns):  # what the package makes of a status that is no success
         raise BadAnswer("no answer, but a status that is no success")
     return found
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
