@@ -215,13 +215,20 @@ def _explain(detail: Any, flags: Mapping[str, Any]) -> list[str]:
             return [f"{shown}: {given!r} was given, expected {type_text(field)}"]
 
 
+def _least(name: str) -> int:
+    """The least value of a field of whole numbers, 1 where it has none."""
+    limits = FIELDS[name].metadata
+    least: Any = next((limit.ge for limit in limits if isinstance(limit, annotated_types.Ge)), 1)
+    return max(1, least)
+
+
 def _fast(config: Config, explicit: Mapping[str, Any]) -> tuple[Config, str]:
     """Cut what takes the time; a value given as a flag stays.
 
     The result has fast_mode=false, since its values are cut already: given back as a file it is not cut again.
     """
     before = config.values()
-    cuts = {name: max(1, before[name] // factor) for name, factor in FAST_FACTORS.items()}
+    cuts = {name: max(_least(name), before[name] // factor) for name, factor in FAST_FACTORS.items()}
     limit = before["backtest_max_instruments"] or FAST_INSTRUMENTS
     cuts["backtest_max_instruments"] = min(limit, FAST_INSTRUMENTS)
     cuts = {name: value for name, value in cuts.items() if name not in explicit}

@@ -4,11 +4,12 @@ import json
 from datetime import date
 from pathlib import Path
 
+import annotated_types
 import pytest
 from pydantic import ValidationError
 
 from kronos.cli.arguments import help_parser, parse_flags
-from kronos.config.loading import load_config, nearest, recipe_path, to_text
+from kronos.config.loading import FAST_FACTORS, load_config, nearest, recipe_path, to_text
 from kronos.config.schema import FIELDS, Config, fields_of
 from kronos.utils.errors import UserError
 
@@ -95,6 +96,14 @@ def test_fast_mode_prints_its_cuts_and_explicit_flags_win() -> None:
     assert config.epochs == 4
     assert config.n_train_iter == 200
     assert "n_train_iter 20000 -> 200" in notes[-1]
+
+
+@pytest.mark.parametrize("name", FAST_FACTORS)
+def test_fast_mode_cuts_no_field_below_its_least_value(name: str, tmp_path: Path) -> None:
+    least = next((limit.ge for limit in FIELDS[name].metadata if isinstance(limit, annotated_types.Ge)), 1)
+    (tmp_path / "small.json").write_text(json.dumps({name: least}))
+    config, _ = load("--fast-mode", "--config-path", str(tmp_path / "small.json"))
+    assert config.values()[name] == least
 
 
 @pytest.mark.parametrize(
