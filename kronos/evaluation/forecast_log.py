@@ -13,6 +13,7 @@ import pandas as pd
 
 from kronos.evaluation import signals
 from kronos.evaluation.statistics import Estimate, estimate, ratio
+from kronos.utils.files import digest_bytes
 
 KEYS = ["model", "as_of", "instrument", "step"]
 COLUMNS = ("model", "made", "as_of", "instrument", "datetime", "step", "last_close", "close", "low", "high")
@@ -99,10 +100,32 @@ def scorecard(log: pd.DataFrame, close: pd.DataFrame, signal: str) -> Scorecard:
     )
 
 
-def drift(live: Mapping[str, float], tested: Mapping[str, float]) -> list[str]:
-    """Sentences about figures that are known well enough live and lie outside the interval of the backtest."""
+def log_id(log: pd.DataFrame) -> str:
+    """Return a name for the log of one model that stays while the log grows: a digest of its first forecast."""
+    return digest_bytes(log.iloc[:1].to_csv(index=False).encode())[:16]
+
+
+def verdict(card: Mapping[str, float]) -> str:
+    """One sentence about what the forecasts were worth so far, by the interval of their skill."""
+    if not card.get("days"):
+        return "No forecast has come to its end yet."
+    low, high = card.get("skill_low"), card.get("skill_high")
+    if low is None or high is None:
+        return "Too few days have come for an interval of the skill over no change."
+    if low > 0:
+        return "Better than no change: the whole interval of the skill is above 0."
+    if high < 0:
+        return "Worse than no change: the whole interval of the skill is below 0."
+    return "Not told apart from no change: the interval of the skill holds 0."
+
+
+def drift(live: Mapping[str, float], tested: Mapping[str, float], band: int = 90) -> list[str]:
+    """Sentences about figures that are known well enough live and lie outside the interval of the backtest.
+
+    `band` is the share, in per cent, that lies between the outermost quantiles of the forecasts.
+    """
     found = []
-    for name, theirs in (("coverage", "coverage_90_calibrated"), ("rank_ic", "predicted_rank_ic")):
+    for name, theirs in (("coverage", f"coverage_{band}_calibrated"), ("rank_ic", "predicted_rank_ic")):
         low, high = tested.get(f"{theirs}_low"), tested.get(f"{theirs}_high")
         here, there = live.get(f"{name}_low"), live.get(f"{name}_high")
         if low is None or high is None or here is None or there is None:

@@ -1,6 +1,7 @@
 """The update stage: top up the bars, rebuild the store, forecast, and score the forecasts whose days have come."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ from kronos.config.schema import Config, fields_of
 from kronos.data.sources.base import now
 from kronos.data.sources.factory import DataProcessorFactory
 from kronos.data.sources.living import LivingDataProcessor
-from kronos.evaluation.forecast_log import KEYS, Scorecard, added, drift, scorecard
+from kronos.evaluation.forecast_log import KEYS, Scorecard, added, drift, log_id, scorecard, verdict
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import RECORD, read_record
 from kronos.stages.data import DataStage
 from kronos.stages.inputs import stored_bars, wide_bars
 from kronos.stages.predict import PredictStage
-from kronos.stages.runner import run_stage
+from kronos.stages.runner import run_stage, tags_of
+from kronos.tracking.growing_run import grow
+from kronos.tracking.run import SEPARATOR
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_file, lock_of, read_json, write_json
 
@@ -66,14 +69,24 @@ class UpdateStage(Stage):
             context.say(f"update: {count:,} forecasts added to the {len(log) - count:,} in {folder / LOG}")
             cards = _score(log, close, config.backtest.backtest_signal)
             content = {name: card.values() for name, card in cards.items()}
-            if not (folder / CARD).is_file() or read_json(folder / CARD) != content:
+            before = read_json(folder / CARD) if (folder / CARD).is_file() else {}
+            if before != content:
                 write_json(folder / CARD, content)
-        context.run.artifact(folder / LOG)
-        context.run.artifact(folder / CARD)
+            context.run.artifact(folder / LOG)
+            context.run.artifact(folder / CARD)
+            levels = config.forecast.predict_quantiles
+            live = _Live(context, log, close.index[-1], round(100 * (max(levels) - min(levels))))
+            drifted = drift(content.get(model, {}), _tested(config, made_from["predictor"]), live.band)
+            for (
+                name,
+                card,
+            ) in content.items():  # models of the past too, as long as their forecasts are scored
+                if name == model or card != before.get(name):
+                    live.grow(name, card, drifted if name == model else [])
         mine = content.get(model, {})
-        context.run.metrics(int(mine.get("days", 0)), {f"live_{name}": value for name, value in mine.items()})
+        context.run.metrics(int(mine.get("days", 0)), live.metrics(mine))
         context.say(f"update: {card_text(mine)}")
-        for sentence in drift(mine, _tested(config, made_from["predictor"])):
+        for sentence in drifted:
             context.run.tags({"drift": sentence})
             context.say(f"update: DRIFT: {sentence}")
         return Result(self.name, context.run.id, folder, {}, children=results)
@@ -108,6 +121,38 @@ def card_text(values: Mapping[str, float]) -> str:
                 f"{words} {values[name]:.3f}" + (f" ({' to '.join(ends)})" if len(ends) == 2 else "")
             )
     return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class _Live:
+    """Logs the figures of a forecast log on one day; `band` is the share between its outermost quantiles (%)."""
+
+    context: Context
+    log: pd.DataFrame
+    day: pd.Timestamp
+    band: int
+
+    def metrics(self, card: Mapping[str, float]) -> dict[str, float]:
+        """The figures of a scorecard by their names in MLflow, which draws them in one group."""
+        return {
+            f"live/{name.replace('coverage', f'coverage_{self.band}')}": value for name, value in card.items()
+        }
+
+    def grow(self, model: str, card: Mapping[str, float], drifted: list[str]) -> None:
+        """Log a scorecard at this day's ordinal to the one run that grows with the forecasts of this model."""
+        tracking, config = self.context.tracking, self.context.config
+        if tracking is None:
+            return
+        own = self.log[self.log["model"] == model]
+        name = SEPARATOR.join(["live", f"predictor {model[:8]}", f"since {own['as_of'].min():%Y-%m-%d}"])
+        note = "\n\n".join([
+            f"**{verdict(card)}** {card_text(card)[:1].upper()}{card_text(card)[1:]}.",
+            *(f"**Drift:** {sentence}." for sentence in drifted),
+            f"Live figures of the forecasts in `{config.update.forecast_log_path}`, one step for each day of bars "
+            f"(its ordinal), the last one {self.day:%Y-%m-%d}. Each  python -m kronos update --forecast  adds one.",
+        ])  # fmt: skip
+        tags = {**tags_of("live", config), "drift": "; ".join(drifted) or "none", "model": model}
+        grow(tracking, log_id(own), name, self.day.toordinal(), self.metrics(card), tags, note)
 
 
 def _score(log: pd.DataFrame, close: pd.DataFrame, signal: str) -> dict[str, Scorecard]:

@@ -51,9 +51,12 @@ class Run:
         self.outbox.put(self.id, {"do": "tags", "values": named(values)})
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Log metrics at a step; they are sent once 400 are buffered or 5 seconds after the last batch."""
+        """Log metrics at a step; they are sent once 400 are buffered or 5 seconds after the last batch.
+
+        MLflow draws metrics with a common beginning before a slash in one group.
+        """
         now = int(time.time() * 1000)
-        rows = {re.sub(r"[^\w.]+", "_", name): float(value) for name, value in values.items()}
+        rows = {re.sub(r"[^\w./]+", "_", name): float(value) for name, value in values.items()}
         self._waiting += [
             (name, value, now, step) for name, value in rows.items() if step not in self.there.get(name, ())
         ]

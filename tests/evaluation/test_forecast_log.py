@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos.evaluation.forecast_log import added, drift, scorecard
+from kronos.evaluation.forecast_log import added, drift, scorecard, verdict
 from kronos.evaluation.statistics import estimate
 
 DAYS = pd.date_range("2024-01-01", periods=40, freq="B")
@@ -106,4 +106,22 @@ def test_drift_is_said_where_the_intervals_have_parted() -> None:
     assert sentence.startswith(
         "coverage 0.700 (0.650 to 0.750) has left the backtest's interval, 0.860 to 0.920"
     )
-    assert drift(live, {}) == [] and drift({"coverage": 0.1}, tested) == []
+    assert (
+        drift(live, tested, band=80) == []
+        and drift(live, {}) == []
+        and drift({"coverage": 0.1}, tested) == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("card", "sentence"),
+    [
+        ({"days": 0.0}, "No forecast has come"),
+        ({"days": 1.0, "skill": 0.2}, "Too few days"),
+        ({"days": 9.0, "skill_low": 0.1, "skill_high": 0.3}, "Better than no change"),
+        ({"days": 9.0, "skill_low": -0.3, "skill_high": -0.1}, "Worse than no change"),
+        ({"days": 9.0, "skill_low": -0.1, "skill_high": 0.1}, "Not told apart"),
+    ],
+)
+def test_the_verdict_is_that_of_the_interval_of_the_skill(card: dict[str, float], sentence: str) -> None:
+    assert verdict(card).startswith(sentence)

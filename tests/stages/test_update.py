@@ -13,6 +13,7 @@ from kronos import newest
 from kronos.__main__ import main
 from kronos.data.sources import base, living, polite, sina
 from kronos.evaluation.signals import daily_ic
+from kronos.tracking.client import connect
 
 pytestmark = pytest.mark.slow
 
@@ -53,10 +54,12 @@ def update(service: Service, weights: Path, in_folder: Path, monkeypatch: pytest
 def test_forecasts_of_days_running_are_kept_and_scored_as_a_computation_by_hand(
     update: Update, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    cards = {}
     for count, day in enumerate(DAYS, start=1):
         assert update(day, "--forecast") == 0
         log = pd.read_parquet(LOG)
         assert len(log) == count * len(SYMBOLS) * 2 and log["as_of"].max() == pd.Timestamp(day)
+        (cards[day],) = json.loads(CARD.read_text()).values()
         asked, files = len(service.asked), {path: path.read_bytes() for path in (LOG, CARD)}
         assert update(day, "--forecast") == 0  # again on the same day
         assert len(service.asked) == asked and files == {path: path.read_bytes() for path in (LOG, CARD)}
@@ -89,7 +92,22 @@ def test_forecasts_of_days_running_are_kept_and_scored_as_a_computation_by_hand(
     assert card["rank_ic"] == pytest.approx(np.mean(ranks))
     assert card["skill"] == pytest.approx(1 - np.mean(error) / np.mean(naive), rel=1e-5)
     (run,) = newest("update", 1)
-    assert run.metrics["live_coverage"] == pytest.approx(card["coverage"])
+    assert run.metrics["live/coverage_90"] == pytest.approx(card["coverage"])
+
+    # One run has grown with the log: a step for each day, with the figures that the scorecard had on it.
+    client = connect(None)
+    (live,) = newest("live", 20)
+    assert len(newest("update", 20)) == 2 * len(DAYS) and live.parent is None and live.status == "FINISHED"
+    steps = {pd.Timestamp(day).toordinal(): day for day in DAYS}
+    for name in card:
+        metric = f"live/{name.replace('coverage', 'coverage_90')}"
+        assert {point.step: point.value for point in client.get_metric_history(live.id, metric)} == {
+            step: cards[day][name] for step, day in steps.items() if name in cards[day]
+        }
+        assert len(client.get_metric_history(live.id, metric)) == sum(name in one for one in cards.values())
+    assert live.name.startswith("live · predictor ") and live.name.endswith("since 2024-06-25")
+    note = live.tags["mlflow.note.content"]
+    assert "no change" in note and "2 days, 12 forecasts scored" in note and "the last one 2024-06-28" in note
 
 
 def test_a_dry_run_asks_nothing_and_says_what_is_due(
