@@ -35,6 +35,7 @@ class AkshareDataProcessor(LivingDataProcessor):
         "day": "daily",
         **{f"{length}min": str(length) for length in (1, 5, 15, 30, 60)},
     }
+    workers = 4
     has_factors = True
     universes = tuple(INDICES)
 

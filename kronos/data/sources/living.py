@@ -6,11 +6,11 @@ service has changed, and symbols that fail are the same for all.
 
 import importlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from math import ceil
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from kronos.data import calendars
 from kronos.data.bars import MAX_ITEMS, Finding, Flag, day_text
 from kronos.data.frequency import minutes, within_day
 from kronos.data.open_bars import end_of_day
+from kronos.data.sources.at_once import Work, at_once
 from kronos.data.sources.bar_cache import Record, SymbolCache
 from kronos.data.sources.base import BaseDataProcessor, days_asked
 from kronos.data.sources.polite import NoAnswer, Polite
@@ -49,12 +50,22 @@ def now() -> pd.Timestamp:
     return pd.Timestamp.now("UTC")
 
 
+class ToppedUp(NamedTuple):
+    """What came of topping up one symbol: its record, up to when bars were due, and whether anything was asked."""
+
+    record: Record
+    due: pd.Timestamp
+    asked: bool
+    findings: list[Finding]
+
+
 class LivingDataProcessor(BaseDataProcessor):
     """Bars of the configured symbols up to the last one that is final, topped up in `cache_path`.
 
     Each finished request is written down: an interrupted run continues after the last of them, and a later run asks
     for what is new, with a few bars before to compare. Where the service has put its past on another basis, the
-    symbol is fetched anew. Symbols that do not come are listed; `least_share` of them must come.
+    symbol is fetched anew. Symbols that do not come are listed; `least_share` of them must come. With several
+    `workers` that many symbols are asked for at once, at the same rate of requests; the bars are the same.
     """
 
     usual_freq = "day"
@@ -66,6 +77,7 @@ class LivingDataProcessor(BaseDataProcessor):
     label: ClassVar[str] = "end"  # end of its interval that names a bar within a day
     delay: ClassVar[pd.Timedelta] = pd.Timedelta(minutes=30)  # after which a bar is final
     pause: ClassVar[float | None] = None  # seconds between requests; None: the usual ones
+    workers: ClassVar[int] = 1  # symbols asked for at once, where the client and the service bear several
     has_factors: ClassVar[bool] = False  # whether `fetch_factors` is to be asked
     field: ClassVar[str] = "symbols"  # that lists the symbols
     universes: ClassVar[tuple[str, ...]] = ()  # lists of symbols that the service knows by name
@@ -184,7 +196,7 @@ class LivingDataProcessor(BaseDataProcessor):
         found = {}
         top_up = self._topper()
         for symbol in self._members():
-            record, due = self._read(symbol, forget=False), self.due(symbol)
+            record, due = self._read(symbol), self.due(symbol)
             if record is None or top_up.is_due(record, due):
                 found[self.instrument(symbol)] = (None if record is None else record.last, due)
         return found
@@ -253,43 +265,49 @@ class LivingDataProcessor(BaseDataProcessor):
     def _top_up_all(self) -> None:
         allowed = len(self.members) - ceil(round(self.config.least_share * len(self.members), 6))
         answered = False
-        with Progress(str(self.config.data_source)) as progress:
-            for place, symbol in enumerate(self.members):
-                try:
-                    asked = self._top_up(symbol)
-                    answered = answered or asked
-                except NoAnswer as error:
-                    self.failed[symbol] = str(error)
+        works = [self._top_up(symbol) for symbol in self.members]
+        with (
+            Progress(str(self.config.data_source)) as progress,
+            closing(at_once(works, self.workers, self.polite.stop)) as outcomes,
+        ):
+            for place, (symbol, outcome) in enumerate(zip(self.members, outcomes, strict=True), start=1):
+                if isinstance(outcome, NoAnswer):
+                    self.failed[symbol] = str(outcome)
                     if len(self.failed) > allowed or (len(self.failed) >= AWAY and not answered):
                         raise UserError(
-                            f"{error}; {len(self.records)} of {len(self.members)} symbols are in {self.folder()} and "
-                            "are not asked for again: start again later, or leave this one out (--least-share says "
-                            "what share must come)"
-                        ) from None
-                progress(place + 1, len(self.members))
+                            f"{outcome}; {len(self.records)} of {len(self.members)} symbols are in {self.folder()} "
+                            "and are not asked for again: start again later, or leave this one out (--least-share "
+                            "says what share must come)"
+                        )
+                else:
+                    self.records[symbol], self.asked_until[symbol] = outcome.record, outcome.due
+                    self._seen += outcome.findings
+                    answered = answered or outcome.asked
+                progress(place, len(self.members))
         if not any(record.rows for record in self.records.values()):
             some = ", ".join(list(self.members)[:3])
             raise UserError(f"{self.service} knows none of the {len(self.members)} symbols ({some}, ...)")
 
-    def _top_up(self, symbol: str) -> bool:
-        """Request what the cache lacks of a symbol, and add it. Returns whether anything was asked."""
-        cache, record = self._cache(symbol), self._read(symbol)
+    def _top_up(self, symbol: str) -> Work[ToppedUp]:
+        """Request what the cache lacks of a symbol, and add it: yields the requests."""
+        findings: list[Finding] = []
+        cache, record = self._cache(symbol), self._read(symbol, findings)
         due, begin = self.due(symbol), max(days_asked(self.config)[0], self.earliest)
         if record is not None and record.begin is not None and pd.Timestamp(record.begin) > begin:
-            self._note(symbol, "earlier bars asked for than before", "fetched again", record.begin)
+            items = [(self.instrument(symbol), "*", record.begin)]
+            findings.append(Finding("earlier bars asked for than before", "fetched again", 1, items))
             record = None
         record = Record(begin=str(begin)) if record is None else record
         top_up = self._topper()
         asked = top_up.is_due(record, due)
         if asked:
-            top_up.bars(symbol, cache, record, begin, due)
+            yield from top_up.bars(symbol, cache, record, begin, due)
         if self.wants_factors() and (
             record.factors_until is None or pd.Timestamp(record.factors_until) < due
         ):
-            top_up.factors(cache, record, symbol, due)
+            yield from top_up.factors(cache, record, symbol, due)
             asked = True
-        self.records[symbol], self.asked_until[symbol] = record, due
-        return asked
+        return ToppedUp(record, due, asked, findings)
 
     def _topper(self) -> TopUp:
         return TopUp(self.service, self.freq, self.label, self.fetch, self.fetch_factors, self.expect, now)
@@ -311,19 +329,17 @@ class LivingDataProcessor(BaseDataProcessor):
     def _cache(self, symbol: str) -> SymbolCache:
         return SymbolCache(self.folder() / self.freq / file_name(symbol))
 
-    def _read(self, symbol: str, forget: bool = True) -> Record | None:
-        """Read what the cache has of a symbol; what is damaged is counted, and forgotten to be fetched again."""
+    def _read(self, symbol: str, findings: list[Finding] | None = None) -> Record | None:
+        """Read what the cache has of a symbol; where `findings` are given, damage is added to them and forgotten."""
         cache = self._cache(symbol)
         try:
             return cache.read()
         except UserError as error:
-            self._note(symbol, "damaged file of the cache", "fetched again", str(error))
-            if forget:
+            if findings is not None:
+                items = [(self.instrument(symbol), "*", str(error))]
+                findings.append(Finding("damaged file of the cache", "fetched again", 1, items))
                 cache.clear()
             return None
-
-    def _note(self, symbol: str, kind: str, action: str, text: str) -> None:
-        self._seen.append(Finding(kind, action, 1, [(self.instrument(symbol), "*", text)]))
 
     def _say_what_came(self) -> None:
         if self._universe:

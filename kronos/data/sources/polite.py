@@ -1,5 +1,6 @@
 """Polite requests to a public service: pauses between them, a few tries, and waits that grow."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -31,17 +32,31 @@ class UnknownSymbol(Exception):
     """The service says that it does not know a symbol: no retry helps."""
 
 
-class Polite:
-    """Asks one thing at a time, at least `pause` seconds after the one before, and again after a BadAnswer."""
+class Stopped(Exception):
+    """No request is begun any more, since the run ends."""
 
-    def __init__(self, pause: float | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.pause, self.sleep = PAUSE if pause is None else pause, sleep
-        self._last = 0.0
+
+class Polite:
+    """Begins a request at least `pause` seconds after the one before, and asks again after a BadAnswer.
+
+    Several threads may ask: they share the pauses, and where one has to wait before a retry, all of them do.
+    """
+
+    def __init__(self, pause: float | None = None, sleep: Callable[[float], Any] | None = None) -> None:
+        self.pause = PAUSE if pause is None else pause
+        self._stopped = threading.Event()
+        self.sleep = self._stopped.wait if sleep is None else sleep
+        self._turn = threading.Lock()
+        self._next = 0.0  # by the monotonic clock, before which no request begins
+
+    def stop(self) -> None:
+        """Begin no request any more, and end all waits: they raise Stopped."""
+        self._stopped.set()
 
     def ask(self, symbol: str, where: str, request: Callable[[], Answer]) -> Answer:
         """Return what `request` does. Raises NoAnswer with the symbol and the last reason when it gives up."""
         retrying = Retrying(
-            stop=stop_after_attempt(TRIES), wait=_wait_seconds, sleep=self.sleep,
+            stop=stop_after_attempt(TRIES), wait=_wait_seconds, sleep=self._wait,
             retry=retry_if_exception_type(BadAnswer), reraise=True,
         )  # fmt: skip
         try:
@@ -51,12 +66,20 @@ class Polite:
                 f"{symbol}: {where} gave no bars in {TRIES} tries, the last time: {error}"
             ) from None
 
+    def _wait(self, seconds: float) -> None:
+        with self._turn:
+            self._next = max(self._next, time.monotonic() + seconds)
+        self.sleep(seconds)
+
     def _try(self, request: Callable[[], Any]) -> Any:
-        self.sleep(max(0.0, self._last + self.pause - time.monotonic()))
-        try:
-            return request()
-        finally:
-            self._last = time.monotonic()
+        with self._turn:
+            now = time.monotonic()
+            begin = max(now, self._next)
+            self._next = begin + self.pause
+        self.sleep(begin - now)
+        if self._stopped.is_set():
+            raise Stopped
+        return request()
 
 
 def short(error: Exception) -> str:

@@ -29,6 +29,7 @@ class SinaDataProcessor(LivingDataProcessor):
     service = "Sina"
     freqs = SCALES
     field = "sina_symbols"
+    workers = 4
     has_factors = True
 
     def spelled(self, name: str) -> str:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from kronos.data.bars import FEATURES, PRICES, day_text
 from kronos.data.frequency import minutes, within_day
+from kronos.data.sources.at_once import Work
 from kronos.data.sources.bar_cache import Record, SymbolCache, compare
 from kronos.data.sources.polite import NoAnswer, UnknownSymbol
 
@@ -53,13 +55,16 @@ class TopUp:
 
     def bars(
         self, symbol: str, cache: SymbolCache, record: Record, begin: pd.Timestamp, due: pd.Timestamp
-    ) -> None:
-        """Ask page by page, from the last cached bars on, and write each page down."""
+    ) -> Work[None]:
+        """Ask page by page, from the last cached bars on, and write each page down: yields the requests."""
         tail = cache.tail(record, OVERLAP)
         since = pd.Timestamp(record.next or begin) if tail is None else tail["datetime"].iloc[0]
         older: pd.DataFrame | None = None  # cached bars that the service has no more, on its new basis
         while True:
-            page = self._page(symbol, since, due)
+            try:
+                page = yield partial(self.fetch, symbol, since, due)
+            except UnknownSymbol:
+                page = Page(pd.DataFrame())
             bars = self._checked(page, record, due)
             if tail is not None and len(bars):
                 change = compare(tail, bars)
@@ -88,12 +93,6 @@ class TopUp:
             if page.next is None:
                 return
             since = page.next
-
-    def _page(self, symbol: str, since: pd.Timestamp, due: pd.Timestamp) -> Page:
-        try:
-            return self.fetch(symbol, since, due)
-        except UnknownSymbol:
-            return Page(pd.DataFrame())
 
     def _checked(self, page: Page, record: Record, due: pd.Timestamp) -> pd.DataFrame:
         """Return the bars of a page that are final and have prices, in order of time."""
@@ -131,14 +130,13 @@ class TopUp:
             )
         record.gaps.append(" to ".join(days))
 
-    def factors(self, cache: SymbolCache, record: Record, symbol: str, due: pd.Timestamp) -> None:
+    def factors(self, cache: SymbolCache, record: Record, symbol: str, due: pd.Timestamp) -> Work[None]:
         """Ask for the factors again, and compare those of the past with the ones that are known."""
         try:
-            found: list[list[Any]] = [
-                [day, float(factor)] for day, factor in self.fetch_factors(symbol) or []
-            ]
+            given = yield partial(self.fetch_factors, symbol)
         except UnknownSymbol:
-            found = []
+            given = None
+        found: list[list[Any]] = [[day, float(factor)] for day, factor in given or []]
         if record.factors and record.factors_until is not None:
             then = record.factors_until[:10]
             before, known = ([row for row in rows if row[0] <= then] for rows in (found, record.factors))

@@ -31,6 +31,7 @@ class TushareDataProcessor(LivingDataProcessor):
     library = "tushare"
     service = "Tushare"
     freqs: ClassVar[dict[str, Any]] = {"day": "D"}
+    workers = 4
     has_factors = True
     universes = tuple(INDICES)
     delay = pd.Timedelta(hours=2)  # the service collects the day's bars until five in the afternoon

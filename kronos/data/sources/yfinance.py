@@ -1,5 +1,7 @@
 """Bars from Yahoo Finance, through the package yfinance."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -32,6 +34,7 @@ class YFinanceDataProcessor(LivingDataProcessor):
     freqs: ClassVar[dict[str, Any]] = {
         "day": "1d", "1min": "1m", "5min": "5m", "15min": "15m", "30min": "30m", "60min": "60m",
     }  # fmt: skip
+    workers = 4
     label = "start"
 
     def spelled(self, name: str) -> str:
@@ -39,6 +42,13 @@ class YFinanceDataProcessor(LivingDataProcessor):
 
     def exchange(self, symbol: str) -> str:
         return yahoo_calendar(symbol)
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        client = self.client()
+        client.set_tz_cache_location(str(self.folder() / "zones"))
+        client.config.debug.hide_exceptions = False
+        yield
 
     def fetch(self, symbol: str, since: pd.Timestamp, due: pd.Timestamp) -> Page:
         """Return bars by Ticker.history: all of them at once, those of a minute by the week."""
@@ -63,8 +73,6 @@ class YFinanceDataProcessor(LivingDataProcessor):
     def _history(self, symbol: str, begin: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
         client = self.client()
         errors = client.exceptions
-        client.set_tz_cache_location(str(self.folder() / "zones"))
-        client.config.debug.hide_exceptions = False
         try:
             # The package keeps answers, bad ones too, so that a retry would read the same again.
             client.data.YfData().cache_get.cache_clear()

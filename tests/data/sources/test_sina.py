@@ -41,6 +41,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setattr(sina_client, "TIMEOUT", httpx.Timeout(0.3))
     monkeypatch.setattr(sina_client, "WHOLE_ANSWER", 0.5)
     monkeypatch.setattr(polite, "TRIES", 3)
+    monkeypatch.setattr(SinaDataProcessor, "workers", 1)  # faults are those of the first, second, ... request
     set_clock(monkeypatch, "2024-06-29 12:00")
     made = Service(
         bars={symbol: series(symbol) for symbol in SYMBOLS}, factors={"sh600519": [("1900-01-01", "1.0")]}
