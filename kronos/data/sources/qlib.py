@@ -26,6 +26,7 @@ INDICES = {  # by universe
 }  # fmt: skip
 INDEX = re.compile(r"(?i)^(sh000|sz399)\d{3}$")  # the codes that Shanghai and Shenzhen give to indices
 FIELDS = (*PRICES, "volume", "amount", "vwap")
+COMMUNITY = "github.com/chenditc/investment_data/releases"
 OLD = pd.Timedelta(days=366)  # since the last bar: a store that nobody tops up
 PART = 400_000  # rows yielded at a time
 Spans = list[tuple[pd.Timestamp, pd.Timestamp]]
@@ -44,12 +45,8 @@ class QlibDataProcessor(BaseDataProcessor):
     def process_raw_data(self) -> Iterator[pd.DataFrame]:
         config = self.config
         store = QlibStore(config.qlib_data_path, self.freq)
-        last = store.calendar[-1]
-        if pd.Timestamp.now() - last > OLD:
-            self.notes.append(
-                f"{store.root} ends on {last:%Y-%m-%d} (Qlib's own download does in September 2020): bars since then "
-                "come from a source of today, such as --data-source akshare --instrument csi300."
-            )
+        if pd.Timestamp.now() - store.calendar[-1] > OLD:
+            self.notes.append(ended(store))
         wanted, indices = self._members(store)
         if indices:
             items = [
@@ -107,6 +104,7 @@ class QlibDataProcessor(BaseDataProcessor):
             raise UserError(
                 f"universe {config.instrument} of {store.root} has no member in {days_text(config)}"
                 + (f" among the symbols {', '.join(symbols)}" if symbols is not None else "")
+                + (f". {ended(store)}" if begin > store.calendar[-1] else "")
             )
         return wanted, indices
 
@@ -216,6 +214,16 @@ class QlibStore:
         quoted = np.isfinite(np.stack([fields[name] for name in PRICES])).any(0)
         data = {name: values[quoted].astype(np.float64) for name, values in fields.items()}
         return pd.DataFrame({"instrument": instrument, "datetime": self.calendar[quoted], **data})
+
+
+def ended(store: QlibStore) -> str:
+    """Say when a store ends and where later bars are."""
+    return (
+        f"{store.root} ends on {store.calendar[-1]:%Y-%m-%d} (Qlib's own download does in September 2020). Later bars "
+        f"are in a community release of a Qlib store ({COMMUNITY}, qlib_bin.tar.gz), unpacked in its place, or in a source "
+        "of today, such as --data-source akshare --instrument csi300, which  python -m kronos to_qlib FOLDER  writes in "
+        "Qlib's own format."
+    )
 
 
 def closes(path: str | Path, instrument: str, freq: str = "day") -> pd.Series | None:

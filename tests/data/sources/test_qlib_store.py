@@ -260,3 +260,20 @@ def test_the_input_digest_follows_every_file_that_is_read_and_no_other(
     assert processor.reusable and processor.input_digest() == before
     change(path)
     assert (processor.input_digest() != before) == matters
+
+
+def test_a_store_that_ended_long_ago_says_where_later_bars_are(
+    written: tuple[BarStore, Path], tmp_path: Path
+) -> None:
+    """In the report of its bars, and where days after its end are asked for."""
+    path = written[1]
+    store = QlibDataProcessor(config(path, tmp_path)).run_pipeline()
+    (note,) = (one for one in store.source["notes"] if " ends on " in one)
+    later = config(path, tmp_path, dataset_begin_time=date(2024, 1, 2), dataset_end_time=date(2025, 1, 2))
+    with pytest.raises(UserError) as caught:
+        QlibDataProcessor(later).run_pipeline()
+    last = QlibStore(path, "day").calendar[-1]
+    for text in (note, str(caught.value)):
+        assert f"{path} ends on {last:%Y-%m-%d} (Qlib's own download does in September 2020)" in text
+        assert "github.com/chenditc/investment_data/releases" in text and "python -m kronos to_qlib" in text
+        assert "\n" not in text
