@@ -52,6 +52,7 @@ DOORS = {
     "mlflow": ("kronos.tracking",),
     "optuna": ("kronos.stages.search.study",),
     "qlib": ("kronos.evaluation.qlib_store", "kronos.evaluation.qlib_backtest", "kronos.data.sources.qlib"),
+    "index_constitution": ("kronos.data.sources.membership",),
     **{
         name: (f"kronos.data.sources.{name}",)
         for name in ("akshare", "baostock", "ccxt", "tushare", "yfinance")

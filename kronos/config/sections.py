@@ -91,7 +91,9 @@ class DataConfig(Section):
     )
     embargo: Int = field(0, "bars left out between the scored bars of one split and the next", ge=0)
     windows_across_days: bool = field(True, "intraday windows may span several days")
-    symbols: OptionalNames = field(None, "only these instruments, separated by commas")
+    symbols: OptionalNames = field(
+        None, "only these instruments: a list, a file of them or of instrument,from,to, or history:csi300"
+    )
     sina_url: Text = field("https://quotes.sina.cn", "address of the K-line service for data_source=sina")
     sina_factor_url: OptionalText = field("https://finance.sina.com.cn", "address of its factors, or none")
     sina_symbols: OptionalNames = field(

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +82,15 @@ def with_own_digest(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON object with the digest of itself as one more entry."""
     plain = {name: entry for name, entry in json.loads(json.dumps(value)).items() if name != OWN}
     return {**value, OWN: hashlib.sha256(canonical(plain)).hexdigest()}
+
+
+def file_stats(root: Path, paths: Iterable[Path]) -> list[list[Any]]:
+    """List [path within `root`, bytes, time of change in ns] of each file; one that is not there is left out."""
+    found = []
+    for path in paths:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            continue
+        found.append([path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns])
+    return found

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from kronos.data.sources.membership import Spans
 from kronos.data.sources.symbols import Market, listed, market_of
 from kronos.data.sources.tushare import TOKEN
 from kronos.utils.errors import UserError
@@ -21,9 +22,15 @@ WHAT = {"chinese": "A-shares", "pair": "pairs of a crypto exchange", "yahoo": "s
 def by_market(symbols: Any) -> dict[str, tuple[str, ...]]:
     """Return the symbols of each market, by its calendar. Raises UserError without any."""
     found: dict[str, list[str]] = {}
-    for name in _names(symbols):
+    members = _members(symbols)
+    for name in members:
         market = market_of(name)
         found.setdefault("crypto" if market.kind == "pair" else market.calendar, []).append(name)
+    if len(found) > 1 and any(spans is not None for spans in members.values()):
+        raise UserError(
+            f"data_source=auto: {symbols[0]} has members of several markets ({', '.join(found)}): give one file for "
+            "each market"
+        )
     return {market: tuple(names) for market, names in found.items()}
 
 
@@ -51,14 +58,14 @@ def chosen_source(symbols: Any, freq: str, class_of: Callable[[str], Any]) -> tu
     return chosen, reason
 
 
-def _names(symbols: Any) -> list[str]:
+def _members(symbols: Any) -> dict[str, Spans | None]:
     if not symbols:
         raise UserError("data_source=auto needs --symbols, whose form tells the source: 600519,AAPL,BTC/USDT")
-    return list(listed(symbols, "symbols", str))
+    return listed(symbols, "symbols", str)
 
 
 def _market(symbols: Any) -> Market:
-    return market_of(_names(symbols)[0])
+    return market_of(next(iter(_members(symbols))))
 
 
 def _usable(name: str, freq: str, processor: Any) -> bool:

@@ -27,7 +27,9 @@ from kronos.data.frequency import PERIODS
 from kronos.data.open_bars import drop_open_bars
 from kronos.data.quality_report import empty_sessions, hole_findings
 from kronos.data.resampling import Resampling
+from kronos.data.sources.membership import Spans, described, mark_members
 from kronos.data.sources.parts import TimeCounts, last_session_of
+from kronos.data.sources.symbols import HISTORY, universe_of
 from kronos.data.spacing import (
     Spacing,
     found_freq,
@@ -96,7 +98,13 @@ class BaseDataProcessor:
 
     def symbols_wanted(self) -> tuple[str, ...] | None:
         """Return the instruments that the store is restricted to, as the bars name them; None for all."""
-        return getattr(self.config, "symbols", None)
+        universe = self.universe()
+        return None if universe is None else tuple(universe)
+
+    def universe(self) -> dict[str, Spans | None] | None:
+        """Return the instruments of `symbols` with their spans, None for those of a list; None for all."""
+        symbols = getattr(self.config, "symbols", None)
+        return None if symbols is None else universe_of(symbols)
 
     def benchmark(self) -> pd.Series | None:
         """Return the closes of the universe's index by time, named by its code; None where the source has none."""
@@ -127,7 +135,8 @@ class BaseDataProcessor:
         fingerprint, code = self.fingerprint(), source_code_digest(type(self))  # type: ignore[arg-type]  # mypy: a class is hashable
         if fingerprint is None or code is None:
             return None
-        return json.dumps([fingerprint, code], sort_keys=True, default=str)
+        universe = {name: spans for name, spans in (self.universe() or {}).items() if spans is not None}
+        return json.dumps([fingerprint, code, *([universe] if universe else [])], sort_keys=True, default=str)
 
     def key(self) -> str:
         """Return a digest of everything but code of this package that decides what the store holds.
@@ -215,7 +224,8 @@ class BaseDataProcessor:
         config = self.config
         freq = self.freq
         begin, end = days_asked(config)
-        symbols = self.symbols_wanted()
+        symbols, universe = self.symbols_wanted(), self.universe() or {}
+        by_day = any(spans is not None for spans in universe.values())
         given = self.process_raw_data()
         parts: list[Held] = []
         counts = TimeCounts()
@@ -240,6 +250,8 @@ class BaseDataProcessor:
                 frame = frame[frame["instrument"].isin(symbols)].reset_index(drop=True)
                 if frame.empty:
                     continue
+            if by_day:
+                frame = mark_members(frame, universe)
             days += [frame["datetime"].min(), frame["datetime"].max()]
             inside = (
                 (frame["datetime"] >= begin) & (frame["datetime"] < end + pd.Timedelta(days=1))
@@ -266,7 +278,12 @@ class BaseDataProcessor:
                 counts.add(frame["datetime"])
         findings += judge_spacing(spacings, freq)
         absent = sorted(set(symbols or ()) - names)
-        if absent:
+        if by_day:
+            name = Path(config.symbols[0].removeprefix(HISTORY)).stem
+            about, found = described(name, universe, absent)
+            self.about |= about
+            findings += found
+        if absent and (not by_day or len(absent) == len(universe)):
             raise UserError(
                 f"symbols: the source has no {', '.join(absent[:10])} among its {len(names)} instruments"
                 + (f" ({', '.join(sorted(names)[:5])}, ...)" if names else "")
@@ -380,15 +397,3 @@ def source_code_digest(processor: type) -> str | None:
         except (KeyError, TypeError, OSError):
             return None
     return digest_bytes(*(digest_bytes(text).encode() for text in texts)) if texts else ""
-
-
-def file_stats(root: Path, paths: Iterable[Path]) -> list[list[Any]]:
-    """List [path within `root`, bytes, time of change in ns] of each file; one that is not there is left out."""
-    found = []
-    for path in paths:
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            continue
-        found.append([path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns])
-    return found

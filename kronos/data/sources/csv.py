@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from kronos.data.bars import Finding
-from kronos.data.sources.base import BaseDataProcessor, file_stats
+from kronos.data.sources.base import BaseDataProcessor
 from kronos.data.sources.csv_clock import Clock, from_zone
 from kronos.data.sources.csv_date_order import DateOrders
 from kronos.data.sources.csv_file import FileBars
@@ -23,6 +23,7 @@ from kronos.data.sources.csv_units import AGREES, UNITS_SAID, settle_units
 from kronos.data.sources.csv_words import ROLES, squeeze
 from kronos.data.spool import Held
 from kronos.data.store import BarStore
+from kronos.utils.digests import file_stats
 from kronos.utils.errors import UserError
 from kronos.utils.files import given_path
 
@@ -183,7 +184,7 @@ class CsvDataProcessor(BaseDataProcessor):
         given = self.config.data_path
         if given is None:
             raise UserError("data_source=csv needs --data-path: a CSV or parquet file, or a folder of them")
-        return bar_files(given, getattr(self.config, "symbols", None))
+        return bar_files(given, self.symbols_wanted())
 
     def _keep_long(self, bars: FileBars) -> "LongTable":
         """Put the rows of a table of several instruments in the order of its instruments, and hold them."""

@@ -23,8 +23,8 @@ from kronos.data.open_bars import end_of_day
 from kronos.data.sources.at_once import Work, at_once
 from kronos.data.sources.bar_cache import Record, SymbolCache
 from kronos.data.sources.base import BaseDataProcessor, days_asked
+from kronos.data.sources.membership import POINT_IN_TIME, Spans, membership
 from kronos.data.sources.polite import NoAnswer, Polite
-from kronos.data.sources.qlib import Spans, membership
 from kronos.data.sources.symbols import listed
 from kronos.data.sources.topping_up import Page, TopUp
 from kronos.utils.error_messages import OPTIONAL
@@ -38,10 +38,6 @@ PART = 400_000  # rows yielded at a time
 TODAY_ONLY = (
     "The symbols were chosen by name: those that left the market before are missing unless they were named, "
     "so that survivorship bias remains, and returns measured on these bars are too good."
-)
-POINT_IN_TIME = (
-    "Membership is point in time, as the file of symbols states it: the bars are free of survivorship bias as far as "
-    "that file is complete and the service has those that left the market."
 )
 
 
@@ -155,8 +151,8 @@ class LivingDataProcessor(BaseDataProcessor):
                 f"run  {OPTIONAL[self.library]}"
             ) from None
 
-    def symbols_wanted(self) -> tuple[str, ...] | None:
-        """Return None: the bars are those of the symbols asked for, however they were spelled."""
+    def universe(self) -> dict[str, Spans | None] | None:
+        """Return None: the bars are those of the symbols asked for, however they were spelled, and marked already."""
         return None
 
     def fingerprint(self) -> dict[str, Any]:

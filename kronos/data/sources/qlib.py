@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import MAX_ITEMS, PRICES, Finding, Flag
-from kronos.data.sources.base import BaseDataProcessor, days_asked, days_text, file_stats
+from kronos.data.sources.base import BaseDataProcessor, days_asked, days_text
+from kronos.data.sources.membership import Spans, membership, read_universe, text_lines
+from kronos.utils.digests import file_stats
 from kronos.utils.errors import UserError
 from kronos.utils.files import given_path
 from kronos.utils.names import RESERVED, file_name, name_of
@@ -29,7 +31,6 @@ FIELDS = (*PRICES, "volume", "amount", "vwap")
 COMMUNITY = "github.com/chenditc/investment_data/releases"
 OLD = pd.Timedelta(days=366)  # since the last bar: a store that nobody tops up
 PART = 400_000  # rows yielded at a time
-Spans = list[tuple[pd.Timestamp, pd.Timestamp]]
 
 
 class QlibDataProcessor(BaseDataProcessor):
@@ -46,7 +47,7 @@ class QlibDataProcessor(BaseDataProcessor):
         config = self.config
         store = QlibStore(config.qlib_data_path, self.freq)
         if pd.Timestamp.now() - store.calendar[-1] > OLD:
-            self.notes.append(ended(store))
+            self.notes.append(f"{ended(store)}.")
         wanted, indices = self._members(store)
         if indices:
             items = [
@@ -94,7 +95,7 @@ class QlibDataProcessor(BaseDataProcessor):
             for name, spans in store.universe(config.instrument).items()
             if any(first <= end + pd.Timedelta(days=1) and last >= begin for first, last in spans)
         }
-        symbols, indices = getattr(config, "symbols", None), []
+        symbols, indices = self.symbols_wanted(), []
         if symbols is not None:
             wanted = {name: spans for name, spans in wanted.items() if name_of(name) in symbols}
         elif config.instrument.lower() == "all":
@@ -104,7 +105,7 @@ class QlibDataProcessor(BaseDataProcessor):
             raise UserError(
                 f"universe {config.instrument} of {store.root} has no member in {days_text(config)}"
                 + (f" among the symbols {', '.join(symbols)}" if symbols is not None else "")
-                + (f". {ended(store)}" if begin > store.calendar[-1] else "")
+                + (f"; {ended(store)}" if begin > store.calendar[-1] else "")
             )
         return wanted, indices
 
@@ -139,7 +140,7 @@ class QlibStore:
                 f"{self.root} is not a Qlib store of {freq} bars (calendars/{freq}.txt is missing): {what}, or give "
                 "--qlib-data-path"
             )
-        lines = _lines(file)
+        lines = text_lines(file)
         try:
             self.calendar = pd.DatetimeIndex(pd.to_datetime(lines, format="ISO8601")).as_unit("ns")
         except ValueError as error:
@@ -219,10 +220,10 @@ class QlibStore:
 def ended(store: QlibStore) -> str:
     """Say when a store ends and where later bars are."""
     return (
-        f"{store.root} ends on {store.calendar[-1]:%Y-%m-%d} (Qlib's own download does in September 2020). Later bars "
-        f"are in a community release of a Qlib store ({COMMUNITY}, qlib_bin.tar.gz), unpacked in its place, or in a source "
-        "of today, such as --data-source akshare --instrument csi300, which  python -m kronos to_qlib FOLDER  writes in "
-        "Qlib's own format."
+        f"{store.root} ends on {store.calendar[-1]:%Y-%m-%d} (Qlib's own download does in September 2020): later "
+        f"bars are in a community release of a Qlib store ({COMMUNITY}, qlib_bin.tar.gz), to unpack in its place, or "
+        "in a source of today, such as --data-source akshare --instrument csi300, which  python -m kronos to_qlib "
+        "FOLDER  writes in Qlib's own format"
     )
 
 
@@ -246,28 +247,6 @@ def folder_name(instrument: str) -> str:
     return f"_qlib_{instrument}".lower() if instrument.lower() in RESERVED else instrument.lower()
 
 
-def read_universe(file: Path) -> dict[str, Spans]:
-    """Read lines of symbol, first day, last day; a symbol may have several."""
-    found: dict[str, Spans] = {}
-    for number, line in enumerate(_lines(file), 1):
-        parts = line.split("\t") if "\t" in line else line.replace(",", " ").split()
-        try:
-            name, first, last = parts[0].strip(), *(pd.Timestamp(part.strip()) for part in parts[1:3])
-        except (ValueError, IndexError):
-            raise UserError(f"{file}, line {number}: {line!r} is not  SYMBOL  first day  last day") from None
-        found.setdefault(name, []).append((first, last))
-    return dict(sorted(found.items()))
-
-
-def membership(times: pd.DatetimeIndex, spans: Spans) -> np.ndarray:
-    """Return whether each time lies in a membership span; a last day without a time of day is included."""
-    inside = np.zeros(len(times), bool)
-    for first, last in spans:
-        until = last + pd.Timedelta(days=1) if last == last.normalize() else last + pd.Timedelta(1, "ns")
-        inside |= (times >= first) & (times < until)
-    return inside
-
-
 def _read_member(store: QlibStore, member: tuple[str, Spans]) -> pd.DataFrame | None:
     name, spans = member
     frame = store.frame(name)
@@ -279,11 +258,3 @@ def _read_member(store: QlibStore, member: tuple[str, Spans]) -> pd.DataFrame | 
     frame["flag"] = np.where(inside, np.uint8(0), np.uint8(Flag.NONMEMBER))
     frame["instrument"] = name_of(name)  # folders of `write_qlib_store` have names such as BTC~2FUSDT
     return frame.drop(columns="vwap", errors="ignore")
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{file} is not UTF-8 text") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -9,7 +9,7 @@ import pandas as pd
 from kronos.data import calendars
 from kronos.data.bars import FEATURES
 from kronos.data.sources.living import LivingDataProcessor, now
-from kronos.data.sources.qlib import Spans
+from kronos.data.sources.membership import Spans
 from kronos.data.sources.sina_client import SinaClient
 from kronos.data.sources.symbols import chinese_symbol, listed, read_symbols
 from kronos.data.sources.topping_up import Page

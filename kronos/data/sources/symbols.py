@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from kronos.data.sources.qlib import Spans, read_universe
+from kronos.data.sources.membership import Spans, index_history, read_universe, text_lines
 from kronos.utils.errors import UserError
 
 CHINESE = re.compile(r"(?i)^(?:(sh|sz|bj)[._]?(\d{6})|(\d{6})(?:[._](sh|sz|bj|ss|xshg|xshe))?)$")
@@ -19,6 +19,8 @@ YAHOO = {
     "AS": "XAMS", "MI": "XMIL", "MC": "XMAD", "SW": "XSWX", "ST": "XSTO", "TO": "XTSE", "AX": "XASX", "NS": "XBOM",
     "BO": "XBOM", "KS": "XKRX", "KQ": "XKRX", "TW": "XTAI", "SI": "XSES", "SA": "BVMF",
 }  # fmt: skip
+HISTORY = "history:"  # before the name of an index: all its members with their spans
+FILES = (".txt", ".csv", ".tsv", ".parquet")  # endings of files of symbols
 SPAN = re.compile(r"^[^\s,]+[\s,]+\d{4}-?\d\d-?\d\d")  # symbol and first day of membership
 YAHOO_COINS = re.compile(r"^[A-Z0-9]+-(USD|EUR|GBP|BTC)$")  # BTC-USD
 
@@ -68,15 +70,18 @@ def listed(
 ) -> dict[str, Spans | None]:
     """Return the symbols of a list, as `spelled` writes them, with their membership spans where a file has them.
 
-    The list is a text with commas or spaces, or several of them; a single one may be the name of a file. Raises
-    UserError for a file that is not there.
+    The list is a text with commas or spaces, or several of them; a single one may be the name of a file, or
+    `history:INDEX`. Raises UserError for a file that is not there.
     """
     texts = [given] if isinstance(given, str) else list(given)
     parts = [part for text in texts for part in re.split(r"[,\s]+", text) if part]
     path = os.path.expanduser(texts[0]) if len(texts) == 1 else ""
+    if path.startswith(HISTORY):
+        members = index_history(path.removeprefix(HISTORY).lower())
+        return {spelled(name): spans for name, spans in members.items()}
     if os.path.isfile(path):  # unlike Path.is_file, False for a list that is too long for a file name
         return read_symbols(Path(path), spelled)
-    looks_like_a_file = "/" in path or Path(path).suffix.lower() in (".txt", ".csv", ".tsv")
+    looks_like_a_file = "/" in path or Path(path).suffix.lower() in FILES
     if looks_like_a_file and len(parts) == 1 and not PAIR.match(parts[0]):
         raise UserError(
             f"{field} {path} does not exist: give an existing file, or a list like sh600519,sz000001"
@@ -84,12 +89,25 @@ def listed(
     return {spelled(part): None for part in parts}
 
 
+def universe_of(symbols: tuple[str, ...] | list[str]) -> dict[str, Spans | None]:
+    """Return the instruments of the field `symbols`, spelled as the bars have them, with the spans that a file says.
+
+    A single text that ends like a file, or `history:INDEX`, is one; anything else is the name of an instrument.
+    """
+    single = symbols[0] if len(symbols) == 1 else ""
+    if single.startswith(HISTORY) or Path(single).suffix.lower() in FILES:
+        return listed(symbols, "symbols", str)
+    return dict.fromkeys(symbols)
+
+
 def read_symbols(file: Path, spelled: Callable[[str], str]) -> dict[str, Spans | None]:
-    """Read lines of symbol, first day, last day, as Qlib's universes have them, or symbols alone.
+    """Read rows of symbol, first day, last day, as Qlib's universes have them, or lines of symbols alone.
 
     In a list of symbols alone `#` begins a comment.
     """
-    lines = [line.split("#")[0].strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    if file.suffix.lower() == ".parquet":
+        return {spelled(name): spans for name, spans in read_universe(file, loose=True).items()}
+    lines = [line.split("#")[0].strip() for line in text_lines(file)]
     if any(SPAN.match(line) for line in lines):
-        return {spelled(name): spans for name, spans in read_universe(file).items()}
+        return {spelled(name): spans for name, spans in read_universe(file, loose=True).items()}
     return {spelled(part): None for line in lines for part in re.split(r"[,\s]+", line) if part}

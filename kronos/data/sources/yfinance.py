@@ -8,7 +8,7 @@ import pandas as pd
 
 from kronos.data.sources.living import LivingDataProcessor
 from kronos.data.sources.polite import BadAnswer, UnknownSymbol
-from kronos.data.sources.symbols import yahoo_calendar
+from kronos.data.sources.symbols import YAHOO, yahoo_calendar
 from kronos.data.sources.topping_up import Page
 from kronos.utils.errors import UserError
 
@@ -38,7 +38,9 @@ class YFinanceDataProcessor(LivingDataProcessor):
     label = "start"
 
     def spelled(self, name: str) -> str:
-        return name.strip().upper()
+        symbol, _, ending = name.strip().upper().partition(".")
+        of_a_class = len(ending) == 1 and ending not in YAHOO  # BRK.B, which Yahoo writes as BRK-B
+        return f"{symbol}-{ending}" if of_a_class else name.strip().upper()
 
     def exchange(self, symbol: str) -> str:
         return yahoo_calendar(symbol)
