@@ -15,6 +15,7 @@ from kronos.data.sources.base import BaseDataProcessor
 from kronos.data.sources.qlib import QlibDataProcessor
 from kronos.data.store import BarStore
 from kronos.evaluation.qlib_store import initialised, load_module
+from kronos.utils.files import clone
 from kronos.utils.names import file_name
 
 DAYS = sessions("XSHG", "2023-10-09", "2024-06-28")
@@ -119,3 +120,53 @@ def test_only_a_folder_of_its_own_is_replaced(written: BarStore, in_folder: Path
     assert [file.name for file in mine.iterdir()] == ["notes.txt"]
     assert main(["to_qlib", "other", "--dataset-path", "nowhere"]) == 2 and not (in_folder / "other").exists()
     assert not [file for file in in_folder.iterdir() if file.name.startswith(".")]
+
+
+CSI300 = [f"SH60{number:04d}" for number in range(8)]
+
+
+class Members(BaseDataProcessor):
+    """Eight shares with the index, the last of which left it in May."""
+
+    calendar = "XSHG"
+    source = {"universe": "csi300: 8 instruments"}  # noqa: RUF012
+
+    def process_raw_data(self) -> pd.DataFrame:
+        frames = []
+        for number, name in enumerate(CSI300):
+            close = 20 * np.exp(np.cumsum(np.random.default_rng(number).normal(0, 0.01, len(DAYS))))
+            flag = np.where(
+                (name == CSI300[-1]) & (DAYS >= "2024-05-20"), np.uint8(Flag.NONMEMBER), np.uint8(0)
+            )
+            frames.append(pd.DataFrame({
+                "instrument": name, "datetime": DAYS, "open": close, "high": close * 1.01, "low": close * 0.99,
+                "close": close, "volume": 1e6, "amount": close * 1e6, "flag": flag,
+            }))  # fmt: skip
+        return pd.concat(frames)
+
+    def benchmark(self) -> pd.Series:
+        return pd.Series(3000.0 + np.arange(len(DAYS)), index=DAYS, name="SH000300")
+
+
+@pytest.mark.slow
+def test_the_pipeline_of_the_guide_runs_on_it(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The fields of experiments/csi300.json with a small model, few windows and the days of this store."""
+    Members(settings(in_folder / "store")).run_pipeline()
+    assert main(["to_qlib", "qlib", "--dataset-path", "store"]) == 0
+    small = {
+        "config-path": Path(str(clone())) / "experiments" / "csi300.json", "qlib-data-path": "qlib",
+        "dataset-begin-time": "2023-10-09", "dataset-end-time": "2024-06-28",
+        "train-time-range": "2023-10-09,2024-02-29", "val-time-range": "2024-02-01,2024-04-30",
+        "test-time-range": "2024-04-15,2024-06-28", "backtest-time-range": "2024-05-13,2024-06-28",
+        "lookback-window": 16, "predict-window": 3, "model-preset": "nano", "pretrained-tokenizer-path": "none",
+        "pretrained-predictor-path": "none", "epochs": 1, "n-train-iter": 100, "n-val-iter": 50,
+        "inference-sample-count": 1, "calibration-series": 100, "calibration-sample-count": 10,
+        "baseline-lightgbm": "false",
+    }  # fmt: skip
+    given = [text for name, value in small.items() for text in (f"--{name}", str(value))]
+    assert main(["pipeline", *given]) == 0
+    folder = next(Path("outputs/backtest_results").glob("*/predictions.parquet")).parent
+    forecast = pd.read_parquet(folder / "predictions.parquet")
+    days = forecast.groupby("instrument")["as_of"].max()
+    assert set(days.index) == set(CSI300) and days[CSI300[-1]] < pd.Timestamp("2024-05-20") < days[CSI300[0]]
+    assert "SH000300" in (folder / "report.md").read_text()
