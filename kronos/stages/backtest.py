@@ -85,6 +85,7 @@ class BacktestStage(Stage):
         model = forecaster_of(config, store, inputs.models, context.shards)
         means, repaired = model.means(points, trading_rules(config))
         context.say(repaired_text(config, len(points), repaired))
+        context.say("evaluation: tables of forecasts")
         forecast = forecast_frame(store, points, means)
         ledger, look = self._ledger or looks.ledger_of(config), self._look(config, inputs)
         before = looks.looked_before(ledger, look, context)

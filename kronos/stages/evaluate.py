@@ -67,6 +67,7 @@ def evaluate(
     start = max(0, first - lookback)
     plain = wide_bars(store, start)
     bars = departures.pay_out(plain, rules.backtest_delisting_return)
+    context.say("evaluation: scores")
     scores = signals.score(bars["close"], forecast)
     signals.predictions_pickle(scores, folder / "predictions.pkl")
     tradable = trading_mask(store, bars, "open", rules.backtest_limit_threshold)
@@ -76,11 +77,15 @@ def evaluate(
         day_N=points.session.astype(np.int64) - start, instrument_N=points.instrument.astype(np.int64),
         opening=bars["open"], close=bars["close"], lookback=lookback, tradable=tradable,
     )  # fmt: skip
+    context.say("evaluation: model before training")
     before = before_training(context, inputs, model, points, bars["close"])
+    trained = trained_baselines(context, splits, store, bars["close"])
+    context.say("evaluation: ranking and baselines")
     ranked = forecast_evaluation.rank(
         forecasts, scores, signal=rules.backtest_signal, seeds=rules.baseline_seeds, before=before,
-        trained=trained_baselines(config, splits, store, bars["close"]),
+        trained=trained,
     )  # fmt: skip
+    context.say("evaluation: sample paths and bands")
     samples = sample_paths(model, points, forecasts)
     members = member_figures(context, model, points, forecasts, scores, samples)
     bands = {}
@@ -88,7 +93,9 @@ def evaluate(
         rows, fitted = samples[0].rows, inputs.calibration.calibration
         raw, realised = samples[0].paths_NSH, forecasts.realised()[rows]
         bands = coverages(model, points.subset(rows), raw, realised, fitted)
+    context.say("evaluation: test loss")
     losses = test_losses(context, inputs)
+    context.say("evaluation: accuracy")
     accurate = forecast_evaluation.measure(forecasts, samples)
     within = {name: bars[name].iloc[first - start :] for name in ("close", "member")}
     traded = pd.DatetimeIndex(within["close"].index)
@@ -106,8 +113,10 @@ def evaluate(
         ranking.random_rankings(signals.wide(scores, rules.backtest_signal), rules.baseline_seeds)
     ):
         traded_signals[f"random_{seed}"] = pd.Series(chance.stack())
+    context.say(f"evaluation: {len(traded_signals)} simulated portfolios")
     results = simulate(config, splits, store, traded_signals, compared, paid, at_deal, costs, year)
     own = results[rules.backtest_signal]
+    context.say("evaluation: single moves and charts")
     left = departures.effect(
         plain, signals.wide(scores, rules.backtest_signal), horizon,
         trading_mask(store, plain, "open", rules.backtest_limit_threshold), rules.backtest_delisting_return,
@@ -156,13 +165,15 @@ def evaluate(
         large_moves=moves,
         looks_before=looks_before,
     )  # fmt: skip
+    context.say("evaluation: report")
     return write_report(folder, content)
 
 
 def trained_baselines(
-    config: Config, splits: Ranges, store: BarStore, close: pd.DataFrame
+    context: Context, splits: Ranges, store: BarStore, close: pd.DataFrame
 ) -> dict[str, tuple[str, pd.DataFrame]]:
     """Return rankings that were fitted on the training range: key -> (name, scores for the days of `close`)."""
+    config = context.config
     lookback, horizon = config.data.lookback_window, config.data.predict_window
     past = {}  # wide closes and tradable returns of each range, with no bar after it
     for name, days in (("train", splits.train), ("val", splits.val)):
@@ -174,10 +185,12 @@ def trained_baselines(
         past[name] = (bars["close"], earned.where(bars["member"]))
     found = {}
     if len(past["train"][0]) > lookback + horizon:
+        context.say("evaluation: linear regression on returns")
         weights = ranking.fit_returns(*past["train"], lookback)
         name = f"linear regression on the last {lookback - 1} returns"
         found["linear"] = (name, ranking.by_returns(close, weights))
     if config.backtest.baseline_lightgbm:
+        context.say(f"evaluation: {boosted_trees.NAME}")
         trees = boosted_trees.ranking(
             store, {name: earned for name, (_, earned) in past.items()}, pd.DatetimeIndex(close.index),
             torch.get_num_threads(), config.training.seed,

@@ -49,14 +49,16 @@ CASES: dict[str, tuple[int, str, Callable[[], pd.DatetimeIndex]]] = {
 }
 
 
-def write_bars(path: Path, instruments: int, times: pd.DatetimeIndex, by_time: bool) -> None:
+def write_bars(
+    path: Path, instruments: int, times: pd.DatetimeIndex, by_time: bool, volatility: float = 0.002
+) -> None:
     """A long parquet table of made-up bars, 1 in 500 missing; by instrument, or shuffled as by time."""
     generator = np.random.default_rng(0)
     writer = None
     for begin in range(0, instruments, 50):
         count = min(50, instruments - begin)
         shape = (count, len(times))
-        close = 50 * np.exp(np.cumsum(generator.normal(0, 0.002, shape), axis=1))
+        close = 50 * np.exp(np.cumsum(generator.normal(0, volatility, shape), axis=1))
         opening = close * np.exp(generator.normal(0, 0.001, shape))
         columns = {
             "open": opening, "high": np.maximum(opening, close) * 1.002, "low": np.minimum(opening, close) / 1.002,
