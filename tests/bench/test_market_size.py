@@ -1,7 +1,7 @@
-"""A market's backtest, 3,060 instruments x 1,312 bars with 220 test days: seconds and memory of all but the forecasts.
+"""A market's backtest, 3,060 instruments x 1,312 bars, 220 test days: seconds and memory of all but the forecasts.
 
-The bars are made up and read by the data stage, and `backtest` runs as from the command line. Its forecasts are random
-walks with a little of what came, in place of the models' draws: they go through the same shards and tables.
+The bars are made up and read by the data stage, and `backtest` runs as from the command line. Its forecasts are
+random walks with a little of what came, in place of the models' draws: they go through the same shards and tables.
 `KRONOS_BENCH_INSTRUMENTS` sets the number of instruments.
 
 python -m pytest tests/bench/test_market_size.py -m bench -s
@@ -32,8 +32,9 @@ def test_a_market_is_evaluated_in_three_minutes_and_four_gigabytes(tmp_path: Pat
     days = [f"{day:%Y-%m-%d}" for day in times]
     split, tested = BARS - TEST_BARS - VALIDATION_BARS, BARS - TEST_BARS
     common = {
-        "data_source": "csv", "data_path": "bars.parquet", "freq": "day", "calendar": "XSHG", "model_preset": "nano",
-        "train_time_range": f"{days[0]},{days[split - 1]}", "val_time_range": f"{days[split - 90]},{days[tested - 1]}",
+        "data_source": "csv", "data_path": "bars.parquet", "freq": "day", "calendar": "XSHG",
+        "model_preset": "nano", "train_time_range": f"{days[0]},{days[split - 1]}", "val_time_range":
+        f"{days[split - 90]},{days[tested - 1]}",
         "test_time_range": f"{days[tested - 90]},{days[-1]}", "backtest_time_range": f"{days[tested]},{days[-1]}",
         "n_val_iter": "100",
     }  # fmt: skip
@@ -43,7 +44,8 @@ def test_a_market_is_evaluated_in_three_minutes_and_four_gigabytes(tmp_path: Pat
     parts, code = run([*command, "--predictor-path", "predictor"], tmp_path)
     assert code == 0
     print(
-        f"\n{INSTRUMENTS:,} instruments x {BARS:,} bars\n\n| part | seconds | peak memory so far, GB |\n| --- | --- | --- |"
+        f"\n{INSTRUMENTS:,} instruments x {BARS:,} bars\n\n"
+        "| part | seconds | peak memory so far, GB |\n| --- | --- | --- |"
     )
     for name, seconds, peak in parts:
         print(f"| {name} | {seconds:.1f} | {peak:.2f} |")
