@@ -54,6 +54,8 @@ def _spans(file: Path, rows: Iterable[tuple[int, list[str]]], loose: bool) -> di
             raise UserError(
                 f"{file}, line {number}: {' '.join(row)!r} is not  SYMBOL  first day  last day"
             ) from None
+        if loose and last < first:
+            raise UserError(f"{file}, line {number}: {name} leaves on {row[2]}, before it comes on {row[1]}")
         found.setdefault(name, []).append((first, last))
     return dict(sorted(found.items()))
 

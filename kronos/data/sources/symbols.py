@@ -22,6 +22,7 @@ YAHOO = {
 HISTORY = "history:"  # before the name of an index: all its members with their spans
 FILES = (".txt", ".csv", ".tsv", ".parquet")  # endings of files of symbols
 SPAN = re.compile(r"^[^\s,]+[\s,]+\d{4}-?\d\d-?\d\d")  # symbol and first day of membership
+SPAN_HEADER = re.compile(r"(?i)^(instrument|symbol|code|ticker)[\s,]+(from|first|start|begin|in)\b")
 YAHOO_COINS = re.compile(r"^[A-Z0-9]+-(USD|EUR|GBP|BTC)$")  # BTC-USD
 
 
@@ -105,9 +106,14 @@ def read_symbols(file: Path, spelled: Callable[[str], str]) -> dict[str, Spans |
 
     In a list of symbols alone `#` begins a comment.
     """
+    found: dict[str, Spans | None]
     if file.suffix.lower() == ".parquet":
         return {spelled(name): spans for name, spans in read_universe(file, loose=True).items()}
     lines = [line.split("#")[0].strip() for line in text_lines(file)]
-    if any(SPAN.match(line) for line in lines):
-        return {spelled(name): spans for name, spans in read_universe(file, loose=True).items()}
-    return {spelled(part): None for line in lines for part in re.split(r"[,\s]+", line) if part}
+    if any(SPAN.match(line) for line in lines) or SPAN_HEADER.match("".join(lines[:1])):
+        found = {spelled(name): spans for name, spans in read_universe(file, loose=True).items()}
+    else:
+        found = {spelled(part): None for line in lines for part in re.split(r"[,\s]+", line) if part}
+    if not found:
+        raise UserError(f"symbols: {file} names no instrument")
+    return found

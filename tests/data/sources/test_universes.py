@@ -145,6 +145,9 @@ def test_files_that_are_no_universe_are_refused_in_one_line(tmp_path: Path) -> N
     file = tmp_path / "members.csv"
     for text, message in (
         ("AAA,2024-02-01,2024-03-01\nBBB,soon,later\n", "members.csv, line 2: 'BBB soon later' is not"),
+        ("instrument,from,to\nAAA,soon,2024-03-01\n", "members.csv, line 2: 'AAA soon 2024-03-01' is not"),
+        ("AAA,2024-03-01,2024-02-01\n", "line 1: AAA leaves on 2024-02-01, before it comes on 2024-03-01"),
+        ("# none yet\n", "members.csv names no instrument"),
         ("NONE,2024-02-01,2024-03-01\n", "symbols: the source has no NONE among its 3 instruments"),
     ):
         file.write_text(text)
