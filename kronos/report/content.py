@@ -14,6 +14,7 @@ from kronos.evaluation.large_moves import LargeMoves
 from kronos.evaluation.portfolio import Excess
 from kronos.evaluation.ranking import PREDICTED, TRADABLE
 from kronos.evaluation.statistics import Estimate, independent_periods, verdict
+from kronos.evaluation.tear_sheet import TearSheet
 from kronos.evaluation.time_series import TimeSeries
 from kronos.report.forecast_chart import ForecastChart
 
@@ -76,6 +77,7 @@ class ReportInputs:
     portfolios: Mapping[str, Portfolio]
     excesses: Sequence[Excess]
     large_moves: LargeMoves
+    tear_sheet: TearSheet
     periods_per_year: float  # sessions (bars, within a day) by which figures are annualised
     # daily returns after costs of portfolios of random rankings, one column per seed
     random_net: pd.DataFrame | None = None
@@ -276,7 +278,7 @@ def details(inputs: ReportInputs) -> dict[str, Any]:
         "error_gap_last": accuracy.gap, "distributions": accuracy.distributions, "coverages": inputs.coverages,
         "time_series": _without_days(inputs.time_series),
         "portfolio": {name: one.risk for name, one in inputs.portfolios.items()}, "excess": inputs.excesses,
-        "large_moves": inputs.large_moves,
+        "large_moves": inputs.large_moves, "tear_sheet": _tear_sheet(inputs.tear_sheet),
     })  # fmt: skip
 
 
@@ -286,6 +288,14 @@ def _without_days(found: TimeSeries | None) -> TimeSeries | None:
         return None
     ledgers = {name: replace(one, daily=one.daily.iloc[:0]) for name, one in found.ledgers.items()}
     return replace(found, ledgers=ledgers)
+
+
+def _tear_sheet(found: TearSheet) -> TearSheet:
+    """The tear sheet with the years as a column, without the rolling figures of each session."""
+    return replace(
+        found, monthly=found.monthly.reset_index(), turnover=found.turnover.reset_index(),
+        rolling=found.rolling.iloc[:0],
+    )  # fmt: skip
 
 
 def plain(value: Any) -> Any:

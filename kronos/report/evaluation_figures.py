@@ -1,4 +1,4 @@
-"""Figures of an evaluation: drawdown, turnover, IC by month, groups, calibration, folds."""
+"""Figures of an evaluation: drawdown, rolling figures, turnover, IC by month, groups, calibration, folds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,6 +45,23 @@ def drawdown_figure(daily: pd.DataFrame, signal: str, period: str) -> Figure:
         axes.set_ylabel(label, color=INK, fontsize=9.5)
         axes.yaxis.set_major_formatter(PER_CENT)
         legend(axes)
+    return figure
+
+
+def rolling_figure(rolling: pd.DataFrame, window: int, signal: str, period: str) -> Figure:
+    """Draw the rolling Sharpe ratio above and the rolling volatility below, of `window` sessions each."""
+    title = f"Last {window} sessions, {signal} signal, with costs"
+    figure, upper, lower = panels_over_days(title, period, len(rolling))
+    for axes, column, label, style, color in (
+        (upper, "sharpe", "Sharpe ratio", "{:+.2f}", BLUE),
+        (lower, "volatility", "annualised volatility", "{:.1%}", GREEN),
+    ):
+        series = rolling[column]
+        text = f"{label}, {signed(float(series.iloc[-1]), style)} at the end"
+        axes.plot(series.index.to_numpy(), series.to_numpy(), color=color, lw=1.6, label=text)
+        axes.set_ylabel(label, color=INK, fontsize=9.5)
+        legend(axes)
+    lower.yaxis.set_major_formatter(PER_CENT)
     return figure
 
 

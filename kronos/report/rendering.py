@@ -95,12 +95,15 @@ def _lines(text: str) -> str:
 
 
 def _sections(page: Markup) -> dict[str, Any]:
-    """Split a page at its headings of level 2: what comes before them, and title and body of each section."""
-    head, *rest = re.split(r"<h2>(.*?)</h2>", page)
-    pairs = zip(rest[::2], rest[1::2], strict=True)
+    """Split a page at its headings of level 2: what comes before them, and title and body of each section and
+    whether it is folded at first."""
+    head, *rest = re.split(r"<h2( data-folded)?>(.*?)</h2>", page)
     return {
         "head": Markup(head),
-        "sections": [{"title": Markup(title), "body": Markup(body)} for title, body in pairs],
+        "sections": [
+            {"title": Markup(title), "body": Markup(body), "folded": bool(folded)}
+            for folded, title, body in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+        ],
     }
 
 

@@ -22,6 +22,7 @@ from kronos.report.evaluation_figures import (
     drawdown_figure,
     group_figure,
     monthly_ic_figure,
+    rolling_figure,
     turnover_figure,
 )
 from kronos.report.figures import cumulative_figure, ic_figure, save_png
@@ -96,6 +97,8 @@ def _figures(inputs: ReportInputs, place: Path) -> None:
         "group_returns": group_figure(ranking.groups, ranking.group_means, signal, horizon, period),
         "turnover": turnover_figure(inputs.daily, ranking.turnover, signal, period),
     }
+    if (sheet := inputs.tear_sheet).window:
+        figures["rolling"] = rolling_figure(sheet.rolling, sheet.window, signal, period)
     if inputs.accuracy.distributions:
         figures["calibration"] = calibration_figure(inputs.accuracy.distributions, period)
     if examples := [chart for chart in inputs.charts if chart.kind == RANDOM]:

@@ -28,6 +28,7 @@ from kronos.evaluation.benchmark import Benchmark, benchmark
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples
 from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests
 from kronos.evaluation.qlib_store import qlib_freq, write_qlib_store
+from kronos.evaluation.tear_sheet import tear_sheet
 from kronos.evaluation.tradability import Tradability, trading_costs, trading_mask
 from kronos.forecast.store_forecaster import Forecaster, forecaster, plain_rules, random_order, trading_rules
 from kronos.report.writer import Portfolio, ReportInputs, write_report
@@ -162,7 +163,7 @@ def evaluate(
         },
         excesses=portfolio.excesses(own.daily, compared.others, horizon, year), periods_per_year=year,
         random_net=pd.DataFrame(by_chance) if by_chance else None, charts=charts, departures=left,
-        large_moves=moves,
+        large_moves=moves, tear_sheet=tear_sheet(own.daily, own.trades, plain["amount"], year, lookback),
         looks_before=looks_before,
     )  # fmt: skip
     context.say("evaluation: report")

@@ -152,7 +152,9 @@ def backtest_points(config: Config, store: BarStore, splits: Ranges) -> Forecast
 
 
 def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
-    """`open`, `close`, `volume` of real bars (NaN elsewhere) and `member`, days x instruments, from a session on.
+    """Features of real bars (NaN elsewhere) and `member` as wide frames, days x instruments, from a session on.
+
+    The features are `open`, `close`, `volume` and `amount`.
 
     With `flags` (uint8), where the bars come with price limits of their own.
 
@@ -167,7 +169,7 @@ def wide_bars(store: BarStore, first_session: int) -> dict[str, pd.DataFrame]:
     index = pd.DatetimeIndex(days, name="datetime")
     columns = pd.Index(store.instruments, name="instrument")
     found = {}
-    for name in ("open", "close", "volume"):
+    for name in ("open", "close", "volume", "amount"):
         table = np.full(shape, np.nan)
         table[session[real] - first_session, instrument[real]] = store.values[real, FEATURES.index(name)]
         found[name] = pd.DataFrame(table, index, columns)

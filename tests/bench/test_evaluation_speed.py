@@ -12,6 +12,7 @@ import pytest
 from kronos.evaluation import large_moves, portfolio, signals
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples, measure, rank
 from kronos.evaluation.qlib_backtest import BacktestResult
+from kronos.evaluation.tear_sheet import tear_sheet
 from kronos.evaluation.tradability import tradability
 from kronos.report.writer import Portfolio, ReportInputs, write_report
 
@@ -62,7 +63,7 @@ def test_300_instruments_times_240_days_are_evaluated_in_under_a_minute(tmp_path
         limit_threshold=None, scored=len(day), excluded={}, repaired_bars=0, model_digests={}, ranking=ranked,
         before=before, accuracy=accurate, portfolios=dict.fromkeys(signals.SIGNALS, one),
         excesses=portfolio.excesses(daily, {"equal_weight": ("nothing", daily["bench"])}, HORIZON, 252),
-        large_moves=moves, periods_per_year=252,
+        large_moves=moves, periods_per_year=252, tear_sheet=tear_sheet(daily, NOTHING, close, 252, LOOKBACK),
         random_net=pd.DataFrame(random.normal(0, 0.01, (DAYS, 20)), daily.index),
     )  # fmt: skip
     evaluated = time.perf_counter() - began

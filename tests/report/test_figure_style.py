@@ -31,6 +31,9 @@ def all_figures() -> dict[str, Figure]:
         "cumulative": figures.cumulative_figure(daily, "mean", PERIOD, inputs.random_net),
         "drawdown": evaluation_figures.drawdown_figure(daily, "mean", PERIOD),
         "turnover": evaluation_figures.turnover_figure(daily, ranking.turnover, "mean", PERIOD),
+        "rolling": evaluation_figures.rolling_figure(
+            inputs.tear_sheet.rolling, inputs.tear_sheet.window, "mean", PERIOD
+        ),
         "ic": figures.ic_figure(ic, "mean", 5, PERIOD),
         "months": evaluation_figures.monthly_ic_figure(ic, "mean", 5, PERIOD),
         "groups": evaluation_figures.group_figure(ranking.groups, ranking.group_means, "mean", 5, PERIOD),
@@ -70,7 +73,7 @@ def test_both_axes_of_every_panel_have_a_label(drawn):
 
 
 @pytest.mark.parametrize(
-    "name", ["cumulative", "drawdown", "turnover", "ic", "months", "groups", "data", "examples"]
+    "name", ["cumulative", "drawdown", "rolling", "turnover", "ic", "months", "groups", "data", "examples"]
 )
 def test_dates_on_an_axis_have_their_year(drawn, name):
     axes = [one for one in drawn[name].axes if one.axison][-1]

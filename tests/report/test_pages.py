@@ -131,7 +131,7 @@ def test_the_curves_are_the_cumulative_sums_of_the_ledger_and_long_ones_are_thin
     drawn = {
         name: {trace["name"]: trace for trace in one["data"]} for name, one in report_curves(inputs).items()
     }
-    assert set(drawn) == {"cumulative_return", "drawdown", "daily_ic", "group_returns", "turnover"}
+    assert set(drawn) == {"cumulative_return", "drawdown", "rolling", "daily_ic", "group_returns", "turnover"}
     net = (inputs.daily["return"] - inputs.daily["cost"]).cumsum().to_numpy()
     np.testing.assert_allclose(drawn["cumulative_return"]["portfolio, with costs"]["y"], net, rtol=1e-4)
     highest = np.maximum(np.maximum.accumulate(net), 0)

@@ -179,8 +179,12 @@ def test_the_ranking_sorts_by_any_column_and_one_click_on_a_row_shows_its_candle
 def test_the_curves_of_the_report_are_drawn_sections_fold_and_print_has_the_pictures(browser, backtest):
     page = browser.open(backtest / "report.html")
     assert page.locator("figure.live .plot .main-svg").count() >= 5
+    assert page.locator("#section-2 table").first.is_hidden()
     page.click(".contents a >> nth=1")
     assert page.evaluate("location.hash") == "#section-2"
+    tear_sheet = page.locator("#section-2")  # closed until its link was followed
+    assert tear_sheet.locator("h2").inner_text() == "Tear sheet"
+    tear_sheet.locator(".plot .main-svg").first.wait_for(state="visible")
     section = page.locator("#section-1")
     section.locator("summary").click()
     assert section.locator("table").first.is_hidden()

@@ -20,6 +20,7 @@ from kronos.evaluation.large_moves import LargeMoves
 from kronos.evaluation.portfolio import excesses, risk
 from kronos.evaluation.ranking import TRADABLE
 from kronos.evaluation.statistics import estimate
+from kronos.evaluation.tear_sheet import tear_sheet
 from kronos.evaluation.tradability import tradability
 from kronos.report.content import metrics
 from kronos.report.forecast_chart import BEST
@@ -70,6 +71,16 @@ def make_portfolio(days: int, gain: float, random: np.random.Generator) -> Portf
     daily["cash"], daily["holdings"] = 5e6, 52
     daily["value"] = daily["account"] - daily["cash"]
     return Portfolio(daily=daily, risk=risk(daily, YEAR), turnover=0.2, stranded=("ARG", "MFE"))
+
+
+def make_trades(daily: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One order per session, of a hundredth of the account in N01 and of a thousandth in N02, and traded money."""
+    names = np.where(np.arange(len(daily)) % 2, "N01", "N02")
+    before = daily["account"] / (1 + daily["return"] - daily["cost"])
+    trades = pd.DataFrame({"datetime": daily.index, "instrument": names})
+    trades["value"] = before.to_numpy() * np.where(names == "N01", 0.01, 0.001)
+    days = pd.bdate_range(end=daily.index[-1], periods=LOOKBACK + len(daily), name="datetime")
+    return trades, pd.DataFrame({"N01": 4e7, "N02": 1e7}, days)
 
 
 def make_moves(days: int) -> LargeMoves:
@@ -134,6 +145,7 @@ def make_inputs(days: int = 57, seed: int = 0, strength: float = 0.0, gain: floa
         portfolios=portfolios,
         excesses=excesses(daily, others, HORIZON, YEAR),
         large_moves=make_moves(days),
+        tear_sheet=tear_sheet(daily, *make_trades(daily), YEAR, LOOKBACK),
         periods_per_year=YEAR,
         random_net=pd.DataFrame(random.normal(0, 0.01, (days, 3)), daily.index),
         charts=[make_chart("N00"), make_chart("N01", BEST, seed=1)],
@@ -173,7 +185,7 @@ def test_every_section_with_figures_begins_with_the_note_has_it_once_and_none_wh
     for section in noted:
         assert section.split("\n\n")[1] == f"**T{NOTE[1:]}.**" and section.count("oo short") == 1
     assert [section.partition("\n")[0] for section in noted] == [
-        "Portfolio against the benchmark", "Ranking: information coefficient",
+        "Portfolio against the benchmark", "Tear sheet", "Ranking: information coefficient",
         "Suspected splits and the largest moves", "Accuracy of the forecast closes",
     ]  # fmt: skip
 
@@ -262,7 +274,8 @@ def test_metrics_are_the_numbers_of_the_parts(written, inputs):
 
 
 FIGURES = (
-    "calibration", "cumulative_return", "daily_ic", "drawdown", "examples", "group_returns", "monthly_ic", "turnover",
+    "calibration", "cumulative_return", "daily_ic", "drawdown", "examples", "group_returns", "monthly_ic",
+    "rolling", "turnover",
 )  # fmt: skip
 
 
@@ -290,7 +303,7 @@ def test_the_html_page_needs_plotlys_script_beside_it_at_most_and_has_the_text_o
     assert page.count('src="data:image/png;base64,') == len(FIGURES) == page.count("<img ")
     assert "http" not in page and "figures/" not in page
     assert re.findall(r'<script[^>]* src="([^"]*)"', page) == ["plotly.min.js"]
-    assert page.count("<figure data-curve>") == page.count('<script type="application/json">') == 5
+    assert page.count("<figure data-curve>") == page.count('<script type="application/json">') == 6
     plain = re.sub(r"<[^>]+>", "", page)
     for sentence in (
         "11 independent 5-day periods",
@@ -311,7 +324,8 @@ def test_markdown_and_page_have_the_same_cells_in_the_same_order(tmp_path, input
     write_report(tmp_path, inputs)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     cells = [
-        html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<t[dh]>(.*?)</t[dh]>", page)
+        html.unescape(re.sub(r"<[^>]+>", "", cell))
+        for cell in re.findall(r"<t[dh](?: [^>]*)?>(.*?)</t[dh]>", page)
     ]
     assert cells == table_cells((tmp_path / "report.md").read_text(encoding="utf-8"))
     assert len(cells) > 300 and "excluded: a|b" in cells and "excluded: c < d" in cells

@@ -1,4 +1,4 @@
-"""The curves of a backtest's report for Plotly: cumulative return, drawdown, IC, groups, turnover."""
+"""The curves of a backtest's report for Plotly: cumulative return, drawdown, rolling, IC, groups, turnover."""
 
 from typing import Any
 
@@ -18,7 +18,9 @@ def report_curves(inputs: ReportInputs) -> dict[str, dict[str, Any]]:
     """Return the interactive form of figures, by the name of the PNG that each stands for, as JSON types."""
     daily = inputs.daily
     ic = inputs.ranking.worths[TRADABLE][inputs.signal].daily
+    sheet = inputs.tear_sheet
     return {
+        **({"rolling": _rolling(sheet.rolling, sheet.window)} if sheet.window else {}),
         "cumulative_return": _cumulative(daily, inputs.random_net),
         "drawdown": _drawdown(daily),
         "daily_ic": _ic(ic),
@@ -91,6 +93,16 @@ def _drawdown(daily: pd.DataFrame) -> dict[str, Any]:
         )
     ]
     return _figure(traces, "drawdown", "drawdown of the excess")
+
+
+def _rolling(rolling: pd.DataFrame, window: int) -> dict[str, Any]:
+    traces = [
+        _line(f"Sharpe ratio of {window} sessions", rolling["sharpe"], BLUE),
+        _line(f"volatility of {window} sessions", rolling["volatility"], DOWN, "y2"),
+    ]
+    found = _figure(traces, "Sharpe ratio", "volatility", ".1%")
+    found["layout"]["yaxis"] |= {"tickformat": "+.2f", "hoverformat": "+.2f"}
+    return found
 
 
 def fall(series: pd.Series) -> pd.Series:
