@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
 )
+PATIENCE = 120_000  # milliseconds: a busy machine takes long to start a browser or to draw a first chart
 NAMES = ["ALPHA", "BETA", "GAMMA", "DELTA"]
 EXPECTED = [0.01, -0.02, 0.03, 0.002]
 
@@ -54,7 +55,7 @@ def chromium() -> Iterator[Any]:
     if found is None:
         pytest.skip("there is no Chromium: apt-get install chromium")
     with api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"], timeout=PATIENCE)
         yield browser
         browser.close()
 
@@ -63,6 +64,7 @@ def chromium() -> Iterator[Any]:
 def browser(chromium: Any) -> Iterator[Browser]:
     """Every test ends with: only files of the page's folder were asked for, and nothing was complained about."""
     context = chromium.new_context()
+    context.set_default_timeout(PATIENCE)
     found = Browser(context)
     yield found
     context.close()
