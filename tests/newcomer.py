@@ -155,14 +155,14 @@ def service(folder: Path, command: str, port: int) -> Iterator[None]:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
 
 
 def wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
     for _ in range(240):
         assert process.poll() is None, log.read_text()
         try:
-            urllib.request.urlopen(address, timeout=2)
+            urllib.request.urlopen(address, timeout=10)
             return
         except (urllib.error.URLError, OSError):
             time.sleep(0.25)
