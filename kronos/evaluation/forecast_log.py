@@ -105,7 +105,7 @@ def log_id(log: pd.DataFrame) -> str:
     return digest_bytes(log.iloc[:1].to_csv(index=False).encode())[:16]
 
 
-def verdict(card: Mapping[str, float]) -> str:
+def skill_verdict(card: Mapping[str, float]) -> str:
     """One sentence about what the forecasts were worth so far, by the interval of their skill."""
     if not card.get("days"):
         return "No forecast has come to its end yet."

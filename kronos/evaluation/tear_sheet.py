@@ -25,15 +25,13 @@ class TearSheet:
     # fractions, a row per year: columns 1 to 12 (NaN without a session), `whole` year, and `benchmark` in it
     monthly: pd.DataFrame
     window: int  # sessions of the rolling figures; 0 where the ledger is too short for any
-    rolling: (
-        pd.DataFrame
-    )  # by session: sharpe, volatility, both annualised; NaN before the first whole window
+    # by session: sharpe, volatility, both annualised; NaN before the first whole window
+    rolling: pd.DataFrame
     # the worst first: start (first session below the highest account), trough, recovered (texts), depth (at most
     # 0), sessions (below the highest account)
     drawdowns: pd.DataFrame
-    turnover: (
-        pd.DataFrame
-    )  # mean per session, bought plus sold over the account, as `monthly` without `benchmark`
+    # mean per session, bought plus sold over the account, as `monthly` without `benchmark`
+    turnover: pd.DataFrame
     # a row per participation: account at which the `largest` order (of `instrument` in `session`) reaches this share
     # of the instrument's traded money, and at which the `median` order does
     capacity: pd.DataFrame

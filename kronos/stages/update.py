@@ -11,7 +11,7 @@ from kronos.config.schema import Config, fields_of
 from kronos.data.sources.base import now
 from kronos.data.sources.factory import DataProcessorFactory
 from kronos.data.sources.living import LivingDataProcessor
-from kronos.evaluation.forecast_log import KEYS, Scorecard, added, drift, log_id, scorecard, verdict
+from kronos.evaluation.forecast_log import KEYS, Scorecard, added, drift, log_id, scorecard, skill_verdict
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import RECORD, read_record
 from kronos.stages.data import DataStage
@@ -77,10 +77,8 @@ class UpdateStage(Stage):
             levels = config.forecast.predict_quantiles
             live = _Live(context, log, close.index[-1], round(100 * (max(levels) - min(levels))))
             drifted = drift(content.get(model, {}), _tested(config, made_from["predictor"]), live.band)
-            for (
-                name,
-                card,
-            ) in content.items():  # models of the past too, as long as their forecasts are scored
+            # Models of the past too, as long as their forecasts are scored.
+            for name, card in content.items():
                 if name == model or card != before.get(name):
                     live.grow(name, card, drifted if name == model else [])
         mine = content.get(model, {})
@@ -146,7 +144,7 @@ class _Live:
         own = self.log[self.log["model"] == model]
         name = SEPARATOR.join(["live", f"predictor {model[:8]}", f"since {own['as_of'].min():%Y-%m-%d}"])
         note = "\n\n".join([
-            f"**{verdict(card)}** {card_text(card)[:1].upper()}{card_text(card)[1:]}.",
+            f"**{skill_verdict(card)}** {card_text(card)[:1].upper()}{card_text(card)[1:]}.",
             *(f"**Drift:** {sentence}." for sentence in drifted),
             f"Live figures of the forecasts in `{config.update.forecast_log_path}`, one step for each day of bars "
             f"(its ordinal), the last one {self.day:%Y-%m-%d}. Each  python -m kronos update --forecast  adds one.",

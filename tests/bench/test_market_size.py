@@ -33,8 +33,8 @@ def test_a_market_is_evaluated_in_three_minutes_and_four_gigabytes(tmp_path: Pat
     split, tested = BARS - TEST_BARS - VALIDATION_BARS, BARS - TEST_BARS
     common = {
         "data_source": "csv", "data_path": "bars.parquet", "freq": "day", "calendar": "XSHG",
-        "model_preset": "nano", "train_time_range": f"{days[0]},{days[split - 1]}", "val_time_range":
-        f"{days[split - 90]},{days[tested - 1]}",
+        "model_preset": "nano", "train_time_range": f"{days[0]},{days[split - 1]}",
+        "val_time_range": f"{days[split - 90]},{days[tested - 1]}",
         "test_time_range": f"{days[tested - 90]},{days[-1]}", "backtest_time_range": f"{days[tested]},{days[-1]}",
         "n_val_iter": "100",
     }  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos.evaluation.forecast_log import added, drift, scorecard, verdict
+from kronos.evaluation.forecast_log import added, drift, scorecard, skill_verdict
 from kronos.evaluation.statistics import estimate
 
 DAYS = pd.date_range("2024-01-01", periods=40, freq="B")
@@ -124,4 +124,4 @@ def test_drift_is_said_where_the_intervals_have_parted() -> None:
     ],
 )
 def test_the_verdict_is_that_of_the_interval_of_the_skill(card: dict[str, float], sentence: str) -> None:
-    assert verdict(card).startswith(sentence)
+    assert skill_verdict(card).startswith(sentence)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from kronos.data.bars import MAX_ITEMS, Finding, Flag
 from kronos.data.calendars import FOREVER
@@ -26,7 +27,10 @@ def read_universe(file: Path, loose: bool = False) -> dict[str, Spans]:
     If `loose`, the first line may name the columns, and no last day means a member to this day. Sorted by symbol.
     """
     if file.suffix.lower() == ".parquet":
-        table = pd.read_parquet(file)
+        try:
+            table = pd.read_parquet(file)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{file} cannot be read as parquet: {error}") from None
         rows = [
             ["" if pd.isna(cell) else str(cell) for cell in row]
             for row in table.iloc[:, :3].itertuples(index=False)

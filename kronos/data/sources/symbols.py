@@ -106,12 +106,15 @@ def read_symbols(file: Path, spelled: Callable[[str], str]) -> dict[str, Spans |
 
     In a list of symbols alone `#` begins a comment.
     """
-    found: dict[str, Spans | None]
-    if file.suffix.lower() == ".parquet":
-        return {spelled(name): spans for name, spans in read_universe(file, loose=True).items()}
-    lines = [line.split("#")[0].strip() for line in text_lines(file)]
-    if any(SPAN.match(line) for line in lines) or SPAN_HEADER.match("".join(lines[:1])):
-        found = {spelled(name): spans for name, spans in read_universe(file, loose=True).items()}
+    found: dict[str, Spans | None] = {}
+    of_spans = file.suffix.lower() == ".parquet"
+    lines = [] if of_spans else [line.split("#")[0].strip() for line in text_lines(file)]
+    if of_spans or any(SPAN.match(line) for line in lines) or SPAN_HEADER.match("".join(lines[:1])):
+        for name, spans in read_universe(file, loose=True).items():
+            found[spelled(name)] = [
+                *(found.get(spelled(name)) or []),
+                *spans,
+            ]  # a name may be spelled in several ways
     else:
         found = {spelled(part): None for line in lines for part in re.split(r"[,\s]+", line) if part}
     if not found:

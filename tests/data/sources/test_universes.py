@@ -1,6 +1,5 @@
 """Universes by day, for every source: from a file of spans, CSV or Parquet, or from index-constitution."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -153,11 +152,24 @@ def test_files_that_are_no_universe_are_refused_in_one_line(tmp_path: Path) -> N
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             DataProcessorFactory.create_processor("csv", config(tmp_path, "csv", (str(file),))).run_pipeline()
+    damaged, empty = tmp_path / "damaged.parquet", tmp_path / "empty.parquet"
+    damaged.write_text("AAA,2024-02-01,2024-03-01")
+    pd.DataFrame({"instrument": [], "from": [], "to": []}).to_parquet(empty)
+    for file_of_spans, message in ((damaged, "cannot be read as parquet"), (empty, "names no instrument")):
+        with pytest.raises(UserError, match=message):
+            listed((str(file_of_spans),), "symbols", str)
     with pytest.raises(UserError, match=r"nowhere\.csv does not exist"):
         DataProcessorFactory.create_processor("csv", config(tmp_path, "csv", ("nowhere.csv",))).run_pipeline()
     file.write_text("600519,2024-01-01,\nAAPL,2024-01-01,\n")
     with pytest.raises(UserError, match="one file for each market"):
         by_market((str(file),))
+
+
+def test_spans_of_one_instrument_in_two_spellings_are_joined(tmp_path: Path) -> None:
+    file = tmp_path / "members.csv"
+    file.write_text("aaa,2024-01-02,2024-01-31\nAAA,2024-03-01,2024-03-28\n")
+    spans = listed((str(file),), "symbols", str.upper)["AAA"]
+    assert [f"{first:%m-%d} {last:%m-%d}" for first, last in spans or []] == ["03-01 03-28", "01-02 01-31"]
 
 
 def test_members_of_an_index_come_from_index_constitution(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +197,6 @@ def test_members_of_an_index_come_from_index_constitution(monkeypatch: pytest.Mo
         listed("history:csi300", "symbols", str)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("index_constitution") is None, reason="needs index-constitution")
 @pytest.mark.parametrize(("index", "size"), [("csi300", 300), ("csi500", 500), ("sp500", 500)])
 def test_the_real_package_has_about_as_many_members_on_a_day_as_the_index(index: str, size: int) -> None:
     for day in ("2015-03-02", "2020-03-02", "2024-03-01"):
