@@ -28,7 +28,8 @@ def normalise(bars_BTF: Tensor, lookback: int) -> tuple[Tensor, np.ndarray, np.n
     mean_B1F = _sum_of_bars(x_BTF[:, :lookback]) / lookback
     x_BTF -= _at_each_bar(mean_B1F, bars)
     variance_B1F = _sum_of_bars(x_BTF[:, :lookback].square()) / lookback
-    std_B1F = variance_B1F.sqrt()
+    # numpy's root is rounded correctly; that of PyTorch differs in the last bit between processors.
+    std_B1F = torch.from_numpy(np.sqrt(variance_B1F.numpy()))
     x_BTF *= _at_each_bar(1 / (std_B1F + EPSILON), bars)
     return x_BTF, first_B1F + mean_B1F.double().numpy(), std_B1F.double().numpy() + EPSILON
 

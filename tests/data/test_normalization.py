@@ -65,6 +65,26 @@ def test_float64_bars_that_float32_holds_give_the_same_bits() -> None:
     assert wide[0].dtype == torch.float32
 
 
+def halves_added(x: np.ndarray) -> np.ndarray:
+    while (bars := x.shape[1]) > 1:
+        half = bars // 2
+        summed = x[:, :half] + x[:, half : 2 * half]
+        summed[:, :1] += x[:, 2 * half :] if bars % 2 else np.float32(0)
+        x = summed
+    return x
+
+
+def test_every_operation_is_rounded_as_ieee_754_says_on_any_processor() -> None:
+    bars = np.concatenate([hard_bars(101, seed) for seed in range(150)])
+    count = np.float32(90)
+    x = bars - bars[:, :1]
+    x = x - halves_added(x[:, :90]) / count
+    deviation = np.sqrt(halves_added(np.square(x[:, :90])) / count)
+    x = x * (np.float32(1) / (deviation + np.float32(1e-5)))
+    for part in (slice(0, 1), slice(None)):  # by numpy's sums and by PyTorch's
+        np.testing.assert_array_equal(normalise(torch.from_numpy(bars[part].copy()), 90)[0], x[part])
+
+
 def test_values_are_pinned() -> None:
     """Models were trained on these values: a change in the last bit moves token ids."""
     ramp = (np.arange(2 * 12 * 6, dtype=np.float32) ** 2 / 7).reshape(2, 12, 6)
