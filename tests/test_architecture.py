@@ -51,7 +51,12 @@ SEARCH_ROWS = [
 DOORS = {
     "mlflow": ("kronos.tracking",),
     "optuna": ("kronos.stages.search.study",),
-    "qlib": ("kronos.evaluation.qlib_store", "kronos.evaluation.qlib_backtest", "kronos.data.sources.qlib"),
+    "qlib": (
+        "kronos.evaluation.qlib_store",
+        "kronos.evaluation.qlib_arrays",
+        "kronos.evaluation.qlib_backtest",
+        "kronos.data.sources.qlib",
+    ),
     "index_constitution": ("kronos.data.sources.membership",),
     **{
         name: (f"kronos.data.sources.{name}",)

@@ -4,6 +4,7 @@ Qlib's experiment recorder is never used.
 """
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.evaluation.portfolio import risk
+from kronos.evaluation.qlib_arrays import day_scores, store_exchange
 from kronos.evaluation.qlib_store import initialised, load_module
 from kronos.utils.errors import UserError
 from kronos.utils.names import file_name
@@ -110,10 +112,10 @@ def run_backtests(
     with initialised(store):
         strategy = load_module("qlib.contrib.strategy.signal_strategy").TopkDropoutStrategy
         executor = load_module("qlib.backtest.executor").SimulatorExecutor
-        exchange = load_module("qlib.backtest.exchange").Exchange(
+        exchange = store_exchange(
+            store,
+            days,
             freq=freq,
-            start_time=first,
-            end_time=last,
             codes=sorted(codes),
             deal_price=deal_price,
             limit_threshold=("$no_buy>0", "$no_sell>0"),
@@ -128,7 +130,7 @@ def run_backtests(
                 start_time=first,
                 end_time=last,
                 strategy=strategy(
-                    signal=score,
+                    signal=day_scores(score),
                     topk=topk,
                     n_drop=n_drop,
                     hold_thresh=hold_thresh,
@@ -182,6 +184,15 @@ def _ordered_position() -> type:
 
         def get_stock_list(self) -> list[str]:
             return sorted(super().get_stock_list())
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> "OrderedPosition":
+            """Copy the entries, a dictionary of numbers per instrument; Qlib copies every position twice a day."""
+            other = copy(self)
+            other.position = {
+                name: dict(entry) if isinstance(entry, dict) else entry
+                for name, entry in self.position.items()
+            }
+            return other
 
     return OrderedPosition
 
