@@ -7,13 +7,14 @@ tests/distributed/test_launch.py.
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import forked
 import pandas as pd
 import psutil
 import pytest
@@ -24,7 +25,6 @@ from kronos.__main__ import main
 from kronos.data.store import open_store
 from kronos.utils.files import read_json
 
-ROOT = Path(__file__).resolve().parents[2]
 MODELS = Path("outputs/models")
 BACKTEST = Path("outputs/backtest_results/finetune_backtest_demo")
 TINY = ["--data-source", "sample", "--symbols", NAMES, "--epochs", "1", "--n-train-iter", "256", "--n-val-iter", "32",
@@ -34,22 +34,6 @@ TINY = ["--data-source", "sample", "--symbols", NAMES, "--epochs", "1", "--n-tra
         "--audit-seeds", "20", "--n-trials", "2", "--search-batch-size", "32,64",
         "--search-reports", "1", "--search-pruner", "none",
         "--backtest-time-range", "2010-06-01,2010-06-30"]  # fmt: skip
-# Run the command, with a signal for its own process when it comes to a function for the first time.
-INTERRUPTED = """
-import importlib, os, sys
-place, name = importlib.import_module({module!r}), {function!r}
-while "." in name:
-    first, name = name.split(".", 1)
-    place = getattr(place, first)
-original = getattr(place, name)
-def interrupted(*arguments, **options):
-    setattr(place, name, original)
-    os.kill(os.getpid(), {number})
-    return original(*arguments, **options)
-setattr(place, name, interrupted)
-from kronos.__main__ import main
-sys.exit(main({arguments!r}))
-"""
 TERM, HUP, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
 # By stage: the place where the signal arrives, and the signals.
 CASES = {
@@ -170,21 +154,33 @@ def processes_with(mark: str) -> Iterator[psutil.Process]:
             continue
 
 
+def interrupted(module: str, function: str, number: int, arguments: list[str]) -> int:
+    """Run the command, with a signal for its own process when it comes to a function for the first time."""
+    place, name = import_module(module), function
+    while "." in name:
+        first, name = name.split(".", 1)
+        place = getattr(place, first)
+    original = getattr(place, name)
+
+    def once(*given: Any, **options: Any) -> Any:
+        setattr(place, name, original)
+        os.kill(os.getpid(), number)
+        return original(*given, **options)
+
+    setattr(place, name, once)
+    return main(arguments)
+
+
 def run_interrupted(module: str, function: str, number: int, arguments: list[str]) -> tuple[int, str]:
     """(exit status, output) of a command that gets a signal; all its processes have ended."""
-    mark = uuid.uuid4().hex
-    code = INTERRUPTED.format(module=module, function=function, number=int(number), arguments=arguments)
-    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "STARTED_BY": mark}
-    output = Path("output.txt")
-    with output.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], env={**os.environ, **variables}, stdout=stream, stderr=stream,
-            start_new_session=True,
-        )  # fmt: skip
-        process.wait(timeout=240)
+    mark, output = uuid.uuid4().hex, Path("output.txt")
+    given = (module, function, int(number), arguments)
+    process = forked.start(interrupted, *given, output=output, env={"STARTED_BY": mark})
+    process.join(timeout=240)
     _, alive = psutil.wait_procs(list(processes_with(mark)), timeout=15)
     assert alive == []
-    return process.returncode, output.read_text()
+    assert process.exitcode is not None
+    return process.exitcode, output.read_text()
 
 
 @pytest.mark.slow

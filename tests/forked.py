@@ -1,0 +1,62 @@
+"""Commands in processes forked from one that has imported the packages, which takes longer than most commands.
+
+For tests of what happens inside a command. How a command starts is tested with `python -m kronos` itself.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([
+    "kronos.cli.arguments", "kronos.stages.runner", "kronos.stages.backtest", "kronos.stages.predict",
+    "kronos.stages.train", "kronos.stages.pipeline", "kronos.stages.search.stage", "kronos.stages.walk_forward",
+    "kronos.stages.audit", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
+    "qlib.contrib.strategy.signal_strategy", "qlib.backtest.executor", "qlib.contrib.data.loader",
+])  # fmt: skip
+
+
+def start(
+    function: Callable[..., int], *arguments: Any, output: Path, env: Mapping[str, str] | None = None
+) -> ForkServerProcess:
+    """Call a function of a module in a process of its own session, in this folder; it ends with what that returns.
+
+    Its output goes to a file. `exitcode` of the process is negative where a signal ended it.
+    """
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    process = CONTEXT.Process(
+        target=_call, args=(function, arguments, output.absolute(), Path.cwd(), variables)
+    )
+    process.start()
+    return process
+
+
+def kronos(arguments: list[str]) -> int:
+    """The command `python -m kronos` with these arguments."""
+    from kronos.__main__ import main
+
+    return main(arguments)
+
+
+def _call(
+    function: Callable[..., int],
+    arguments: tuple[Any, ...],
+    output: Path,
+    folder: Path,
+    variables: dict[str, str],
+) -> None:
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    with output.open("w", buffering=1) as stream:
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+        sys.stdout = sys.stderr = stream
+        sys.exit(function(*arguments))
