@@ -17,7 +17,6 @@ CONTEXT.set_forkserver_preload([
     "kronos.cli.arguments", "kronos.stages.runner", "kronos.stages.backtest", "kronos.stages.predict",
     "kronos.stages.train", "kronos.stages.pipeline", "kronos.stages.search.stage", "kronos.stages.walk_forward",
     "kronos.stages.audit", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
-    "qlib.contrib.strategy.signal_strategy", "qlib.backtest.executor", "qlib.contrib.data.loader",
 ])  # fmt: skip
 
 
