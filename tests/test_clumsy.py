@@ -49,7 +49,7 @@ def run(
 ) -> str:
     """The output of a command that must end with this status, without a traceback."""
     process = start(*arguments, before=before, env=env)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == status, output
     assert "Traceback" not in output
     return output
@@ -390,7 +390,7 @@ def test_ctrl_c_while_it_starts(seconds: float, in_folder: Path) -> None:
 @pytest.mark.slow
 def test_two_runs_at_once_in_one_empty_folder(in_folder: Path) -> None:
     both = [start("pipeline", *SAMPLE, *SMALL) for _ in range(2)]
-    outputs = [process.communicate(timeout=240)[0] for process in both]
+    outputs = [process.communicate(timeout=600)[0] for process in both]
     codes = sorted(process.returncode for process in both)
     assert codes in ([0, 0], [0, 2]), outputs
     assert all("Traceback" not in output for output in outputs), outputs

@@ -6,9 +6,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 
 from kronos.__main__ import main
 from kronos.stages import train as training
+from kronos.tracking import run as recording
 from kronos.utils.files import read_json
 
 SMALL = ["--n-train-iter", "1280", "--n-val-iter", "128", "--epochs", "2", "--log-interval", "5"]
@@ -47,7 +50,7 @@ def start(*arguments: str, **more: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> str:
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == status, output
     return output
 
@@ -164,28 +167,25 @@ def test_processes_without_torchrun_train_and_load_neither_mlflow_nor_qlib(
     assert "tokenizer: reused" in capfd.readouterr().out
 
 
-KILLER = """
-import os, signal, sys
-from kronos.tracking import run as recording
-count = 0
-def event(function):
-    def counted(*arguments, **options):
-        global count
-        count += 1
-        if count == {at}:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **options)
-    return counted
-os.rename, os.replace = event(os.rename), event(os.replace)
-recording.FLUSH_METRICS = 1
-recording.Run.flush = event(recording.Run.flush)
-original = recording.Run.finish
-recording.Run.finish = event(original)
-from kronos.__main__ import main
-code = main({arguments!r})
-print("events", count)
-sys.exit(code)
-"""
+def killed_at(at: int, arguments: list[str]) -> int:
+    """Run the command; at the given one of its renames, flushes and ends the process kills itself."""
+    count = 0
+
+    def event(function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*given: Any, **options: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*given, **options)
+
+        return counted
+
+    os.rename, os.replace = event(os.rename), event(os.replace)
+    recording.FLUSH_METRICS = 1
+    recording.Run.flush = event(recording.Run.flush)
+    recording.Run.finish = event(recording.Run.finish)
+    return main(arguments)
 
 
 @pytest.mark.slow
@@ -196,11 +196,11 @@ def test_a_run_killed_at_any_moment_and_resumed_equals_the_straight_one(
     arguments = ["tokenizer", *flags, "--save-windows", "320"]
     kills = 0
     for at in (3, 5, 8, 9, 11, 12, 14, 15, 16, 17, 19, 6, 4):
-        process = start("-c", KILLER.format(at=at, arguments=arguments))
-        process.communicate(timeout=240)
-        if process.returncode == 0:
+        process = forked.start(killed_at, at, arguments, output=Path("said.txt"))
+        process.join(timeout=600)
+        if process.exitcode == 0:
             break
-        assert process.returncode == -signal.SIGKILL
+        assert process.exitcode == -signal.SIGKILL
         kills += 1
     assert main(arguments) == 0
     assert kills >= 4
@@ -263,7 +263,7 @@ def test_a_killed_rank_ends_the_run_failed(torchrun: bool, flags: list[str]) -> 
     wait_for_steps(1)
     victim = children(process)[-1]
     os.kill(victim, signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == (1 if torchrun else 2), output
     (run,) = runs()
     assert run.info.status == "FAILED"

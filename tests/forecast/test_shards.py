@@ -303,7 +303,7 @@ def test_after_kills_at_random_moments_no_finished_shard_is_made_again(store, we
         killed = {"leader": [process], "worker": workers, "all": [*workers, process], "nobody": []}[victim]
         for one in killed:
             one.kill()
-        status, said = process.wait(timeout=120), Path("said.txt").read_text()
+        status, said = process.wait(timeout=300), Path("said.txt").read_text()
         assert psutil.wait_procs(workers, timeout=15)[1] == []
         assert status == (-signal.SIGKILL if process in killed else 0), said
         if victim == "worker":

@@ -176,7 +176,7 @@ def run_interrupted(module: str, function: str, number: int, arguments: list[str
     mark, output = uuid.uuid4().hex, Path("output.txt")
     given = (module, function, int(number), arguments)
     process = forked.start(interrupted, *given, output=output, env={"STARTED_BY": mark})
-    process.join(timeout=240)
+    process.join(timeout=600)
     _, alive = psutil.wait_procs(list(processes_with(mark)), timeout=15)
     assert alive == []
     assert process.exitcode is not None

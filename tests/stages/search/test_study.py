@@ -186,7 +186,7 @@ def worker(folder: Path, seconds: float, **fields: Any) -> subprocess.Popen:
 
 def test_two_processes_at_once_on_a_new_storage_share_its_trials(tmp_path: Path) -> None:
     both = [worker(tmp_path, 0.05) for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0].split() for process in both]
+    outputs = [process.communicate(timeout=300)[0].split() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     numbers = [int(number) for output in outputs for number in output]
     assert sorted(numbers) == list(range(len(numbers))) and 6 <= len(numbers) <= 7
