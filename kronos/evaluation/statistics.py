@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 MIN_PERIODS = 20  # fewer non-overlapping horizons than this: too short to tell
@@ -97,9 +97,9 @@ def estimate(values: pd.Series | np.ndarray | Sequence[float], horizon: int, spa
     if np.ptp(series) < 1e-12:  # nothing varies: no error to divide by
         return Estimate(mean, mean, mean, nan, nan, days, freedom)
     error = standard_error(series, freedom)
-    half = error * float(stats.t.ppf(0.5 + LEVEL / 2, freedom))
+    half = error * float(special.stdtrit(freedom, 0.5 + LEVEL / 2))
     t_value = mean / error
-    p_value = 2 * float(stats.t.sf(abs(t_value), freedom))
+    p_value = 2 * float(special.stdtr(freedom, -abs(t_value)))
     return Estimate(mean, mean - half, mean + half, t_value, p_value, days, freedom)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from kronos.evaluation import accuracy
 from kronos.evaluation.statistics import Estimate, estimate
@@ -93,7 +93,7 @@ def diebold_mariano(model: np.ndarray, other: np.ndarray, horizon: int) -> tuple
         variance = lags[0] + 2 * sum((1 - lag / horizon) * lags[lag] for lag in range(1, horizon))
     small = np.sqrt((days + 1 - 2 * horizon + horizon * (horizon - 1) / days) / days)
     t = float(difference.mean() / np.sqrt(variance / days) * small)
-    return t, float(2 * stats.t.sf(abs(t), days - 1))
+    return t, float(2 * special.stdtr(days - 1, -abs(t)))
 
 
 def compare(
