@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+PARENT = "KRONOS_PARENT"  # the variable that tells a child the process that started it
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 KERNEL_LOG = Path("/dev/kmsg")
 KERNEL_LOG_DEVICE = (1, 11)  # major and minor number; some containers put another file in its place
@@ -37,6 +38,7 @@ class ChildProcess(subprocess.Popen[str]):
         self, command: Sequence[str], variables: Mapping[str, str] | None = None, **pipes: Any
     ) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        inherited[PARENT] = str(os.getpid())
         self._oom_kills = OomKills()
         self._killed_by_us = False
         super().__init__(
@@ -77,8 +79,11 @@ class ChildProcess(subprocess.Popen[str]):
 
 
 def exit_with_parent() -> None:
-    """End this process when its parent is gone: a killed parent cannot end its children."""
-    parent = os.getppid()
+    """End this process when its parent is gone: a killed parent cannot end its children.
+
+    A parent that started it as a `ChildProcess` may be gone already when this is called.
+    """
+    parent = int(os.environ.pop(PARENT, 0)) or os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -46,9 +46,9 @@ def connect(uri: str | None, begins: bool = False) -> Any:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("urllib3.connectionpool").setLevel(
-        logging.ERROR
-    )  # it logs every retry; we report the error once
+    # These log every retry, and the traceback of a database error that is also raised; we report the error once.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     from mlflow import MlflowClient
     from sqlalchemy import Engine, event
 

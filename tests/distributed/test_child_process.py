@@ -59,6 +59,23 @@ def test_a_child_that_obeys_sigterm_is_not_killed() -> None:
     assert process.outcome() == f"was killed by signal {int(signal.SIGTERM)}"
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_a_child_ends_with_its_parent_though_that_is_killed_while_the_child_starts(early: bool) -> None:
+    wait, ready = "import time; time.sleep({})", "print('ready', flush=True)"
+    watch = "from kronos.distributed.child_process import exit_with_parent; exit_with_parent()"
+    child = "; ".join([wait.format(3 if early else 0), watch, ready, wait.format(60)])
+    parent = python(
+        "import sys, time; from kronos.distributed.child_process import ChildProcess\n"
+        f"print(ChildProcess([sys.executable, '-c', {child!r}]).pid, flush=True); time.sleep(60)"
+    )
+    orphan = psutil.Process(int(line(parent)))
+    if not early:
+        assert line(parent) == "ready"
+    parent.kill()
+    parent.wait()
+    orphan.wait(20)
+
+
 class Kernel:
     """A kernel whose log and counters a test sets; None for what cannot be read."""
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from servers import free_port
 
 from kronos.__main__ import main
 from kronos.tracking import run as recording
-from kronos.tracking.client import Run, Tracking, source_tags, versions
+from kronos.tracking.client import Run, Tracking, connect, source_tags, versions
 from kronos.tracking.offline_queue import Outbox
 from kronos.tracking.run import METRICS_A_CALL, is_away, limits, send_message
 from kronos.utils.error_messages import sentence
@@ -366,3 +367,15 @@ def test_a_database_that_another_process_locks_is_waited_for(in_folder: Path) ->
         assert done.returncode == 0, done.stderr
         assert process.wait() == 0
     assert "is locked by another process" in str(sentence(sqlite3.OperationalError("database is locked")))
+
+
+def test_an_error_of_the_database_is_raised_and_not_printed(
+    in_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = connect("sqlite:///runs.db", begins=True)
+    client.search_experiments()
+    with sqlite3.connect("runs.db") as database:
+        database.execute("ALTER TABLE experiments RENAME TO gone")
+    with pytest.raises(MlflowException, match="no such table"):
+        client.search_experiments()
+    assert "Traceback" not in capfd.readouterr().err
