@@ -49,7 +49,7 @@ lint: $(VENV)/.installed-test
 check: lint test
 
 slow: $(VENV)/.installed-test
-	python -m pytest -m slow -n 2 --dist loadfile -rs
+	python -m pytest -m slow -n 2 --dist loadfile
 
 bench: $(VENV)/.installed-test
 	python -m pytest tests/bench -m bench -s

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +18,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Under nohup they would ignore SIGHUP.
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what CI has no time for on a very slow machine: a CI cut off in the middle would say nothing."""
-    until = float(os.environ.get("KRONOS_TESTS_UNTIL", "inf"))  # seconds since 1970
-    if time.time() > until:
-        pytest.skip("no time left")
 
 
 @pytest.fixture(autouse=True)

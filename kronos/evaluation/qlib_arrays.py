@@ -4,6 +4,7 @@ Qlib's own look up every price through slices of labelled frames, which takes mo
 look-up is an index into an array; the numbers are the same ones, in float32 as Qlib reads them.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.evaluation.qlib_store import load_module
+from kronos.evaluation.qlib_store import load_module, read_calendar
 
 
 def read_fields(
@@ -30,9 +31,7 @@ def read_fields(
         A frame of float32 columns (a condition is 0 or 1), indexed by (instrument, datetime), with the sessions from
         the instrument's first bar to its last; NaN where it has no bar between them.
     """
-    calendar = pd.DatetimeIndex(
-        (store / "calendars" / f"{freq}.txt").read_text(encoding="utf-8").splitlines()
-    )
+    calendar = read_calendar(store, freq)
     begin = int(calendar.get_indexer(sessions[:1])[0])
     end = begin + len(sessions)
     parts: dict[str, list[np.ndarray]] = {field: [] for field in fields}
@@ -111,7 +110,7 @@ def _array_quote(sessions: pd.DatetimeIndex) -> type:
                 return None
             value = self._values[field].item(row, column)
             # a last value is one that is known, as over longer steps; every other method gives the one value
-            return None if method == "ts_data_last" and value != value else value
+            return None if method == "ts_data_last" and math.isnan(value) else value
 
     return ArrayQuote
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from kronos.evaluation.portfolio import risk
 from kronos.evaluation.qlib_arrays import day_scores, store_exchange
-from kronos.evaluation.qlib_store import initialised, load_module
+from kronos.evaluation.qlib_store import initialised, load_module, read_calendar
 from kronos.utils.errors import UserError
 from kronos.utils.names import file_name
 
@@ -89,9 +89,7 @@ def run_backtests(
             f"backtest_deal_price is {deal_price!r}, one of {', '.join(DEAL_PRICES)} was expected"
         )
     store = Path(qlib_path)
-    calendar = pd.DatetimeIndex(
-        (store / "calendars" / f"{freq}.txt").read_text(encoding="utf-8").splitlines()
-    )
+    calendar = read_calendar(store, freq)
     scored = {
         name: signal.dropna().rename_axis(["datetime", "instrument"]) for name, signal in signals.items()
     }

@@ -118,6 +118,11 @@ def write_index(path: Path, closes: pd.Series, sessions: np.ndarray, freq: str =
     np.append(known[0], values[known[0] : known[-1] + 1]).astype("<f4").tofile(place / f"close.{freq}.bin")
 
 
+def read_calendar(path: Path, freq: str) -> pd.DatetimeIndex:
+    """Return the sessions of a folder of `write_qlib_store` that have bars."""
+    return pd.DatetimeIndex((path / "calendars" / f"{freq}.txt").read_text(encoding="utf-8").splitlines())
+
+
 def qlib_freq(freq: str) -> str:
     """Return what Qlib calls bars of a length: a week or a month is a day of its calendar."""
     return freq if within_day(freq) else "day"
