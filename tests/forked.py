@@ -21,15 +21,21 @@ CONTEXT.set_forkserver_preload([
 
 
 def start(
-    function: Callable[..., int], *arguments: Any, output: Path, env: Mapping[str, str] | None = None
+    function: Callable[..., int],
+    *arguments: Any,
+    output: Path,
+    errors: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> ForkServerProcess:
     """Call a function of a module in a process of its own session, in this folder; it ends with what that returns.
 
-    Its output goes to a file. `exitcode` of the process is negative where a signal ended it.
+    Its output goes to a file, its errors there too or to a file of their own. `exitcode` of the process is negative
+    where a signal ended it.
     """
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
     process = CONTEXT.Process(
-        target=_call, args=(function, arguments, output.absolute(), Path.cwd(), variables)
+        target=_call,
+        args=(function, arguments, output.absolute(), (errors or output).absolute(), Path.cwd(), variables),
     )
     process.start()
     return process
@@ -46,6 +52,7 @@ def _call(
     function: Callable[..., int],
     arguments: tuple[Any, ...],
     output: Path,
+    errors: Path,
     folder: Path,
     variables: dict[str, str],
 ) -> None:
@@ -54,8 +61,8 @@ def _call(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
-    with output.open("w", buffering=1) as stream:
-        for number in (1, 2):
-            os.dup2(stream.fileno(), number)
-        sys.stdout = sys.stderr = stream
+    # both append: where they are one file, neither writes over the other
+    with output.open("a", buffering=1) as sys.stdout, errors.open("a", buffering=1) as sys.stderr:
+        os.dup2(sys.stdout.fileno(), 1)
+        os.dup2(sys.stderr.fileno(), 2)
         sys.exit(function(*arguments))
