@@ -75,21 +75,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("finished")
     arguments = [
-        "--epochs",
-        "1",
-        "--n-train-iter",
-        "600",
-        "--n-val-iter",
-        "200",
-        "--inference-sample-count",
-        "2",
-        "--baseline-lightgbm",
-        "false",
-        "--calibration-series",
-        "150",
-        "--calibration-sample-count",
-        "10",
-    ]
+        "--epochs", "1", "--n-train-iter", "600", "--n-val-iter", "200", "--inference-sample-count", "2",
+        "--backtest-max-instruments", "100", "--baseline-lightgbm", "false", "--baseline-seeds", "2",
+        "--calibration-series", "150", "--calibration-sample-count", "10",
+    ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["pipeline", *arguments]) == 0

@@ -52,7 +52,8 @@ def test_warnings_of_other_packages_are_printed_where_the_environment_makes_them
 def test_a_pipeline_goes_through_where_the_environment_makes_warnings_errors(tmp_path: Path) -> None:
     given = [
         "--epochs", "1", "--n-train-iter", "64", "--n-val-iter", "64", "--inference-sample-count", "1",
-        "--backtest-max-instruments", "4", "--baseline-lightgbm", "false", "--nproc-per-node", "2",
+        "--backtest-max-instruments", "4", "--baseline-lightgbm", "false", "--baseline-seeds", "2",
+        "--calibration-series", "100", "--calibration-sample-count", "10", "--nproc-per-node", "2",
     ]  # fmt: skip
     done = run([sys.executable, "-m", "kronos", "pipeline", *given], tmp_path, PYTHONWARNINGS="error")
     assert done.returncode == 0, done.stderr

@@ -208,8 +208,7 @@ def test_a_run_killed_at_any_moment_and_resumed_equals_the_straight_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", ["1", "2"])
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("processes", "signum"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])
 def test_an_interrupted_run_saves_ends_cleanly_and_goes_on(
     processes: str, signum: int, flags: list[str]
 ) -> None:
@@ -286,7 +285,12 @@ def test_two_nodes_on_loopback_train_a_pipeline_as_one(flags: list[str]) -> None
     """The guide's command; rank 0 alone does the rest while the other waits, and they end together."""
     common = ["-m", "torch.distributed.run", "--nnodes=2", "--master_addr=127.0.0.1", f"--master_port={free_port()}",
               "--nproc_per_node=1"]  # fmt: skip
-    stage = ["-m", "kronos", "pipeline", *flags[:-2], "--batch-size", "32", "--inference-sample-count", "1"]
+    quick = [
+        "--batch-size", "32", "--inference-sample-count", "1", "--backtest-max-instruments", "50",
+        "--baseline-lightgbm", "false", "--baseline-seeds", "2", "--calibration-series", "100",
+        "--calibration-sample-count", "10",
+    ]  # fmt: skip
+    stage = ["-m", "kronos", "pipeline", *flags[:-2], *quick]
     nodes = [start(*common, f"--node_rank={rank}", *stage) for rank in (1, 0)]
     other, first = finish(nodes[0]), finish(nodes[1])
     assert "pipeline: done" in first

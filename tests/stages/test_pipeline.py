@@ -20,6 +20,8 @@ from kronos.utils.files import clone
 pytestmark = pytest.mark.slow
 QUICK = {
     "baseline_lightgbm": "false",
+    "baseline_seeds": 2,
+    "backtest_max_instruments": 100,
     "epochs": 2,
     "n_train_iter": 1500,
     "n_val_iter": 500,

@@ -51,8 +51,6 @@ CASES = {
     ],
     "forecasts": [
         ("kronos.forecast.store_forecaster", "Forecaster.means", TERM),
-        ("kronos.forecast.store_forecaster", "Forecaster.means", KILL),
-        ("kronos.forecast.shards", "ShardFiles.read", TERM),
         ("kronos.forecast.shards", "ShardFiles.read", KILL),
     ],
     "evaluation": [("kronos.stages.evaluate", "simulate", HUP), ("kronos.stages.evaluate", "simulate", KILL)],
@@ -68,11 +66,9 @@ CASES = {
     ],
     "predict": [
         ("kronos.stages.predict", "forecast", TERM),
-        ("kronos.stages.predict", "write_record", HUP),
         ("kronos.stages.predict", "write_record", KILL),
     ],
     "walk_forward": [
-        ("kronos.stages.walk_forward", "read_fold", TERM),
         ("kronos.training.trainer", "save_last", HUP),
         ("kronos.stages.walk_forward", "write_pooled", KILL),
     ],

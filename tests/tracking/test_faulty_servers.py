@@ -47,7 +47,7 @@ def test_a_stage_is_not_begun(
 
 
 def test_a_training_goes_on_through_them(folder: Path, faulty: FaultyServer, server: MlflowServer) -> None:
-    kronos = Kronos(folder, faulty, "tokenizer", *LONG, "--epochs", "12", *places(folder))  # type: ignore[arg-type]
+    kronos = Kronos(folder, faulty, "tokenizer", *LONG, "--epochs", "6", *places(folder))  # type: ignore[arg-type]
     kronos.wait_for(lambda: trains(server, "tokenizer", folder))
     for times, fault in enumerate(PASSING, 1):
         faulty.fault = fault

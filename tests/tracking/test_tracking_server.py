@@ -2,25 +2,26 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from servers import MlflowServer
 
+from kronos.stages import train as training
+from kronos.tracking import run as recording
 from kronos.tracking.offline_queue import JOURNAL
 
 pytestmark = pytest.mark.slow
-# Enough steps for a server to die and come back in, with a checkpoint now and then.
-LONG = ["--epochs", "2", "--n-train-iter", "10000", "--n-val-iter", "200", "--log-interval", "5", "--save-windows",
-        "2000", "--batch-size", "32"]  # fmt: skip
+LONG = ["--epochs", "2", "--n-train-iter", "4800", "--n-val-iter", "200", "--log-interval", "5", "--save-windows",
+        "1000", "--batch-size", "32"]  # fmt: skip
 SHORT = ["--epochs", "1", "--n-train-iter", "600", "--n-val-iter", "200", "--log-interval", "5",
          "--calibration-series", "100", "--calibration-sample-count", "10"]  # fmt: skip
 
@@ -40,30 +41,52 @@ def fresh(server: MlflowServer) -> Iterator[MlflowServer]:
     server.start()
 
 
+def slowly(arguments: list[str]) -> int:
+    """The command, with slow steps while the file `slow` is there: a server has the time to die and come back."""
+    told = training.Progress.__call__
+
+    def wait(self: Any, done: int, total: int, values: dict[str, float] | None = None) -> None:
+        told(self, done, total, values)
+        if Path("slow").exists():
+            time.sleep(0.2)
+
+    training.Progress.__call__ = wait  # type: ignore[method-assign]
+    recording.FLUSH_SECONDS = 0.5
+    return forked.kronos(arguments)
+
+
 class Kronos:
-    """`python -m kronos` in a folder, tracked by a server."""
+    """A command in a folder, tracked by a server. Its training is slow until `ends` waits for it."""
 
     def __init__(self, folder: Path, server: MlflowServer, *arguments: str) -> None:
         self.folder, self.server = folder, server
         self.log = folder / "log.txt"
-        command = [sys.executable, "-m", "kronos", *arguments, "--tracking-uri", server.address]
-        with self.log.open("w") as stream:
-            self.process = subprocess.Popen(command, cwd=folder, stdout=stream, stderr=subprocess.STDOUT)
+        self.log.unlink(missing_ok=True)
+        (folder / "slow").touch()
+        with chdir(folder):
+            command = [*arguments, "--tracking-uri", server.address]
+            self.process = forked.start(slowly, command, output=self.log)
 
     def wait_for(self, what: Callable[[], Any], seconds: float = 180) -> Any:
         until = time.monotonic() + seconds
         while True:
             if found := what():
                 return found
-            assert self.process.poll() is None and time.monotonic() < until, self.said()
+            assert self.process.is_alive() and time.monotonic() < until, self.said()
             time.sleep(0.1)
 
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
     def ends(self, status: int, seconds: float = 240) -> str:
-        assert self.process.wait(seconds) == status, self.said()
+        (self.folder / "slow").unlink(missing_ok=True)
+        self.process.join(seconds)
+        assert self.process.exitcode == status, self.said()
         return self.said()
 
     def said(self) -> str:
-        return self.log.read_text()
+        return self.log.read_text() if self.log.exists() else ""
 
     def kept(self) -> int:
         """Messages in journals."""
@@ -138,8 +161,7 @@ def test_a_training_killed_while_the_server_is_away_is_sent_when_it_goes_on(
     kronos.wait_for(lambda: trains(fresh, "tokenizer", folder))
     fresh.end()
     kronos.wait_for(lambda: kronos.kept() >= 2)
-    kronos.process.kill()
-    kronos.process.wait()
+    kronos.kill()
     again = Kronos(folder, fresh, *arguments)
     assert "does not answer" in again.ends(2)
     fresh.start()
@@ -152,7 +174,7 @@ def test_a_training_killed_while_the_server_is_away_is_sent_when_it_goes_on(
 def test_a_server_away_at_the_end_gets_all_of_it_from_the_next_start(
     fresh: MlflowServer, folder: Path
 ) -> None:
-    assert Kronos(folder, fresh, "tokenizer", *SHORT, *places(folder)).ends(0)
+    Kronos(folder, fresh, "tokenizer", *SHORT, *places(folder)).ends(0)
     arguments = ("predictor", *LONG, *places(folder), "--tracking-wait", "1")
     kronos = Kronos(folder, fresh, *arguments)
     kronos.wait_for(lambda: trains(fresh, "predictor", folder))
@@ -182,7 +204,10 @@ def test_a_pipeline_on_a_server_with_postgresql_and_artifacts_over_http(
     server = MlflowServer(tmp_path_factory.mktemp("postgres-mlflow"), postgres)
     try:
         server.start()
-        more = ("--inference-sample-count", "2", "--evaluation-sample-count", "2")
+        more = (
+            "--inference-sample-count", "2", "--evaluation-sample-count", "2", "--backtest-max-instruments", "60",
+            "--baseline-lightgbm", "false", "--baseline-seeds", "2",
+        )  # fmt: skip
         Kronos(tmp_path, server, "pipeline", *SHORT, *more, *places(tmp_path)).ends(0, 400)
         assert not list(tmp_path.glob("mlruns")) + list(tmp_path.glob("mlflow.db"))
         parent = latest("pipeline", server.address)
