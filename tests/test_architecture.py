@@ -54,6 +54,7 @@ DOORS = {
     "qlib": (
         "kronos.evaluation.qlib_store",
         "kronos.evaluation.qlib_arrays",
+        "kronos.evaluation.qlib_features",
         "kronos.evaluation.qlib_backtest",
         "kronos.data.sources.qlib",
     ),

@@ -14,7 +14,8 @@ import pandas as pd
 
 from kronos.data.bars import FEATURES
 from kronos.data.store import BarStore
-from kronos.evaluation.qlib_store import alpha158, initialised, qlib_freq, write_qlib_store
+from kronos.evaluation.qlib_features import alpha158
+from kronos.evaluation.qlib_store import initialised, qlib_freq, write_qlib_store
 
 NAME = "LightGBM on Qlib's Alpha158 features"
 PARAMETERS = {
@@ -24,7 +25,7 @@ PARAMETERS = {
 ROUNDS, PATIENCE = 1000, 50
 MAX_ROWS = 1_000_000  # of training, and of validation: days are left out evenly beyond, to bound the memory
 MIN_ROWS = 1000  # of training, fewer are no basis for trees of 210 leaves
-CHUNK = 100  # instruments whose features are computed at once
+ROWS = 100_000  # of bars whose features are computed at once, in 400 MB
 
 
 def ranking(
@@ -47,8 +48,9 @@ def ranking(
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
         path = write_qlib_store(frame, Path(scratch) / "bars", store.sessions, freq)
         with initialised(path):
-            for place in range(0, len(store.instruments), CHUNK):
-                names = store.instruments[place : place + CHUNK]
+            part = np.cumsum(np.diff(store.offsets)) // ROWS
+            for number in np.unique(part):
+                names = [store.instruments[place] for place in np.flatnonzero(part == number)]
                 found = alpha158(path, names, begin, end, freq)
                 when = found.index.get_level_values("datetime")
                 for key, wanted in (*((name, label.index) for name, label in labels.items()), ("days", days)):

@@ -34,8 +34,8 @@ def read_fields(
     calendar = read_calendar(store, freq)
     begin = int(calendar.get_indexer(sessions[:1])[0])
     end = begin + len(sessions)
-    parts: dict[str, list[np.ndarray]] = {field: [] for field in fields}
-    rows, stamps = [], []
+    parts = {field: [np.empty(0, dtype=np.float32)] for field in fields}
+    rows, stamps = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for row, code in enumerate(codes):
         folder = store / "features" / code.lower()
         if not folder.is_dir():  # a score without bars

@@ -1,4 +1,4 @@
-"""Qlib on bars of our own: the data folder that it reads, its initialisation, and its features.
+"""Qlib on bars of our own: the data folder that it reads, and its initialisation.
 
 Qlib keeps process-wide state (configuration, providers, an exception hook, loggers, an exit handler). All of
 it is restored after each use, nothing is printed, and no process is started.
@@ -8,7 +8,7 @@ import atexit
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -183,20 +183,3 @@ def initialised(path: Path) -> Iterator[None]:
     finally:
         sys.excepthook = hook
         logger.handlers, logger.propagate = handlers, propagate
-
-
-def alpha158(
-    path: str | Path, instruments: Sequence[str], begin: pd.Timestamp, end: pd.Timestamp, freq: str = "day"
-) -> pd.DataFrame:
-    """Return Qlib's Alpha158 features of a folder of `write_qlib_store`, inside `initialised`.
-
-    Indexed by (instrument, datetime) with one float32 column per feature, for the sessions begin..end; rolling
-    features read up to 60 sessions before.
-    """
-    fields, names = load_module("qlib.contrib.data.loader").Alpha158DL.get_feature_config({
-        "kbar": {}, "price": {"windows": [0], "feature": ["OPEN", "HIGH", "LOW", "VWAP"]}, "rolling": {},
-    })  # fmt: skip
-    codes = {file_name(name): name for name in instruments}
-    features = load_module("qlib.data.data").D.features(list(codes), fields, begin, end, freq)
-    features = features.rename(index=codes, level="instrument")
-    return features.set_axis(pd.Index(names), axis=1).astype(np.float32)

@@ -11,7 +11,8 @@ from kronos.data.cleaning import clean
 from kronos.data.store import BarStore
 from kronos.data.store_writer import store_sessions, write_store
 from kronos.evaluation import boosted_trees, ranking, signals
-from kronos.evaluation.qlib_store import alpha158, initialised, write_qlib_store
+from kronos.evaluation.qlib_features import alpha158
+from kronos.evaluation.qlib_store import initialised, write_qlib_store
 
 NAMES = [f"S{place:02d}" for place in range(30)]
 DAYS = pd.bdate_range("2020-01-01", periods=230, name="datetime")
