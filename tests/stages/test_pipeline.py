@@ -140,6 +140,36 @@ def test_the_report_names_universe_period_costs_and_benchmark(pipeline: Path) ->
         assert part in opening
 
 
+def results(folder: Path) -> dict[str, Any]:
+    """What two equal runs must have in common."""
+    outputs = folder / "outputs"
+    found: dict[str, Any] = {}
+    for model in ("finetune_tokenizer_demo", "finetune_predictor_demo"):
+        summary = json.loads((outputs / "models" / model / "summary.json").read_text())
+        found[model] = (summary["curve"], summary["learning_rates"], summary["digest"], summary["key"])
+    backtest = outputs / "backtest_results" / "finetune_backtest_demo"
+    found["predictions"] = pd.read_parquet(backtest / "predictions.parquet")
+    found["pickle"] = (backtest / "predictions.pkl").read_bytes()
+    for name in ("report.md", "daily.csv", "daily_ic.csv"):
+        found[name] = (backtest / name).read_text()
+    return found
+
+
+def test_the_same_seed_gives_the_same_numbers(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another folder and without `mlflow run`."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["pipeline", *flags(QUICK)]) == 0
+    again = results(tmp_path)
+    for name, value in results(pipeline).items():
+        if isinstance(value, pd.DataFrame):
+            pd.testing.assert_frame_equal(value, again[name], check_exact=True)
+            assert np.isfinite(value["close"]).all()
+        else:
+            assert value == again[name], name
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_runs_alone_with_any_field(stage: str, pipeline: Path) -> None:
     done = mlflow_run(pipeline, stage, **{**QUICK, "epochs": 1 if stage == "tokenizer" else 2, "seed": 100})
@@ -163,36 +193,6 @@ def test_skip_flags_use_the_stored_output(pipeline: Path) -> None:
     done = mlflow_run(pipeline, "pipeline", **QUICK, **skips, reuse="false")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("skipped, the stored output is used") == 3
-
-
-def results(folder: Path) -> dict[str, Any]:
-    """What two equal runs must have in common."""
-    outputs = folder / "outputs"
-    found: dict[str, Any] = {}
-    for model in ("finetune_tokenizer_demo", "finetune_predictor_demo"):
-        summary = json.loads((outputs / "models" / model / "summary.json").read_text())
-        found[model] = (summary["curve"], summary["learning_rates"], summary["digest"], summary["key"])
-    backtest = outputs / "backtest_results" / "finetune_backtest_demo"
-    found["predictions"] = pd.read_parquet(backtest / "predictions.parquet")
-    found["pickle"] = (backtest / "predictions.pkl").read_bytes()
-    for name in ("report.md", "daily.csv", "daily_ic.csv"):
-        found[name] = (backtest / name).read_text()
-    return found
-
-
-def test_the_same_seed_gives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        monkeypatch.chdir(tmp_path / name)
-        assert main(["pipeline", "--reuse", "false", *flags(QUICK)]) == 0
-        both.append(results(tmp_path / name))
-    for name, value in both[0].items():
-        if isinstance(value, pd.DataFrame):
-            pd.testing.assert_frame_equal(value, both[1][name], check_exact=True)
-            assert np.isfinite(value["close"]).all()
-        else:
-            assert value == both[1][name], name
 
 
 def test_a_second_pipeline_reuses_every_stage(
