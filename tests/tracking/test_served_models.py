@@ -29,10 +29,14 @@ def there(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     mlflow.set_tracking_uri(None)
 
 
-def last_bars(day: str, names: list[str]) -> pd.DataFrame:
-    bars = latest("backtest").store().frame()
+def bars_and_forecasts(day: str = "2010-07-15") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of two instruments: their bars up to a day, and what the backtest forecast on it."""
+    own, bars = latest("backtest").predictions(), latest("backtest").store().frame()
+    names = sorted(own["instrument"].unique())[:2]
+    own = own[(own["as_of"] == day) & own["instrument"].isin(names)]
     bars = bars[bars["instrument"].isin(names) & (bars["datetime"] <= day)]
-    return bars.groupby("instrument").tail(40).reset_index(drop=True)
+    assert own["instrument"].nunique() == 2
+    return bars.groupby("instrument").tail(40).reset_index(drop=True), own
 
 
 def test_predictions_of_the_latest_backtest_in_two_lines() -> None:
@@ -66,11 +70,10 @@ def test_the_logged_model_forecasts_as_the_backtest_did() -> None:
         f"mlflow.set_tracking_uri('sqlite:///{os.getcwd()}/mlflow.db')\n"
         f"mlflow.pyfunc.load_model({uri!r}).predict(pd.read_parquet('in.parquet')).to_parquet('out.parquet')\n"
     )
-    last_bars("2010-07-15", ["AAPL", "XOM"]).to_parquet("in.parquet")
+    bars, own = bars_and_forecasts()
+    bars.to_parquet("in.parquet")
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     served = pd.read_parquet("out.parquet")
-    own = latest("backtest").predictions()
-    own = own[(own["as_of"] == "2010-07-15") & own["instrument"].isin(["AAPL", "XOM"])]
     assert list(served["datetime"]) == list(own["datetime"])
     np.testing.assert_allclose(served["close"], own["close"], rtol=1e-5)
 
@@ -111,23 +114,20 @@ def served(finished: Path) -> Iterator[str]:
 
 
 def test_the_served_answer_is_the_runs_own_and_bad_input_gets_400(served: str) -> None:
-    bars = last_bars("2010-07-15", ["AAPL", "XOM"])[
-        ["instrument", "datetime", "open", "high", "low", "close", "volume", "amount"]
-    ]
+    bars, own = bars_and_forecasts()
+    bars = bars[["instrument", "datetime", "open", "high", "low", "close", "volume", "amount"]]
     status, answer = ask(served, bars)
     assert status == 200
-    own = latest("backtest").predictions()
-    own = own[(own["as_of"] == "2010-07-15") & own["instrument"].isin(["AAPL", "XOM"])]
     np.testing.assert_allclose([row["close"] for row in answer["predictions"]], own["close"], rtol=1e-5)
     status, answer = ask(
         served,
-        bars[bars["instrument"] == "AAPL"].drop(columns=["volume", "amount"]),
+        bars[bars["instrument"] == bars["instrument"][0]].drop(columns=["volume", "amount"]),
         {"pred_len": 3, "seed": 5, "quantiles": [0.5]},
     )
     assert (status, len(answer["predictions"])) == (200, 3)
     assert "close_q0.5" in answer["predictions"][0]
     for table, params, reason in (
-        (bars.head(10), {}, "each instrument needs 32 bars: AAPL has 10"),
+        (bars.head(10), {}, f"each instrument needs 32 bars: {bars['instrument'][0]} has 10"),
         (bars.iloc[::-1], {}, "datetime must increase within an instrument"),
         (bars.assign(close=-1.0), {}, "prices must be above 0"),
         (bars.drop(columns="close"), {}, "close"),
