@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from newcomer import NAMES
 from safetensors.torch import save_file
 from torch import nn
 
@@ -337,10 +338,13 @@ def test_a_flipped_bit_of_a_trained_model_stops_the_stages_that_read_it(
 
 @pytest.mark.slow
 def test_damaged_predictions_are_said_and_made_anew(
-    store: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+    in_folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    few = ["--data-source", "sample", "--symbols", NAMES]
+    assert main(["data", *few]) == 0
     given = [
         "predict",
+        *few,
         "--tokenizer-path",
         str(weights / "tokenizer"),
         "--predictor-path",

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from newcomer import NAMES
 
 from kronos.utils.files import read_json
 
 pytestmark = pytest.mark.slow
-BARS = ["data"]
-TRAINING = ["tokenizer", "--model-preset", "nano", "--epochs", "1", "--n-train-iter", "64", "--n-val-iter", "64",
-            "--batch-size", "32"]  # fmt: skip
+SAMPLE = ["--data-source", "sample", "--symbols", NAMES]
+BARS = ["data", *SAMPLE]
+TRAINING = ["tokenizer", *SAMPLE, "--model-preset", "nano", "--epochs", "1", "--n-train-iter", "64",
+            "--n-val-iter", "64", "--batch-size", "32"]  # fmt: skip
 BOTH = [
     sys.executable,
     "-c",
@@ -51,6 +53,7 @@ def test_warnings_of_other_packages_are_printed_where_the_environment_makes_them
 
 def test_a_pipeline_goes_through_where_the_environment_makes_warnings_errors(tmp_path: Path) -> None:
     given = [
+        *SAMPLE, "--backtest-n-symbol-hold", "3", "--backtest-n-symbol-drop", "1",
         "--epochs", "1", "--n-train-iter", "64", "--n-val-iter", "64", "--inference-sample-count", "1",
         "--backtest-max-instruments", "4", "--baseline-lightgbm", "false", "--baseline-seeds", "2",
         "--calibration-series", "100", "--calibration-sample-count", "10", "--nproc-per-node", "2",

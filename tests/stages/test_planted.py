@@ -21,10 +21,19 @@ CONFIG = Path(__file__).resolve().parents[2] / "experiments" / "planted.json"
 RESULT = Path("outputs/backtest_results/finetune_backtest_demo")
 
 
-def pipeline(pattern: bool, seed: int = SEED) -> tuple[dict[str, Any], str]:
+def pipeline(pattern: bool, *flags: str, seed: int = SEED) -> tuple[dict[str, Any], str]:
     """(metrics.json, first lines of the report) of a whole run in the working directory."""
     planted_store(Path("outputs/data").absolute(), seed, pattern=pattern)
-    assert main(["pipeline", "--config-path", str(CONFIG), "--skip-data-process"]) == 0
+    given = [
+        "--baseline-seeds",
+        "3",
+        "--calibration-series",
+        "150",
+        "--calibration-sample-count",
+        "10",
+        *flags,
+    ]
+    assert main(["pipeline", "--config-path", str(CONFIG), "--skip-data-process", *given]) == 0
     text = (RESULT / "report.md").read_text(encoding="utf-8")
     return json.loads((RESULT / "metrics.json").read_text(encoding="utf-8")), text.split("## ")[0]
 
@@ -59,8 +68,18 @@ def test_a_planted_pattern_is_found_and_beats_every_ranking_by_prices(in_folder)
 def test_without_the_pattern_the_interval_holds_zero_and_the_report_says_nothing_was_found(in_folder):
     """One 95 % interval in twenty misses zero by chance: of three samples two or more do in 0.7 % of cases."""
     held = []
+    short = [
+        "--epochs",
+        "1",
+        "--n-train-iter",
+        "6000",
+        "--inference-sample-count",
+        "5",
+        "--baseline-lightgbm",
+        "false",
+    ]
     for seed in (SEED, SEED + 1, SEED + 2):
-        found, opening = pipeline(pattern=False, seed=seed)
+        found, opening = pipeline(False, *short, seed=seed)
         held.append(found["metrics"]["rank_ic_low"] < 0 < found["metrics"]["rank_ic_high"])
         if held[-1]:
             words = "**No evidence of predictive value: the ranking is indistinguishable from chance:**"
