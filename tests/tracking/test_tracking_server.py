@@ -20,8 +20,8 @@ from kronos.tracking import run as recording
 from kronos.tracking.offline_queue import JOURNAL
 
 pytestmark = pytest.mark.slow
-LONG = ["--epochs", "2", "--n-train-iter", "4800", "--n-val-iter", "200", "--log-interval", "5", "--save-windows",
-        "1000", "--batch-size", "32"]  # fmt: skip
+LONG = ["--epochs", "2", "--n-train-iter", "1600", "--n-val-iter", "200", "--log-interval", "4", "--save-windows",
+        "320", "--batch-size", "32"]  # fmt: skip
 SHORT = ["--epochs", "1", "--n-train-iter", "600", "--n-val-iter", "200", "--log-interval", "5",
          "--calibration-series", "100", "--calibration-sample-count", "10"]  # fmt: skip
 
@@ -48,7 +48,7 @@ def slowly(arguments: list[str]) -> int:
     def wait(self: Any, done: int, total: int, values: dict[str, float] | None = None) -> None:
         told(self, done, total, values)
         if Path("slow").exists():
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     training.Progress.__call__ = wait  # type: ignore[method-assign]
     recording.FLUSH_SECONDS = 0.5

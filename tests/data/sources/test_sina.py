@@ -1,15 +1,15 @@
 """The sina source against a service on loopback: faults, interruption, topping up, adjustment."""
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import date
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import forked
 import httpx
 import numpy as np
 import pandas as pd
@@ -431,7 +431,7 @@ def test_answers_are_read_with_and_without_their_wrapping() -> None:
 
 @pytest.mark.slow
 def test_killed_outright_at_a_request_and_started_again_it_ends_the_same(
-    service: Service, tmp_path: Path
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL at the second, fourth and sixth request: the answers before it are asked for no more."""
 
@@ -444,23 +444,29 @@ def test_killed_outright_at_a_request_and_started_again_it_ends_the_same(
             "val-time-range": "2024-03-01,2024-04-16", "test-time-range": "2024-04-01,2024-06-28",
             "backtest-time-range": "2024-06-03,2024-06-28", "lookback-window": 10, "predict-window": 3,
         }  # fmt: skip
-        flags = [text for field, value in fields.items() for text in (f"--{field}", str(value))]
-        return [sys.executable, "-m", "kronos", "data", *flags]
+        return ["data", *(text for field, value in fields.items() for text in (f"--{field}", str(value)))]
 
-    def run(name: str) -> tuple[int, str]:
-        done = subprocess.run(command(name), cwd=tmp_path, capture_output=True, text=True)
-        store = tmp_path / name / "data"
-        return done.returncode, done.stderr if done.returncode else open_store(store).digest
+    def start(name: str) -> ForkServerProcess:
+        return forked.start(forked.kronos, command(name), output=tmp_path / f"{name}.txt")
 
+    def run(name: str) -> tuple[int | None, str]:
+        process = start(name)
+        process.join(timeout=300)
+        failed = process.exitcode != 0
+        said = (tmp_path / f"{name}.txt").read_text()
+        return process.exitcode, said if failed else open_store(tmp_path / name / "data").digest
+
+    monkeypatch.chdir(tmp_path)
     status, whole = run("whole")
     assert status == 0, whole
     requests = service.answered.total()
     for before in (1, 3, 5):
         service.answered.clear()
-        process: list[subprocess.Popen[bytes]] = []
+        process: list[ForkServerProcess] = []
         service.faults = [service.respond] * before + [lambda _, process=process: process[0].kill()]
-        process.append(subprocess.Popen(command(f"killed{before}"), cwd=tmp_path, stderr=subprocess.DEVNULL))
-        assert process[0].wait() == -signal.SIGKILL
+        process.append(start(f"killed{before}"))
+        process[0].join(timeout=300)
+        assert process[0].exitcode == -signal.SIGKILL
         assert not (tmp_path / f"killed{before}" / "data").exists()
         assert run(f"killed{before}") == (0, whole)
         assert service.answered.total() == requests and set(service.answered.values()) == {1}
