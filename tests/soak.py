@@ -25,7 +25,8 @@ NAMES = "AAPL,ABT,ADBE,AEP,ALL,AMGN,AXP,BA"
 TINY = ["--data-source", "sample", "--symbols", NAMES, "--epochs", "1", "--n-train-iter", "64", "--n-val-iter", "16",
         "--inference-sample-count", "1", "--baseline-seeds", "1", "--evaluation-series", "4",
         "--evaluation-sample-count", "2", "--backtest-n-symbol-hold", "2", "--backtest-n-symbol-drop", "1",
-        "--baseline-lightgbm", "false", "--backtest-time-range", "2010-06-01,2010-06-30"]  # fmt: skip
+        "--baseline-lightgbm", "false", "--backtest-time-range", "2010-06-01,2010-06-30",
+        "--calibration-series", "100", "--calibration-sample-count", "10"]  # fmt: skip
 
 
 def measure(scratch: Path) -> dict[str, float]:

@@ -235,11 +235,11 @@ def test_as_stored_is_the_market_itself():
 
 @pytest.mark.slow
 def test_level_and_planted_values_with_many_seeds():
-    found = simulate(make_market(days=120, names=60, seed=5), 1200)
+    found = simulate(make_market(days=120, names=60, seed=5), 800)
     for case in found.values():
         print(
             case.key, f"{case.mean:+.4f} excluded {case.excluded.share:.3f} covered {case.covered.share:.3f}"
         )
         assert 0.92 <= case.covered.share <= 0.97
-        assert case.mean == pytest.approx(case.planted, abs=5 * case.deviation / np.sqrt(1200))
+        assert case.mean == pytest.approx(case.planted, abs=5 * case.deviation / np.sqrt(800))
     assert found["0.05_random"].mean == pytest.approx(0.05, rel=0.04)

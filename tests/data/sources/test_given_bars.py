@@ -80,7 +80,8 @@ def test_five_minute_bars_of_shanghai_find_their_sessions(tmp_path: Path) -> Non
 SMALL = {
     "model_preset": "nano", "pretrained_tokenizer_path": None, "pretrained_predictor_path": None, "epochs": 1,
     "batch_size": 64, "n_train_iter": 320, "n_val_iter": 64, "inference_sample_count": 2,
-    "backtest_limit_threshold": None,
+    "backtest_limit_threshold": None, "baseline_lightgbm": False, "baseline_seeds": 2,
+    "calibration_series": 100, "calibration_sample_count": 10,
 }  # fmt: skip
 RUNS: dict[str, dict[str, Any]] = {
     "us88": {

@@ -39,15 +39,9 @@ def test_the_best_trial_is_registered_once_and_the_pipeline_makes_it_the_champio
 
     (answer,) = Path("outputs/search").glob("*/best.json")
     quick = [
-        "--inference-sample-count",
-        "1",
-        "--evaluation-series",
-        "20",
-        "--baseline-lightgbm",
-        "false",
-        "--baseline-seeds",
-        "2",
-    ]
+        "--inference-sample-count", "1", "--evaluation-series", "20", "--baseline-lightgbm", "false",
+        "--baseline-seeds", "2", "--calibration-series", "100", "--calibration-sample-count", "10",
+    ]  # fmt: skip
     assert main(["pipeline", "--config-path", str(answer), "--skip-data-process", *quick, *given]) == 0
     found = champion_of("kronos", address)
     assert found is not None and (found.number, found.tag("decision")) == (2, "first")

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from servers import MlflowServer
 
 pytestmark = pytest.mark.slow
-QUICK = ["--epochs", "2", "--n-train-iter", "900", "--n-val-iter", "200", "--log-interval", "5",
+QUICK = ["--epochs", "2", "--n-train-iter", "640", "--n-val-iter", "200", "--log-interval", "5",
          "--search-batch-size", "16,32", "--search-reports", "4", "--search-heartbeat", "2"]  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def test_three_machines_share_a_study_and_one_of_them_is_killed(
     for number in (1, 2):  # each has its own copy of the bars and of the tokenizer
         machines.append(tmp_path / f"machine-{number}")
         shutil.copytree(first / "outputs", machines[-1] / "outputs")
-    command = [sys.executable, "-m", "kronos", "search", *QUICK, "--n-trials", "8", "--search-pruner", "none",
+    command = [sys.executable, "-m", "kronos", "search", *QUICK, "--n-trials", "6", "--search-pruner", "none",
                "--skip-data-process", "--skip-tokenizer", "--storage", postgres,
                "--tracking-uri", server.address]  # fmt: skip
     logs = [machine / "log.txt" for machine in machines]
@@ -61,7 +61,7 @@ def test_three_machines_share_a_study_and_one_of_them_is_killed(
     assert [trial.state.name for trial in again] == ["COMPLETE"]
     assert again[0].params == study.trials[int(killed)].params
     complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-    assert 8 <= len(complete) <= 10
+    assert 6 <= len(complete) <= 8
     parent = study.user_attrs["mlflow_parent"]
     experiment = client.get_experiment_by_name("kronos")
     assert experiment is not None
