@@ -20,7 +20,7 @@ from kronos.utils.files import read_json
 
 QUICK = [
     "--inference-sample-count", "1", "--evaluation-series", "20", "--baseline-seeds", "1",
-    "--backtest-max-instruments", "8",
+    "--backtest-max-instruments", "8", "--baseline-lightgbm", "false",
 ]  # fmt: skip
 LOOK = Look("backtest", "2024-01-02", "2024-06-28", "day", 5, "bars", "names", "predictor", "mine")
 
