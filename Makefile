@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help pipeline test check lint slow bench soak mlproject install
+.PHONY: help pipeline test check lint slow bench gpu soak mlproject install
 
 help:
 	@echo "make pipeline   install, then train, forecast and backtest on the sample bars, tracked by MLflow"
@@ -14,6 +14,7 @@ help:
 	@echo "make check      lint, format, types, fast tests: before a push"
 	@echo "make slow       the slow tests, a whole pipeline through mlflow run among them"
 	@echo "make bench      speed tables"
+	@echo "make gpu        on a machine with a CUDA device: its tests, then the speed tables on it"
 	@echo "make soak       50 pipelines in one process: memory, open files, threads, leftover folders"
 	@echo "make mlproject  write MLproject and the READMEs' tables of fields from the code"
 
@@ -53,6 +54,11 @@ slow: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	python -m pytest tests/bench -m bench -s
+
+gpu: $(VENV)/.installed-test
+	python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu: this PyTorch finds no CUDA device")'
+	python -m pytest tests/training/test_devices.py -k cuda
+	KRONOS_BENCH_DEVICE=cuda python -m pytest tests/bench/test_training_speed.py tests/bench/test_forecast_speed.py -m bench -s
 
 soak: $(VENV)/.installed-test
 	python tests/soak.py 50
