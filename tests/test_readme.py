@@ -20,6 +20,7 @@ NOT_RUN = {
     "make pipeline": "installs from the package index; CI does it",
     "make test": "is this suite",
     "make bench": "measures for minutes, alone on the machine",
+    "make gpu": "needs a GPU; tests/training/test_devices.py runs on the CPU",
     "mlflow run . -e pipeline --env-manager uv": "builds an environment from the package index",
     "mlflow run . -e pipeline$": "needs conda",
     "pip install .$": "tests/test_packaging.py builds the wheel and runs it",
