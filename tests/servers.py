@@ -102,6 +102,9 @@ class MlflowServer:
                 assert self._process.poll() is None and time.monotonic() < until, log_text
                 time.sleep(0.5)
 
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def end(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to all its processes, by default the one that leaves them no last words."""
         if self._process is not None:
