@@ -50,7 +50,7 @@ lint: $(VENV)/.installed-test
 check: lint test
 
 slow: $(VENV)/.installed-test
-	python -m pytest -m slow -n 2 --dist loadfile
+	python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.installed-test
 	python -m pytest tests/bench -m bench -s

@@ -20,6 +20,18 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+# Files that take minutes. They are begun first, so that no process is left alone with one at the end.
+LONG = (
+    "test_readme.py", "test_stage_signals.py", "test_launch.py", "test_pipeline.py", "test_registered.py",
+    "test_clumsy.py", "test_planted.py", "test_tracking_server.py", "test_guide.py", "test_surroundings.py",
+    "test_soak.py", "test_registered_over_http.py", "test_faulty_servers.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(autouse=True)
 def no_outer_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests started from inside an MLflow run must not write into it."""
