@@ -325,9 +325,10 @@ def test_a_port_that_is_taken(in_folder: Path) -> None:
 def interrupted(arguments: list[str], after: str) -> tuple[int, str]:
     """(exit status, output) of a command that gets Ctrl-C as soon as it has printed something."""
     output = Path("said.txt")
+    output.touch()
     process = forked.start(forked.kronos, arguments, output=output)
     until = time.monotonic() + 120
-    while not (output.exists() and after in output.read_text()):
+    while after not in output.read_text():
         assert process.is_alive() and time.monotonic() < until, output.read_text()
         time.sleep(0.05)
     assert process.pid is not None

@@ -76,6 +76,7 @@ def _evaluated(bars: pd.DataFrame, fields: Sequence[str]) -> Iterator[np.ndarray
     operators = {**_operators(begins), "Feature": _feature_of(bars, begins)}
     try:
         for field in fields:
+            # the arguments only name the entry in Qlib's cache, which keeps what expressions share
             series = _expression(field, operators).load("all", 0, len(bars) - 1, "joined")
             yield np.asarray(series, dtype=np.float32)
     finally:
@@ -138,10 +139,11 @@ def _operators(begins: Sequence[int] | np.ndarray) -> dict[str, type]:
 
         return joined
 
-    def place(argument: str) -> Callable[[pd.Series, int], np.ndarray]:
+    def position(argument: str) -> Callable[[pd.Series, int], np.ndarray]:
         def joined(series: pd.Series, window: int) -> np.ndarray:
             values = series.to_numpy(dtype=np.float64)
-            found = np.concatenate([_places(part, window, argument) for part in np.split(values, begins[1:])])
+            parts = np.split(values, begins[1:])
+            found = np.concatenate([_positions(part, window, argument) for part in parts])
             return np.where(series.rolling(window, min_periods=1).count() > 0, found, np.nan)
 
         return joined
@@ -168,13 +170,13 @@ def _operators(begins: Sequence[int] | np.ndarray) -> dict[str, type]:
         "Slope": replaced("Slope", each(ops.rolling_slope)),
         "Rsquare": replaced("Rsquare", each(ops.rolling_rsquare), least=2e-5),
         "Resi": replaced("Resi", each(ops.rolling_resi)),
-        "IdxMax": replaced("IdxMax", place("argmax")),
-        "IdxMin": replaced("IdxMin", place("argmin")),
+        "IdxMax": replaced("IdxMax", position("argmax")),
+        "IdxMin": replaced("IdxMin", position("argmin")),
     }
 
 
-def _places(values: np.ndarray, window: int, argument: str) -> np.ndarray:
-    """Return the place, from 1, of the largest (`argmax`) or least (`argmin`) value in each window."""
+def _positions(values: np.ndarray, window: int, argument: str) -> np.ndarray:
+    """Return the position, from 1, of the largest (`argmax`) or least (`argmin`) value in each window."""
     found = np.empty(len(values))
     for row in range(min(window - 1, len(values))):
         found[row] = getattr(values[: row + 1], argument)()
