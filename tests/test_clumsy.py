@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import forked
 import pytest
 from mlflow import MlflowClient
 from newcomer import NAMES
@@ -322,20 +321,19 @@ def test_a_port_that_is_taken(in_folder: Path) -> None:
 # Ctrl-C.
 
 
-def interrupted(arguments: list[str], after: str) -> tuple[int, str]:
-    """(exit status, output) of a command that gets Ctrl-C as soon as it has printed something."""
-    output = Path("said.txt")
-    output.touch()
-    process = forked.start(forked.kronos, arguments, output=output)
-    until = time.monotonic() + 120
-    while after not in output.read_text():
-        assert process.is_alive() and time.monotonic() < until, output.read_text()
-        time.sleep(0.05)
-    assert process.pid is not None
+def interrupt(process: subprocess.Popen[str], after: str) -> str:
+    """Ctrl-C as soon as a line has been printed; returns all that was said."""
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if after in line:
+            break
+    else:
+        raise AssertionError(said)
     os.killpg(process.pid, signal.SIGINT)
-    process.join(timeout=60)
-    assert process.exitcode is not None
-    return process.exitcode, output.read_text()
+    said += process.communicate(timeout=60)[0]
+    return said
 
 
 @pytest.mark.slow
@@ -363,9 +361,9 @@ def test_ctrl_c_at_every_stage(stage: str, finished: Path, in_folder: Path) -> N
         "--reuse",
         "false",
     ]
-    after = {"search": "trial", "walk_forward": "fold 1"}.get(stage, f"{stage}: run ")
-    status, said = interrupted([stage, *flags], after)
-    assert status == 130, said
+    process = start(stage, *flags)
+    said = interrupt(process, {"search": "trial", "walk_forward": "fold 1"}.get(stage, f"{stage}: run "))
+    assert process.returncode == 130, said
     assert only_line(said).startswith("kronos: interrupted")
     assert "Traceback" not in said
     assert "KILLED" in statuses() and "RUNNING" not in statuses() and "FAILED" not in statuses()
