@@ -23,7 +23,7 @@ PARAMETERS = {
     "bagging_fraction": 0.8789, "lambda_l1": 205.6999, "lambda_l2": 580.9768,
 }  # fmt: skip
 ROUNDS, PATIENCE = 1000, 50
-MAX_ROWS = 1_000_000  # of training, and of validation: days are left out evenly beyond, to bound the memory
+MAX_ROWS = 500_000  # of training, and of validation: beyond it days are left out evenly
 MIN_ROWS = 1000  # of training, fewer are no basis for trees of 210 leaves
 ROWS = 100_000  # of bars whose features are computed at once, in 400 MB
 
@@ -55,12 +55,12 @@ def ranking(
                 when = found.index.get_level_values("datetime")
                 for key, wanted in (*((name, label.index) for name, label in labels.items()), ("days", days)):
                     parts[key].append(found[when.isin(wanted)])
-    features = {name: pd.concat(found) for name, found in parts.items()}
-    model = _train(features, labels, threads, seed)
-    predicted = pd.Series(
-        model.predict(features["days"], num_iteration=model.best_iteration), features["days"].index
-    )
-    wide = predicted.unstack("instrument")
+    to_rank = parts.pop("days")
+    model = _train(parts, labels, threads, seed)
+    predicted = [
+        pd.Series(model.predict(part, num_iteration=model.best_iteration), part.index) for part in to_rank
+    ]
+    wide = pd.concat(predicted).unstack("instrument")
     return wide.reindex(index=days.rename("datetime"), columns=pd.Index(store.instruments, name="instrument"))
 
 
@@ -72,20 +72,24 @@ def _labels(earned: pd.DataFrame) -> pd.DataFrame:
 
 
 def _train(
-    features: Mapping[str, pd.DataFrame], labels: Mapping[str, pd.DataFrame], threads: int, seed: int
+    parts: dict[str, list[pd.DataFrame]], labels: Mapping[str, pd.DataFrame], threads: int, seed: int
 ) -> lightgbm.Booster:
-    sets: dict[str, lightgbm.Dataset] = {}
-    for name, label in labels.items():
-        long = label.T.stack().dropna()
-        long.index.names = ["instrument", "datetime"]
-        rows = features[name].index.intersection(long.index).sort_values()
-        sets[name] = lightgbm.Dataset(
-            features[name].loc[rows], long.loc[rows], reference=sets.get("train"), params={"verbose": -1}
-        )
+    """Train on the features in `parts`, which is emptied: only LightGBM's binned copies are kept."""
     parameters = {
         **PARAMETERS, "num_threads": threads, "seed": seed, "deterministic": True, "force_row_wise": True,
         "verbose": -1,
     }  # fmt: skip
+    sets: dict[str, lightgbm.Dataset] = {}
+    for name, label in labels.items():
+        long = label.T.stack().dropna()
+        long.index.names = ["instrument", "datetime"]
+        found = [part[part.index.isin(long.index)] for part in parts.pop(name)]
+        features = pd.concat(found).sort_index()
+        del found
+        sets[name] = lightgbm.Dataset(
+            features, long.loc[features.index], reference=sets.get("train"), params=parameters
+        ).construct()
+        del features
     return lightgbm.train(
         parameters, sets["train"], ROUNDS, valid_sets=[sets["val"]],
         callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
