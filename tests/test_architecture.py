@@ -203,3 +203,9 @@ def test_listing_stages_and_fields_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_data_stage_and_what_runs_it_do_not_load_torch() -> None:
+    code = "import sys, kronos.stages.runner, kronos.stages.data; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -5,8 +5,6 @@ the shards that an earlier one has finished, and nothing that was made from othe
 """
 
 import os
-import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +19,7 @@ import pandas as pd
 import torch
 
 from kronos.data.forecast_points import ForecastPoints
-from kronos.distributed.launcher import WorkerGroup
+from kronos.distributed.shards_folder import Shards
 from kronos.distributed.work_list import WorkList, shared
 from kronos.model import checkpoint, load_predictor, load_tokenizer
 from kronos.utils.files import digest_bytes
@@ -32,34 +30,9 @@ SHARDS = 256  # that many forecasts are cut into, before a shard has more than o
 SPREAD = 16  # shards that a few forecasts are cut into
 JOB = "forecast"
 VISIBLE_SECONDS = 60.0  # until a file that another machine has written is seen on a shared file system
-LARGE = 2**28  # bytes of an array from which on it lies in a file instead of memory
 POINTS, TOKEN = "points.npz", "token"
 
 Make = Callable[[slice], tuple[np.ndarray, int]]
-
-
-@dataclass(frozen=True)
-class Shards:
-    """Where a stage keeps its finished shards while it runs, and the processes that make them.
-
-    `code` returns the digest of the code and versions that forecasts depend on.
-    """
-
-    folder: Path
-    workers: WorkerGroup
-    code: Callable[[], str]
-
-    def remove(self) -> None:
-        """Delete all shards, once the stage's output is whole."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return an uninitialised float32 array; a large one lies in a file that is gone with it."""
-        if np.prod(shape, dtype=np.int64) * 4 < LARGE:
-            return np.empty(shape, np.float32)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.folder) as file:  # the memory map keeps it
-            return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def shard_size(count: int, batch: int, least: int) -> int:

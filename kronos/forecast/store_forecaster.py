@@ -15,9 +15,10 @@ from kronos.data.bars import CLOSE, FEATURES, PRICES
 from kronos.data.forecast_points import ForecastPoints, contexts, future_stamps
 from kronos.data.store import BarStore
 from kronos.distributed.device import ALONE, choose
+from kronos.distributed.shards_folder import Shards
 from kronos.forecast.keys import keys_of_places
 from kronos.forecast.models import Windows
-from kronos.forecast.shards import ShardFiles, Shards, identity, parts_of, shard_size, write_job
+from kronos.forecast.shards import ShardFiles, identity, parts_of, shard_size, write_job
 from kronos.model import checkpoint
 from kronos.utils.files import digest_bytes
 from kronos.utils.progress import Progress

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kronos.data.splits import Ranges
     from kronos.data.store import BarStore
     from kronos.distributed.launcher import WorkerGroup
-    from kronos.forecast.shards import Shards
+    from kronos.distributed.shards_folder import Shards
     from kronos.tracking.client import Tracking
     from kronos.tracking.run import Run
 

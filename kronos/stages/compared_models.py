@@ -11,9 +11,9 @@ from kronos.config.weights import PUBLIC
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.distributed.device import choose
+from kronos.distributed.shards_folder import Shards
 from kronos.forecast.models import Windows
 from kronos.forecast.naive_models import Bootstrap, RandomWalk, WindowMean
-from kronos.forecast.shards import Shards
 from kronos.forecast.store_forecaster import Forecaster, plain_rules, trading_rules
 from kronos.stages.cache import source_digest
 from kronos.stages.ensemble import forecaster_of

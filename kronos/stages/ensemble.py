@@ -2,8 +2,8 @@
 
 from kronos.config.schema import Config
 from kronos.data.store import BarStore
+from kronos.distributed.shards_folder import Shards
 from kronos.forecast.pool import pool
-from kronos.forecast.shards import Shards
 from kronos.forecast.store_forecaster import Forecaster, forecaster
 from kronos.stages.weights import Models
 

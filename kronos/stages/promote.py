@@ -23,11 +23,11 @@ from kronos.config.schema import Config
 from kronos.data.forecast_points import ForecastPoints, forecast_points
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
+from kronos.distributed.shards_folder import Shards
 from kronos.evaluation import ranking, signals
 from kronos.evaluation.departures import pay_out
 from kronos.evaluation.statistics import independent_periods
 from kronos.evaluation.tradability import trading_mask
-from kronos.forecast.shards import Shards
 from kronos.forecast.store_forecaster import forecast_frame, forecaster, trading_rules
 from kronos.model import checkpoint, load_predictor, load_tokenizer
 from kronos.stages import looks

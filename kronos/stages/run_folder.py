@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kronos.distributed.launcher import WorkerGroup
-from kronos.forecast.shards import Shards
+from kronos.distributed.shards_folder import Shards
 from kronos.stages.cache import differences, forecast_code, key_of
 from kronos.utils.errors import UserError
 from kronos.utils.files import read_json, remove_unfinished, replace_folder, write_json

@@ -20,10 +20,11 @@ from kronos.config.loading import load_config
 from kronos.data.forecast_points import ForecastPoints, forecast_points
 from kronos.data.store import open_store
 from kronos.distributed.launcher import Place, WorkerGroup, python_module
+from kronos.distributed.shards_folder import Shards
 from kronos.distributed.work_list import WorkList, shared
 from kronos.forecast import shards as sharding
 from kronos.forecast.keys import series_keys
-from kronos.forecast.shards import ShardFiles, Shards, parts_of, shard_size
+from kronos.forecast.shards import ShardFiles, parts_of, shard_size
 from kronos.forecast.store_forecaster import Forecaster, draw_keys, forecaster
 from kronos.model import load_predictor, load_tokenizer
 from kronos.utils.errors import UserError
@@ -159,7 +160,7 @@ def test_shards_are_whole_batches_and_cover_every_point() -> None:
 
 
 def test_a_large_array_lies_in_a_file_that_nobody_finds(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(sharding, "LARGE", 1000)
+    monkeypatch.setattr(shards_folder, "LARGE", 1000)
     small, large = (alone(tmp_path / "x").array((count, 5)) for count in (10, 100))
     assert type(small) is np.ndarray and isinstance(large, np.memmap)
     large[:] = 3
@@ -263,7 +264,8 @@ from kronos.config.loading import load_config
 from kronos.data.forecast_points import forecast_points
 from kronos.data.store import open_store
 from kronos.distributed.launcher import WorkerGroup, python_module
-from kronos.forecast.shards import Shards
+from kronos.distributed import shards_folder
+from kronos.distributed.shards_folder import Shards
 from kronos.forecast.store_forecaster import forecaster
 from kronos.model import load_predictor, load_tokenizer
 weights, fields, rules = Path(sys.argv[1]), eval(sys.argv[2]), eval(sys.argv[3])

@@ -14,7 +14,7 @@ from typing import Any
 
 from kronos.config.schema import Config
 from kronos.distributed.launcher import WorkerGroup, python_module, world_size
-from kronos.forecast.shards import Shards
+from kronos.distributed.shards_folder import Shards
 from kronos.stages.base import Context, Say
 from kronos.stages.run_folder import shards_of
 from kronos.stages.runner import run_stage
