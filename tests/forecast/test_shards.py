@@ -19,6 +19,7 @@ import pytest
 from kronos.config.loading import load_config
 from kronos.data.forecast_points import ForecastPoints, forecast_points
 from kronos.data.store import open_store
+from kronos.distributed import shards_folder
 from kronos.distributed.launcher import Place, WorkerGroup, python_module
 from kronos.distributed.shards_folder import Shards
 from kronos.distributed.work_list import WorkList, shared
