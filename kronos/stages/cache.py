@@ -33,7 +33,8 @@ WRITTEN_BY = {
 # Packages and modules whose code cannot change a stage's numbers.
 NO_NUMBERS = (
     "kronos.__main__", "kronos.cli", "kronos.config", "kronos.distributed.launcher",
-    "kronos.distributed.child_process", "kronos.distributed.work_list", "kronos.forecast.shards",
+    "kronos.distributed.child_process", "kronos.distributed.shards_folder", "kronos.distributed.work_list",
+    "kronos.forecast.shards",
     "kronos.report", "kronos.tracking", "kronos.utils", "kronos.stages.base", "kronos.stages.cache",
     "kronos.stages.model_logging", "kronos.stages.provenance", "kronos.stages.run_folder", "kronos.stages.runner",
     "kronos.stages.train_worker", "kronos.stages.search",
