@@ -227,7 +227,9 @@ class ForecastConfig(Section):
         "public", "rotary positions of the fine head: none as the public code, or true ones"
     )
     inference_precision: Literal["fp32", "bf16"] = field(
-        "fp32", "number format of forecasts; bf16 moved the mean close of a nano model by 0.13 %"
+        "fp32",
+        "number format of forecasts; bf16 moved the mean close of a nano model by 0.13 %, and is slower on a "
+        "processor without bf16 instructions",
     )
     inference_compile: bool = field(False, "torch.compile in forecasts: results differ by rounding only")
     backtest_batch_size: Int = field(1000, "series forecast at a time", ge=1)

@@ -197,7 +197,10 @@ def _precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
             tf32 = f"; TF32 {'on' if allowed else 'off'} (torch.backends.cuda.matmul.allow_tf32)"
         return torch.float32, f"precision fp32: {why}{tf32}"
     if name == "bf16":
-        return torch.bfloat16, "precision bf16: asked for; sums, norms and weights stay float32"
+        slow = ""
+        if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            slow = "; this processor has no bfloat16 instructions, so that fp32 is faster"
+        return torch.bfloat16, f"precision bf16: asked for; sums, norms and weights stay float32{slow}"
     return torch.float16, "precision fp16: asked for; gradients are scaled, steps that overflow are skipped"
 
 

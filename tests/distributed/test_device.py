@@ -64,7 +64,10 @@ def test_what_is_not_there_is_refused_with_the_value(monkeypatch, arguments, sai
 def test_number_formats_are_chosen_with_a_reason_or_refused(monkeypatch):
     no_accelerator(monkeypatch)
     assert runtime.choose(precision="bf16").dtype == torch.bfloat16
-    assert "asked for" in runtime.choose(precision="bf16").reasons[1]
+    for native in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda native=native: native)
+        reason = runtime.choose(precision="bf16").reasons[1]
+        assert "asked for" in reason and ("fp32 is faster" in reason) != native
     with pytest.raises(UserError, match="precision=fp16 needs CUDA, the device is cpu"):
         runtime.choose(precision="fp16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
