@@ -7,6 +7,7 @@ ranks the days of the backtest. Parameters are those of Qlib's published benchma
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -79,18 +80,22 @@ def _train(
         **PARAMETERS, "num_threads": threads, "seed": seed, "deterministic": True, "force_row_wise": True,
         "verbose": -1,
     }  # fmt: skip
-    sets: dict[str, lightgbm.Dataset] = {}
-    for name, label in labels.items():
-        long = label.T.stack().dropna()
-        long.index.names = ["instrument", "datetime"]
-        found = [part[part.index.isin(long.index)] for part in parts.pop(name)]
-        features = pd.concat(found).sort_index()
-        del found
-        sets[name] = lightgbm.Dataset(
-            features, long.loc[features.index], reference=sets.get("train"), params=parameters
-        ).construct()
-        del features
+    train = _dataset(parts.pop("train"), labels["train"], parameters)
+    val = _dataset(parts.pop("val"), labels["val"], parameters, train)
     return lightgbm.train(
-        parameters, sets["train"], ROUNDS, valid_sets=[sets["val"]],
+        parameters, train, ROUNDS, valid_sets=[val],
         callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
     )  # fmt: skip
+
+
+def _dataset(
+    parts: list[pd.DataFrame], label: pd.DataFrame, parameters: dict[str, Any],
+    reference: lightgbm.Dataset | None = None,
+) -> lightgbm.Dataset:  # fmt: skip
+    """Return the labelled rows of the features, binned at once so that the features themselves can go."""
+    long = label.T.stack().dropna()
+    long.index.names = ["instrument", "datetime"]
+    features = pd.concat([part[part.index.isin(long.index)] for part in parts]).sort_index()
+    return lightgbm.Dataset(
+        features, long.loc[features.index], reference=reference, params=parameters
+    ).construct()

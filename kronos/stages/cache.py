@@ -34,8 +34,8 @@ WRITTEN_BY = {
 NO_NUMBERS = (
     "kronos.__main__", "kronos.cli", "kronos.config", "kronos.distributed.launcher",
     "kronos.distributed.child_process", "kronos.distributed.shards_folder", "kronos.distributed.work_list",
-    "kronos.forecast.shards",
-    "kronos.report", "kronos.tracking", "kronos.utils", "kronos.stages.base", "kronos.stages.cache",
+    "kronos.forecast.shards", "kronos.report", "kronos.tracking", "kronos.utils", "kronos.stages.base",
+    "kronos.stages.cache",
     "kronos.stages.model_logging", "kronos.stages.provenance", "kronos.stages.run_folder", "kronos.stages.runner",
     "kronos.stages.train_worker", "kronos.stages.search",
 )  # fmt: skip

@@ -265,7 +265,6 @@ from kronos.config.loading import load_config
 from kronos.data.forecast_points import forecast_points
 from kronos.data.store import open_store
 from kronos.distributed.launcher import WorkerGroup, python_module
-from kronos.distributed import shards_folder
 from kronos.distributed.shards_folder import Shards
 from kronos.forecast.store_forecaster import forecaster
 from kronos.model import load_predictor, load_tokenizer
