@@ -158,6 +158,20 @@ class TrainingConfig(Section):
     warmup_fraction: Float = field(
         0.03, "fraction of the steps over which the learning rate warms up", gt=0, lt=1
     )
+    lr_schedule: Literal["one_cycle", "warmup_stable_decay"] = field(
+        "one_cycle",
+        "one_cycle: as the public recipe; warmup_stable_decay: flat until the last decay_fraction of the steps",
+    )
+    decay_fraction: Float = field(
+        0.2, "fraction of the steps over which warmup_stable_decay falls to zero", gt=0, lt=1
+    )
+    ema_decay: Float = field(
+        0.0,
+        "decay of an average of the weights, which is then validated and kept; it covers about the last "
+        "1 / (1 - ema_decay) steps; 0 is off",
+        ge=0,
+        lt=1,
+    )
     decay_norms_biases: bool = field(True, "weight decay on norms and biases too, as in the public recipe")
     freeze_tokenizer: bool = field(False, "use the pretrained tokenizer unchanged and skip its training")
     freeze_blocks: Int = field(

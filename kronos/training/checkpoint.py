@@ -1,7 +1,7 @@
 """`checkpoints/last`: the complete training state, saved atomically and restored bit for bit.
 
 The folder is a model checkpoint (config.json, model.safetensors) with two more files: `training.safetensors` holds
-the optimizer's tensors and torch's random states, `training.json` the rest. There is no pickle.
+the optimizer's tensors, averaged weights and torch's random states, `training.json` the rest. There is no pickle.
 """
 
 import os
@@ -19,6 +19,7 @@ from torch import nn
 
 from kronos.distributed.collectives import Collectives
 from kronos.model.checkpoint import CONFIG, WEIGHTS, save_model
+from kronos.training.averaging import AveragedWeights
 from kronos.utils import files
 from kronos.utils.digests import altered, file_digest, read_object, with_own_digest
 from kronos.utils.errors import Damaged, UserError
@@ -26,6 +27,7 @@ from kronos.utils.errors import Damaged, UserError
 FORMAT = 2
 REMEDY = "train anew with resume=never"
 TENSORS, STATE = "training.safetensors", "training.json"
+AVERAGE = "average"  # prefix of the averaged weights in TENSORS; those of the optimizer have its own names
 
 
 @dataclass
@@ -59,6 +61,7 @@ class TrainingObjects:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler
+    averaged: AveragedWeights | None = None
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter | torch.Tensor]]:
         """Names and trained parameters in the optimizer's order."""
@@ -92,6 +95,9 @@ def save_last(
     for name, parameter in training.named_parameters():
         for key, value in training.optimizer.state[parameter].items():
             tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
+    if training.averaged:
+        for name, value in training.averaged.model.state_dict().items():
+            tensors[f"{AVERAGE}/{name}"] = value.cpu().contiguous()
     groups = [
         {key: value for key, value in group.items() if key != "params"}
         for group in training.optimizer.param_groups
@@ -150,8 +156,15 @@ def load_last(
         index_of = {name: index for index, (name, _) in enumerate(parameters)}
         for label, tensor in tensors.items():
             key, _, name = label.partition("/")
-            if key != "rng":
+            if key not in ("rng", AVERAGE):
                 stored[index_of[name]][key] = tensor
+        if training.averaged:
+            average = {
+                label.removeprefix(f"{AVERAGE}/"): tensor
+                for label, tensor in tensors.items()
+                if label.startswith(f"{AVERAGE}/")
+            }
+            training.averaged.model.load_state_dict(average, strict=True)
         layout = training.optimizer.state_dict()["param_groups"]
         groups = [
             {**values, "betas": tuple(values["betas"]), "params": group["params"]}
@@ -197,6 +210,8 @@ def share_state(
             "use as many, or train anew with resume=never"
         )
     ranks.broadcast(model.state_dict().values())
+    if training.averaged:
+        ranks.broadcast(training.averaged.model.state_dict().values())
     if ranks.rank != 0:
         device = next(model.parameters()).device
         entries: dict[int, dict[str, torch.Tensor]] = {}

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from kronos.distributed.collectives import Collectives
 from kronos.distributed.device import Runtime
+from kronos.training.averaging import AveragedWeights
 from kronos.training.checkpoint import LoopState
 from kronos.training.dataloader import Part
-from kronos.training.optimizer import adamw, one_cycle
+from kronos.training.optimizer import adamw, schedule
 from kronos.training.settings import FitSettings
 from kronos.utils.errors import UserError
 
@@ -30,7 +31,7 @@ class Step(NamedTuple):
 
 
 class Stepper:
-    """Model, objective and optimizer of one rank."""
+    """Model, objective and optimizer of one rank; the averaged weights where the settings ask for them."""
 
     def __init__(
         self,
@@ -45,7 +46,9 @@ class Stepper:
         self.runtime, self.ranks = runtime, ranks
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = adamw(model, settings)
-        self.scheduler = one_cycle(self.optimizer, settings, total_steps)
+        self.scheduler = schedule(self.optimizer, settings, total_steps)
+        decay = settings.training.ema_decay
+        self.averaged = AveragedWeights(model, decay) if decay else None
         self.loss = torch.compile(objective.loss) if settings.training.compile else objective.loss
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
 
@@ -93,6 +96,8 @@ class Stepper:
                 self.scaler.step(self.optimizer)  # skips the optimizer where the gradient overflowed
                 self.scaler.update()
                 self.scheduler.step()
+            if self.averaged and finite and not overflow:
+                self.averaged.update(state.step - state.overflows)
             self.optimizer.zero_grad(set_to_none=True)
         return Step(values_by_name, finite, overflow, stops > 0)
 

@@ -80,6 +80,7 @@ def fit(
 ) -> FitResult:
     """Train `model` in place; the best weights by val_loss are in folder/checkpoints/best_model.
 
+    With `ema_decay` the averaged weights are the ones that are evaluated and kept as the best.
     The initial weights are evaluated too, as step 0. `report(step, metrics)` is called for each training interval
     and each evaluation, always before the checkpoint of that step; `before_save` is called just before a
     checkpoint is renamed, so that reports can be flushed first. With `resume` the run continues from
@@ -136,8 +137,9 @@ class _Run:
         self.saved_step = -1
         self.stopping = False
         self.stepper = Stepper(model, objective, settings, self.plan.total_steps, runtime, self.ranks)
+        self.scored = self.stepper.averaged.model if self.stepper.averaged else model
         self.training = TrainingObjects(
-            model, self.stepper.optimizer, self.stepper.scheduler, self.stepper.scaler
+            model, self.stepper.optimizer, self.stepper.scheduler, self.stepper.scaler, self.stepper.averaged
         )
         self.feed = Feed(train, settings, self.plan, runtime)
         scored = min(fields.n_val_iter, len(val))
@@ -151,7 +153,8 @@ class _Run:
             clear_leftovers(self.checkpoints)
         resume = self.ranks.broadcast_object(resume and self.last.exists())
         if not resume:
-            self.ranks.broadcast(self.model.state_dict().values())
+            for model in dict.fromkeys((self.model, self.scored)):
+                self.ranks.broadcast(model.state_dict().values())
             if not self.is_rank_zero:  # other dropout than rank 0, whose generator the caller has seeded
                 purpose = f"rank {self.ranks.rank}"
                 torch.manual_seed(generator(self.fields.seed, purpose).initial_seed())
@@ -241,7 +244,7 @@ class _Run:
             state.best_value, state.best_step, state.evaluations_since_best = value, state.step, 0
             with self._clock("save"):
                 if self.is_rank_zero:
-                    save_best(self.checkpoints / "best_model", self.model, state.step)
+                    save_best(self.checkpoints / "best_model", self.scored, state.step)
         else:
             state.evaluations_since_best += 1
         state.evaluated_step = state.step
@@ -260,7 +263,7 @@ class _Run:
         size = self.settings.eval_batch_size or 2 * self.fields.batch_size
         alone = self.ranks.world == 1
         metrics, wrong = score(
-            self.model, self.objective, source, windows, size, runtime=self.runtime, ranks=self.ranks,
+            self.scored, self.objective, source, windows, size, runtime=self.runtime, ranks=self.ranks,
             stop=self._stop_is_requested if alone else self.stop_requested,
         )  # fmt: skip
         if wrong is not None:

@@ -116,19 +116,21 @@ def test_ranks_share_a_step_without_overlap(windows: int, size: int, world: int)
 
 
 def test_a_resumed_pair_equals_the_straight_pair(tmp_path: Path) -> None:
-    """Bit for bit, with dropout: each rank's random state is restored."""
+    """Bit for bit, with dropout and averaged weights: each rank's random state is restored."""
     reached: list[int] = []
     stop = {"progress": lambda step, *_: reached.append(step), "stop_requested": lambda: reached[-1:] == [12]}
     with crew(2) as pair:
-        straight = run(pair, tmp_path / "straight", dropout=0.1)
-        first = run(pair, tmp_path / "other", dropout=0.1, **stop)
+        settings = changed(SETTINGS, ema_decay=0.9)
+        straight = run(pair, tmp_path / "straight", settings, dropout=0.1)
+        first = run(pair, tmp_path / "other", settings, dropout=0.1, **stop)
         assert first.result.interrupted and 12 <= first.result.steps <= 13
-        second = run(pair, tmp_path / "other", dropout=0.1, resume=True)
+        second = run(pair, tmp_path / "other", settings, dropout=0.1, resume=True)
+    assert second.result.curve == straight.result.curve
     assert second.result.resumed_from == first.result.steps
     assert first.rows + second.rows == straight.rows
     assert all(torch.equal(weight, second.weights[name]) for name, weight in straight.weights.items())
     with crew(1) as alone, pytest.raises(UserError, match=r"made by 2 process\(es\), now there are 1"):
-        run(alone, tmp_path / "other", dropout=0.1, resume=True)
+        run(alone, tmp_path / "other", settings, dropout=0.1, resume=True)
 
 
 @pytest.mark.parametrize(

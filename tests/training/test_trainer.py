@@ -265,6 +265,54 @@ def test_a_warm_up_of_exactly_one_step_does_not_divide_by_zero(tmp_path):
     assert found.result.learning_rates[0][1] == pytest.approx(1e-2, rel=0.02)
 
 
+def test_a_flat_schedule_is_torchs_own_parts_in_sequence(tmp_path):
+    """Up over 10 % of 50 steps, flat, down over 30 %: LinearLR, ConstantLR and LinearLR, one after the other."""
+    schedule = {"lr_schedule": "warmup_stable_decay", "warmup_fraction": 0.1, "decay_fraction": 0.3}
+    found, _ = count(tmp_path, n=100, epochs=1, batch_size=2, **schedule)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
+    parts = torch.optim.lr_scheduler
+    expected = parts.SequentialLR(
+        optimizer,
+        [
+            parts.LinearLR(optimizer, 1 / 5, 1.0, 4),
+            parts.ConstantLR(optimizer, 1.0, 1),
+            parts.LinearLR(optimizer, 1.0, 1e-9, 15),
+        ],
+        [4, 35],
+    )
+    for _, rate in found.result.learning_rates:
+        assert rate == pytest.approx(expected.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        expected.step()
+    assert len(found.result.learning_rates) == 50
+
+
+def test_the_averaged_weights_are_scored_and_kept(tmp_path):
+    """Equal to the average by its definition, of the weights that the loss saw at each step."""
+    weights, scored = [], []
+
+    class Watched(Recorder):
+        def loss(self, model, batch):
+            weights.append(model.weight.item())
+            return super().loss(model, batch)
+
+        def score(self, model, batch):
+            scored.append(model.weight.item())
+            return super().score(model, batch)
+
+    count(tmp_path, Watched([3.0, 2.0, 1.0]), epochs=2, batch_size=2, ema_decay=0.5)
+    last = load_file(tmp_path / "checkpoints" / "last" / "model.safetensors")["weight"].item()
+    average = weights[0]
+    for step, weight in enumerate([*weights[1:], last]):
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+        if step == 4:
+            assert scored[2] == pytest.approx(average, abs=1e-5)
+    best = load_file(tmp_path / "checkpoints" / "best_model" / "model.safetensors")["weight"].item()
+    assert best == scored[-1] == pytest.approx(average, abs=1e-5)
+    assert abs(best - last) > 1e-4
+
+
 def test_training_lowers_the_validation_loss_of_tokenizer_and_predictor(tmp_path):
     seed_everything(5)
     settings = changed(SETTINGS, epochs=6, learning_rate=1e-2, n_train_iter=100)
@@ -357,6 +405,26 @@ def test_resumed_run_equals_straight_run(tmp_path, straight, stop_at):
     assert_same_run(tmp_path, straight.folder)
     for name, value in straight.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
+
+
+def test_a_resumed_run_with_averaged_weights_and_a_flat_schedule_equals_the_straight_one(tmp_path):
+    settings = changed(SETTINGS, ema_decay=0.9, lr_schedule="warmup_stable_decay")
+    straight, reached = run(tmp_path / "straight", settings), []
+    run(
+        tmp_path / "other",
+        settings,
+        progress=lambda step, *_: reached.append(step),
+        stop_requested=lambda: reached[-1:] == [6],
+    )
+    second = run(tmp_path / "other", settings, model=make_predictor(seed=99), resume=True)
+    assert second.result.resumed_from == 6
+    assert second.result.curve == straight.result.curve
+    assert second.result.learning_rates == straight.result.learning_rates
+    assert_same_run(tmp_path / "other", straight.folder)
+    plain = run(tmp_path / "plain", changed(settings, ema_decay=0.0))
+    weights = saved(straight.folder)[0]
+    assert all(torch.equal(weight, weights[name]) for name, weight in saved(plain.folder)[0].items())
+    assert plain.result.best_value != straight.result.best_value
 
 
 def test_resuming_a_finished_run_trains_and_reports_nothing(tmp_path, straight):

@@ -1,0 +1,31 @@
+"""Exponential moving average (EMA) of a model's weights, kept as a second model."""
+
+import copy
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class AveragedWeights:
+    """A copy of the model whose trained weights follow those of the model.
+
+    After each optimizer step `average = decay * average + (1 - decay) * weights`, so that the average covers about
+    the last 1 / (1 - decay) steps. The decay rises from 0.1 to its value as (1 + steps) / (10 + steps), the usual
+    warm-up: otherwise the random weights of the start would be in the average for long.
+    """
+
+    def __init__(self, model: Any, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model)
+        self.pairs = [
+            (own, source)
+            for own, source in zip(self.model.parameters(), model.parameters(), strict=True)
+            if source.requires_grad
+        ]
+
+    def update(self, steps: int) -> None:
+        """Average in the weights after an optimizer step; `steps` is the number of steps before it."""
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        own, source = (list(side) for side in zip(*self.pairs, strict=True))
+        get_ema_multi_avg_fn(decay)(own, source, torch.empty(0))
