@@ -178,6 +178,11 @@ class TrainingConfig(Section):
         0, "number of first predictor blocks that are frozen, with the embeddings", ge=0
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field("auto", "number format of training")
+    shard: bool = field(
+        False,
+        "split weights, gradients and optimizer state of the Transformer blocks over the processes (FSDP2), for "
+        "models that do not fit otherwise; no effect with one process",
+    )
     compile: bool = field(False, "compile the model with torch.compile")
     num_workers: Int = field(0, "threads per process that prefetch batches", ge=0)
     seed: Int = field(100, "seed of weights, windows, draws and forecasts", ge=0, le=2**31 - 1)

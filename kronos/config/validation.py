@@ -32,6 +32,10 @@ def contradictions(config: Any) -> Iterator[str]:
         yield f"lookback_window: {config.lookback_window} is above max_context {config.max_context}"
     if config.cpu and config.device not in ("auto", "cpu"):
         yield f"cpu: true contradicts device={config.device}"
+    if config.shard and config.precision == "fp16":
+        yield "shard: true works with precision fp32 and bf16, not with fp16"
+    if config.shard and config.compile:
+        yield "shard: true contradicts compile=true"
     if config.backtest_n_symbol_drop > config.backtest_n_symbol_hold:
         yield (
             f"backtest_n_symbol_drop: {config.backtest_n_symbol_drop} is above backtest_n_symbol_hold "

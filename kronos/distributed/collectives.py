@@ -27,6 +27,8 @@ class Collectives:
         if self.world == 1:
             return
         parameters = list(parameters)
+        if not parameters:
+            return
         present = [parameter.grad is not None for parameter in parameters]
         ranks_with_gradient = parameters[0].new_tensor(present)  # summed with the last bucket
         bucket: list[Tensor] = []

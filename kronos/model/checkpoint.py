@@ -24,13 +24,16 @@ MOST_BITS = 20  # of one code: a table of 2**20 rows is far above the public mod
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def save_model(model: Any, folder: str | Path) -> None:
-    """Write the folder under a temporary name, then rename it; an old folder of that name is replaced."""
+def save_model(model: Any, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
+    """Write the folder under a temporary name, then rename it; an old folder of that name is replaced.
+
+    `state` is the model's state dict where its own tensors are sharded.
+    """
     from safetensors.torch import save_file
 
     with files.atomic_folder(folder) as temporary:
         files.write_json(temporary / CONFIG, model.config)
-        save_file(_state(model), temporary / WEIGHTS, metadata={"format": "pt"})
+        save_file(_state(model) if state is None else state, temporary / WEIGHTS, metadata={"format": "pt"})
         (temporary / WEIGHTS).chmod(0o644)
         digests = {name: file_digest(temporary / name) for name in (CONFIG, WEIGHTS)}
         files.write_json(temporary / DIGESTS, with_own_digest({"files": digests}))

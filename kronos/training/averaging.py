@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from kronos.training.sharding import by_kind
+
 
 class AveragedWeights:
     """A copy of the model whose trained weights follow those of the model.
@@ -18,14 +20,19 @@ class AveragedWeights:
     def __init__(self, model: Any, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model)
-        self.pairs = [
-            (own, source)
-            for own, source in zip(self.model.parameters(), model.parameters(), strict=True)
-            if source.requires_grad
-        ]
+        self.follow(model)
+
+    def follow(self, model: Any) -> None:
+        """Average the parameters that `model` has now; call it again after they were replaced, by sharding."""
+        own, source = (
+            by_kind(parameter for parameter in side.parameters() if parameter.requires_grad)
+            for side in (self.model, model)
+        )
+        self.pairs = list(zip(own, source, strict=True))
 
     def update(self, steps: int) -> None:
         """Average in the weights after an optimizer step; `steps` is the number of steps before it."""
         decay = min(self.decay, (1 + steps) / (10 + steps))
-        own, source = (list(side) for side in zip(*self.pairs, strict=True))
-        get_ema_multi_avg_fn(decay)(own, source, torch.empty(0))
+        for own, source in self.pairs:
+            if own:
+                get_ema_multi_avg_fn(decay)(own, source, torch.empty(0))

@@ -20,6 +20,7 @@ from torch import nn
 from kronos.distributed.collectives import Collectives
 from kronos.model.checkpoint import CONFIG, WEIGHTS, save_model
 from kronos.training.averaging import AveragedWeights
+from kronos.training.sharding import whole, whole_state
 from kronos.utils import files
 from kronos.utils.digests import altered, file_digest, read_object, with_own_digest
 from kronos.utils.errors import Damaged, UserError
@@ -84,20 +85,24 @@ def save_last(
     Every rank calls this, rank 0 writes. Raises UserError for an error of the disk; the previous checkpoint is
     kept then.
     """
+    writes = ranks.rank == 0
     random_states = ranks.all_gather(_random_states(training.model))
-    if ranks.rank != 0:
-        return
     tensors = {
         f"rng/{rank}/{name}": value
         for rank, states in enumerate(random_states)
         for name, value in states.items()
     }
+    weights = whole_state(training.model, writes)
     for name, parameter in training.named_parameters():
         for key, value in training.optimizer.state[parameter].items():
-            tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
+            full = whole(value.detach())
+            if writes:
+                tensors[f"{key}/{name}"] = full.cpu().contiguous()
     if training.averaged:
-        for name, value in training.averaged.model.state_dict().items():
-            tensors[f"{AVERAGE}/{name}"] = value.cpu().contiguous()
+        average = whole_state(training.averaged.model, writes)
+        tensors |= {f"{AVERAGE}/{name}": value for name, value in average.items()}
+    if not writes:
+        return
     groups = [
         {key: value for key, value in group.items() if key != "params"}
         for group in training.optimizer.param_groups
@@ -113,7 +118,7 @@ def save_last(
         "ranks": ranks.world,
     }
     with _disk_errors(folder, state.step), files.atomic_folder(folder) as temporary:
-        save_model(training.model, temporary)
+        save_model(training.model, temporary, weights)
         save_file(tensors, temporary / TENSORS)
         (temporary / TENSORS).chmod(0o644)
         document["files"] = {name: file_digest(temporary / name) for name in (CONFIG, WEIGHTS, TENSORS)}
@@ -121,10 +126,12 @@ def save_last(
         before_rename()
 
 
-def save_best(folder: Path, model: Any, step: int) -> None:
-    """Write `best_model`; raises UserError for an error of the disk."""
-    with _disk_errors(folder, step):
-        save_model(model, folder)
+def save_best(folder: Path, model: Any, step: int, ranks: Collectives) -> None:
+    """Write `best_model`: every rank calls this, rank 0 writes. Raises UserError for an error of the disk."""
+    weights = whole_state(model, ranks.rank == 0)
+    if ranks.rank == 0:
+        with _disk_errors(folder, step):
+            save_model(model, folder, weights)
 
 
 def load_last(
@@ -166,9 +173,11 @@ def load_last(
             }
             training.averaged.model.load_state_dict(average, strict=True)
         layout = training.optimizer.state_dict()["param_groups"]
+        common = document["optimizer"][0]  # groups differ in their weight decay, which the settings fix
+        own = ("params", "weight_decay")
         groups = [
-            {**values, "betas": tuple(values["betas"]), "params": group["params"]}
-            for group, values in zip(layout, document["optimizer"], strict=True)
+            {**common, "betas": tuple(common["betas"]), **{key: group[key] for key in own}}
+            for group in layout
         ]
         entries = {index: entry for index, entry in enumerate(stored) if entry}
         training.optimizer.load_state_dict({"state": entries, "param_groups": groups})

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from kronos.training.settings import FitSettings
+from kronos.training.sharding import by_kind
 from kronos.utils.errors import UserError
 
 
@@ -17,12 +18,14 @@ def adamw(model: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise UserError("nothing is left to train: every parameter is frozen")
-    groups: list[dict[str, Any]] = [{"params": parameters}]
-    if not training.decay_norms_biases:
-        groups = [
-            {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
-            {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-        ]
+    groups: list[dict[str, Any]] = []
+    for side in by_kind(parameters):
+        if training.decay_norms_biases:
+            groups.append({"params": side})
+        else:
+            groups.append({"params": [parameter for parameter in side if parameter.ndim > 1]})
+            vectors = [parameter for parameter in side if parameter.ndim <= 1]
+            groups.append({"params": vectors, "weight_decay": 0.0})
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=settings.learning_rate,

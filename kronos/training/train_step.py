@@ -15,6 +15,7 @@ from kronos.training.checkpoint import LoopState
 from kronos.training.dataloader import Part
 from kronos.training.optimizer import adamw, schedule
 from kronos.training.settings import FitSettings
+from kronos.training.sharding import by_kind, clip_gradients, move_state, shard_blocks
 from kronos.utils.errors import UserError
 
 MOST_OVERFLOWS = 20  # float16 steps in a row that may be skipped
@@ -44,13 +45,29 @@ class Stepper:
     ) -> None:
         self.model, self.objective, self.settings = model, objective, settings
         self.runtime, self.ranks = runtime, ranks
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = adamw(model, settings)
-        self.scheduler = schedule(self.optimizer, settings, total_steps)
+        self.total_steps = total_steps
         decay = settings.training.ema_decay
         self.averaged = AveragedWeights(model, decay) if decay else None
+        self._make_optimizer()
         self.loss = torch.compile(objective.loss) if settings.training.compile else objective.loss
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
+
+    def _make_optimizer(self) -> None:
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.whole, _ = by_kind(self.parameters)
+        self.optimizer = adamw(self.model, self.settings)
+        self.scheduler = schedule(self.optimizer, self.settings, self.total_steps)
+
+    def shard(self) -> None:
+        """Shard the model's blocks over the ranks, and the averaged weights' and the optimizer's state with them."""
+        parameters, optimizer, scheduler = self.parameters, self.optimizer, self.scheduler
+        shard_blocks(self.model, self.runtime.device, self.ranks.world)
+        if self.averaged:
+            shard_blocks(self.averaged.model, self.runtime.device, self.ranks.world)
+            self.averaged.follow(self.model)
+        self._make_optimizer()
+        move_state(optimizer, parameters, self.optimizer, self.parameters)
+        self.scheduler.load_state_dict(scheduler.state_dict())
 
     def step(self, batches: Iterator[tuple[Part, Any]], state: LoopState, clock: Clock, stop: bool) -> Step:
         """Make one step, or none where a number is not finite; `stop` is this rank's request, sent to all ranks."""
@@ -79,10 +96,10 @@ class Stepper:
         with clock("step"):
             if between_ranks:
                 between_ranks(self.model, None)
-            self.ranks.sum_gradients(self.parameters)
+            self.ranks.sum_gradients(self.whole)  # FSDP has summed those of sharded blocks
             sums = self.ranks.all_reduce(torch.cat((sums, sums.new_full((1,), float(stop)))))
             self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
+            norm = clip_gradients(self.parameters, self.settings.clip_norm or math.inf)
             grad_norm, *numbers, stops = torch.cat((norm.reshape(1), sums)).tolist()  # the only host sync
             values_by_name = dict(zip((*names, "grad_norm"), (*numbers, grad_norm), strict=True))
             finite = math.isfinite(numbers[0]) and math.isfinite(grad_norm)

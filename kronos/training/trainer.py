@@ -26,6 +26,7 @@ from kronos.training.checkpoint import (
 from kronos.training.dataloader import Feed, WindowSource
 from kronos.training.objectives import Objective
 from kronos.training.settings import FitSettings, plan
+from kronos.training.sharding import gathered
 from kronos.training.train_step import MOST_OVERFLOWS, Stepper, out_of_memory
 from kronos.training.validation import score
 from kronos.utils.errors import UserError
@@ -138,17 +139,28 @@ class _Run:
         self.stopping = False
         self.stepper = Stepper(model, objective, settings, self.plan.total_steps, runtime, self.ranks)
         self.scored = self.stepper.averaged.model if self.stepper.averaged else model
-        self.training = TrainingObjects(
-            model, self.stepper.optimizer, self.stepper.scheduler, self.stepper.scaler, self.stepper.averaged
-        )
+        self.training = self._training_objects()
         self.feed = Feed(train, settings, self.plan, runtime)
         scored = min(fields.n_val_iter, len(val))
         self.val_windows = epoch_order(len(val), scored, fields.seed, None)
         subset = min(settings.train_eval_windows, scored, len(train))
         self.train_eval_windows = epoch_order(len(train), subset, fields.seed, None)
 
+    def _training_objects(self) -> TrainingObjects:
+        stepper = self.stepper
+        return TrainingObjects(
+            self.model, stepper.optimizer, stepper.scheduler, stepper.scaler, stepper.averaged
+        )
+
     def start(self, resume: bool) -> int | None:
         """Start with rank 0's weights, or resume from its `last`; return the resumed step, None for a new run."""
+        step = self._same_state(resume)
+        if self.fields.shard and self.ranks.world > 1:
+            self.stepper.shard()
+            self.training = self._training_objects()
+        return step
+
+    def _same_state(self, resume: bool) -> int | None:
         if self.is_rank_zero:
             clear_leftovers(self.checkpoints)
         resume = self.ranks.broadcast_object(resume and self.last.exists())
@@ -231,7 +243,7 @@ class _Run:
     def _evaluate(self) -> None:
         """Score validation and the training subset; save the best weights. Aborted by a stop request."""
         state = self.state
-        with self._clock("evaluate"):
+        with self._clock("evaluate"), gathered(self.scored):
             metrics = self._score("validation", self.val, self.val_windows)
             train_metrics = metrics and self._score(
                 "the training subset", self.train, self.train_eval_windows
@@ -243,8 +255,7 @@ class _Run:
         if state.best_value is None or value < state.best_value:
             state.best_value, state.best_step, state.evaluations_since_best = value, state.step, 0
             with self._clock("save"):
-                if self.is_rank_zero:
-                    save_best(self.checkpoints / "best_model", self.scored, state.step)
+                save_best(self.checkpoints / "best_model", self.scored, state.step, self.ranks)
         else:
             state.evaluations_since_best += 1
         state.evaluated_step = state.step

@@ -13,12 +13,14 @@ import torch
 import torch.distributed as dist
 from fit_settings import fit_settings
 
+from kronos.config.schema import Config
 from kronos.data.splits import Split
 from kronos.data.windows import Batch, Windows
 from kronos.distributed.device import Runtime, seed_everything
 from kronos.distributed.launcher import Place, join_group, run_worker
 from kronos.model import Kronos, KronosTokenizer
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
+from kronos.stages.train_setup import freeze
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
 from kronos.training.trainer import FitResult, fit
 
@@ -102,6 +104,8 @@ def train(
     if job.get("unused_parameters"):
         model.one_rank, model.unused = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
         objective = PartlyUsed(objective, place.rank)
+    if job.get("frozen"):
+        freeze(model, Config(freeze_blocks=job["frozen"]))
     windows: list[Any] = [make_windows(1), make_windows(2)]
     if job.get("float64"):
         model.double()

@@ -13,6 +13,7 @@ import pytest
 import ranked
 import torch
 from fit_settings import as_keywords, changed, fit_settings
+from safetensors.torch import load_file
 
 from kronos.distributed.launcher import WorkerGroup
 from kronos.training.dataloader import parts_of_step
@@ -131,6 +132,49 @@ def test_a_resumed_pair_equals_the_straight_pair(tmp_path: Path) -> None:
     assert all(torch.equal(weight, second.weights[name]) for name, weight in straight.weights.items())
     with crew(1) as alone, pytest.raises(UserError, match=r"made by 2 process\(es\), now there are 1"):
         run(alone, tmp_path / "other", settings, dropout=0.1, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["predictor", "tokenizer"])
+def test_sharded_blocks_equal_whole_ones_and_are_saved_whole(kind: str, tmp_path: Path) -> None:
+    """Two processes, micro-batches, averaged weights: losses and all that is saved, to rounding."""
+    settings = changed(
+        SETTINGS, n_train_iter=60, accumulation_steps=2, epochs=2, ema_decay=0.9, decay_norms_biases=False
+    )
+    with crew(2) as pair:
+        together = run(pair, tmp_path / "whole", settings, kind=kind, float64=True)
+        apart = run(pair, tmp_path / "apart", changed(settings, shard=True), kind=kind, float64=True)
+    assert [row[:2] for row in apart.rows] == [row[:2] for row in together.rows]
+    for (step, name, value), (_, _, twin) in zip(together.rows, apart.rows, strict=True):
+        assert twin == pytest.approx(value, rel=1e-6), (step, name)
+    for file in ("best_model/model", "last/model", "last/training"):
+        one, other = (
+            load_file(tmp_path / folder / "checkpoints" / f"{file}.safetensors")
+            for folder in ("whole", "apart")
+        )
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            if not name.startswith("rng/"):
+                assert (other[name] - value).abs().max() <= 1e-9, (file, name)
+
+
+def test_a_resumed_sharded_pair_equals_the_straight_one(tmp_path: Path) -> None:
+    """Bit for bit, with dropout, averaged weights, a frozen block and a parameter without a gradient."""
+    reached: list[int] = []
+    stop = {"progress": lambda step, *_: reached.append(step), "stop_requested": lambda: reached[-1:] == [5]}
+    settings = changed(SETTINGS, epochs=2, n_train_iter=64, shard=True, ema_decay=0.9)
+    job: dict[str, Any] = {"dropout": 0.1, "frozen": 1, "unused_parameters": True}
+    with crew(2) as pair:
+        straight = run(pair, tmp_path / "straight", settings, **job)
+        first = run(pair, tmp_path / "other", settings, **job, **stop)
+        second = run(pair, tmp_path / "other", settings, **job, resume=True)
+    assert first.result.interrupted and second.result.resumed_from == first.result.steps
+    assert first.rows + second.rows == straight.rows
+    for file in ("best_model/model", "last/model", "last/training"):
+        one, other = (
+            load_file(tmp_path / folder / "checkpoints" / f"{file}.safetensors")
+            for folder in ("straight", "other")
+        )
+        assert all(torch.equal(value, other[name]) for name, value in one.items()), file
 
 
 @pytest.mark.parametrize(
