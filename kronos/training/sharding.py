@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from kronos.model.layers import Block
 from kronos.utils.errors import UserError
+from kronos.utils.heap import MMAP_THRESHOLD, TRIM_THRESHOLD, tune_heap
 
 
 def shard_blocks(model: nn.Module, device: torch.device, world: int) -> None:
@@ -29,9 +30,11 @@ def shard_blocks(model: nn.Module, device: torch.device, world: int) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
+    if device.type == "cpu":  # freed weights go back to the system at once: memory counts more than time here
+        tune_heap({MMAP_THRESHOLD: 2**20, TRIM_THRESHOLD: 2**20})
     mesh = init_device_mesh(device.type, (world,))
     for block in blocks:
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)  # roots keep their weights by default
         assert isinstance(block, FSDPModule)
         block.set_gradient_divide_factor(1.0)
         block.set_force_sum_reduction_for_comms(True)  # gloo cannot scale within its reduction
