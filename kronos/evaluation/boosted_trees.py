@@ -15,6 +15,7 @@ import pandas as pd
 
 from kronos.data.bars import FEATURES
 from kronos.data.store import BarStore
+from kronos.distributed.worker_processes import on_processes
 from kronos.evaluation.qlib_features import alpha158
 from kronos.evaluation.qlib_store import initialised, qlib_freq, write_qlib_store
 
@@ -27,6 +28,7 @@ ROUNDS, PATIENCE = 1000, 50
 MAX_ROWS = 500_000  # of training, and of validation: beyond it days are left out evenly
 MIN_ROWS = 1000  # of training, fewer are no basis for trees of 210 leaves
 ROWS = 100_000  # of bars whose features are computed at once, in 400 MB
+PARTS_PER_PROCESS = 4  # at least, since a process takes seconds to import what it needs
 
 
 def ranking(
@@ -48,14 +50,24 @@ def ranking(
     frame, freq = store.frame((*FEATURES, "flag")), qlib_freq(store.freq)
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
         path = write_qlib_store(frame, Path(scratch) / "bars", store.sessions, freq)
-        with initialised(path):
-            part = np.cumsum(np.diff(store.offsets)) // ROWS
-            for number in np.unique(part):
-                names = [store.instruments[place] for place in np.flatnonzero(part == number)]
-                found = alpha158(path, names, begin, end, freq)
-                when = found.index.get_level_values("datetime")
-                for key, wanted in (*((name, label.index) for name, label in labels.items()), ("days", days)):
-                    parts[key].append(found[when.isin(wanted)])
+        del frame
+        part = np.cumsum(np.diff(store.offsets)) // ROWS
+        wanted = {**{name: label.index for name, label in labels.items()}, "days": days}
+        pieces = [
+            (
+                path,
+                [store.instruments[place] for place in np.flatnonzero(part == number)],
+                begin,
+                end,
+                freq,
+                wanted,
+            )
+            for number in np.unique(part)
+        ]
+        processes = min(threads, len(pieces) // PARTS_PER_PROCESS)
+        for found in on_processes(_features, pieces, processes):
+            for key, rows in found.items():
+                parts[key].append(rows)
     to_rank = parts.pop("days")
     model = _train(parts, labels, threads, seed)
     predicted = [
@@ -63,6 +75,17 @@ def ranking(
     ]
     wide = pd.concat(predicted).unstack("instrument")
     return wide.reindex(index=days.rename("datetime"), columns=pd.Index(store.instruments, name="instrument"))
+
+
+def _features(
+    path: Path, names: list[str], begin: pd.Timestamp, end: pd.Timestamp, freq: str,
+    wanted: Mapping[str, pd.Index],
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """Return the features of some instruments on the wanted days: key -> days in, rows out."""
+    with initialised(path):
+        found = alpha158(path, names, begin, end, freq)
+    when = found.index.get_level_values("datetime")
+    return {key: found[when.isin(days)] for key, days in wanted.items()}
 
 
 def _labels(earned: pd.DataFrame) -> pd.DataFrame:

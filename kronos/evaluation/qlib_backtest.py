@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kronos.distributed.worker_processes import on_processes
 from kronos.evaluation.portfolio import risk
 from kronos.evaluation.qlib_arrays import day_scores, store_exchange
 from kronos.evaluation.qlib_store import initialised, load_module, read_calendar
@@ -19,6 +20,7 @@ from kronos.utils.errors import UserError
 from kronos.utils.names import file_name
 
 DEAL_PRICES = ("open", "high", "low", "close")
+DAYS_PER_PROCESS = 2000  # simulated days at least, since a process takes seconds to import Qlib
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def run_backtests(
     periods_per_year: float,
     benchmark_cost: pd.Series | None = None,
     freq: str = "day",
+    processes: int = 1,
 ) -> dict[str, BacktestResult]:
     """Run Qlib's TopkDropoutStrategy on its SimulatorExecutor over a store of `write_qlib_store`, bar by bar.
 
@@ -82,7 +85,8 @@ def run_backtests(
     least `min_cost` in money per order. Shares are not rounded to lots, since prices are adjusted. An instrument with
     no bar that day is not tradable; nor is what the store's `no_buy` and `no_sell` forbid.
     `benchmark` (and its own `benchmark_cost`) are daily fractions, needed for every day of the ledger.
-    Risk figures are annualised by `periods_per_year` sessions (Qlib's own take 238 days).
+    Risk figures are annualised by `periods_per_year` sessions (Qlib's own take 238 days). Many signals are shared
+    among at most `processes` processes, which changes no figure.
     """
     if deal_price not in DEAL_PRICES:
         raise UserError(
@@ -104,48 +108,84 @@ def run_backtests(
     bench = _cover(benchmark, days, "benchmark")
     bench_cost = None if benchmark_cost is None else _cover(benchmark_cost, days, "benchmark_cost")
     names = set().union(*(score.index.unique("instrument") for score in scored.values()))
-    codes = {file_name(name): name for name in names}  # as Qlib knows instruments: their own names
+    simulation = _Simulation(
+        store, freq, days, {file_name(name): name for name in names}, topk, n_drop, hold_thresh, account,
+        open_cost, close_cost, min_cost, deal_price, bench, bench_cost, periods_per_year,
+    )  # fmt: skip
     scored = {name: _by_code(score) for name, score in scored.items()}
+    groups = max(1, min(processes, len(scored) * len(days) // DAYS_PER_PROCESS))
+    shared = [dict(list(scored.items())[place::groups]) for place in range(groups)]
+    found: dict[str, BacktestResult] = {}
+    for results in on_processes(_simulate, [(simulation, group) for group in shared], groups):
+        found |= results
+    return {name: found[name] for name in scored}
+
+
+@dataclass(frozen=True)
+class _Simulation:
+    """What is the same for every signal; see `run_backtests`. `codes` are the names in the store -> instruments."""
+
+    store: Path
+    freq: str
+    days: pd.DatetimeIndex
+    codes: Mapping[str, str]
+    topk: int
+    n_drop: int
+    hold_thresh: int
+    account: float
+    open_cost: float
+    close_cost: float
+    min_cost: float
+    deal_price: str
+    bench: pd.Series
+    bench_cost: pd.Series | None
+    periods_per_year: float
+
+
+def _simulate(rules: _Simulation, scored: Mapping[str, pd.Series]) -> dict[str, BacktestResult]:
+    """Trade each signal, indexed (day, code), alone on an exchange of all the instruments."""
     results = {}
-    with initialised(store):
+    with initialised(rules.store):
         strategy = load_module("qlib.contrib.strategy.signal_strategy").TopkDropoutStrategy
         executor = load_module("qlib.backtest.executor").SimulatorExecutor
         exchange = store_exchange(
-            store,
-            days,
-            freq=freq,
-            codes=sorted(codes),
-            deal_price=deal_price,
+            rules.store,
+            rules.days,
+            freq=rules.freq,
+            codes=sorted(rules.codes),
+            deal_price=rules.deal_price,
             limit_threshold=("$no_buy>0", "$no_sell>0"),
-            open_cost=open_cost,
-            close_cost=close_cost,
-            min_cost=min_cost,
+            open_cost=rules.open_cost,
+            close_cost=rules.close_cost,
+            min_cost=rules.min_cost,
             trade_unit=None,
         )
         quoted = exchange.quote_df["$close"].notna()
         for name, score in scored.items():
             portfolio, indicators = load_module("qlib.backtest").backtest(
-                start_time=first,
-                end_time=last,
+                start_time=rules.days[0],
+                end_time=rules.days[-1],
                 strategy=strategy(
                     signal=day_scores(score),
-                    topk=topk,
-                    n_drop=n_drop,
-                    hold_thresh=hold_thresh,
+                    topk=rules.topk,
+                    n_drop=rules.n_drop,
+                    hold_thresh=rules.hold_thresh,
                     forbid_all_trade_at_limit=False,  # each direction by its own column of the store
                 ),
-                executor=executor(time_per_step=freq, generate_portfolio_metrics=True),
-                benchmark=bench,
-                account=float(account),
+                executor=executor(time_per_step=rules.freq, generate_portfolio_metrics=True),
+                benchmark=rules.bench,
+                account=float(rules.account),
                 exchange_kwargs={"exchange": exchange},
                 pos_type=_ordered_position(),
             )
             report, held = next(iter(portfolio.values()))
             trades = _trades(next(iter(indicators.values()))[1].order_indicator_his)
-            positions = _positions(held, quoted[quoted].index, freq)
+            positions = _positions(held, quoted[quoted].index, rules.freq)
             for table in (trades, positions):
-                table["instrument"] = table["instrument"].map(codes)
-            results[name] = _result(report, trades, positions, bench, bench_cost, periods_per_year)
+                table["instrument"] = table["instrument"].map(rules.codes)
+            results[name] = _result(
+                report, trades, positions, rules.bench, rules.bench_cost, rules.periods_per_year
+            )
     return results
 
 

@@ -284,7 +284,7 @@ def simulate(
             hold_thresh=max(rules.backtest_hold_thresh, tradable.longest_wait), account=rules.backtest_account,
             open_cost=costs[0], close_cost=costs[1], min_cost=costs[2], deal_price=rules.backtest_deal_price,
             benchmark=compared.returns, benchmark_cost=compared.cost, periods_per_year=periods_per_year,
-            freq=freq,
+            freq=freq, processes=torch.get_num_threads(),
         )  # fmt: skip
 
 

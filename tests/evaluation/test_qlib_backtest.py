@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from kronos.data.bars import FEATURES, Flag
+from kronos.evaluation import qlib_backtest
 from kronos.evaluation.portfolio import risk
-from kronos.evaluation.qlib_backtest import BacktestResult, run_backtest
+from kronos.evaluation.qlib_backtest import BacktestResult, run_backtest, run_backtests
 from kronos.evaluation.qlib_store import write_qlib_store
 from kronos.evaluation.tradability import tradability
 from kronos.utils.errors import UserError
@@ -60,6 +61,29 @@ def random_market(seed: int, days: int = 40, names: int = 12) -> tuple[pd.DataFr
     closes = closes.mask(random.random(closes.shape) < 0.05)
     signal = pd.DataFrame(random.normal(size=closes.shape), index, columns).where(closes.notna()).stack()
     return opens, closes, signal
+
+
+def test_portfolios_on_two_processes_are_those_of_one(tmp_path, monkeypatch):
+    """Three signals over names that Qlib knows under others, in their order."""
+    opens, closes, _ = random_market(3, days=30)
+    names = pd.Index([f"x/{name}" for name in opens.columns], name="instrument")
+    opens.columns = closes.columns = names
+    sessions = pd.DatetimeIndex(opens.index)
+    path = write_qlib_store(long_frame(opens, closes), tmp_path / "store", sessions)
+    random = np.random.default_rng(0)
+    signals = {
+        name: pd.DataFrame(random.normal(size=closes.shape), closes.index, names).stack()
+        for name in ("last", "mean", "random_0")
+    }
+    settings = {**SETTINGS, "benchmark": pd.Series(random.normal(0, 0.01, len(sessions)), sessions)}
+    alone = run_backtests(path, signals, sessions[0], sessions[-1], **settings)
+    monkeypatch.setattr(qlib_backtest, "DAYS_PER_PROCESS", 1)
+    shared = run_backtests(path, signals, sessions[0], sessions[-1], **settings, processes=2)
+    assert list(shared) == list(alone) == list(signals)
+    for name, one in alone.items():
+        for table in ("daily", "trades", "positions"):
+            pd.testing.assert_frame_equal(getattr(one, table), getattr(shared[name], table), check_exact=True)
+        assert one.risk == shared[name].risk and one.turnover == shared[name].turnover
 
 
 @pytest.fixture(scope="module")
