@@ -30,8 +30,10 @@ def on_processes(
     try:
         for future in [pool.submit(function, *piece) for piece in pieces]:
             yield future.result()
-    finally:
+    except BaseException:
         pool.shutdown(kill_workers=True)
+        raise
+    pool.shutdown()
 
 
 def _begin() -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 from kronos.data.bars import FEATURES
 from kronos.data.store import BarStore
 from kronos.distributed.worker_processes import on_processes
-from kronos.evaluation.qlib_features import alpha158
+from kronos.evaluation.qlib_features import FIELDS, alpha158
 from kronos.evaluation.qlib_store import initialised, qlib_freq, write_qlib_store
 
 NAME = "LightGBM on Qlib's Alpha158 features"
@@ -49,7 +49,7 @@ def ranking(
     parts: dict[str, list[pd.DataFrame]] = {"train": [], "val": [], "days": []}
     frame, freq = store.frame((*FEATURES, "flag")), qlib_freq(store.freq)
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
-        path = write_qlib_store(frame, Path(scratch) / "bars", store.sessions, freq)
+        path = write_qlib_store(frame, Path(scratch) / "bars", store.sessions, freq, matrices=FIELDS)
         del frame
         part = np.cumsum(np.diff(store.offsets)) // ROWS
         wanted = {**{name: label.index for name, label in labels.items()}, "days": days}
@@ -116,9 +116,17 @@ def _dataset(
     reference: lightgbm.Dataset | None = None,
 ) -> lightgbm.Dataset:  # fmt: skip
     """Return the labelled rows of the features, binned at once so that the features themselves can go."""
-    long = label.T.stack().dropna()
-    long.index.names = ["instrument", "datetime"]
-    features = pd.concat([part[part.index.isin(long.index)] for part in parts]).sort_index()
-    return lightgbm.Dataset(
-        features, long.loc[features.index], reference=reference, params=parameters
-    ).construct()
+    values = label.to_numpy()
+    kept, labels = [], []
+    for part in parts:
+        names, days = (part.index.get_level_values(level) for level in ("instrument", "datetime"))
+        row, column = label.index.get_indexer(days), label.columns.get_indexer(names)
+        of_rows = np.where((row >= 0) & (column >= 0), values[row, column], np.nan)
+        known = np.isfinite(of_rows)
+        kept.append(part[known])
+        labels.append(of_rows[known])
+    features = pd.concat(kept)
+    target = pd.Series(np.concatenate(labels), features.index)
+    if not features.index.is_monotonic_increasing:
+        features, target = features.sort_index(), target.sort_index()
+    return lightgbm.Dataset(features, target, reference=reference, params=parameters).construct()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.evaluation.qlib_store import load_module, read_calendar
+from kronos.evaluation.qlib_store import MATRICES, load_module, read_calendar
 
 
 def read_fields(
@@ -34,6 +34,8 @@ def read_fields(
     calendar = read_calendar(store, freq)
     begin = int(calendar.get_indexer(sessions[:1])[0])
     end = begin + len(sessions)
+    if (store / MATRICES).is_dir():
+        return _read_matrices(store, codes, fields, calendar, begin, end)
     parts = {field: [np.empty(0, dtype=np.float32)] for field in fields}
     rows, stamps = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for row, code in enumerate(codes):
@@ -55,6 +57,31 @@ def read_fields(
         [names, calendar[np.concatenate(stamps)]], names=["instrument", "datetime"]
     )
     return pd.DataFrame({field: np.concatenate(cells) for field, cells in parts.items()}, index=index)
+
+
+def _read_matrices(
+    store: Path, codes: Sequence[str], fields: Sequence[str], calendar: pd.DatetimeIndex, begin: int, end: int
+) -> pd.DataFrame:
+    """Return what `read_fields` does, from a store written with `matrices`."""
+    lines = (store / "instruments" / "all.txt").read_text(encoding="utf-8").splitlines()
+    row_of = {line.split("\t", 1)[0]: row for row, line in enumerate(lines)}
+    names = [code for code in codes if code in row_of]
+    rows = np.array([row_of[code] for code in names], dtype=np.int64)
+    first, stop = np.load(store / MATRICES / "span.npy")[rows].T
+    low, high = np.maximum(first, begin), np.minimum(stop, end)
+    length = np.maximum(high - low, 0)
+    row = np.repeat(rows, length)
+    column = np.arange(length.sum()) - np.repeat(length.cumsum() - length - low, length)
+    found = {}
+    for field in fields:
+        matrix = np.load(store / MATRICES / f"{field[1:].removesuffix('>0')}.npy", mmap_mode="r")
+        cells = np.asarray(matrix[row, column])
+        found[field] = (cells > 0).astype(np.float32) if field.endswith(">0") else cells
+    index = pd.MultiIndex.from_arrays(
+        [np.repeat(np.asarray(names, dtype=object), length), calendar[column]],
+        names=["instrument", "datetime"],
+    )
+    return pd.DataFrame(found, index=index)
 
 
 def store_exchange(store: Path, sessions: pd.DatetimeIndex, **settings: Any) -> Any:

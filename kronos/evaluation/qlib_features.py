@@ -19,6 +19,8 @@ from kronos.evaluation.qlib_arrays import read_fields
 from kronos.evaluation.qlib_store import load_module, read_calendar
 from kronos.utils.names import file_name
 
+FIELDS = ("open", "high", "low", "close", "volume", "vwap")  # that the expressions read
+
 
 def alpha158(
     path: Path, instruments: Sequence[str], begin: pd.Timestamp, end: pd.Timestamp, freq: str = "day"

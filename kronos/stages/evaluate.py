@@ -26,6 +26,7 @@ from kronos.evaluation import (
 )
 from kronos.evaluation.benchmark import Benchmark, benchmark
 from kronos.evaluation.forecast_evaluation import Before, Forecasts, Samples
+from kronos.evaluation.qlib_backtest import FIELDS as TRADED_FIELDS
 from kronos.evaluation.qlib_backtest import BacktestResult, run_backtests
 from kronos.evaluation.qlib_store import qlib_freq, write_qlib_store
 from kronos.evaluation.tear_sheet import tear_sheet
@@ -42,6 +43,7 @@ from kronos.stages.provenance import seen_before
 from kronos.stages.test_loss import test_losses
 from kronos.stages.weights import pair_before
 from kronos.utils.errors import UserError
+from kronos.utils.heap import release_heap
 from kronos.utils.names import file_name
 
 
@@ -115,6 +117,7 @@ def evaluate(
     ):
         traded_signals[f"random_{seed}"] = pd.Series(chance.stack())
     context.say(f"evaluation: {len(traded_signals)} simulated portfolios")
+    release_heap()
     results = simulate(config, splits, store, traded_signals, compared, paid, at_deal, costs, year)
     own = results[rules.backtest_signal]
     context.say("evaluation: single moves and charts")
@@ -192,11 +195,13 @@ def trained_baselines(
         found["linear"] = (name, ranking.by_returns(close, weights))
     if config.backtest.baseline_lightgbm:
         context.say(f"evaluation: {boosted_trees.NAME}")
+        release_heap()  # other processes work beside this one, and what was freed so far is not needed again
         trees = boosted_trees.ranking(
             store, {name: earned for name, (_, earned) in past.items()}, pd.DatetimeIndex(close.index),
             torch.get_num_threads(), config.training.seed,
         )  # fmt: skip
         found["lightgbm"] = (boosted_trees.NAME, trees)
+        release_heap()
     return found
 
 
@@ -277,7 +282,9 @@ def simulate(
     freq = qlib_freq(store.freq)
     first, last = store.sessions[list(session_range(store, *splits.backtest))].astype("datetime64[ns]")
     with tempfile.TemporaryDirectory(prefix="kronos-qlib-") as scratch:
-        path = write_qlib_store(frame, Path(scratch) / "bars", sessions, freq, tradable)
+        path = write_qlib_store(
+            frame, Path(scratch) / "bars", sessions, freq, tradable, matrices=TRADED_FIELDS
+        )
         return run_backtests(
             path, traded, pd.Timestamp(first), pd.Timestamp(last),
             topk=rules.backtest_n_symbol_hold, n_drop=rules.backtest_n_symbol_drop,

@@ -15,3 +15,9 @@ def tune_heap(options: Mapping[int, int], *variables: str) -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in options.items():
             mallopt(option, value)
+
+
+def release_heap() -> None:
+    """Return freed memory to the system, where glibc is the C library, which otherwise keeps it."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -88,6 +88,10 @@ def test_fields_are_those_of_qlibs_features(tmp_path):
     for field in FIELDS:
         assert ours[field].dtype == theirs[field].dtype
         np.testing.assert_array_equal(ours[field].to_numpy(), theirs[field].to_numpy())
+    columns = sorted({field[1:].removesuffix(">0") for field in FIELDS})
+    as_matrices = write_qlib_store(rows, tmp_path / "matrices", sessions, tradable=mask, matrices=columns)
+    same = read_fields(as_matrices, [*codes, "GONE"], FIELDS, wanted, "day")
+    pd.testing.assert_frame_equal(same, ours, check_exact=True)
 
 
 def test_scores_without_bars_have_no_rows(tmp_path):
