@@ -53,7 +53,7 @@ def alpha158(
     bars = read_fields(path, list(codes), raw, calendar[max(0, first - int(early.max())) : last], freq)
     session = calendar.get_indexer(pd.DatetimeIndex(bars.index.get_level_values("datetime")))
     wanted = session >= first
-    found = np.empty((int(wanted.sum()), len(fields)), dtype=np.float32)
+    found = np.empty((int(wanted.sum()), len(fields)), dtype=np.float32, order="F")  # written by column
     for length in np.unique(early):
         read, columns = session >= first - length, np.flatnonzero(early == length)
         if not read.any():

@@ -216,9 +216,8 @@ def daily_ic(score: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
     enough = count >= MIN_NAMES
     if enough.any():
         left, right, valid = left[enough], right[enough], valid[enough]
-        ranks = [
-            pd.DataFrame(np.where(valid, side, np.nan)).rank(axis=1).to_numpy() for side in (left, right)
-        ]
+        # a day a column: pandas ranks along columns faster than along rows
+        ranks = [pd.DataFrame(np.where(valid, side, np.nan).T).rank().to_numpy().T for side in (left, right)]
         result.loc[enough, "ic"] = row_correlation(left, right, valid)
         result.loc[enough, "rank_ic"] = row_correlation(ranks[0], ranks[1], valid)
     return result

@@ -250,7 +250,7 @@ def compare_figure(curves: Mapping[str, pd.Series]) -> Figure:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write the figure as PNG; the same figure gives the same bytes."""
-    figure.savefig(path, format="png")
+    FigureCanvasAgg(figure).print_png(path)  # the bytes of `savefig`, which draws the figure twice
 
 
 def save_plots(plots: Mapping[str, Callable[[], Any]], folder: Path) -> list[str]:

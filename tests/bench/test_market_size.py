@@ -10,11 +10,14 @@ python -m pytest tests/bench/test_market_size.py -m bench -s
 import os
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from test_data_scale import write_bars
 
@@ -59,25 +62,29 @@ def run(command: list[str], folder: Path) -> tuple[list[tuple[str, float, float]
 
     The first part is everything until the forecasts are there.
     """
-    found, name, begin, peak = [], "forecasts", time.perf_counter(), 0.0
+    found, name, begin = [], "forecasts", time.perf_counter()
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        peaks = [0.0]
+        watch = threading.Thread(target=watch_memory, args=(process, peaks))
+        watch.start()
         for line in process.stdout:
             print(line, end="", flush=True)
-            peak = peak_memory(process.pid) or peak
             if line.startswith(PART):
-                found.append((name, time.perf_counter() - begin, peak))
+                found.append((name, time.perf_counter() - begin, max(peaks)))
                 name, begin = line.removeprefix(PART).strip(), time.perf_counter()
-    return [*found, (name, time.perf_counter() - begin, peak)], process.returncode
+    watch.join()
+    return [*found, (name, time.perf_counter() - begin, max(peaks))], process.returncode
 
 
-def peak_memory(process: int) -> float:
-    """Return the most memory that a process has had, GB; 0 where it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
+def watch_memory(process: subprocess.Popen[str], peaks: list[float]) -> None:
+    """Append the memory of the process and its descendants, GB, twice a second until it ends."""
+    tree = psutil.Process(process.pid)
+    while process.poll() is None:
+        with suppress(psutil.Error):
+            together = [tree, *tree.children(recursive=True)]
+            peaks.append(sum(one.memory_info().rss for one in together) / 2**30)
+        time.sleep(0.5)
 
 
 def made_up(model: Any, points: Any, rules: dict[str, Any], kept: str, part: slice) -> tuple[np.ndarray, int]:
