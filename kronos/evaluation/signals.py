@@ -198,6 +198,23 @@ def row_correlation(left: np.ndarray, right: np.ndarray, valid: np.ndarray) -> n
         return np.where(flat, np.nan, np.clip(covariance / scale, -1.0, 1.0))
 
 
+def row_ranks(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Return the rank of each valid, finite value in its row, from 1; ties share their average rank.
+
+    What is returned for other values has no meaning. Rows without ties, which are nearly all, are sorted by NumPy,
+    several times as fast as pandas ranks them.
+    """
+    filled = np.where(valid, values, np.inf)
+    order = np.argsort(filled, axis=1)
+    in_order = np.take_along_axis(filled, order, axis=1)
+    tied = ((in_order[:, 1:] == in_order[:, :-1]) & np.isfinite(in_order[:, 1:])).any(axis=1)
+    ranks = np.empty(values.shape)
+    np.put_along_axis(ranks, order, np.arange(1.0, values.shape[1] + 1)[None, :], axis=1)
+    if tied.any():
+        ranks[tied] = pd.DataFrame(np.where(valid[tied], values[tied], np.nan)).rank(axis=1).to_numpy()
+    return ranks
+
+
 def daily_ic(score: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
     """Return the cross-sectional correlation of score and target, day by day.
 
@@ -216,8 +233,7 @@ def daily_ic(score: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
     enough = count >= MIN_NAMES
     if enough.any():
         left, right, valid = left[enough], right[enough], valid[enough]
-        # a day a column: pandas ranks along columns faster than along rows
-        ranks = [pd.DataFrame(np.where(valid, side, np.nan).T).rank().to_numpy().T for side in (left, right)]
+        ranks = [row_ranks(side, valid) for side in (left, right)]
         result.loc[enough, "ic"] = row_correlation(left, right, valid)
         result.loc[enough, "rank_ic"] = row_correlation(ranks[0], ranks[1], valid)
     return result

@@ -219,3 +219,13 @@ def test_predictions_pickle_is_the_guides_dict_of_frames(tmp_path):
     assert list(read) == ["last", "mean", "max", "min"]
     assert read["mean"].index.equals(pd.DatetimeIndex(DAYS[:2])) and list(read["mean"].columns) == ["A", "B"]
     assert read["mean"].loc[DAYS[0], "B"] == 1.0
+
+
+@pytest.mark.parametrize("decimals", [12, 1, 0])
+def test_ranks_of_rows_are_those_of_pandas(decimals):
+    random = np.random.default_rng(decimals)
+    values = random.normal(size=(30, 40)).round(decimals)
+    values[3], values[4, :5] = 1.0, np.inf
+    valid = (random.random(values.shape) < 0.8) & np.isfinite(values)
+    expected = pd.DataFrame(np.where(valid, values, np.nan)).rank(axis=1).to_numpy()
+    np.testing.assert_array_equal(signals.row_ranks(values, valid)[valid], expected[valid])
