@@ -53,16 +53,10 @@ def ranking(
         del frame
         part = np.cumsum(np.diff(store.offsets)) // ROWS
         wanted = {**{name: label.index for name, label in labels.items()}, "days": days}
+        groups = [np.flatnonzero(part == number) for number in np.unique(part)]
         pieces = [
-            (
-                path,
-                [store.instruments[place] for place in np.flatnonzero(part == number)],
-                begin,
-                end,
-                freq,
-                wanted,
-            )
-            for number in np.unique(part)
+            (path, [store.instruments[place] for place in group], begin, end, freq, wanted)
+            for group in groups
         ]
         processes = min(threads, len(pieces) // PARTS_PER_PROCESS)
         for found in on_processes(_features, pieces, processes):

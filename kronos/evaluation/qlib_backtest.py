@@ -19,18 +19,8 @@ from kronos.evaluation.qlib_store import initialised, load_module, read_calendar
 from kronos.utils.errors import UserError
 from kronos.utils.names import file_name
 
-FIELDS = (
-    "open",
-    "high",
-    "low",
-    "close",
-    "volume",
-    "change",
-    "factor",
-    "no_buy",
-    "no_sell",
-)  # that Qlib reads
 DEAL_PRICES = ("open", "high", "low", "close")
+FIELDS = (*DEAL_PRICES, "volume", "change", "factor", "no_buy", "no_sell")  # of the store, that Qlib reads
 DAYS_PER_PROCESS = 2000  # simulated days at least, since a process takes seconds to import Qlib
 
 
