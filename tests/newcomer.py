@@ -49,7 +49,7 @@ def make_clone(folder: Path, weights: Path) -> Path:
     copy(TAKEN, folder)
     for path in (folder / "experiments").glob("*.json"):
         fields = {**files.read_json(path), **SMALL}
-        if fields["data_source"] == "qlib":
+        if fields.get("data_source") == "qlib":
             fields |= DAYS
         elif path.stem == "sample":
             fields["symbols"] = NAMES.split(",")
