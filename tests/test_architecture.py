@@ -38,7 +38,7 @@ STAGE_ROWS = [
 ]
 SEARCH_ROWS = [
     {"__init__"},
-    {"space", "storage"},
+    {"space", "storage", "study_figures"},
     {"study"},
     {"trial"},
     {"trial_pool", "trial_worker"},
@@ -50,7 +50,7 @@ SEARCH_ROWS = [
 # Outside systems, and the only modules that import them.
 DOORS = {
     "mlflow": ("kronos.tracking",),
-    "optuna": ("kronos.stages.search.study",),
+    "optuna": ("kronos.stages.search.study", "kronos.stages.search.study_figures"),
     "qlib": (
         "kronos.evaluation.qlib_store",
         "kronos.evaluation.qlib_arrays",

@@ -133,20 +133,20 @@ def run(clone: Path, command: str, request: str) -> None:
 
 
 def check_metrics(store: str) -> None:
-    """The metrics of the READMEs' table are among those that runs log.
+    """The names of the READMEs' table are those of MLflow's metrics, and of the figures in the records of the runs.
 
-    The trees find no split in the few names of this clone, so that no run logs a gain over them; that it is logged
-    where there is one is seen in tests/stages/test_planted.py.
+    The trees find no split in the few names of this clone, so that no run has a gain over them; that there is one
+    otherwise is seen in tests/stages/test_planted.py.
     """
-    logged = {
-        name
-        for stage in ("tokenizer", "predictor", "backtest")
-        for name in newest(stage, 1, store)[0].metrics
-    } | {"rank_ic_gain_over_lightgbm"}
+    runs = [newest(stage, 1, store)[0] for stage in ("tokenizer", "predictor", "backtest")]
+    logged = {name for run in runs for name in run.metrics} | {"ranking/gain_over_lightgbm"}
+    figures = {name for run in runs for name in run.figures} | {"rank_ic_gain_over_lightgbm"}
     for text in (ENGLISH, CHINESE):
-        table = re.split(r"\n\| .*MLflow.* \| .*\n\| --- \| --- \|\n", text)[1].split("\n\n")[0]
+        table = re.split(r"\n\| .*MLflow.* \| .*\n\| --- \| --- \| --- \|\n", text)[1].split("\n\n")[0]
         for line in table.splitlines():
-            first, *others = re.findall(r"`(\w+)`", line.split("|")[1])
-            for name in (first, *others):
-                stem = first.removesuffix("_mean").removesuffix("_momentum")
-                assert name in logged or stem + name in logged, f"no run logs {name}"
+            for column, known in zip(line.split("|")[1:3], (logged, figures), strict=True):
+                first = ""
+                for name in re.findall(r"`([\w/]+)`", column):
+                    first = first if name.startswith("_") else name
+                    stem = first.removesuffix("_mean").removesuffix("_momentum")
+                    assert name in known or stem + name in known, f"no run has {name}"

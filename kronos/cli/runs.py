@@ -25,7 +25,7 @@ def compare_command(arguments: Sequence[str]) -> int:
     parser.add_argument("run_ids", nargs="+", metavar="RUN_ID")
     parser.add_argument("--tracking-uri", help="MLflow tracking address (default: MLflow's own rule)")
     parser.add_argument(
-        "--all", action="store_true", help="every metric, not only those that tell the result"
+        "--all", action="store_true", help="every figure, not only those that tell the result"
     )
     parser.add_argument("--output", default="outputs/compare.png", help="figure (default %(default)s)")
     given = parser.parse_args(list(arguments))
@@ -33,9 +33,9 @@ def compare_command(arguments: Sequence[str]) -> int:
     with pd.option_context("display.max_rows", None, "display.width", None, "display.max_colwidth", 40):
         table = compare(runs, headline=not given.all)
         print(table.to_string())
-    metrics = {name for run in runs for name in run.metrics}
-    if left_out := len(metrics) - int((table.index.get_level_values("kind") == "metric").sum()):
-        print(f"{left_out} more metrics: --all")
+    figures = {name for run in runs for name in run.figures}
+    if (left_out := len(figures) - int((table.index.get_level_values("kind") == "metric").sum())) > 0:
+        print(f"{left_out} more figures: --all")
     curves = {run.label: run.history("val_loss") for run in runs}
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     if curves:
@@ -103,12 +103,12 @@ def _elsewhere(config: Config, folder: Path, uri: str | None) -> Config:
 
 
 def unequal(original: TrackedRun, repeated: TrackedRun) -> list[str]:
-    """Return a line for each metric whose last value differs; times and earlier looks are left out."""
+    """Return a line for each figure whose value differs; times and earlier looks are left out."""
     lines = []
-    for name, value in sorted(original.metrics.items()):
+    for name, value in sorted(original.figures.items()):
         if any(part in name for part in TIMES):
             continue
-        again = repeated.metrics.get(name, math.nan)
+        again = repeated.figures.get(name, math.nan)
         if again != value:
             lines.append(f"{name}: was {value!r}, is {again!r}")
     return lines

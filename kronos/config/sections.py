@@ -90,6 +90,10 @@ class DataConfig(Section):
         "auto: by a factor, adjusted closes or a column of splits; splits: by that column, else by jumps in price",
     )
     embargo: Int = field(0, "bars left out between the scored bars of one split and the next", ge=0)
+    holdout_instruments: OptionalNames = field(
+        None,
+        "instruments kept out of training and validation and scored apart: a share (0.1), a list, or a file",
+    )
     windows_across_days: bool = field(True, "intraday windows may span several days")
     symbols: OptionalNames = field(
         None, "only these instruments: a list, a file of them or of instrument,from,to, or history:csi300"

@@ -4,6 +4,7 @@ Ranges that are given are never moved. Those that are not come from the user gui
 from fractions of the sessions. No bar is scored twice.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -11,8 +12,10 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import Flag
+from kronos.data.sources.symbols import listed
 from kronos.data.store import BarStore
 from kronos.utils.errors import UserError
+from kronos.utils.files import digest_bytes
 
 DateRange = tuple[date, date]
 APART = (  # pairs of ranges that may not score the same bar
@@ -51,13 +54,22 @@ def session_range(store: BarStore, begin: date, end: date) -> tuple[int, int]:
 
 
 def make_split(
-    store: BarStore, name: str, begin: date, end: date, *, lookback: int, horizon: int, length: int
+    store: BarStore,
+    name: str,
+    begin: date,
+    end: date,
+    *,
+    lookback: int,
+    horizon: int,
+    length: int,
+    held_out: Collection[str] = (),
 ) -> Split:
     """Return every window of `length` consecutive bars of one instrument that lies within begin..end.
 
     A window of validation or test counts only where the instrument is a member at its last lookback bar, where the
     forecast would be made. Training takes the whole history within the range of every instrument that was a member
-    by its end: who joins later is not known then. Raises UserError with the arithmetic when there is no window.
+    by its end: who joins later is not known then. Neither has windows of the `held_out` instruments, test has. Raises
+    UserError with the arithmetic when there is no window.
     """
     first, last = session_range(store, begin, end)
     starts = np.zeros(0, np.int64)
@@ -75,9 +87,48 @@ def make_split(
             starts = starts[joined[store.instrument_of_row[starts]]]
         else:
             starts = starts[member[starts + lookback - 1]]
+        if held_out and name != "test":
+            kept = np.array([instrument not in held_out for instrument in store.instruments])
+            starts = starts[kept[store.instrument_of_row[starts]]]
     if len(starts) == 0:
         raise UserError(_no_window(store, name, begin, end, first, last, lookback, horizon, length))
     return Split(name, first, last, starts, length)
+
+
+def held_out_of(instruments: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the instruments that `holdout_instruments` means, sorted.
+
+    A share takes the instruments with the smallest digests of their names, so that they are the same for every seed
+    and mostly the same when instruments are added. A file may name instruments that the bars do not have. Raises
+    UserError where none or all are held out, for a listed instrument that the bars do not have, and for a share that
+    is not above 0 and at most 0.5.
+    """
+    if not asked:
+        return ()
+    share = _number(asked[0]) if len(asked) == 1 else None
+    if share is not None:
+        if not 0 < share <= MOST_HELD_OUT:
+            raise UserError(
+                f"holdout_instruments is {asked[0]}, expected a share above 0 and at most {MOST_HELD_OUT}"
+            )
+        count = max(1, round(share * len(instruments)))
+        found = sorted(sorted(instruments, key=lambda name: digest_bytes(name.encode()))[:count])
+    else:
+        named, there = set(listed(tuple(asked), "holdout_instruments", str)), set(instruments)
+        found = sorted(named & there)
+        if (unknown := sorted(named - there)) and (named <= set(asked) or not found):
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise UserError(f"holdout_instruments: the bars have no {', '.join(unknown[:5])}{more}")
+    if len(found) == len(instruments):
+        raise UserError("holdout_instruments holds out every instrument, so that none is left to train on")
+    return tuple(found)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _no_window(
@@ -156,6 +207,7 @@ GUIDE = {  # the days of the user guide; the first and last bar of the store tak
     "backtest": (date(2024, 7, 1), date(2025, 6, 5)),
 }
 FRACTIONS = (0.6, 0.8)  # of the sessions: training ends at the first, validation at the second
+MOST_HELD_OUT = 0.5  # share of the instruments
 LEAST_TRAINED = 0.5  # share of the sessions that the guide's training range has at least, where its days fit
 
 
@@ -168,13 +220,17 @@ class Ranges:
     test: DateRange
     backtest: DateRange
     notes: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()  # instruments without windows of training and validation
 
     def days(self) -> dict[str, DateRange]:
         return {"train": self.train, "val": self.val, "test": self.test, "backtest": self.backtest}
 
     def text(self) -> str:
-        """Format the ranges that a model's training depends on."""
-        return ", ".join(f"{name} {first}..{last}" for name, (first, last) in list(self.days().items())[:2])
+        """Format the ranges that a model's training depends on, and the digest of the held-out instruments."""
+        days = [f"{name} {first}..{last}" for name, (first, last) in list(self.days().items())[:2]]
+        if self.held_out:
+            days.append(f"held out {digest_bytes(chr(10).join(self.held_out).encode())[:16]}")
+        return ", ".join(days)
 
     def whole_text(self) -> str:
         """Format all ranges, for people."""

@@ -10,6 +10,7 @@ import pandas as pd
 from kronos.evaluation.coverage import SHOWN, Coverage
 from kronos.evaluation.departures import Departures
 from kronos.evaluation.forecast_evaluation import Accuracy, Before, Member, Ranking
+from kronos.evaluation.held_out import HeldOut
 from kronos.evaluation.large_moves import LargeMoves
 from kronos.evaluation.portfolio import Excess
 from kronos.evaluation.ranking import PREDICTED, TRADABLE
@@ -83,6 +84,7 @@ class ReportInputs:
     random_net: pd.DataFrame | None = None
     charts: Sequence[ForecastChart] = ()  # forecasts to draw
     departures: Departures | None = None
+    held_out: HeldOut | None = None  # instruments that no training saw beside the others
     looks_before: int = 0  # other models that were evaluated on these days before this one
 
     @property
@@ -116,6 +118,7 @@ def metrics(inputs: ReportInputs) -> dict[str, float]:
         **_portfolio(inputs),
         **inputs.test_losses,
         **_large_moves(inputs.large_moves),
+        **(_held_out(inputs.held_out) if inputs.held_out else {}),
     }
     values["test_days"] = len(inputs.daily)
     values["periods_per_year"] = inputs.periods_per_year
@@ -246,6 +249,16 @@ def _portfolio(inputs: ReportInputs) -> dict[str, float]:
     return values
 
 
+def _held_out(found: HeldOut) -> dict[str, float]:
+    return {
+        **_ends("rank_ic_seen", found.rank_ic_seen), **_ends("rank_ic_unseen", found.rank_ic_unseen),
+        **_ends("rank_ic_unseen_minus_seen", found.rank_ic_difference),
+        "skill_mae_seen": found.skill_seen[0], "skill_mae_unseen": found.skill_unseen[0],
+        **_ends("skill_mae_unseen_minus_seen", found.skill_difference),
+        "instruments_unseen": len(found.names), "instruments_seen": found.seen,
+    }  # fmt: skip
+
+
 def _large_moves(found: LargeMoves) -> dict[str, float]:
     return {
         "suspected_splits": found.suspects + found.unnamed,
@@ -278,7 +291,7 @@ def details(inputs: ReportInputs) -> dict[str, Any]:
         "error_gap_last": accuracy.gap, "distributions": accuracy.distributions, "coverages": inputs.coverages,
         "time_series": _without_days(inputs.time_series),
         "portfolio": {name: one.risk for name, one in inputs.portfolios.items()}, "excess": inputs.excesses,
-        "large_moves": inputs.large_moves, "tear_sheet": _tear_sheet(inputs.tear_sheet),
+        "large_moves": inputs.large_moves, "held_out": inputs.held_out, "tear_sheet": _tear_sheet(inputs.tear_sheet),
     })  # fmt: skip
 
 

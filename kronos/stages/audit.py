@@ -26,6 +26,7 @@ from kronos.stages.inputs import (
     stored_bars,
     wide_bars,
 )
+from kronos.tracking.metric_names import tracked
 from kronos.utils.files import atomic_folder
 
 NOT_READ = ("max_context", "clip")
@@ -78,7 +79,7 @@ class AuditStage(Stage):
             metrics = write_audit(folder, setting, cases)
             outputs = sorted(path.name for path in folder.iterdir())
             record = write_record(folder, key, run.id, outputs, {"metrics": metrics})
-            run.metrics(0, metrics)
+            run.metrics(0, tracked(self.name, metrics))
             run.artifact(folder)
         context.say(table_text(cases))
         for sentence in sentences(setting, cases):

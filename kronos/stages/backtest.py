@@ -19,6 +19,7 @@ from kronos.stages.inputs import BY_CONTENT, backtest_points, log_dataset, resol
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.provenance import seen_before
 from kronos.stages.weights import trained_models
+from kronos.tracking.metric_names import tracked
 from kronos.utils.files import atomic_folder, digest_bytes, read_json
 
 NOT_READ = (
@@ -69,6 +70,8 @@ class BacktestStage(Stage):
             "benchmark": benchmark.fingerprint(config, store),
             "seen": digest_bytes("\n".join(seen_before(config, splits)).encode())[:16],
         }
+        if held_out := sorted(models.held_out()[0]):
+            digests["held out"] = digest_bytes("\n".join(held_out).encode())[:16]
         notes = (*notes, calibration.note) if calibration.note else notes
         return Inputs(digests, store, splits, models, calibration=calibration, notes=notes)
 
@@ -94,7 +97,7 @@ class BacktestStage(Stage):
             metrics = evaluate(context, inputs, model, points, forecast, repaired, folder, before)
             more = {"metrics": metrics, "headline": read_json(folder / METRICS)["headline"]}
             record = write_record(folder, key, run.id, _outputs(folder), more)
-            run.metrics(0, metrics)
+            run.metrics(0, tracked(self.name, metrics))
             run.artifact(folder)
             looks.record(ledger, look, run, context.say)
         return Result(self.name, run.id, config.backtest_folder, record)

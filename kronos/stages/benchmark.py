@@ -16,6 +16,7 @@ from kronos.stages.five_tasks import compare
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.weights import trained_models
+from kronos.tracking.metric_names import tracked
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder, digest_bytes
 
@@ -89,7 +90,7 @@ class BenchmarkStage(Stage):
                 path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
             )
             record = write_record(folder, key, run.id, outputs, {"metrics": metrics})
-            run.metrics(0, metrics)
+            run.metrics(0, tracked(self.name, metrics))
             run.artifact(folder)
         context.say(board.text())
         context.say(f"benchmark: report in {self.folder(config) / 'benchmark.md'} (and benchmark.html)")

@@ -22,9 +22,8 @@ from kronos.stages.base import Inputs, Stage
 from kronos.tracking.client import versions
 from kronos.utils.digests import altered, file_digest, read_object, with_own_digest
 from kronos.utils.errors import Damaged, UserError
-from kronos.utils.files import PACKAGE, digest_bytes, write_json
+from kronos.utils.files import PACKAGE, RECORD, digest_bytes, write_json
 
-RECORD = "summary.json"
 # By a file or folder beside it: the stage that wrote a record which no longer says so.
 WRITTEN_BY = {
     "index.json": "data", "predictions.parquet": "backtest", "forecast.csv": "predict",

@@ -36,7 +36,7 @@ from kronos.stages.provenance import trained_on
 from kronos.stages.weights import trained_models
 from kronos.utils.digests import with_own_digest
 from kronos.utils.errors import UserError
-from kronos.utils.files import atomic_folder, write_json
+from kronos.utils.files import atomic_folder, digest_bytes, write_json
 
 SHARE = 5  # the temperatures are chosen on one fifth as many series, which have no part in the errors
 LEAST = LEAST_SERIES * (SHARE + 1) // SHARE  # forecasts, of which enough are left for the errors
@@ -74,6 +74,7 @@ class CalibrateStage(Stage):
         digests = {
             "bars": store.digest, "validation days": " to ".join(str(day) for day in splits.val),
             "tokenizer": tokenizer.digest, "predictor": predictor.digest,
+            **({"held out": digest_bytes("\n".join(splits.held_out).encode())[:16]} if splits.held_out else {}),
         }  # fmt: skip
         seen = trained_on(config, splits.val)
         return Inputs(digests, store, splits, models, notes=(*notes, *seen))

@@ -30,9 +30,10 @@ from kronos.stages.inputs import (
     training_splits,
     windows_of,
 )
+from kronos.tracking.metric_names import tracked
 from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
-from kronos.utils.files import write_json, write_text
+from kronos.utils.files import RECORD, write_json, write_text
 
 STORE_FILES = (
     "index.json",
@@ -62,7 +63,7 @@ class DataStage(Stage):
         return Inputs(digests={"source": processor.input_digest()}, more=processor)
 
     def key_fields(self, config: Config) -> tuple[str, ...]:
-        return (*store_fields(config), *SPLIT_FIELDS)
+        return (*store_fields(config), *SPLIT_FIELDS, "holdout_instruments")
 
     def code(self, config: Config) -> tuple[str, ...]:
         return (type(_processor(config)).__module__,)
@@ -94,10 +95,11 @@ class DataStage(Stage):
         write_reports(store, splits, windows, counts, config.data.lookback_window)
         for file in STORE_FILES[1:]:
             context.run.artifact(store.path / file)
-        context.run.metrics(0, counts)
+        context.run.metrics(0, tracked(self.name, counts))
         outputs = [*STORE_FILES, *sorted(file.name for file in store.path.glob("*.npy"))]
         more = {"digest": store.digest, "metrics": counts}
         record = write_record(store.path, key, context.run.id, outputs, more)
+        context.run.artifact(store.path / RECORD)
         return Result(self.name, context.run.id, store.path, record)
 
 
@@ -147,6 +149,11 @@ def describe_splits(context: Context, store: BarStore, splits: Ranges) -> pd.Dat
         context.say(f"  {note}")
     context.say(f"ranges: {splits.whole_text()}")
     context.run.tags({"ranges": splits.whole_text()})
+    if splits.held_out:
+        context.say(
+            f"held out of training and validation: {len(splits.held_out)} of {len(store.instruments)} instruments "
+            f"({', '.join(splits.held_out[:5])}{', ...' * (len(splits.held_out) > 5)})"
+        )
     train, validation = training_splits(config, store, splits)
     test = windows_of(config, store, "test", splits, config.data.lookback_window + config.data.predict_window)
     points = backtest_points(config, store, splits)
@@ -189,7 +196,7 @@ def write_reports(
                 {**finding, "items": None, "examples": finding["items"][:5]} for finding in store.findings
             ],
             "ranges": {name: [str(day) for day in days] for name, days in ranges.days().items()},
-            "range_notes": list(ranges.notes), "counts": counts,
+            "range_notes": list(ranges.notes), "held_out": list(ranges.held_out), "counts": counts,
         },
     )  # fmt: skip
     sessions = pd.DatetimeIndex(store.sessions[: store.last_session + 1].astype("datetime64[ns]"))

@@ -19,6 +19,7 @@ from kronos.evaluation import (
     boosted_trees,
     departures,
     forecast_evaluation,
+    held_out,
     large_moves,
     portfolio,
     ranking,
@@ -88,6 +89,8 @@ def evaluate(
         forecasts, scores, signal=rules.backtest_signal, seeds=rules.baseline_seeds, before=before,
         trained=trained,
     )  # fmt: skip
+    names, maybe_seen = inputs.models.held_out()
+    apart = held_out.measure(forecasts, signals.wide(scores, rules.backtest_signal), names, maybe_seen)
     context.say("evaluation: sample paths and bands")
     samples = sample_paths(model, points, forecasts)
     members = member_figures(context, model, points, forecasts, scores, samples)
@@ -167,7 +170,7 @@ def evaluate(
         excesses=portfolio.excesses(own.daily, compared.others, horizon, year), periods_per_year=year,
         random_net=pd.DataFrame(by_chance) if by_chance else None, charts=charts, departures=left,
         large_moves=moves, tear_sheet=tear_sheet(own.daily, own.trades, plain["amount"], year, lookback),
-        looks_before=looks_before,
+        looks_before=looks_before, held_out=apart,
     )  # fmt: skip
     context.say("evaluation: report")
     return write_report(folder, content)

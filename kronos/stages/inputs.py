@@ -12,13 +12,13 @@ from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, forecast_points
-from kronos.data.splits import Ranges, Split, make_split, settle_ranges
+from kronos.data.splits import Ranges, Split, held_out_of, make_split, settle_ranges
 from kronos.data.store import INDEX, BarStore, open_store
 from kronos.stages.base import Context
-from kronos.stages.cache import RECORD, read_record, refuse_other_configuration, run_again
+from kronos.stages.cache import read_record, refuse_other_configuration, run_again
 from kronos.utils.digests import file_digest, read_object, with_own_digest
 from kronos.utils.errors import Damaged, UserError
-from kronos.utils.files import write_json
+from kronos.utils.files import RECORD, write_json
 
 SPLITS = "splits.json"
 RANGES = ("train_time_range", "val_time_range", "test_time_range", "backtest_time_range")
@@ -49,8 +49,9 @@ SOURCE_FIELDS: dict[str, tuple[str, ...]] = {
 EVERY_SOURCE_FIELD = tuple(dict.fromkeys(name for names in SOURCE_FIELDS.values() for name in names))
 # Fields that the digests of bars, splits and weights represent in the cache keys of stages after the data stage.
 BY_CONTENT = (
-    *STORE_FIELDS, *EVERY_SOURCE_FIELD, *RANGES, "embargo", "pretrained_tokenizer_path", "pretrained_predictor_path",
-    "freeze_tokenizer", "tokenizer_path", "predictor_path", "feature_list", "time_feature_list",
+    *STORE_FIELDS, *EVERY_SOURCE_FIELD, *RANGES, "embargo", "holdout_instruments", "pretrained_tokenizer_path",
+    "pretrained_predictor_path", "freeze_tokenizer", "tokenizer_path", "predictor_path", "feature_list",
+    "time_feature_list",
 )  # fmt: skip
 
 
@@ -92,17 +93,19 @@ def _check_record(store: BarStore) -> None:
 
 def resolve_splits(config: Config, store: BarStore) -> Ranges:
     """The days of every split: as stored by the data stage, or resolved again if the ranges are different."""
+    data = config.data
+    held_out = held_out_of(store.instruments, data.holdout_instruments)
     asked = field_texts(config, SPLIT_FIELDS)
     file = store.path / SPLITS
     if file.is_file():
         stored = read_object(file, "run  python -m kronos data  again")
         if stored.get("asked") == asked and stored.get("digest") == store.digest:
-            return splits_from_json(stored)
-    data = config.data
-    return settle_ranges(
+            return replace(splits_from_json(stored), held_out=held_out)
+    found = settle_ranges(
         store, data.train_time_range, data.val_time_range, data.test_time_range, data.backtest_time_range,
         lookback=data.lookback_window, horizon=data.predict_window, embargo=data.embargo,
     )  # fmt: skip
+    return replace(found, held_out=held_out)
 
 
 def store_splits(config: Config, store: BarStore, splits: Ranges) -> None:
@@ -115,7 +118,7 @@ def store_splits(config: Config, store: BarStore, splits: Ranges) -> None:
 def splits_to_json(splits: Ranges) -> dict[str, Any]:
     """Resolved splits as JSON values."""
     days = {name: [day.isoformat() for day in pair] for name, pair in splits.days().items()}
-    return {"days": days, "notes": list(splits.notes)}
+    return {"days": days, "notes": list(splits.notes), "held_out": list(splits.held_out)}
 
 
 def splits_from_json(stored: Mapping[str, Any]) -> Ranges:
@@ -124,7 +127,7 @@ def splits_from_json(stored: Mapping[str, Any]) -> Ranges:
         name: (date.fromisoformat(first), date.fromisoformat(last))
         for name, (first, last) in stored["days"].items()
     }
-    return Ranges(**days, notes=tuple(stored["notes"]))
+    return Ranges(**days, notes=tuple(stored["notes"]), held_out=tuple(stored["held_out"]))
 
 
 def backtest_points(config: Config, store: BarStore, splits: Ranges) -> ForecastPoints:
@@ -195,7 +198,10 @@ def training_splits(config: Config, store: BarStore, splits: Ranges) -> tuple[Sp
 def windows_of(config: Config, store: BarStore, name: str, splits: Ranges, length: int) -> Split:
     """The windows of `length` bars of one split."""
     lookback, horizon = config.data.lookback_window, config.data.predict_window
-    return make_split(store, name, *splits.days()[name], lookback=lookback, horizon=horizon, length=length)
+    return make_split(
+        store, name, *splits.days()[name], lookback=lookback, horizon=horizon, length=length,
+        held_out=splits.held_out,
+    )  # fmt: skip
 
 
 def log_dataset(context: Context, store: BarStore, use: str) -> None:

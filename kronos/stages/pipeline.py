@@ -16,6 +16,7 @@ from kronos.stages.predict import PredictStage
 from kronos.stages.runner import run_stage
 from kronos.stages.train import PredictorStage, TokenizerStage
 from kronos.stages.weights import Kind, given_address
+from kronos.tracking.metric_names import tracked_by_pipeline
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
 
@@ -108,7 +109,7 @@ class PipelineStage(Stage):
                 continue
             results[name] = result
             run.tags({f"{name}_run": result.run_id, f"{name}_reused": to_text(result.reused)})
-            run.metrics(0, {f"{name}_{metric}": value for metric, value in result.record["metrics"].items()})
+            run.metrics(0, tracked_by_pipeline(name, result.record["metrics"]))
         if "backtest" in results:
             BacktestStage().finish(context, results["backtest"])
         return Result(self.name, run.id, self.folder(config), {}, children=results)

@@ -25,7 +25,7 @@ from kronos.report.figures import save_png
 from kronos.report.forecast_chart import ASKED, LATEST, ForecastChart
 from kronos.report.pages.forecasts import write_ranking
 from kronos.stages.base import Context, Inputs, Result, Stage
-from kronos.stages.cache import RECORD, read_record, write_record
+from kronos.stages.cache import read_record, write_record
 from kronos.stages.calibration import NOT_ASKED, Found, context_closes, draw_moves, find, last_closes
 from kronos.stages.ensemble import forecaster_of
 from kronos.stages.forecast_charts import MOST_SEEN, PATHS, asked_for, point_chart
@@ -34,7 +34,7 @@ from kronos.stages.model_logging import log_inputs
 from kronos.stages.weights import trained_models
 from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
-from kronos.utils.files import atomic_folder
+from kronos.utils.files import RECORD, atomic_folder
 from kronos.utils.names import file_name
 
 DRAWN = 4  # number of figures if predict_figures is not set

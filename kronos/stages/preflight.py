@@ -24,14 +24,14 @@ from kronos.distributed.launcher import Place, launched
 from kronos.evaluation import benchmark
 from kronos.stages.addresses import check_addresses
 from kronos.stages.base import Stage
-from kronos.stages.cache import RECORD, read_record
+from kronos.stages.cache import read_record
 from kronos.stages.inputs import stored_bars
 from kronos.stages.weights import KINDS, Kind, pretrained_address
 from kronos.tracking.client import database_file
 from kronos.tracking.model_registry import ADDRESSES
 from kronos.utils.error_messages import OPTIONAL
 from kronos.utils.errors import UserError
-from kronos.utils.files import given_path
+from kronos.utils.files import RECORD, given_path
 
 FORECAST = ("backtest", "predict", "walk_forward")
 TESTED = ("backtest", "walk_forward")

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from kronos.config.schema import Config
 from kronos.data.splits import Ranges
-from kronos.stages.cache import RECORD, read_record
+from kronos.stages.cache import read_record
 from kronos.stages.weights import KINDS, Kind, given_address, pretrained_address, record_of_weights
 from kronos.tracking.client import TAG
 from kronos.tracking.model_registry import ADDRESSES, source_run
-from kronos.utils.files import given_path
+from kronos.utils.files import RECORD, given_path
 
 PUBLIC_SEEN_UNTIL = date(2024, 6, 30)  # the public weights were trained on bars up to this day
 PUBLIC = "NeoQuasar/"  # owner of the public weights on the Hub

@@ -21,6 +21,7 @@ from kronos.stages.weights import (
     pretrained_address,
     trained_weights,
 )
+from kronos.tracking.metric_names import tracked
 from kronos.tracking.run import Run
 from kronos.utils.errors import UserError
 from kronos.utils.progress import Progress
@@ -164,7 +165,8 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
             share_tokenizer(objective, runtime)
             result = fit(
                 model, objective, train, validation, settings=settings, runtime=runtime, folder=folder,
-                report=run.metrics, progress=progress, resume=resume, stop_requested=stop, before_save=run.flush,
+                report=lambda step, values: run.metrics(step, tracked(kind, values)), progress=progress,
+                resume=resume, stop_requested=stop, before_save=run.flush,
             )  # fmt: skip
         run.flush()
         if result.interrupted:
@@ -189,7 +191,7 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
                 **{f"seconds_{part}": value for part, value in result.seconds.items()},
             },
             "curve": result.curve, "learning_rates": result.learning_rates, "digest": best.digest,
-            "started_from": started_from,
+            "started_from": started_from, "held_out": list(inputs.splits.held_out),
         })  # fmt: skip
         if tracked:
             _log_result(context, folder, record)
@@ -275,9 +277,9 @@ def log_closing(run: Run, metrics: dict[str, float]) -> None:
     MLflow shows the last value of a metric, so that `val_loss` ends with the value of the saved weights.
     """
     last = int(metrics["steps"])
-    run.metrics(
-        last,
-        {name.replace("windows_per_second", "mean_windows_per_second"): metrics[name] for name in metrics},
-    )
+    renamed = {
+        name.replace("windows_per_second", "mean_windows_per_second"): metrics[name] for name in metrics
+    }
+    run.metrics(last, tracked("predictor", renamed))
     if metrics["best_step"] != last:
         run.metrics(last + 1, {"val_loss": metrics["best_val_loss"]})

@@ -13,7 +13,7 @@ from kronos.data.sources.factory import DataProcessorFactory
 from kronos.data.sources.living import LivingDataProcessor
 from kronos.evaluation.forecast_log import KEYS, Scorecard, added, drift, log_id, scorecard, skill_verdict
 from kronos.stages.base import Context, Inputs, Result, Stage
-from kronos.stages.cache import RECORD, read_record
+from kronos.stages.cache import read_record
 from kronos.stages.data import DataStage
 from kronos.stages.inputs import stored_bars, wide_bars
 from kronos.stages.predict import PredictStage
@@ -21,7 +21,7 @@ from kronos.stages.runner import run_stage, tags_of
 from kronos.tracking.growing_run import grow
 from kronos.tracking.run import SEPARATOR
 from kronos.utils.errors import UserError
-from kronos.utils.files import atomic_file, lock_of, read_json, write_json
+from kronos.utils.files import RECORD, atomic_file, lock_of, read_json, write_json
 
 LOG, CARD = "forecast_log.parquet", "scorecard.json"
 

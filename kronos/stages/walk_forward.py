@@ -25,6 +25,7 @@ from kronos.stages.provenance import seen_before
 from kronos.stages.runner import run_stage
 from kronos.stages.train import PredictorStage, TokenizerStage
 from kronos.stages.weights import KINDS, given_address, load_weights, pretrained_address, trained_models
+from kronos.tracking.metric_names import tracked
 from kronos.utils.errors import UserError
 from kronos.utils.files import atomic_folder, digest_bytes
 
@@ -122,7 +123,7 @@ class WalkForwardStage(Stage):
                 path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()
             )
             record = write_record(target, key, run.id, names, {"metrics": metrics})
-            run.metrics(0, metrics)
+            run.metrics(0, tracked(self.name, metrics))
             run.artifact(target)
             looks.record(ledger, look, run, context.say)
         context.say(f"walk_forward: report in {self.folder(config) / 'report.md'}")

@@ -8,13 +8,13 @@ from typing import Any, Literal
 from kronos.config.schema import Config
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
-from kronos.stages.cache import RECORD, SAME_MODEL, read_record, refuse_other_configuration, run_again
+from kronos.stages.cache import SAME_MODEL, read_record, refuse_other_configuration, run_again
 from kronos.stages.inputs import field_texts
 from kronos.tracking.model_registry import ADDRESSES, source_run, weights
 from kronos.tracking.reader import TAG
 from kronos.utils.digests import altered
 from kronos.utils.errors import Damaged, UserError
-from kronos.utils.files import digest_bytes, given_path
+from kronos.utils.files import RECORD, digest_bytes, given_path
 
 Kind = Literal["tokenizer", "predictor"]
 KINDS: tuple[Kind, ...] = ("tokenizer", "predictor")
@@ -162,6 +162,21 @@ class Models:
         if len(parts) == 1:
             return parts[0]
         return Weights(None, digest_bytes("\n".join(one.digest for one in parts).encode()), {})
+
+    def held_out(self) -> tuple[frozenset[str], bool]:
+        """(instruments that no training of these models saw, whether weights that they started from may have).
+
+        By the records of the trainings. Weights without a record, such as the public ones, may have seen anything.
+        """
+        weights = [one for pair in self.pairs for one in pair]
+        recorded = [frozenset(one.record["held_out"]) for one in weights if "held_out" in one.record]
+        unknown = len(recorded) < len(weights) or any(
+            one.record["started_from"]["address"] is not None for one in weights if "held_out" in one.record
+        )
+        predictors = [pair[1] for pair in self.pairs if "held_out" in pair[1].record]
+        if len(predictors) < len(self.pairs):
+            return frozenset(), unknown
+        return frozenset.intersection(*recorded), unknown
 
     def named(self) -> dict[str, Weights]:
         """Every model by the name of its folder among the inputs of a run: tokenizer, predictor, tokenizer_2 ..."""

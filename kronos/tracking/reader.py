@@ -14,21 +14,22 @@ import pandas as pd
 
 from kronos.config.schema import Config
 from kronos.data.store import BarStore, open_store
+from kronos.tracking import metric_names
 from kronos.tracking.client import TAG, connect, first_line
 from kronos.tracking.run import SEPARATOR
 from kronos.utils.errors import UserError
-from kronos.utils.files import read_json
+from kronos.utils.files import RECORD, read_json
 
 MAX_RUNS = 1000
-# Metrics that tell the result of a training or a backtest; in a pipeline's run the stage's name is before them.
+# Metrics that tell the result of a training, a backtest or a pipeline, in the order of a comparison.
 HEADLINE = (
-    "best_val_loss", "best_step", "rank_ic_mean", "rank_ic_low", "rank_ic_high", "skill_mae", "skill_mae_low",
-    "skill_mae_high", "coverage_90_calibrated", "coverage_90_calibrated_low", "coverage_90_calibrated_high",
-    "coverage_90_raw", "excess_return_annualised_with_cost", "excess_return_annualised_over_equal_weight",
-    "excess_return_annualised_over_equal_weight_low", "excess_return_annualised_over_equal_weight_high",
-    "test_days", "looks_before",
+    "best_val_loss", "best_step", "loss/tokenizer", "loss/predictor", "ranking/rank_ic", "ranking/rank_ic_low",
+    "ranking/rank_ic_high", "forecast/skill", "forecast/skill_low", "forecast/skill_high", "forecast/coverage_90",
+    "forecast/coverage_90_low", "forecast/coverage_90_high", "forecast/coverage_90_raw",
+    "portfolio/excess_over_benchmark", *(f"portfolio/excess_over_equal_weight{end}" for end in metric_names.ENDS),
+    "evidence/test_days", "evidence/looks_before",
 )  # fmt: skip
-PIPELINE_STAGES = ("tokenizer", "predictor", "calibrate", "backtest")
+PIPELINE_STAGES = ("data", "tokenizer", "predictor", "calibrate", "backtest")
 DATABASE = "mlflow.db"  # MLflow's default, in the working folder of the runs
 
 
@@ -49,8 +50,9 @@ class TrackedRun:
         self.status: str = run.info.status
         self.name: str = run.info.run_name
         self.params: dict[str, str] = dict(run.data.params)
-        self.metrics: dict[str, float] = dict(run.data.metrics)
         self.tags: dict[str, str] = dict(run.data.tags)
+        # Runs of earlier versions have the present names too.
+        self.metrics: dict[str, float] = metric_names.present(self.stage, run.data.metrics)
 
     def __repr__(self) -> str:
         return f"TrackedRun({self.stage or self.name}, {self.status}, {self.id})"
@@ -74,6 +76,28 @@ class TrackedRun:
     def config(self) -> Config:
         """The configuration of the run."""
         return Config.model_validate(read_json(self.file("config.json")))
+
+    @cached_property
+    def figures(self) -> dict[str, float]:
+        """Every figure of the result, not only the tracked metrics: those of the record, by its names.
+
+        Of a pipeline, the figures of its stages, with the stage before the name; of a run that reused an output, the
+        figures of the run that made it. A run without a record has its metrics.
+        """
+        if self.stage == "pipeline":
+            runs = {
+                name: self.tags[tag] for name in PIPELINE_STAGES if (tag := f"{TAG}{name}_run") in self.tags
+            }
+            return {
+                f"{stage}/{name}": value
+                for stage, run_id in runs.items()
+                for name, value in load_run(run_id, self.uri).figures.items()
+            }
+        if (reused := self.tags.get(f"{TAG}reused_run", self.id)) != self.id:
+            return load_run(reused, self.uri).figures
+        if RECORD not in self.files():
+            return self.metrics
+        return dict(read_json(self.file(RECORD)).get("metrics", {}))
 
     def history(self, metric: str) -> pd.Series:
         """Return a metric as a series over steps; empty where it was not logged."""
@@ -169,9 +193,9 @@ def newest(stage: str, count: int, uri: str | None = None, experiment: str = "kr
 
 
 def compare(runs: Sequence[TrackedRun], headline: bool = False) -> pd.DataFrame:
-    """Return a table with one column per run: the parameters and tags that differ, then all metrics.
+    """Return a table with one column per run: the parameters and tags that differ, then every figure of the results.
 
-    With `headline`, of the metrics only those that tell a stage's result, where a run has any of them.
+    With `headline`, only the tracked metrics that tell a stage's result, where a run has any of them.
 
     Predictor losses of runs with different tokenizers are not comparable; the row `tokenizer_digest` shows whether
     the tokenizers differ.
@@ -186,22 +210,15 @@ def compare(runs: Sequence[TrackedRun], headline: bool = False) -> pd.DataFrame:
         values = [run.tags.get(TAG + name, "")[:12] for run in runs]
         if len(set(values)) > 1:
             rows["tag", name] = values
-    names = sorted({name for run in runs for name in run.metrics})
-    told = [name for name in names if _is_headline(name)] if headline else []
-    for name in sorted(told, key=lambda one: HEADLINE.index(_of_stage(one))) or names:
-        rows["metric", name] = [run.metrics.get(name, float("nan")) for run in runs]
+    found = [run.metrics for run in runs]
+    names = [name for name in HEADLINE if headline and any(name in one for one in found)]
+    if not names:
+        found = found if headline else [run.figures for run in runs]
+        names = sorted({name for one in found for name in one})
+    for name in names:
+        rows["metric", name] = [one.get(name, float("nan")) for one in found]
     index = pd.MultiIndex.from_tuples(list(rows), names=["kind", "name"])
     return pd.DataFrame(list(rows.values()), index=index, columns=columns, dtype=object)
-
-
-def _of_stage(name: str) -> str:
-    """The name of a metric without the stage before it that a pipeline's run adds."""
-    stage, _, rest = name.partition("_")
-    return rest if stage in PIPELINE_STAGES else name
-
-
-def _is_headline(name: str) -> bool:
-    return _of_stage(name) in HEADLINE
 
 
 def load_run(run_id: str, uri: str | None = None) -> TrackedRun:

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from kronos.utils.errors import UserError
 
+RECORD = "summary.json"  # in the output folder of a stage: its figures, and what they follow from
 PACKAGE = Path(__file__).resolve().parents[1]  # the folder of the package `kronos`
 
 

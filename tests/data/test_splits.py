@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from kronos.data.bars import Flag
 from kronos.data.calendars import sessions
 from kronos.data.forecast_points import forecast_points
-from kronos.data.splits import check_ranges, make_split, session_range, settle_ranges
+from kronos.data.splits import check_ranges, held_out_of, make_split, session_range, settle_ranges
 from kronos.data.store import BarStore
 from kronos.utils.errors import UserError
 
@@ -198,3 +199,51 @@ def test_training_leaves_out_who_joins_later_so_that_later_bars_change_no_traini
         stores[0], "train", begin, pd.Timestamp(days[-1]).date(), lookback=20, horizon=5, length=26
     )
     assert "LATE" in np.array(stores[0].instruments)[stores[0].instrument_of_row[later.starts]]
+
+
+def test_held_out_instruments_have_windows_of_the_test_only(
+    make_bars: MakeBars, make_store: MakeStore
+) -> None:
+    store = make_store(make_bars(200, names=["A", "B", "C"]))
+    days = pd.DatetimeIndex(store.sessions.astype("datetime64[ns]"))
+    begin, end = days[0].date(), days[-1].date()
+    rules: dict[str, Any] = {"lookback": 20, "horizon": 5, "length": 25}
+    for name in ("train", "val", "test"):
+        whole = make_split(store, name, begin, end, **rules)
+        split = make_split(store, name, begin, end, held_out=("B",), **rules)
+        names = np.array(store.instruments)
+        left = whole.starts[names[store.instrument_of_row[whole.starts]] != "B"]
+        assert np.array_equal(split.starts, whole.starts if name == "test" else left)
+    with pytest.raises(UserError, match="no window"):
+        make_split(store, "train", begin, end, held_out=("A", "B", "C"), **rules)
+
+
+def test_a_share_holds_out_the_same_instruments_whatever_the_order(tmp_path: Path) -> None:
+    names = [f"SH60{place:04d}" for place in range(50)]
+    found = held_out_of(names, ["0.1"])
+    assert len(found) == 5 and found == held_out_of(names[::-1], ["0.1"])
+    assert set(found) <= set(held_out_of(names, ["0.2"]))
+    assert len(set(found) & set(held_out_of([*names, "SZ000001", "SZ000002"], ["0.1"]))) >= 3
+    assert len(held_out_of(names[:3], ["0.1"])) == 1
+    assert held_out_of(names, None) == () == held_out_of(names, [])
+    assert held_out_of(names, [names[3], names[1]]) == (names[1], names[3])
+    file = tmp_path / "held out.txt"
+    file.write_text(f"{names[7]}\n# of another market\nAAPL\n")
+    assert held_out_of(names, [str(file)]) == (names[7],)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["0"], "above 0 and at most 0.5"),
+        (["0.9"], "above 0 and at most 0.5"),
+        (["-1"], "above 0 and at most 0.5"),
+        (["nan"], "above 0 and at most 0.5"),
+        (["A", "X", "Y"], "the bars have no X, Y"),
+        (["A", "B"], "holds out every instrument"),
+        (["missing.txt"], "missing.txt does not exist"),
+    ],
+)
+def test_held_out_instruments_that_cannot_be_are_refused(asked: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        held_out_of(["A", "B"], asked)

@@ -31,7 +31,7 @@ def test_the_stage_writes_its_page_and_run_and_is_reused(
     assert stored["setting"]["seeds"] == 20 and stored["setting"]["names"] <= 20
     assert {case["covered"]["of"] for case in stored["cases"]} == {20}
     run = latest("audit")
-    assert run.metrics == pytest.approx(stored["metrics"]) and run.params["audit_seeds"] == "20"
+    assert run.figures == pytest.approx(stored["metrics"]) and run.params["audit_seeds"] == "20"
     assert run.file("audit.md").read_text() == (FOLDER / "audit.md").read_text()
     assert run.tags["kronos.data_digest"] == stored_bars(run.config).digest
 

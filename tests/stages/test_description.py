@@ -21,6 +21,7 @@ from kronos.stages.train import log_closing
 from kronos.tracking.client import Tracking
 from kronos.tracking.reader import compare, load_run
 from kronos.tracking.run import EXPERIMENT, NOTE
+from kronos.utils.files import RECORD
 
 GIVEN: list[dict[str, Any]] = [
     {},
@@ -131,18 +132,20 @@ def test_compare_shows_the_metrics_that_tell_the_result_or_all(
     tracking: Tracking, in_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tracking.uri is not None
-    with tracking.run("pipeline · nano", {"stage": "pipeline"}) as run:
-        run.metrics(0, {"backtest_looks_before": 1.0, "backtest_rank_ic_mean": 0.1, "backtest_mae": 2.0})
+    with tracking.run("backtest", {"stage": "backtest"}) as tested:
+        tested.json({"metrics": {"looks_before": 1.0, "rank_ic_mean": 0.1, "mae": 2.0}}, RECORD)
+    with tracking.run("pipeline · nano", {"stage": "pipeline", "backtest_run": tested.id}) as run:
+        run.metrics(0, {"evidence/looks_before": 1.0, "ranking/rank_ic": 0.1})
     with tracking.run("audit", {"stage": "audit"}) as other:
         other.metrics(0, {"cases": 1.0, "power": 0.5})
     table = compare([load_run(run.id, tracking.uri)], headline=True)
-    assert list(table.index.get_level_values("name")) == ["backtest_rank_ic_mean", "backtest_looks_before"]
+    assert list(table.index.get_level_values("name")) == ["ranking/rank_ic", "evidence/looks_before"]
     assert list(table.columns) == [f"pipeline {run.id[:8]}"]
     assert len(compare([load_run(other.id, tracking.uri)], headline=True)) == 2  # it has none of them
     assert main(["compare", run.id, "--tracking-uri", tracking.uri]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "1 more metrics: --all"
+    assert capsys.readouterr().out.splitlines()[-1] == "1 more figures: --all"
     assert main(["compare", run.id, "--all", "--tracking-uri", tracking.uri]) == 0
-    assert "backtest_mae" in capsys.readouterr().out
+    assert "backtest/mae" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_a_report_says_how_often_its_days_were_looked_at_with_other_models(
     assert [one.kind for one in found] == ["backtest"] * 3
     run = latest("backtest")
     assert run.tags["kronos.look"] == found[-1].key and run.tags["kronos.looks_before"] == "2"
-    assert run.metrics["looks_before"] == 2 and found[-1].run_id == run.id
+    assert run.metrics["evidence/looks_before"] == 2 and found[-1].run_id == run.id
 
     _, again = backtest(*given, "--reuse", "false")
     assert again == first  # what came later does not change the report

@@ -15,6 +15,7 @@ from mlflow.entities import Run
 
 from kronos.__main__ import main
 from kronos.config.schema import FIELDS
+from kronos.tracking.metric_names import MOST, MOST_OF_PIPELINE
 from kronos.utils.files import clone
 
 pytestmark = pytest.mark.slow
@@ -109,12 +110,14 @@ def test_a_parent_and_five_children_are_finished_with_everything_on_them(pipelin
         run_id = found[stage].info.run_id
         losses = [metric.value for metric in client.get_metric_history(run_id, "val_loss")]
         assert losses == sorted(losses, reverse=True)
-        for name in ("train_loss", "learning_rate", "windows_per_second"):
+        for name in ("train_loss", "learning_rate", "speed/windows_per_second"):
             assert client.get_metric_history(run_id, name), name
         best = {item.path for item in client.list_artifacts(run_id, "checkpoints/best_model")}
         assert {Path(path).name for path in best} == {"config.json", "digests.json", "model.safetensors"}
-    assert "rank_ic_mean" in found["backtest"].data.metrics
-    assert "backtest_rank_ic_mean" in parent.data.metrics
+    assert "ranking/rank_ic" in found["backtest"].data.metrics
+    assert "ranking/rank_ic" in parent.data.metrics
+    assert len(parent.data.metrics) <= MOST_OF_PIPELINE
+    assert all(len(run.data.metrics) <= MOST for run in found.values())
 
 
 def test_the_outputs_are_where_the_guide_says(pipeline: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_planted_pattern_is_found_and_beats_every_ranking_by_prices(in_folder)
         "before",
     }
     gains = {f"rank_ic_gain_over_{key}" for key in baselines}
-    assert gains <= newest("backtest", 1)[0].metrics.keys()
+    assert gains <= newest("backtest", 1)[0].figures.keys()
     assert baselines.pop("lightgbm")["rank_ic"]["low"] > 0.1  # Alpha158 has features of volume
     for key, one in baselines.items():
         assert one["difference"]["low"] > 0, key

@@ -195,7 +195,7 @@ def test_metrics_are_shown_at_the_model(folder: Path) -> None:
     model = client.get_logged_model(
         load_run(found.run_id, address()).tags["kronos.model_uri"].removeprefix("models:/")
     )
-    assert {"rank_ic_mean"} <= {metric.key for metric in model.metrics or []}
+    assert {"ranking/rank_ic"} <= {metric.key for metric in model.metrics or []}
     trained = load_run(load_run(found.run_id, address()).parent or "", address()).children()[1]
     predictor = client.get_logged_model(trained.tags["kronos.model_uri"].removeprefix("models:/"))
     assert "best_val_loss" in {metric.key for metric in predictor.metrics or []}

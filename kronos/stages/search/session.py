@@ -14,7 +14,7 @@ from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.distributed.device import choose, is_out_of_memory
 from kronos.stages.base import Context
-from kronos.stages.cache import RECORD, copy_record, read_record
+from kronos.stages.cache import copy_record, read_record
 from kronos.stages.inputs import resolve_splits, stored_bars
 from kronos.stages.search.space import Space
 from kronos.stages.search.study import DAILY, DIRECTIONS, Study
@@ -23,9 +23,10 @@ from kronos.stages.search.trial_pool import TrialProcesses
 from kronos.stages.train import log_closing
 from kronos.stages.train_setup import windows
 from kronos.stages.weights import given_address
+from kronos.tracking.metric_names import tracked
 from kronos.tracking.run import NOTE, Run
 from kronos.utils.errors import Pruned, TrackingAway
-from kronos.utils.files import atomic_folder, digest_bytes
+from kronos.utils.files import RECORD, atomic_folder, digest_bytes
 from kronos.utils.interrupts import on_interrupt
 from kronos.utils.names import file_name
 
@@ -189,7 +190,7 @@ class Search:
             run.parameters({**fields, "log10_learning_rate": f"{math.log10(_rate(config)):.6g}"})
 
             def record(step: int, metrics: dict[str, float]) -> None:
-                run.metrics(step, metrics)
+                run.metrics(step, tracked("predictor", metrics))
                 report(metrics)
 
             try:
@@ -209,7 +210,7 @@ class Search:
                 self.say(f"{name}: {ended}, {str(error) or 'interrupted'} ({drawn}; {seconds:.0f} s)")
                 raise
             finally:
-                run.metrics(0, {"duration_seconds": time.monotonic() - began})
+                run.metrics(0, tracked("search", {"duration_seconds": time.monotonic() - began}))
         shown = ", ".join(
             f"{key} {value:.5g}"
             for key, value in zip(config.search.search_metric, result["values"], strict=True)

@@ -10,23 +10,22 @@ import json
 import logging
 import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, TrialPruned
+from optuna.exceptions import DuplicatedStudyError, TrialPruned
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from kronos.report.figures import save_plots
 from kronos.stages.search.space import Dimension, Space
 from kronos.stages.search.storage import opened
+from kronos.stages.search.study_figures import quiet, write_figures
 from kronos.utils.errors import Pruned, TrackingAway, UserError
 from kronos.utils.files import lock_of
 from kronos.utils.process_identity import is_gone, this_process
@@ -39,13 +38,6 @@ PROCESS = "process"
 END_SECONDS = 30.0  # that interrupted trials have to end
 JOIN_SECONDS = 30.0
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
-
-def quiet(function: Callable[[], Any]) -> Any:
-    """Call a function without Optuna's warnings about experimental features."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return function()
 
 
 class _SqliteStorage(RDBStorage):
@@ -303,25 +295,7 @@ class Study:
 
     def write_figures(self, folder: Path) -> list[str]:
         """Write Optuna's plots as PNG files; returns one line with the reason per plot that was left out."""
-        from optuna.visualization import matplotlib as draw
-
-        first = self.metrics[0]
-        target: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": first}
-        figures: dict[str, Callable[[], Any]] = {
-            "history": lambda: draw.plot_optimization_history(self.study, **target),
-            "importance": lambda: draw.plot_param_importances(self.study, **target),
-            "slice": lambda: draw.plot_slice(self.study, **target),
-            "contour": lambda: draw.plot_contour(self.study, **target),
-            "parallel_coordinates": lambda: draw.plot_parallel_coordinate(self.study, **target),
-            "timeline": lambda: draw.plot_timeline(self.study),
-        }
-        if len(self.metrics) > 1:
-            figures["pareto_front"] = lambda: draw.plot_pareto_front(
-                self.study, target_names=list(self.metrics)
-            )
-        elif self.prunes:
-            figures["intermediate_values"] = lambda: draw.plot_intermediate_values(self.study)
-        return save_plots({name: partial(quiet, plot) for name, plot in figures.items()}, folder)
+        return write_figures(self.study, self.metrics, self.prunes, folder)
 
 
 class _PerTrial(BaseSampler):

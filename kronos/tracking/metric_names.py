@@ -1,0 +1,138 @@
+"""The metrics that a run logs to MLflow and their names there: a group, a slash and the figure.
+
+A stage's record (`summary.json`) has every figure under the name of the code; MLflow gets those that tell the result,
+in groups, since its pages show one chart for each metric. Names that are not in the tables below, for instance those
+of a user's objective, are logged as they are.
+"""
+
+from collections.abc import Mapping
+from itertools import product
+
+MOST_OF_PIPELINE, MOST = 15, 40  # metrics of a pipeline's run, and of any other
+ENDS = ("", "_low", "_high")  # a figure and its 95 % interval
+
+
+def _interval(name: str, shown: str) -> dict[str, str]:
+    return {f"{name}{end}": f"{shown}{end}" for end in ENDS}
+
+
+BASELINES = ("before", "momentum", "reversal", "linear", "lightgbm")
+BACKTEST: dict[str, str] = {
+    "rank_ic_mean": "ranking/rank_ic", "rank_ic_low": "ranking/rank_ic_low", "rank_ic_high": "ranking/rank_ic_high",
+    "rank_ic_t": "ranking/rank_ic_t", "rank_icir": "ranking/rank_icir", "ic_mean": "ranking/ic",
+    **{f"rank_ic_gain_over_{name}": f"ranking/gain_over_{name}" for name in BASELINES},
+    "top_group_not_buyable": "ranking/top_group_not_buyable", "rank_ic_unseen": "ranking/rank_ic_unseen",
+    "rank_ic_unseen_minus_seen": "ranking/unseen_minus_seen",
+    **_interval("skill_mae", "forecast/skill"),
+    "mae": "forecast/mae", "crps_skill_last": "forecast/crps_skill", "direction": "forecast/direction",
+    **_interval("coverage_90_calibrated", "forecast/coverage_90"), "coverage_90_raw": "forecast/coverage_90_raw",
+    **_interval("excess_return_annualised_over_equal_weight", "portfolio/excess_over_equal_weight"),
+    "excess_return_annualised_with_cost": "portfolio/excess_over_benchmark",
+    "information_ratio_with_cost": "portfolio/information_ratio",
+    "portfolio_return_annualised_with_cost": "portfolio/return", "portfolio_sharpe_with_cost": "portfolio/sharpe",
+    "portfolio_max_drawdown_with_cost": "portfolio/max_drawdown", "turnover_daily": "portfolio/turnover",
+    "diebold_mariano_p": "over_time/diebold_mariano_p", "long_flat_sharpe": "over_time/long_flat_sharpe",
+    "direction_over_always_up": "over_time/direction_over_always_up",
+    "test_days": "evidence/test_days", "looks_before": "evidence/looks_before",
+    "test_loss_tokenizer": "loss/test_tokenizer", "test_loss_predictor": "loss/test_predictor",
+}  # fmt: skip
+PIPELINE: dict[str, dict[str, str]] = {
+    "data": {"instruments": "data/instruments"},
+    "tokenizer": {"best_val_loss": "loss/tokenizer"},
+    "predictor": {"best_val_loss": "loss/predictor"},
+    "backtest": {
+        name: BACKTEST[name]
+        for name in (
+            *(f"{stem}{end}" for stem, end in product(
+                ("skill_mae", "excess_return_annualised_over_equal_weight"), ENDS
+            )),
+            "rank_ic_mean", "rank_ic_low", "rank_ic_high", "coverage_90_calibrated", "test_days", "looks_before",
+        )
+    },
+}  # fmt: skip
+TRAINING: dict[str, str] = {
+    **{f"{name}windows_per_second": f"speed/{name}windows_per_second" for name in ("", "mean_")},
+    **{f"seconds_{part}": f"speed/seconds_{part}" for part in ("data", "step", "evaluate", "save", "total")},
+    "duration_seconds": "speed/duration_seconds",
+    **{f"{split}_{head}": f"codes/{split}_{head}" for split, head in product(("train", "val"), ("coarse", "fine"))},
+    **{f"val_perplexity_{head}": f"codes/val_perplexity_{head}" for head in ("coarse", "fine")},
+    **{f"val_{head}_{what}": f"codes/val_{head}_{what}" for head, what in product(
+        ("coarse", "fine"), ("perplexity", "use")
+    )},
+    "train_quantizer": "codes/train_quantizer", "train_mse_coarse": "codes/train_mse_coarse",
+    "train_mse_full": "codes/train_mse_full", "val_loss_coarse": "codes/val_loss_coarse",
+}  # fmt: skip
+WALK_FORWARD: dict[str, str] = {
+    **_interval("excess_return_annualised", "portfolio/excess_over_equal_weight"),
+    **{f"rank_ic_gain_over_{name}{end}": f"ranking/gain_over_{name}{end}" for name, end in product(BASELINES, ENDS)},
+    **{name: BACKTEST[name] for name in (
+        "rank_ic_mean", "rank_ic_low", "rank_ic_high", "test_days", "looks_before", "coverage_90_calibrated",
+        "coverage_90_raw",
+    )},
+    "folds": "evidence/folds",
+}  # fmt: skip
+OTHER: dict[str, str] = {
+    "test_days": "evidence/test_days", "independent_periods": "evidence/independent_periods",
+    **{f"trials_{state}": f"trials/{state}" for state in ("complete", "pruned", "fail", "running", "waiting")},
+}  # fmt: skip
+
+
+def tracked(stage: str, values: Mapping[str, float]) -> dict[str, float]:
+    """The figures of a stage that its run logs, by their names in MLflow.
+
+    Of a backtest and a walk-forward these are the ones in the tables. Of a benchmark, those of the trained model: the
+    names of the others begin with the model's name and a slash. Of an audit, false alarms, power and coverage. Of the
+    data, the counts and the most frequent kinds of findings. Of any other stage, all.
+    """
+    if stage == "data":
+        return _of_data(values)
+    if stage in ("backtest", "walk_forward"):
+        table = BACKTEST if stage == "backtest" else WALK_FORWARD
+        return {table[name]: values[name] for name in table if name in values}
+    if stage == "benchmark":
+        values = {name: value for name, value in values.items() if "/" not in name}
+    if stage == "audit":
+        values = {name: value for name, value in values.items() if _is_audit(name)}
+    table = {**TRAINING, **OTHER}
+    return {table.get(name, name): value for name, value in values.items()}
+
+
+def tracked_by_pipeline(stage: str, values: Mapping[str, float]) -> dict[str, float]:
+    """The figures of a stage that the pipeline's run logs too."""
+    return {shown: values[name] for name, shown in PIPELINE.get(stage, {}).items() if name in values}
+
+
+def present(stage: str, values: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a tracked run by their present names, whichever version logged it.
+
+    Earlier versions logged every figure under its name in the record, a pipeline with the stage's name before it.
+    """
+    if stage == "pipeline":
+        names = {f"{part}_{name}": shown for part, table in PIPELINE.items() for name, shown in table.items()}
+    else:
+        names = {"backtest": BACKTEST, "walk_forward": WALK_FORWARD}.get(stage, {**TRAINING, **OTHER})
+        if stage == "data":
+            names = {name: _of_data({name: 0.0}).popitem()[0] for name in values}
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+def _is_audit(name: str) -> bool:
+    if name.startswith("coverage_"):
+        return not name.endswith(("_low", "_high"))
+    plain = name.startswith("false_alarms_") and not name.startswith(
+        ("false_alarms_above_", "false_alarms_below_")
+    )
+    return plain or name.startswith("power_") or name in OTHER
+
+
+def _of_data(values: Mapping[str, float]) -> dict[str, float]:
+    found = {name: value for name, value in values.items() if name.startswith("found_")}
+    counts = {
+        f"data/{name}": value for name, value in values.items() if "/" not in name and name not in found
+    }
+    kept = sorted(found, key=lambda name: -found[name])[: MOST - len(counts)]
+    return {
+        **{name: value for name, value in values.items() if "/" in name},
+        **counts,
+        **{f"found/{name.removeprefix('found_')}": found[name] for name in kept},
+    }
