@@ -4,7 +4,7 @@ Ranges that are given are never moved. Those that are not come from the user gui
 from fractions of the sessions. No bar is scored twice.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -222,6 +222,13 @@ class Ranges:
     notes: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()  # instruments without windows of training and validation
 
+    @classmethod
+    def of(
+        cls, days: Mapping[str, DateRange], notes: tuple[str, ...], held_out: tuple[str, ...] = ()
+    ) -> "Ranges":
+        """Ranges from what `days` returns."""
+        return cls(days["train"], days["val"], days["test"], days["backtest"], notes, held_out)
+
     def days(self) -> dict[str, DateRange]:
         return {"train": self.train, "val": self.val, "test": self.test, "backtest": self.backtest}
 
@@ -307,7 +314,7 @@ class _Sessions:
             "backtest": (GUIDE["backtest"][0], end),
             **given,
         }
-        ranges = Ranges(**days, notes=("the ranges that are not given are those of the user guide",))
+        ranges = Ranges.of(days, ("the ranges that are not given are those of the user guide",))
         least = {"train": lookback + horizon + 1, "val": lookback + horizon, "test": lookback + horizon,
                  "backtest": horizon + 2}  # fmt: skip
         for name in days.keys() - given.keys():
@@ -353,7 +360,7 @@ class _Sessions:
         units = "days" if self.store.freq == "day" else "bars"
         how = f"at the ends of the ranges that are given ({', '.join(given)})" if given else "60 : 20 : 20"
         note = f"the {self.count:,} {units} of the store ({bars}) do not fit the user guide's days and are cut {how}"
-        return Ranges(**{**days, **given}, notes=(note,))
+        return Ranges.of({**days, **given}, (note,))
 
 
 def _with_embargo(store: BarStore, ranges: Ranges, lookback: int, embargo: int) -> Ranges:
@@ -379,4 +386,4 @@ def _with_embargo(store: BarStore, ranges: Ranges, lookback: int, embargo: int) 
             f"{later}_time_range is scored from {pd.Timestamp(int(store.sessions[begins])):%Y-%m-%d}"
         )
         days[earlier] = (days[earlier][0], until)
-    return Ranges(**days, notes=tuple(notes))
+    return Ranges.of(days, tuple(notes))

@@ -127,7 +127,7 @@ def splits_from_json(stored: Mapping[str, Any]) -> Ranges:
         name: (date.fromisoformat(first), date.fromisoformat(last))
         for name, (first, last) in stored["days"].items()
     }
-    return Ranges(**days, notes=tuple(stored["notes"]), held_out=tuple(stored["held_out"]))
+    return Ranges.of(days, tuple(stored["notes"]), tuple(stored["held_out"]))
 
 
 def backtest_points(config: Config, store: BarStore, splits: Ranges) -> ForecastPoints:
