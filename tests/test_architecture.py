@@ -31,7 +31,7 @@ STAGE_ROWS = [
     {"test_loss", "preflight", "over_time", "forecast_charts", "members"},
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
-    {"audit", "backtest", "calibrate", "generate", "predict", "data_check", "compared_models"},
+    {"audit", "backtest", "calibrate", "embed", "generate", "predict", "data_check", "compared_models"},
     {"five_tasks"},
     {"walk_forward", "pipeline", "search", "benchmark", "update"},
     {"__init__"},

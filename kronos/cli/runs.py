@@ -96,6 +96,7 @@ def _elsewhere(config: Config, folder: Path, uri: str | None) -> Config:
         "dataset_path": str(folder / "data"), "save_path": str(folder / "models"),
         "backtest_result_path": str(folder / "backtest_results"),
         "predict_result_path": str(folder / "predictions"), "generate_path": str(folder / "generated"),
+        "embed_path": str(folder / "embeddings"),
         "tracking_uri": uri, "reuse": False,
         "registered_model_name": None, "promote": "auto",
     }  # fmt: skip

@@ -9,6 +9,7 @@ from kronos.config.field_types import (
     CostFraction,
     Float,
     Int,
+    OptionalDates,
     OptionalFloat,
     OptionalLimit,
     OptionalNames,
@@ -90,6 +91,16 @@ class GenerateConfig(Section):
     generate_bars: Int = field(500, "generate: bars per instrument", ge=1)
     generate_T: Float = field(1.0, "generate: sampling temperature", gt=0, le=100)
     generate_top_p: Float = field(1.0, "generate: nucleus kept when sampling; 1 is off", gt=0, le=1)
+
+
+class EmbedConfig(Section):
+    """Vectors of contexts, for other models."""
+
+    embed_path: Text = field("outputs/embeddings", "folder of the vectors")
+    embed_time_range: OptionalDates = field(None, "embed: days of the vectors; none: every day of the bars")
+    embed_pooling: Literal["last", "mean"] = field(
+        "last", "embed: hidden state of the last bar, or the mean over the context"
+    )
 
 
 class BenchmarkConfig(Section):

@@ -12,7 +12,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic.fields import FieldInfo
 
-from kronos.config.evaluation_sections import AuditConfig, BacktestConfig, BenchmarkConfig, GenerateConfig
+from kronos.config.evaluation_sections import (
+    AuditConfig,
+    BacktestConfig,
+    BenchmarkConfig,
+    EmbedConfig,
+    GenerateConfig,
+)
 from kronos.config.section import Section
 from kronos.config.sections import (
     DataConfig,
@@ -47,6 +53,7 @@ class Config(BaseModel):
     backtest: BacktestConfig = BacktestConfig()
     audit: AuditConfig = AuditConfig()
     generate: GenerateConfig = GenerateConfig()
+    embed: EmbedConfig = EmbedConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     update: UpdateConfig = UpdateConfig()
     tracking: TrackingConfig = TrackingConfig()

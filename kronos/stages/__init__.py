@@ -47,6 +47,7 @@ STAGES = _Stages(
         "benchmark": "kronos.stages.benchmark:BenchmarkStage",
         "audit": "kronos.stages.audit:AuditStage",
         "generate": "kronos.stages.generate:GenerateStage",
+        "embed": "kronos.stages.embed:EmbedStage",
         "predict": "kronos.stages.predict:PredictStage",
         "update": "kronos.stages.update:UpdateStage",
         "pipeline": "kronos.stages.pipeline:PipelineStage",

@@ -41,7 +41,9 @@ class PipelineStage(Stage):
     name = "pipeline"
     help = "data, tokenizer, predictor, calibrate and backtest, as one run with a child each"
     params = tuple(
-        name for name in FIELDS if name not in fields_of("audit", "generate", "benchmark", "update", "search")
+        name
+        for name in FIELDS
+        if name not in fields_of("audit", "generate", "embed", "benchmark", "update", "search")
     )
     cached = False
 

@@ -38,7 +38,7 @@ class WalkForwardStage(Stage):
     params = tuple(
         name
         for name in FIELDS
-        if name not in fields_of("audit", "generate", "benchmark", "update", "registry", "search")
+        if name not in fields_of("audit", "generate", "embed", "benchmark", "update", "registry", "search")
     )
     by_content = BY_CONTENT
     packages = BacktestStage.packages
