@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PIPELINES = 13
+PIPELINES = 10
 
 
 @pytest.mark.slow
