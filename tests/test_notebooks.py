@@ -64,7 +64,7 @@ class Lab:
             connection_file=str(self.runtime / f"kernel-{session['kernel']['id']}.json")
         )
         client.load_connection_file()
-        client.start_channels()
+        client.start_channels(hb=False)  # a busy machine delays heartbeats, which would tell a dead kernel
         try:
             client.wait_for_ready(timeout=PATIENCE)
             cells = self.ask("GET", f"api/contents/{name}")["content"]["cells"]
