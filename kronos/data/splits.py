@@ -7,15 +7,15 @@ from fractions of the sessions. No bar is scored twice.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from kronos.data.bars import Flag
-from kronos.data.sources.symbols import listed
 from kronos.data.store import BarStore
 from kronos.utils.errors import UserError
-from kronos.utils.files import digest_bytes
+from kronos.utils.files import digest_bytes, given_path
 
 DateRange = tuple[date, date]
 APART = (  # pairs of ranges that may not score the same bar
@@ -99,9 +99,9 @@ def held_out_of(instruments: Sequence[str], asked: Sequence[str] | None) -> tupl
     """Return the instruments that `holdout_instruments` means, sorted.
 
     A share takes the instruments with the smallest digests of their names, so that they are the same for every seed
-    and mostly the same when instruments are added. A file may name instruments that the bars do not have. Raises
-    UserError where none or all are held out, for a listed instrument that the bars do not have, and for a share that
-    is not above 0 and at most 0.5.
+    and mostly the same when instruments are added. A file (.txt, .csv) has an instrument at the beginning of each
+    line, and may name some that the bars do not have. Raises UserError where none or all are held out, for a listed
+    instrument that the bars do not have, and for a share that is not above 0 and at most 0.5.
     """
     if not asked:
         return ()
@@ -114,14 +114,31 @@ def held_out_of(instruments: Sequence[str], asked: Sequence[str] | None) -> tupl
         count = max(1, round(share * len(instruments)))
         found = sorted(sorted(instruments, key=lambda name: digest_bytes(name.encode()))[:count])
     else:
-        named, there = set(listed(tuple(asked), "holdout_instruments", str)), set(instruments)
+        of_file = (
+            len(asked) == 1
+            and asked[0] not in instruments
+            and Path(asked[0]).suffix.lower() in (".txt", ".csv")
+        )
+        named, there = set(_first_words(given_path(asked[0])) if of_file else asked), set(instruments)
         found = sorted(named & there)
-        if (unknown := sorted(named - there)) and (named <= set(asked) or not found):
+        if (unknown := sorted(named - there)) and not (of_file and found):
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             raise UserError(f"holdout_instruments: the bars have no {', '.join(unknown[:5])}{more}")
     if len(found) == len(instruments):
         raise UserError("holdout_instruments holds out every instrument, so that none is left to train on")
     return tuple(found)
+
+
+def _first_words(file: Path) -> list[str]:
+    """The first word of each line; `#` begins a comment."""
+    if not file.is_file():
+        raise UserError(f"holdout_instruments: {file} does not exist")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"holdout_instruments: {file} is not UTF-8 text") from None
+    lines = (line.split("#")[0].replace(",", " ").split() for line in text.splitlines())
+    return [words[0] for words in lines if words]
 
 
 def _number(text: str) -> float | None:
