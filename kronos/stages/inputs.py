@@ -12,7 +12,8 @@ from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.data.bars import FEATURES, Flag
 from kronos.data.forecast_points import ForecastPoints, forecast_points
-from kronos.data.splits import Ranges, Split, held_out_of, make_split, settle_ranges
+from kronos.data.holdout import held_out_of
+from kronos.data.splits import Ranges, Split, make_split, settle_ranges
 from kronos.data.store import INDEX, BarStore, open_store
 from kronos.stages.base import Context
 from kronos.stages.cache import read_record, refuse_other_configuration, run_again

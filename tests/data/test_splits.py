@@ -13,7 +13,8 @@ import pytest
 from kronos.data.bars import Flag
 from kronos.data.calendars import sessions
 from kronos.data.forecast_points import forecast_points
-from kronos.data.splits import check_ranges, held_out_of, make_split, session_range, settle_ranges
+from kronos.data.holdout import held_out_of
+from kronos.data.splits import check_ranges, make_split, session_range, settle_ranges
 from kronos.data.store import BarStore
 from kronos.utils.errors import UserError
 
