@@ -18,6 +18,7 @@ COMMANDS = {
     "rerun": "rerun RUN_ID: repeat a tracked run from its own artifacts",
     "verify": "verify [FOLDER]: compare stored files with their digests and list the damaged ones",
     "to_qlib": "to_qlib FOLDER: write the bar store in Qlib's own format",
+    "app": "a page in the browser: check bars, candles, forecasts, backtests, fine-tuning",
     "mlproject": "print the MLproject file; --check compares it, --write writes it",
     "fields": "print the table of every field; --check compares the READMEs' tables, --write writes them",
 }
@@ -38,10 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"Python 3.11 or later is needed, this is {found}: make the environment with a newer one"
         )
     from kronos.utils.error_messages import (
+        one_line,
         quiet_end_of_output,
-        refusal,
-        sentence,
-        shortened,
         show_warnings,
         speak_any_encoding,
     )
@@ -55,20 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return quiet_end_of_output()
     except (Exception, KeyboardInterrupt) as error:
-        status, line = 2, None
-        if isinstance(error, TrackingAway):
-            status, line = TRY_AGAIN, str(error)
-        elif isinstance(error, UserError):
-            line = str(error)
-        elif isinstance(error, KeyboardInterrupt):
+        status = TRY_AGAIN if isinstance(error, TrackingAway) else 2
+        line = one_line(error)
+        if isinstance(error, KeyboardInterrupt):
             status, line = 130, ": ".join(("interrupted", *map(str, error.args)))
-        else:
-            line = sentence(error) or refusal(error)
         if line is None:
             raise
         if debug:
             _print_traceback(error)
-        return _fail(shortened(line), status)
+        return _fail(line, status)
 
 
 def _fail(line: str, status: int = 2) -> int:
@@ -131,6 +125,10 @@ def _main(arguments: list[str]) -> int:
         from kronos.cli.to_qlib import to_qlib_command
 
         return to_qlib_command(rest)
+    if name == "app":
+        from kronos.cli.app import app_command
+
+        return app_command(rest)
     if name in ("compare", "rerun"):
         from kronos.cli.runs import compare_command, rerun_command
 

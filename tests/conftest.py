@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import chromium, opened  # noqa: F401  slow tests' fixtures
 from servers import postgres, server  # noqa: F401  slow tests' fixtures
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -26,6 +26,7 @@ NOT_RUN = {
     "pip install .$": "tests/test_packaging.py builds the wheel and runs it",
     "pip install '.[postgres]'": "installs from the package index",
     "pip install '.[dashboard]'": "installs from the package index",
+    "pip install '.[app]'": "installs from the package index",
     "pip install jupyterlab": "installs from the package index; tests/test_notebooks.py runs the notebooks",
     "pip install '.[sources]'": "installs from the package index",
     "python -m kronos data --data-source yfinance": "asks the service; test_today_libraries.py has one",
@@ -119,7 +120,7 @@ def filled(command: str, clone: Path, sina: str) -> str:
 
 
 def run(clone: Path, command: str, request: str) -> None:
-    if command.startswith(("mlflow ui", "mlflow models serve")):
+    if command.startswith(("mlflow ui", "mlflow models serve", "python -m kronos app")):
         port = free_port()
         command = re.sub(r"--port \d+", "", command) + f" --port {port}"
         with service(clone, command, port):

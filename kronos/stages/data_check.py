@@ -42,19 +42,25 @@ def check(config: Config) -> dict[str, Any]:
     """
     folder = Path(tempfile.mkdtemp(prefix="kronos-check-"))
     try:
-        own = config.replace(dataset_path=str(folder / "store"))
-        processor = DataProcessorFactory.create_processor(own.data.data_source, own)
-        if type(processor).download_data is not BaseDataProcessor.download_data:
-            raise UserError(
-                f"data_source={own.data.data_source} downloads its bars, so there is nothing to check before:  "
-                "python -m kronos data  reports what it understood"
-            )
-        try:
-            return _described(own, processor, processor.run_pipeline(""))
-        except UserError as error:
-            raise Refused(str(error), processor.understood.get("layouts", [])) from None
+        return checked(config, folder / "store")[0]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def checked(config: Config, path: Path) -> tuple[dict[str, Any], BarStore]:
+    """What `check` returns, and the store itself, which stays at `path`."""
+    own = config.replace(dataset_path=str(path))
+    processor = DataProcessorFactory.create_processor(own.data.data_source, own)
+    if type(processor).download_data is not BaseDataProcessor.download_data:
+        raise UserError(
+            f"data_source={own.data.data_source} downloads its bars, so there is nothing to check before:  "
+            "python -m kronos data  reports what it understood"
+        )
+    try:
+        store = processor.run_pipeline("")
+        return _described(own, processor, store), store
+    except UserError as error:
+        raise Refused(str(error), processor.understood.get("layouts", [])) from None
 
 
 def _described(config: Config, processor: BaseDataProcessor, store: BarStore) -> dict[str, Any]:

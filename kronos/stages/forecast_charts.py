@@ -17,6 +17,7 @@ from kronos.report.forecast_chart import (
     ASKED,
     BEST,
     COLUMNS,
+    LATEST,
     NO_FILLS,
     OTHER_DAY,
     RANDOM,
@@ -95,6 +96,16 @@ def point_chart(
         instrument=store.instruments[int(points.instrument[place])], kind=kind,
         seen=_bars(store, slice(first, row + 1)), forecast=ahead, came=later[later.index.isin(ahead.index)],
         bands=bands, paths=paths[:PATHS], fills=fills,
+    )  # fmt: skip
+
+
+def bars_chart(store: BarStore, instrument: int, shown: int = MOST_SEEN) -> ForecastChart:
+    """The chart of an instrument's last bars, without a forecast."""
+    whole = store.symbol_rows(instrument)
+    seen = _bars(store, slice(max(whole.start, whole.stop - shown), whole.stop), real=True)
+    return ForecastChart(
+        instrument=store.instruments[instrument], kind=LATEST, seen=seen, forecast=seen[:0], came=seen[:0],
+        bands={}, paths=np.empty((0, 0)),
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from kronos.stages.ensemble import forecaster_of
 from kronos.stages.forecast_charts import MOST_SEEN, PATHS, asked_for, point_chart
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
-from kronos.stages.weights import trained_models
+from kronos.stages.weights import Models, trained_models
 from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
 from kronos.utils.files import RECORD, atomic_folder
@@ -73,21 +73,12 @@ class PredictStage(Stage):
         store = stored_bars(config)
         splits = resolve_splits(config, store)
         models, notes = trained_models(config, store, splits)
-        tokenizer, predictor = models.tokenizer, models.predictor
-        raw = config.forecast.bands == "raw"
-        calibration = NOT_ASKED if raw else find(config, store, tokenizer.digest, predictor.digest)
-        if calibration.calibration is not None and leaves_the_day(config, store):
-            calibration = Found(None, LEAVES_THE_DAY, "leaves the day")
+        calibration, more = bands_of(config, store, models)
         digests = {
-            "bars": store.digest, "tokenizer": tokenizer.digest, "predictor": predictor.digest,
+            "bars": store.digest, "tokenizer": models.tokenizer.digest, "predictor": models.predictor.digest,
             "calibration": calibration.digest,
         }  # fmt: skip
-        notes = (
-            *notes,
-            *([calibration.note] if calibration.note else []),
-            *too_few_paths(config, calibration),
-        )
-        return Inputs(digests, store, splits, models, calibration=calibration, notes=notes)
+        return Inputs(digests, store, splits, models, calibration=calibration, notes=(*notes, *more))
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         """Forecast and write the output folder, which is renamed to its final name when complete."""
@@ -127,6 +118,15 @@ class PredictStage(Stage):
             f"in {config.predict_folder}"
         )
         return Result(self.name, run.id, config.predict_folder, record)
+
+
+def bands_of(config: Config, store: BarStore, models: Models) -> tuple[Found, tuple[str, ...]]:
+    """(the calibration that the latest forecasts take, lines to print): none where raw bands are asked for."""
+    raw = config.forecast.bands == "raw"
+    found = NOT_ASKED if raw else find(config, store, models.tokenizer.digest, models.predictor.digest)
+    if found.calibration is not None and leaves_the_day(config, store):
+        found = Found(None, LEAVES_THE_DAY, "leaves the day")
+    return found, (*([found.note] if found.note else []), *too_few_paths(config, found))
 
 
 def leaves_the_day(config: Config, store: BarStore) -> bool:

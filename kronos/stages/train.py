@@ -256,7 +256,11 @@ def _describe(context: Context, runtime: Any, model: Any, settings: Any, count: 
     size = sum(parameter.numel() for parameter in model.parameters())
     context.say(f"  {size:,} parameters; {arithmetic.text}")
     context.run.parameters(
-        {"effective_batch": str(arithmetic.effective_batch), "model_parameters": str(size)}
+        {
+            "effective_batch": str(arithmetic.effective_batch),
+            "model_parameters": str(size),
+            "total_steps": str(arithmetic.total_steps),
+        }
     )
     context.run.tags({"runtime": "; ".join(runtime.reasons), "model": str(model.config)[:500]})
 

@@ -81,14 +81,17 @@ def pretrained_address(kind: Kind, config: Config) -> str | None:
     return model.pretrained_tokenizer_path if kind == "tokenizer" else model.pretrained_predictor_path
 
 
-def trained_weights(kind: Kind, config: Config, store: BarStore, splits: Ranges) -> Weights:
+def trained_weights(kind: Kind, config: Config, store: BarStore, splits: Ranges | None) -> Weights:
     """The weights for later stages: those that the configuration names, else those trained on these bars and splits.
 
-    Raises UserError where there are none, or where the trained ones are from another configuration.
+    Without splits only those that the configuration names. Raises UserError where there are none, or where the
+    trained ones are from another configuration.
     """
     given = given_address(kind, config)
     if given is not None:
         return load_weights(kind, given, config.tracking.tracking_uri)
+    if splits is None:
+        raise UserError(f"no {kind} is named: give --{kind}-path")
     folder = config.model_folder(kind)
     best = folder / "checkpoints" / "best_model"
     if not best.is_dir():
@@ -99,7 +102,9 @@ def trained_weights(kind: Kind, config: Config, store: BarStore, splits: Ranges)
     return load_weights(kind, str(best), None)
 
 
-def trained_pair(config: Config, store: BarStore, splits: Ranges) -> tuple[Weights, Weights, tuple[str, ...]]:
+def trained_pair(
+    config: Config, store: BarStore, splits: Ranges | None
+) -> tuple[Weights, Weights, tuple[str, ...]]:
     """(tokenizer, predictor, lines to print): the predictor, and the tokenizer that it was trained with.
 
     If the configured tokenizer is a different one, the copy stored with the predictor is used. A predictor without a
@@ -190,7 +195,7 @@ class Models:
         }
 
 
-def trained_models(config: Config, store: BarStore, splits: Ranges) -> tuple[Models, tuple[str, ...]]:
+def trained_models(config: Config, store: BarStore, splits: Ranges | None) -> tuple[Models, tuple[str, ...]]:
     """(the models that forecast, lines to print): `trained_pair` for each member of an ensemble."""
     pairs: list[tuple[Weights, Weights]] = []
     notes: list[str] = []

@@ -243,7 +243,7 @@ class Tracking:
             f"attributes.status = 'RUNNING' and tags.`{TAG}host` = '{socket.gethostname()}'",
         )
         for run in running:
-            if is_gone(_process_of(run)):
+            if is_gone(process_of(run)):
                 self.attach(run.info.run_id).finish("FAILED", "its process was killed")
 
     @contextmanager
@@ -322,7 +322,7 @@ class Tracking:
         found = self.ask(self.client.get_run, run_id)
         if found.info.status != "RUNNING":
             return False
-        return not is_gone(_process_of(found))
+        return not is_gone(process_of(found))
 
     def exists(self, run_id: str) -> bool:
         """Whether the store still has this run."""
@@ -334,7 +334,7 @@ class Tracking:
             return False
 
 
-def _process_of(run: Any) -> str:
+def process_of(run: Any) -> str:
     """The process that started a run, in the format of `this_process`."""
     tags = run.data.tags
     return f"{tags.get(TAG + 'host', '-')} {tags.get(TAG + 'process', '0 0')}"

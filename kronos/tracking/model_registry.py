@@ -257,6 +257,15 @@ def versions_of(name: str, uri: str | None) -> list[Version]:
     return sorted(found, key=lambda version: version.number)
 
 
+def newest_versions(uri: str | None, count: int) -> list[Version]:
+    """The last versions of all registered models, newest first."""
+    client = connect(uri)
+    with _told("registered models"):
+        found = client.search_model_versions(max_results=1000)
+    ordered = sorted(found, key=lambda one: one.creation_timestamp, reverse=True)
+    return [_version(one) for one in ordered[:count]]
+
+
 def champion_of(name: str, uri: str | None) -> Version | None:
     """The version with the alias `champion`, or None."""
     client = connect(uri)

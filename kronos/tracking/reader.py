@@ -15,7 +15,7 @@ import pandas as pd
 from kronos.config.schema import Config
 from kronos.data.store import BarStore, open_store
 from kronos.tracking import metric_names
-from kronos.tracking.client import TAG, connect, first_line
+from kronos.tracking.client import TAG, connect, first_line, process_of
 from kronos.tracking.run import SEPARATOR
 from kronos.utils.errors import UserError
 from kronos.utils.files import RECORD, read_json
@@ -30,6 +30,7 @@ HEADLINE = (
     "evidence/test_days", "evidence/looks_before",
 )  # fmt: skip
 PIPELINE_STAGES = ("data", "tokenizer", "predictor", "calibrate", "backtest")
+OF_SEARCHES = ("search_parent", "search", "trial")  # tags of runs that belong to a search
 DATABASE = "mlflow.db"  # MLflow's default, in the working folder of the runs
 
 
@@ -71,6 +72,16 @@ class TrackedRun:
     def parent(self) -> str | None:
         """The run id of the parent run (pipeline or search), or None."""
         return self.tags.get("mlflow.parentRunId")
+
+    @property
+    def started(self) -> pd.Timestamp:
+        """The time of the start, UTC."""
+        return pd.Timestamp(self._run.info.start_time, unit="ms")
+
+    @property
+    def process(self) -> str:
+        """The process that started or resumed the run last, as `utils.process_identity` writes it."""
+        return process_of(self._run)
 
     @cached_property
     def config(self) -> Config:
@@ -180,16 +191,38 @@ def newest(stage: str, count: int, uri: str | None = None, experiment: str = "kr
     Excluded are runs that reused the output of another run, and runs that belong to a search: its trials, and the
     data and tokenizer runs that prepared them.
     """
+    where = f"attributes.status = 'FINISHED' and tags.`{TAG}stage` = '{stage}'"
+    left_out = {TAG + name for name in ("reused_run", *OF_SEARCHES)}
+    found = _runs_of(where, uri, experiment)
+    return [run for run in found if not left_out & run.tags.keys()][:count]
+
+
+def recent(
+    stages: Sequence[str], count: int, uri: str | None = None, experiment: str = "kronos"
+) -> list[TrackedRun]:
+    """Return up to `count` runs of some stages, running, finished or not, the newest first.
+
+    Excluded are runs that belong to a pipeline or to a search. Arguments and errors are as of `newest`.
+    """
+    left_out = {TAG + name for name in OF_SEARCHES}
+    found = [
+        run
+        for stage in stages
+        for run in _runs_of(f"tags.`{TAG}stage` = '{stage}'", uri, experiment)
+        if run.parent is None and not left_out & run.tags.keys()
+    ]
+    return sorted(found, key=lambda run: run.started, reverse=True)[:count]
+
+
+def _runs_of(where: str, uri: str | None, experiment: str) -> list[TrackedRun]:
+    """The matching runs of an experiment, newest first. Raises UserError where the experiment does not exist."""
     uri, folder = _place(uri)
     client = connect(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         place = uri or "MLflow's default place"
         raise UserError(f"no experiment {experiment!r} at {place}: run  make pipeline  first")
-    where = f"attributes.status = 'FINISHED' and tags.`{TAG}stage` = '{stage}'"
-    left_out = {TAG + name for name in ("reused_run", "search_parent", "search", "trial")}
-    runs = [run for run in _search(client, found.experiment_id, where) if not left_out & run.data.tags.keys()]
-    return [TrackedRun(client, run, uri, folder) for run in runs[:count]]
+    return [TrackedRun(client, run, uri, folder) for run in _search(client, found.experiment_id, where)]
 
 
 def compare(runs: Sequence[TrackedRun], headline: bool = False) -> pd.DataFrame:

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, cast
 
+from kronos.utils.errors import UserError
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 UNUSABLE = {
@@ -65,6 +67,12 @@ def _cut(text: str, most: int) -> str:
     if len(text) <= most:
         return text
     return f"{text[: most // 2]}... ({len(text) - most:,} more characters) ...{text[-most // 2 :]}"
+
+
+def one_line(error: BaseException) -> str | None:
+    """The message that a user is shown for an error, cut to what can be read; None for a bug."""
+    line = str(error) if isinstance(error, UserError) else sentence(error) or refusal(error)
+    return None if line is None else shortened(line)
 
 
 def sentence(error: BaseException) -> str | None:

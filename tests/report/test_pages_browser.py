@@ -3,13 +3,13 @@
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import Browser
 from made_charts import make_chart
 from test_pages import make_risks
 from test_report import make_inputs
@@ -19,59 +19,18 @@ from kronos.report.pages.forecasts import write_forecasts, write_ranking
 from kronos.report.writer import write_report
 
 pytestmark = pytest.mark.slow
-api = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
-)
-PATIENCE = 120_000  # milliseconds: a busy machine takes long to start a browser or to draw a first chart
 NAMES = ["ALPHA", "BETA", "GAMMA", "DELTA"]
 EXPECTED = [0.01, -0.02, 0.03, 0.002]
 
 
-@dataclass
-class Browser:
-    """Opens pages; keeps what a page asked for and complained about."""
-
-    context: Any
-    asked: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-    def open(self, path: Path, width: int = 1200) -> Any:
-        page = self.context.new_page()
-        page.set_viewport_size({"width": width, "height": 900})
-        page.on("request", lambda request: self.asked.append(request.url))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", self._hear)
-        page.goto(path.as_uri())
-        return page
-
-    def _hear(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
-    with api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"], timeout=PATIENCE)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def browser(chromium: Any) -> Iterator[Browser]:
+def browser(opened: Browser) -> Iterator[Browser]:
     """Every test ends with: only files of the page's folder were asked for, and nothing was complained about."""
-    context = chromium.new_context()
-    context.set_default_timeout(PATIENCE)
-    found = Browser(context)
-    yield found
-    context.close()
-    assert {url.rpartition("/")[2] for url in found.asked if not url.startswith("data:")} <= {
+    yield opened
+    assert {url.rpartition("/")[2] for url in opened.asked if not url.startswith("data:")} <= {
         "report.html", "forecasts.html", "plotly.min.js",
     }  # fmt: skip
-    assert all(url.startswith(("file:", "data:")) for url in found.asked) and found.complaints == []
+    assert all(url.startswith(("file:", "data:")) for url in opened.asked) and opened.complaints == []
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +71,7 @@ def shown(page: Any) -> dict[str, bool]:
 
 
 def test_the_chooser_changes_the_chart_by_instrument_and_by_date(browser, backtest):
-    page = browser.open(backtest / "forecasts.html")
+    page = browser.open((backtest / "forecasts.html").as_uri())
     expected = [make_chart("ALPHA"), make_chart(begin="2010-05-03", seed=1), make_chart(seed=2)]
     assert page.locator("#instrument option").all_inner_texts() == ["ALPHA", "BETA"]
     np.testing.assert_allclose(closes(page), expected[0].seen["close"], rtol=1e-5)
@@ -125,7 +84,7 @@ def test_the_chooser_changes_the_chart_by_instrument_and_by_date(browser, backte
 
 
 def test_hover_shows_the_bar_its_time_and_its_prices(browser, backtest):
-    page = browser.open(backtest / "forecasts.html")
+    page = browser.open((backtest / "forecasts.html").as_uri())
     place = page.evaluate(
         """() => {
             const chart = document.getElementById("chart"), box = chart.getBoundingClientRect();
@@ -145,7 +104,7 @@ def test_hover_shows_the_bar_its_time_and_its_prices(browser, backtest):
 
 
 def test_sample_paths_are_shown_on_request_and_ranges_and_fills_are_drawn(browser, backtest):
-    page = browser.open(backtest / "forecasts.html")
+    page = browser.open((backtest / "forecasts.html").as_uri())
     assert shown(page)["paths"] is False and shown(page)["buy"] is True
     page.check("#paths")
     assert shown(page)["paths"] is True
@@ -157,7 +116,7 @@ def test_sample_paths_are_shown_on_request_and_ranges_and_fills_are_drawn(browse
 
 
 def test_the_ranking_sorts_by_any_column_and_one_click_on_a_row_shows_its_candles(browser, latest):
-    page = browser.open(latest / "forecasts.html")
+    page = browser.open((latest / "forecasts.html").as_uri())
 
     def names() -> list[str]:
         return page.locator("#ranking tbody tr:visible td:nth-child(2)").all_inner_texts()
@@ -179,7 +138,7 @@ def test_the_ranking_sorts_by_any_column_and_one_click_on_a_row_shows_its_candle
 
 
 def test_the_curves_of_the_report_are_drawn_sections_fold_and_print_has_the_pictures(browser, backtest):
-    page = browser.open(backtest / "report.html")
+    page = browser.open((backtest / "report.html").as_uri())
     assert page.locator("figure.live .plot .main-svg").count() >= 5
     assert page.locator("#section-2 table").first.is_hidden()
     page.click(".contents a >> nth=1")
@@ -197,7 +156,7 @@ def test_the_curves_of_the_report_are_drawn_sections_fold_and_print_has_the_pict
 
 
 def test_dark_and_light_follow_the_system_and_the_button(browser, backtest):
-    page = browser.open(backtest / "report.html")
+    page = browser.open((backtest / "report.html").as_uri())
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("light => getComputedStyle(document.body).backgroundColor !== light", arg=light)
@@ -207,9 +166,8 @@ def test_dark_and_light_follow_the_system_and_the_button(browser, backtest):
 
 @pytest.mark.parametrize("name", ["report", "forecasts", "ranking"])
 def test_nothing_is_cut_on_a_phone_of_400_pixels(browser, backtest, latest, name):
-    page = browser.open(
-        latest / "forecasts.html" if name == "ranking" else backtest / f"{name}.html", width=400
-    )
+    path = latest / "forecasts.html" if name == "ranking" else backtest / f"{name}.html"
+    page = browser.open(path.as_uri(), width=400)
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     cut = page.evaluate(
         """() => [...document.querySelectorAll("main *")]

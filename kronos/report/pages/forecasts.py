@@ -29,7 +29,21 @@ RANKING = {
 def write_forecasts(folder: Path, charts: Sequence[ForecastChart], signal: str) -> None:
     """Write the page of a backtest's forecasts into a folder that has Plotly's script."""
     held = _fitting(sorted(charts, key=lambda chart: KINDS.index(chart.kind)))
-    _write(folder, held, title=f"Forecasts of the backtest, {signal} signal", ranking=None, left_out=0)
+    _write(
+        folder,
+        held,
+        title=f"Forecasts of the backtest, {signal} signal",
+        ranking=None,
+        left_out=0,
+        forecasts=True,
+    )
+
+
+def write_bars(folder: Path, charts: Sequence[ForecastChart], title: str, instruments: int) -> None:
+    """Write a page of bars alone, without forecasts; as many of the charts as fit, of so many instruments."""
+    held = _fitting(charts)
+    copy_plotly(folder)
+    _write(folder, held, title=title, ranking=None, left_out=instruments - len(held), forecasts=False)
 
 
 def write_ranking(
@@ -61,7 +75,7 @@ def write_ranking(
     ranking = {"columns": columns, "rows": rows, "until": f"{last['datetime'].max():%Y-%m-%d %H:%M}"}
     copy_plotly(folder)
     title = f"Forecasts as of {last['as_of'].iloc[0]:%Y-%m-%d %H:%M}".removesuffix(" 00:00")
-    _write(folder, held, title=title, ranking=ranking, left_out=len(order) - len(drawn))
+    _write(folder, held, title=title, ranking=ranking, left_out=len(order) - len(drawn), forecasts=True)
 
 
 def _write(folder: Path, charts: list[dict[str, Any]], **content: Any) -> None:
