@@ -14,10 +14,10 @@ from kronos.config.schema import FIELDS, Config
 from kronos.data.quality_report import report_markdown
 from kronos.data.sources.factory import DataProcessorFactory
 from kronos.data.store import BarStore, open_store
+from kronos.report.forecast_chart import bars_chart
 from kronos.report.pages.forecasts import write_bars
 from kronos.stages.cache import RECORD, read_record
 from kronos.stages.data_check import Refused, checked, columns, screen
-from kronos.stages.forecast_charts import bars_chart
 from kronos.utils.errors import UserError
 from kronos.utils.files import given_path
 

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from kronos.app.bars import Stores, configured
 from kronos.app.work import Work
 from kronos.data.forecast_points import ForecastPoints, latest_points
 from kronos.data.store import BarStore
 from kronos.forecast.store_forecaster import Forecaster
+from kronos.report.forecast_chart import times_text
 from kronos.report.pages.forecasts import write_ranking
 from kronos.stages.base import Context
 from kronos.stages.ensemble import forecaster_of
@@ -64,9 +66,10 @@ def make_forecast(
     write_csv(frame, work.folder / "forecast.csv", index=False, float_format="%.6g")
     write_tables(work.folder, risks)
     write_ranking(work.folder, charts, risks, config.forecast.predict_drawdown)
+    first, last = times_text(pd.DatetimeIndex([frame["as_of"].iloc[0], frame["datetime"].max()]))
     bands = "calibrated bands" if calibration.calibration is not None else "raw bands"
     return (
-        f"{len(points):,} instruments as of {frame['as_of'].iloc[0]}, until {frame['datetime'].max()}; {bands}; "
+        f"{len(points):,} instruments as of {first}, until {last}; {bands}; "
         f"{len(points.excluded):,} without {config.data.lookback_window} bars in a row up to that time"
     )
 

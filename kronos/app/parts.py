@@ -1,6 +1,6 @@
 """Pieces that the tabs of the page share: inputs of fields, and a button whose work is watched."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dash import Dash, Input, Output, State, ctx, dcc, html
@@ -14,12 +14,12 @@ LOOK_MILLISECONDS = 400
 SANDBOX = "allow-scripts allow-downloads"
 
 
-def field_inputs(prefix: str, names: Iterable[str]) -> list[Any]:
-    """Inputs of some fields, with their help; empty ones show the default and mean it."""
+def field_inputs(prefix: str, fields: Mapping[str, str]) -> list[Any]:
+    """Inputs of some fields under their labels; an empty one shows the field's default."""
     return [
-        labelled(name, dcc.Input(id=f"{prefix}-{name}", type="text", placeholder=to_text(FIELDS[name].default)),
-                 FIELDS[name].description or "")
-        for name in names
+        labelled(label, dcc.Input(id=f"{prefix}-{name}", type="text", placeholder=to_text(FIELDS[name].default)),
+                 f"{name}: {FIELDS[name].description}")
+        for name, label in fields.items()
     ]  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def field_states(prefix: str, names: Iterable[str]) -> list[State]:
     return [State(f"{prefix}-{name}", "value") for name in names]
 
 
-def given(names: Sequence[str], values: Sequence[Any]) -> dict[str, str]:
+def given(names: Iterable[str], values: Sequence[Any]) -> dict[str, str]:
     """The fields that were filled in."""
     texts = {name: str(value).strip() for name, value in zip(names, values, strict=True) if value is not None}
     return {name: text for name, text in texts.items() if text}

@@ -31,8 +31,8 @@ def chooser() -> html.Div:
             html.Details([
                 html.Summary("further fields"),
                 dcc.Textarea(id="bars-more", placeholder="calendar=XNYS\nresample=4h"),
-                html.P("One in a line, as field=value: every field of `python -m kronos data --help-all`.",
-                       className="hint"),
+                html.P(["One in a line, as field=value: every field of ",
+                        html.Code("python -m kronos data --help-all"), "."], className="hint"),
             ]),
         ], className="controls"),
         dcc.Store(id="bars-uploaded"),

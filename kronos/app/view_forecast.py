@@ -4,7 +4,6 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, dcc, html
 
-from kronos.app.forecasts import make_forecast
 from kronos.app.models import forecast_fields, offered
 from kronos.app.parts import (
     field_inputs,
@@ -20,14 +19,10 @@ from kronos.app.session import Session
 from kronos.app.view_bars import CHOICE, chosen
 from kronos.app.work import Work
 
-FIELDS = (
-    "inference_T",
-    "inference_top_p",
-    "inference_sample_count",
-    "predict_window",
-    "lookback_window",
-    "seed",
-)
+FIELDS = {
+    "inference_T": "temperature", "inference_top_p": "top-p", "inference_sample_count": "sample paths",
+    "predict_window": "horizon, bars", "lookback_window": "lookback, bars", "seed": "seed",
+}  # fmt: skip
 FILES = ("forecast.csv", "ranking.csv")
 
 
@@ -73,6 +68,7 @@ def tab() -> list[Any]:
         model_chooser("forecast"),
         html.P(id="forecast-hint", className="hint"),
         html.Div(field_inputs("forecast", FIELDS), className="controls"),
+        html.P("An empty field has the value that it shows, or that of the stored universe.", className="hint"),
         html.Div(labelled("instruments", dcc.Input(id="forecast-instruments", type="text",
                                                    placeholder="all; or names joined by commas"), wide=True),
                  className="controls"),
@@ -91,9 +87,16 @@ def connect(app: Dash, session: Session) -> None:
             **chosen(kind, path, uploaded, more), **session.tracking_fields(), **given(FIELDS, values),
             **forecast_fields(predictor or model, tokenizer),
         }  # fmt: skip
-        return session.worker.begin(
-            lambda work: make_forecast(session.stores, kind, fields, instruments, work)
-        )
+
+        def run(work: Work) -> str:
+            work.step("PyTorch is loaded")
+            from kronos.app.forecasts import (
+                make_forecast,
+            )  # only now: a page that is opened need not wait for it
+
+            return make_forecast(session.stores, kind, fields, instruments, work)
+
+        return session.worker.begin(run)
 
     def show(work: Work) -> list[Any]:
         address = f"/work/{work.id}"

@@ -25,11 +25,15 @@ from kronos.report.pages.candles import AMBER, BLUE, DOWN, UP
 from kronos.tracking.reader import TrackedRun, recent
 from kronos.utils.errors import UserError
 
-FIELDS = ("epochs", "n_train_iter", "batch_size", "predictor_learning_rate", "tokenizer_learning_rate",
-          "early_stopping_patience")  # fmt: skip
+FIELDS = {
+    "epochs": "epochs", "n_train_iter": "windows per epoch", "batch_size": "batch size",
+    "predictor_learning_rate": "learning rate", "tokenizer_learning_rate": "of the tokenizer",
+    "early_stopping_patience": "patience, epochs",
+}  # fmt: skip
 LOOK_MILLISECONDS = 2000
 MOST = 20  # runs in the list
 TOKENIZER, BACKTEST = "tokenizer", "backtest"
+AXIS = {"gridcolor": "rgba(123,135,148,0.25)", "zeroline": False}
 LOSSES = {"train_loss": "training", "val_loss": "validation"}
 COLORS = {("predictor", "train_loss"): BLUE, ("predictor", "val_loss"): DOWN,
           ("tokenizer", "train_loss"): UP, ("tokenizer", "val_loss"): AMBER}  # fmt: skip
@@ -41,8 +45,9 @@ def tab() -> list[Any]:
         {"label": "backtest afterwards", "value": BACKTEST},
     ]
     return [
-        html.P("A fine-tuning on the bars chosen above: the command `python -m kronos pipeline`, a tracked run like "
-               "any other. It ends with this page, and can be gone on with.", className="hint"),
+        html.P(["A fine-tuning on the bars chosen above: the command ", html.Code("python -m kronos pipeline"),
+                ", a tracked run like any other. It ends with this page, and can be gone on with."],
+               className="hint"),
         model_chooser("training"),
         html.P(id="training-hint", className="hint"),
         html.Div(field_inputs("training", FIELDS), className="controls"),
@@ -199,7 +204,7 @@ def losses_figure(trained: list[TrackedRun]) -> Any:
         template=None, hovermode="x unified", height=360, paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)", font={"color": "#7b8794"}, margin={"l": 64, "r": 24, "t": 8, "b": 44},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        xaxis={"title": {"text": "step"}, "gridcolor": "rgba(123,135,148,0.25)"},
-        yaxis={"title": {"text": "loss"}, "gridcolor": "rgba(123,135,148,0.25)"},
+        xaxis={**AXIS, "title": {"text": "step"}, "visible": bool(traces)},
+        yaxis={**AXIS, "title": {"text": "loss"}, "visible": bool(traces)},
     )  # fmt: skip
     return go.Figure(traces, layout)

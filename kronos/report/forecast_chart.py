@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from kronos.data.bars import FEATURES, Flag
+from kronos.data.store import BarStore
+
 COLUMNS = ("open", "high", "low", "close", "volume")
 NO_FILLS = pd.DataFrame(columns=["datetime", "side", "shares", "price"])
 
 # Why a forecast is shown, in the order of the chooser.
 ASKED, BEST, TYPICAL, WORST, RANDOM, LATEST = "asked for", "best", "typical", "worst", "random", "latest"
 OTHER_DAY = "another day"  # of an instrument that is shown for one of the other reasons
+MOST_SEEN = 120  # most bars seen in a chart
 KINDS = (ASKED, BEST, TYPICAL, WORST, RANDOM, LATEST, OTHER_DAY)
 
 
@@ -59,3 +63,20 @@ def times_text(stamps: pd.DatetimeIndex) -> list[str]:
     """Times as text, without the time of day where all are midnight."""
     style = "%Y-%m-%d" if (stamps == stamps.normalize()).all() else "%Y-%m-%d %H:%M"
     return [f"{stamp:{style}}" for stamp in stamps]
+
+
+def bars_of(store: BarStore, rows: slice, real: bool = False) -> pd.DataFrame:
+    """Bars of the store by time, with the columns of a chart; `real` leaves out those that cleaning filled in."""
+    times = pd.DatetimeIndex(store.times[rows].astype("datetime64[ns]"), name="datetime")
+    table = pd.DataFrame(np.asarray(store.values[rows], np.float64), times, list(FEATURES))[list(COLUMNS)]
+    return table[(np.asarray(store.flags[rows]) & int(Flag.FILLED)) == 0] if real else table
+
+
+def bars_chart(store: BarStore, instrument: int, shown: int = MOST_SEEN) -> ForecastChart:
+    """The chart of an instrument's last bars, without a forecast."""
+    whole = store.symbol_rows(instrument)
+    seen = bars_of(store, slice(max(whole.start, whole.stop - shown), whole.stop), real=True)
+    return ForecastChart(
+        instrument=store.instruments[instrument], kind=LATEST, seen=seen, forecast=seen[:0], came=seen[:0],
+        bands={}, paths=np.empty((0, 0)),
+    )  # fmt: skip

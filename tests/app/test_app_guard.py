@@ -3,6 +3,7 @@
 import base64
 import importlib.util
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,20 +108,51 @@ def test_another_page_cannot_start_anything(session):
     assert "default-src 'none'" in policy and "frame-ancestors 'self'" in policy and "http" not in policy
 
 
-def test_only_the_files_of_a_result_are_served_and_without_rights_over_the_page(session):
+class Tracked:
+    """A run that has a report, and a configuration that is nobody's business."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("report.html", "config.json"):
+            (folder / name).write_text(name)
+
+    def file(self, name: str) -> Path:
+        if not (self.folder / name).is_file():
+            raise UserError("no artifact")
+        return self.folder / name
+
+
+def test_only_the_files_of_a_result_are_served_and_without_rights_over_the_page(
+    session, tmp_path, monkeypatch
+):
     asked = client(session)
+    tracked = Tracked(tmp_path)
+    monkeypatch.setattr(session, "run", lambda identifier: tracked)
     work = session.worker.begin(lambda work: (work.folder / "forecasts.html").write_text("<p>candles"))
     (work.folder / "secret.json").write_text("{}")
     (session.folder / "forecasts.html").write_text("not of a result")
     while not work.ended:
-        pass
-    answer = asked.get(f"/work/{work.id}/forecasts.html", base_url=HERE)
-    assert answer.status_code == 200 and answer.headers["Content-Security-Policy"].startswith("sandbox ")
-    assert "allow-same-origin" not in answer.headers["Content-Security-Policy"]
-    for path in (f"/work/{work.id}/secret.json", f"/work/{work.id}/..%2fforecasts.html", "/work/../forecasts.html",
-                 "/work/x/forecasts.html", "/runs/no-run/report.html", "/runs/no-run/config.json"):  # fmt: skip
-        assert b"not of a result" not in asked.get(path, base_url=HERE).data
-        assert not path.startswith(("/work/x", "/runs", f"/work/{work.id}/s")) or status(asked, path) == 404
+        time.sleep(0.01)
+    for path in (f"/work/{work.id}/forecasts.html", "/runs/a-run/report.html"):
+        answer = asked.get(path, base_url=HERE)
+        policy = answer.headers["Content-Security-Policy"]
+        assert answer.status_code == 200 and policy.startswith("sandbox ")
+        assert "allow-same-origin" not in policy
+    for path in (
+        f"/work/{work.id}/secret.json",
+        f"/work/{work.id}/report.html",
+        "/work/no-work/forecasts.html",
+        "/runs/a-run/forecasts.html",
+        "/runs/a-run/config.json",
+    ):
+        assert status(asked, path) == 404, path
+    for path in (
+        f"/work/{work.id}/..%2fforecasts.html",
+        f"/work/{work.id}/../forecasts.html",
+        "/assets/page.py",
+    ):
+        found = asked.get(path, base_url=HERE).data
+        assert b"not of a result" not in found and b"make_page" not in found
 
 
 def test_an_upload_keeps_its_name_and_stays_in_its_folder(session):

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from kronos.tracking.client import Tracking
-from kronos.tracking.reader import latest, load_run, newest
+from kronos.tracking.reader import latest, load_run, newest, recent
 from kronos.tracking.run import Run
 from kronos.utils.errors import UserError
+from kronos.utils.process_identity import this_process
 
 
 def finished_run(
@@ -90,3 +91,19 @@ def test_runs_that_a_search_made_for_itself_are_left_out(in_folder: Path) -> Non
     assert newest("trial", 5) == []
     assert [child.id for child in latest("search").children()] == [trial.id]
     assert load_run(prepared.id).id == prepared.id
+
+
+def test_recent_runs_are_those_of_any_status_that_no_other_run_made(in_folder: Path) -> None:
+    tracking = Tracking(None, "kronos")
+    done = finished_run(tracking, "tokenizer")
+    with pytest.raises(KeyboardInterrupt), tracking.run("pipeline", {"stage": "pipeline"}) as stopped:
+        finished_run(tracking, "tokenizer", parent=stopped)
+        raise KeyboardInterrupt
+    finished_run(tracking, "tokenizer", {"search": "some study"})
+    with tracking.run("predictor", {"stage": "predictor"}) as running:
+        found = recent(("pipeline", "tokenizer", "predictor"), 9)
+    assert [(run.id, run.status) for run in found] == [
+        (running.id, "RUNNING"), (stopped.id, "KILLED"), (done.id, "FINISHED"),
+    ]  # fmt: skip
+    assert {run.process for run in found} == {this_process()}
+    assert [run.id for run in recent(("pipeline", "tokenizer"), 1)] == [stopped.id]
