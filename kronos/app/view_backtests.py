@@ -12,14 +12,14 @@ from kronos.tracking.reader import TrackedRun, compare, newest
 
 MOST = 100
 NAN = float("nan")
-# Columns of the table: heading, metric, number format, whether the metric has an interval.
+RANK_IC = "ranking/rank_ic"
+# Columns of the table: heading, metric and number format. Those of COLUMNS have an interval.
 COLUMNS = (
-    ("Rank IC", "rank_ic_mean", "rank_ic", "{:+.4f}"),
-    ("excess return per year over equal weight, with costs", "excess_return_annualised_over_equal_weight",
-     "excess_return_annualised_over_equal_weight", "{:+.1%}"),
-    ("skill over no change", "skill_mae", "skill_mae", "{:+.2%}"),
-)  # fmt: skip
-COUNTS = (("days", "test_days"), ("looks before", "looks_before"))
+    ("Rank IC", RANK_IC, "{:+.4f}"),
+    ("excess return per year over equal weight, with costs", "portfolio/excess_over_equal_weight", "{:+.1%}"),
+    ("skill over no change", "forecast/skill", "{:+.2%}"),
+)
+COUNTS = (("days", "evidence/test_days"), ("looks before", "evidence/looks_before"))
 REPORTS = {"backtest": ("report.html", "forecasts.html"), "benchmark": ("benchmark.html",)}
 
 
@@ -67,15 +67,15 @@ def connect(app: Dash, session: Session) -> None:
 
 def ranked(runs: list[TrackedRun]) -> list[TrackedRun]:
     """Backtests by their Rank IC, the highest first; those without one last."""
-    return sorted(runs, key=lambda run: -run.metrics.get("rank_ic_mean", float("-inf")))
+    return sorted(runs, key=lambda run: -run.metrics.get(RANK_IC, float("-inf")))
 
 
 def cells(run: TrackedRun) -> list[str]:
     """A row of the table."""
     found = [run.label, f"{run.started:%Y-%m-%d}"]
-    for _, name, ends, style in COLUMNS:
+    for _, name, style in COLUMNS:
         value = run.metrics.get(name, NAN)
-        between = interval_text([run.metrics.get(f"{ends}_{end}", NAN) for end in ("low", "high")], style)
+        between = interval_text([run.metrics.get(f"{name}_{end}", NAN) for end in ("low", "high")], style)
         found.append(number_text(value, style) + (f" ({between})" if between != "n/a" else ""))
     return found + [number_text(run.metrics.get(name, NAN), "{:,.0f}") for _, name in COUNTS]
 
