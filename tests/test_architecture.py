@@ -63,6 +63,7 @@ DOORS = {
     "dash": ("kronos.app",),
     "flask": ("kronos.app",),
     "waitress": ("kronos.app.server",),
+    "peft": ("kronos.training.adapters",),
     **{
         name: (f"kronos.data.sources.{name}",)
         for name in ("akshare", "baostock", "ccxt", "tushare", "yfinance")

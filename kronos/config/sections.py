@@ -26,6 +26,7 @@ from kronos.config.section import Section, field
 
 FEATURES = ("open", "high", "low", "close", "vol", "amt")
 TIME_FEATURES = ("minute", "hour", "weekday", "day", "month")
+ADAPTER_TARGETS = ("attention", "feed-forward", "heads")
 
 # What a given value of a field would need that this version does not have: refused, never silently ignored.
 NOT_YET: dict[str, Any] = {
@@ -181,6 +182,18 @@ class TrainingConfig(Section):
     freeze_blocks: Int = field(
         0, "number of first predictor blocks that are frozen, with the embeddings", ge=0
     )
+    adapter: Literal["none", "lora", "dora"] = field(
+        "none",
+        "train an adapter by peft beside the pretrained weights, which stay: LoRA, or DoRA; it is merged into the "
+        "saved weights; none: all weights are trained",
+    )
+    adapter_rank: Int = field(8, "rank of the adapter's matrices", ge=1)
+    adapter_alpha: Float = field(
+        16.0, "factor of the adapter: its change is scaled by adapter_alpha / adapter_rank", gt=0
+    )
+    adapter_targets: Names = field(
+        ("attention", "feed-forward"), "linear layers with an adapter: attention, feed-forward, heads"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field("auto", "number format of training")
     shard: bool = field(
         False,
@@ -197,6 +210,15 @@ class TrainingConfig(Section):
     resume: Literal["auto", "never", "must"] = field(
         "auto", "resume an unfinished run with the same cache key"
     )
+
+    @field_validator("adapter_targets")
+    @classmethod
+    def _known_targets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in ADAPTER_TARGETS]
+        if unknown or not value or len(set(value)) < len(value):
+            given = ",".join(value) or "nothing"
+            raise ValueError(f"{given!r} was given, expected some of {', '.join(ADAPTER_TARGETS)}, each once")
+        return value
 
 
 class LaunchConfig(Section):

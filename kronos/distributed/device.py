@@ -3,7 +3,8 @@
 import hashlib
 import os
 import random
-from contextlib import AbstractContextManager, nullcontext
+import re
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -89,6 +90,28 @@ def free_memory(device: torch.device) -> int:
         return free if limit == "max" else min(free, int(limit) - int(taken["anon"]))
     except (OSError, ValueError, KeyError):  # no container, or control groups of version 1
         return free
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin anew, where the system can: on CUDA, and on Linux for the memory of the process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that were held at one time: by tensors on a GPU, else by this process (resident)."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        if found:
+            return int(found[1]) * 1024
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))  # without a record of its peak, what it holds now
 
 
 def _keep_freed_memory() -> None:

@@ -78,15 +78,19 @@ class Attention(nn.Module):
                 )
         return self.resid_dropout(self.out_proj(attended.transpose(1, 2).flatten(2)))
 
-    def _turned(self, layer: Linear, x_BTD: Tensor, tables: Tables, scale: float = 1.0) -> Tensor:
+    def _turned(self, layer: nn.Module, x_BTD: Tensor, tables: Tables, scale: float = 1.0) -> Tensor:
         """Return rotated queries or keys [B, H, T, K], with the two members of each rotated pair side by side."""
-        rows = linear(x_BTD, neighbours(layer.weight, self.heads), neighbours(layer.bias, self.heads))
-        return rotate_neighbours(rows.unflatten(-1, (self.heads, -1)), tables, scale)
+        if type(layer) is Linear:
+            rows = linear(x_BTD, neighbours(layer.weight, self.heads), neighbours(layer.bias, self.heads))
+            return rotate_neighbours(rows.unflatten(-1, (self.heads, -1)), tables, scale)
+        rows = layer(x_BTD).unflatten(-1, (self.heads, 2, -1)).transpose(-1, -2)
+        return rotate_neighbours(rows.flatten(-2), tables, scale)
 
     def _turns_neighbours(self, x: Tensor) -> bool:
         """Return whether the rotation can use complex numbers: eager mode, float32, and a device that has them.
 
-        A projection that was replaced, hooked or pruned is called as it is.
+        A projection that was replaced, hooked or pruned is called as it is, except for one with an adapter, whose
+        outputs are reordered: before the first step it then gives what the projection alone gives, bit for bit.
         """
         kind = x.device.type
         if kind not in ("cpu", "cuda") or torch.compiler.is_compiling() or torch.is_autocast_enabled(kind):
@@ -95,7 +99,8 @@ class Attention(nn.Module):
 
 
 def _is_known(layer: nn.Module) -> bool:
-    """Return whether calling this layer is x W^T + b in float32 and nothing else."""
+    """Return whether calling this layer is x W^T + b in float32 and nothing else, but for an adapter around it."""
+    layer = getattr(layer, "base_layer", layer)  # peft's name
     hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
     plain = type(layer) is Linear and layer.bias is not None and layer.weight.dtype == torch.float32
     return plain and not any(hooks)

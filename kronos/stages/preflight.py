@@ -26,6 +26,7 @@ from kronos.stages.addresses import check_addresses
 from kronos.stages.base import Stage
 from kronos.stages.cache import read_record
 from kronos.stages.inputs import stored_bars
+from kronos.stages.train_setup import adapter_problem
 from kronos.stages.weights import KINDS, Kind, pretrained_address
 from kronos.tracking.client import database_file
 from kronos.tracking.model_registry import ADDRESSES
@@ -83,6 +84,14 @@ def _trained(name: str, config: Config) -> tuple[Kind, ...]:
     return tuple(kind for kind in KINDS if kind == name)
 
 
+def _fitted(name: str, config: Config) -> tuple[Kind, ...]:
+    """The models that a stage trains, in the trials of a search too."""
+    if name != "search":
+        return _trained(name, config)
+    wanted = config.search.search_stage
+    return tuple(kind for kind in KINDS if wanted in (kind, "both"))
+
+
 def _packages(parts: dict[str, Stage], config: Config) -> Iterator[str]:
     """Packages that a stage imports only when it comes to them."""
     needed = {name: None for part in parts for name in PACKAGES.get(part, ())}
@@ -92,6 +101,8 @@ def _packages(parts: dict[str, Stage], config: Config) -> Iterator[str]:
         needed[config.data.data_source.lower()] = None
     if set(TESTED) & parts.keys() and config.backtest.baseline_lightgbm:
         needed["lightgbm"] = None
+    if config.training.adapter != "none" and any(_fitted(name, config) for name in parts):
+        needed["peft"] = None
     for name in needed:
         if not _installed(name):
             remedy = OPTIONAL.get(name, "pip install -r requirements.txt  in the clone")
@@ -179,7 +190,12 @@ def _reachable(uri: str | None) -> Iterator[str]:
 
 
 def _files(parts: dict[str, Stage], config: Config) -> Iterator[str]:
-    """Files and folders of the configuration that are read only after other work."""
+    """Files and folders of the configuration that are read only after other work, and weights that lack."""
+    for kind in KINDS:
+        if any(kind in _fitted(name, config) for name in parts) and (
+            problem := adapter_problem(kind, config)
+        ):
+            yield problem
     for kind in KINDS:
         if any(kind in _trained(name, config) for name in parts):
             address = pretrained_address(kind, config)
@@ -246,10 +262,8 @@ def batch_memory(kind: Kind, config: Config, batch: int, value_bytes: int) -> in
     values = MARGIN[kind] * (6 * shape["d_model"] + 3 * shape["ff_dim"])
     activations = batch * config.window_length * layers * values * value_bytes
     weights = parameters(kind, config.model.model_preset)
-    fixed = (
-        4 * weights if kind == "predictor" and config.training.freeze_blocks else OPTIMIZER_BYTES * weights
-    )
-    return int(activations) + fixed
+    frozen = config.training.adapter != "none" or (kind == "predictor" and config.training.freeze_blocks)
+    return int(activations) + (4 if frozen else OPTIMIZER_BYTES) * weights
 
 
 def _shape(kind: Kind, preset: str) -> dict[str, Any]:
@@ -292,7 +306,8 @@ def disk_space(parts: dict[str, Stage], config: Config) -> Iterator[tuple[str, P
     """(what, folder, bytes) of the files whose size follows from the configuration; none for stages that are reused.
 
     A training writes its last checkpoint (weights and two moments) anew before the old one is deleted, beside its
-    best weights. Its weights are copied to MLflow, those of the predictor twice, for the served model.
+    best weights; that of an adapter has no moments of the weights that stay. Its weights are copied to MLflow, those
+    of the predictor twice, for the served model.
     """
     database = database_file(config.tracking.tracking_uri)
     for name, part in parts.items():
@@ -303,7 +318,11 @@ def disk_space(parts: dict[str, Stage], config: Config) -> Iterator[tuple[str, P
         for kind in _trained(name, config):
             weights = 4 * parameters(kind, config.model.model_preset)
             folder = part.folder(config)
-            yield f"checkpoints of the {kind}", folder, 7 * weights
+            yield (
+                f"checkpoints of the {kind}",
+                folder,
+                (7 if config.training.adapter == "none" else 3) * weights,
+            )
             if database is not None:  # MLflow's folder of artifacts is beside it
                 yield f"the {kind} in MLflow", database.parent, (2 if kind == "predictor" else 1) * weights
 

@@ -1,6 +1,7 @@
 """The tokenizer and predictor stages, which train one model each with the same training loop."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from kronos.stages.cache import copy_record, key_of, write_record
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, splits_to_json, stored_bars
 from kronos.stages.model_logging import log_inputs, log_served_model
 from kronos.stages.run_folder import working_folder
-from kronos.stages.train_setup import freeze, make_objective, share_tokenizer, windows
+from kronos.stages.train_setup import adapter_problem, make_objective, prepare, share_tokenizer, windows
 from kronos.stages.weights import (
     OWN_TOKENIZER,
     Kind,
@@ -49,6 +50,8 @@ class TrainStage(Stage):
 
     def _common(self, config: Config, store: BarStore, splits: Any) -> tuple[dict[str, str], Weights | None]:
         """Digests of the common inputs, and the weights that training starts from (None: random initialization)."""
+        if problem := adapter_problem(self.kind, config):
+            raise UserError(problem)
         address = pretrained_address(self.kind, config)
         start = None if address is None else load_weights(self.kind, address, config.tracking.tracking_uri)
         digests = {
@@ -59,6 +62,8 @@ class TrainStage(Stage):
                 world_size(config.launch.nproc_per_node)
             ),  # the effective batch size depends on it
         }
+        if config.training.adapter != "none":  # whose first matrix peft draws
+            digests["peft"] = version("peft")
         return digests, start
 
     def headline(self, result: Result) -> tuple[Figure, ...]:
@@ -139,7 +144,7 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
     runtime = choose(launch.device, launch.cpu, training.precision, context.workers.place)
     seed_everything(training.seed)
     model, started_from = _starting_model(kind, context, inputs.starting)
-    model = freeze(model, config)
+    model = prepare(model, config, pretrained_address(kind, config))
     tokenizer = None if inputs.tokenizer is None else inputs.tokenizer.model
     if tokenizer is not None:
         checkpoint.check_pair(tokenizer, model)
@@ -188,6 +193,7 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
             "metrics": {
                 "best_val_loss": result.best_value, "best_step": result.best_step, "steps": result.steps,
                 "windows_per_second": result.windows_per_second,
+                "peak_memory_gib": result.peak_memory / 2**30,
                 **{f"seconds_{part}": value for part, value in result.seconds.items()},
             },
             "curve": result.curve, "learning_rates": result.learning_rates, "digest": best.digest,
@@ -206,7 +212,7 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
             )  # fmt: skip
     context.say(
         f"{kind}: best val_loss {record['metrics']['best_val_loss']:.5g} at step {result.best_step}, "
-        f"{result.windows_per_second:,.0f} windows/s, saved in {final}"
+        f"{result.windows_per_second:,.0f} windows/s, {result.peak_memory / 2**30:.2f} GiB at most, saved in {final}"
     )
     return record
 
@@ -214,7 +220,7 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
 def _outputs(folder: Path) -> list[str]:
     """The files of a training that stay: weights, the copy of the tokenizer and the figure, as far as it has them."""
     places = [folder / "checkpoints" / "best_model", folder / OWN_TOKENIZER]
-    files = [file for place in places if place.is_dir() for file in sorted(place.iterdir())]
+    files = [file for place in places for file in sorted(place.rglob("*")) if file.is_file()]
     files += [file for file in (folder / "loss_curve.png",) if file.is_file()]
     return [file.relative_to(folder).as_posix() for file in files]
 
@@ -247,21 +253,22 @@ def _starting_model(kind: Kind, context: Context, pretrained: Weights | None) ->
 
 
 def _describe(context: Context, runtime: Any, model: Any, settings: Any, count: int) -> None:
-    """Print and log the device and precision with the reasons, the parameter count and the effective batch size."""
+    """Print and log the device and precision with their reasons, numbers of parameters, effective batch size."""
+    from kronos.training.adapters import trainable
     from kronos.training.settings import plan
 
     for reason in runtime.reasons:
         context.say(f"  {reason}")
     arithmetic = plan(settings, count, runtime.world)
-    size = sum(parameter.numel() for parameter in model.parameters())
-    context.say(f"  {size:,} parameters; {arithmetic.text}")
-    context.run.parameters(
-        {
-            "effective_batch": str(arithmetic.effective_batch),
-            "model_parameters": str(size),
-            "total_steps": str(arithmetic.total_steps),
-        }
-    )
+    size, trained = sum(parameter.numel() for parameter in model.parameters()), trainable(model)
+    context.say(f"  {size:,} parameters, {trained:,} of them trained; {arithmetic.text}")
+    numbers = {
+        "effective_batch": arithmetic.effective_batch,
+        "model_parameters": size,
+        "trainable_parameters": trained,
+        "total_steps": arithmetic.total_steps,
+    }
+    context.run.parameters({name: str(number) for name, number in numbers.items()})
     context.run.tags({"runtime": "; ".join(runtime.reasons), "model": str(model.config)[:500]})
 
 

@@ -7,7 +7,7 @@ from kronos.config.schema import Config
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.stages.inputs import training_splits
-from kronos.stages.weights import Kind
+from kronos.stages.weights import Kind, pretrained_address
 from kronos.utils.errors import UserError
 
 
@@ -43,6 +43,27 @@ def freeze(model: Any, config: Config) -> Any:
     for part in (model.embedding, model.time_emb, *blocks[: config.training.freeze_blocks]):
         part.requires_grad_(False)
     return model
+
+
+def prepare(model: Any, config: Config, address: str | None = None) -> Any:
+    """Freeze what is not trained, and add the adapter that is; returns the model, changed in place.
+
+    `address` is that of the model's weights, which peft's files of the adapter name.
+    """
+    from kronos.training.adapters import add_adapter
+
+    return add_adapter(freeze(model, config), config.training, address)
+
+
+def adapter_problem(kind: Kind, config: Config) -> str:
+    """Return why a model cannot be trained by an adapter, or an empty string."""
+    trained = kind == "predictor" or not config.training.freeze_tokenizer
+    if config.training.adapter == "none" or not trained or pretrained_address(kind, config) is not None:
+        return ""
+    return (
+        f"adapter={config.training.adapter} is an addition to pretrained weights, and pretrained_{kind}_path is "
+        "none: give weights, or adapter=none"
+    )
 
 
 def make_objective(kind: Kind, config: Config, tokenizer: Any, custom: str | None = None) -> Any:

@@ -44,7 +44,7 @@ def _train(description: dict[str, Any], place: Place, stopped: Callable[[], bool
     from kronos.distributed.device import choose
     from kronos.model.presets import build_model
     from kronos.stages.inputs import splits_from_json, stored_bars
-    from kronos.stages.train_setup import freeze, make_objective, share_tokenizer, windows
+    from kronos.stages.train_setup import make_objective, prepare, share_tokenizer, windows
     from kronos.training.settings import FitSettings
     from kronos.training.trainer import fit
 
@@ -53,7 +53,7 @@ def _train(description: dict[str, Any], place: Place, stopped: Callable[[], bool
         store = stored_bars(config)
         _same_bars(store, description["bars"])
         runtime = choose(config.launch.device, config.launch.cpu, config.training.precision, place)
-        model = freeze(build_model(kind, description["model"]), config)
+        model = prepare(build_model(kind, description["model"]), config)
         tokenizer = build_model("tokenizer", description["tokenizer"]) if description["tokenizer"] else None
         objective = make_objective(kind, config, tokenizer, description["objective"])
         train, validation = windows(config, store, splits_from_json(description["splits"]))

@@ -19,6 +19,7 @@ from torch import nn
 
 from kronos.distributed.collectives import Collectives
 from kronos.model.checkpoint import CONFIG, WEIGHTS, save_model
+from kronos.training import adapters
 from kronos.training.averaging import AveragedWeights
 from kronos.training.sharding import whole, whole_state
 from kronos.utils import files
@@ -127,11 +128,20 @@ def save_last(
 
 
 def save_best(folder: Path, model: Any, step: int, ranks: Collectives) -> None:
-    """Write `best_model`: every rank calls this, rank 0 writes. Raises UserError for an error of the disk."""
+    """Write `best_model`: every rank calls this, rank 0 writes. Raises UserError for an error of the disk.
+
+    An adapter is merged into the weights, and its own files are beside them in a folder.
+    """
     weights = whole_state(model, ranks.rank == 0)
-    if ranks.rank == 0:
-        with _disk_errors(folder, step):
+    if ranks.rank != 0:
+        return
+    with _disk_errors(folder, step):
+        if not adapters.has_adapter(model):
             save_model(model, folder, weights)
+            return
+        with files.atomic_folder(folder) as temporary:
+            save_model(model, temporary, adapters.merged(model, weights))
+            adapters.save_adapter(model, weights, temporary / adapters.FOLDER)
 
 
 def load_last(

@@ -13,7 +13,13 @@ from torch import nn
 
 from kronos.data.windows import epoch_order
 from kronos.distributed.collectives import Collectives
-from kronos.distributed.device import Runtime, generator, is_out_of_memory
+from kronos.distributed.device import (
+    Runtime,
+    forget_peak_memory,
+    generator,
+    is_out_of_memory,
+    peak_memory,
+)
 from kronos.training.checkpoint import (
     LoopState,
     TrainingObjects,
@@ -49,6 +55,7 @@ class FitResult:
 
     `curve` has one entry per evaluation (without times, so that equal runs have equal curves), `learning_rates`
     [step, rate] pairs, `seconds` the parts data, step, evaluate, save and their total, over all sessions.
+    `peak_memory` is in bytes, of this process and session: see `device.peak_memory`.
     `resumed_from` is None for a run that was not resumed.
     """
 
@@ -58,6 +65,7 @@ class FitResult:
     learning_rates: list[list[float]]
     seconds: dict[str, float]
     windows_per_second: float
+    peak_memory: int
     steps: int
     resumed_from: int | None
     interrupted: bool
@@ -95,6 +103,7 @@ def fit(
     for name, windows in (("training", train), ("validation", val)):
         if len(windows) == 0:
             raise UserError(f"{name} has no window: give it a longer range or a shorter lookback")
+    forget_peak_memory(runtime.device)
     run = _Run(model, objective, train, val, settings, runtime, Path(folder), report, progress)
     run.stop_requested, run.before_save = stop_requested, before_save
     try:
@@ -218,6 +227,7 @@ class _Run:
             learning_rates=state.learning_rates,
             seconds=state.seconds,
             windows_per_second=state.windows / busy if busy else 0.0,
+            peak_memory=peak_memory(self.runtime.device),
             steps=state.step,
             resumed_from=resumed_from,
             interrupted=interrupted,

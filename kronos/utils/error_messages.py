@@ -43,6 +43,7 @@ OPTIONAL = {
     "psycopg": "pip install psycopg2-binary  and begin the address with postgresql+psycopg2://",
     "MySQLdb": "pip install mysqlclient",
     "index_constitution": "pip install '.[members]'  in the clone",
+    "peft": "pip install '.[lora]'  in the clone",
     **{
         name: f"pip install '.[{name}]'  in the clone"
         for name in ("akshare", "baostock", "tushare", "yfinance", "ccxt")

@@ -105,6 +105,9 @@ def test_a_precision_that_the_device_lacks_is_refused_before_the_bars_are_read(
         ("tokenizer", "qlib", {}, False),
         ("search", "psycopg2", {"storage": "postgresql+psycopg2://someone:secret@127.0.0.1/nothing"}, True),
         ("pipeline", "qlib", {"skip_backtest": True}, False),
+        ("pipeline", "peft", {"adapter": "lora"}, True),
+        ("search", "peft", {"adapter": "dora"}, True),
+        ("backtest", "peft", {"adapter": "lora"}, False),
     ],
 )
 def test_a_package_is_missed_where_it_is_needed(

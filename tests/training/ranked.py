@@ -20,7 +20,7 @@ from kronos.distributed.device import Runtime, seed_everything
 from kronos.distributed.launcher import Place, join_group, run_worker
 from kronos.model import Kronos, KronosTokenizer
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
-from kronos.stages.train_setup import freeze
+from kronos.stages.train_setup import freeze, prepare
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
 from kronos.training.trainer import FitResult, fit
 
@@ -107,6 +107,8 @@ def train(
     if job.get("frozen"):
         freeze(model, Config(freeze_blocks=job["frozen"]))
     windows: list[Any] = [make_windows(1), make_windows(2)]
+    if job.get("fields"):
+        prepare(model, Config(**job["fields"]))
     if job.get("float64"):
         model.double()
         if job["kind"] == "predictor":

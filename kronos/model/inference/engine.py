@@ -48,6 +48,10 @@ class Engine:
         check_pair(tokenizer, model)
         if fine_rotary not in FINE_ROTARY:
             raise UserError(f"fine_rotary is {fine_rotary!r}, expected one of {', '.join(FINE_ROTARY)}")
+        if any(hasattr(module, "base_layer") for one in (tokenizer, model) for module in one.modules()):
+            raise UserError(
+                "a model with an adapter cannot forecast: merge it first (peft's merge_and_unload)"
+            )
         if max_context < 1:
             raise UserError(f"max_context is {max_context}, expected at least 1")
         # No reference to the predictor: `engine_for` frees an engine together with its predictor.
