@@ -53,7 +53,7 @@ PIPELINE: dict[str, dict[str, str]] = {
 TRAINING: dict[str, str] = {
     **{f"{name}windows_per_second": f"speed/{name}windows_per_second" for name in ("", "mean_")},
     **{f"seconds_{part}": f"speed/seconds_{part}" for part in ("data", "step", "evaluate", "save", "total")},
-    "duration_seconds": "speed/duration_seconds",
+    "duration_seconds": "speed/duration_seconds", "peak_memory_gib": "speed/peak_memory_gib",
     **{f"{split}_{head}": f"codes/{split}_{head}" for split, head in product(("train", "val"), ("coarse", "fine"))},
     **{f"val_perplexity_{head}": f"codes/val_perplexity_{head}" for head in ("coarse", "fine")},
     **{f"val_{head}_{what}": f"codes/val_{head}_{what}" for head, what in product(
