@@ -26,7 +26,7 @@ ROWS = [
 STAGE_ROWS = [
     {"base", "addresses"},
     {"cache", "description"},
-    {"inputs", "run_folder"},
+    {"inputs", "run_folder", "report_pages"},
     {"weights"},
     {"provenance", "model_logging", "train_setup", "decision", "looks", "ensemble", "calibration"},
     {"test_loss", "preflight", "over_time", "forecast_charts", "members"},

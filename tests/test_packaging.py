@@ -37,7 +37,7 @@ def test_the_wheel_holds_the_package_its_recipes_and_nothing_else(wheel: Path) -
     package = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "kronos").rglob("*")
-        if path.suffix in (".py", ".j2")
+        if path.suffix in (".py", ".j2", ".po")
     }
     recipes = {
         f"kronos/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "experiments").rglob("*.json")

@@ -65,6 +65,9 @@ class BacktestConfig(Section):
         "most instruments that a backtest forecasts, spread evenly over the list of instruments; 0 is all",
         ge=0,
     )
+    report_language: Literal["en", "zh", "both"] = field(
+        "en", "language of reports: en, zh, or both (the Chinese one as report.zh.html); changes no result"
+    )
     walk_forward_folds: Int = field(4, "walk_forward: number of parts of the backtest's days", ge=2, le=50)
     walk_forward_refit: bool = field(True, "walk_forward: train both models again for each part")
 

@@ -7,15 +7,11 @@ from pathlib import Path
 from kronos.evaluation.audit import MOMENTUM, PLANTED, RANDOM, Case, Share, too_often
 from kronos.evaluation.statistics import LEVEL, independent_periods, verdict
 from kronos.report.content import plain
+from kronos.report.language import IN_ENGLISH, Edition, Words
 from kronos.report.rendering import write_pages
 from kronos.utils import files
 
 HEADER = ("bars", "forecasts", "true", "mean", "+-", "above 0", "below 0", "excludes 0", "truth inside")
-
-WHICH = {  # forecasts with a planted Rank IC: what their errors are like
-    RANDOM: "the scores' errors are independent between instruments",
-    MOMENTUM: "they favour whole groups of instruments, as a momentum does",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +33,19 @@ class Setting:
         return verdict(self.days, self.horizon)
 
 
-def share_text(share: Share) -> str:
+def share_text(share: Share, words: Words = IN_ENGLISH) -> str:
     """`31.0 % (25 to 38)` of a share and its interval."""
-    return f"{100 * share.share:.1f} % ({100 * share.low:.0f} to {100 * share.high:.0f})"
+    interval = words.gettext(
+        "%(first)s to %(last)s", first=f"{100 * share.low:.0f}", last=f"{100 * share.high:.0f}"
+    )
+    return f"{100 * share.share:.1f} % ({interval})"
 
 
-def cells(case: Case) -> list[str]:
+def cells(case: Case, words: Words = IN_ENGLISH) -> list[str]:
     """One row of the table as text, in the order of `HEADER`."""
-    shares = [share_text(share) for share in (case.above, case.below, case.excluded, case.covered)]
+    shares = [share_text(share, words) for share in (case.above, case.below, case.excluded, case.covered)]
     figures = [f"{case.planted:g}", f"{case.mean:+.4f}", f"{case.half_width:.4f}"]
-    return [case.bars, case.forecasts, *figures, *shares]
+    return [words.phrase(case.bars), words.phrase(case.forecasts), *figures, *shares]
 
 
 def table_text(cases: Sequence[Case]) -> str:
@@ -62,31 +61,45 @@ def table_text(cases: Sequence[Case]) -> str:
     )
 
 
-def sentences(setting: Setting, cases: Sequence[Case]) -> list[str]:
+def sentences(setting: Setting, cases: Sequence[Case], words: Words = IN_ENGLISH) -> list[str]:
     """What the table says, in whole sentences: false alarms, coverage and what would be found."""
     nulls, planted = ([case for case in cases if bool(case.planted) == there] for there in (False, True))
-    wrong = 100 * (1 - LEVEL)
     shares = [100 * case.excluded.share for case in nulls]
     found = [
-        f"Forecasts that know nothing: the 95 % interval of the Rank IC excludes 0 in {min(shares):.1f} to "
-        f"{max(shares):.1f} % of cases, where {wrong:.0f} % is right."
-    ]
+        words.gettext(
+            "Forecasts that know nothing: the 95 %% interval of the Rank IC excludes 0 in %(least)s to %(most)s %% "
+            "of cases, where %(right)s %% is right.",
+            least=f"{min(shares):.1f}", most=f"{max(shares):.1f}", right=f"{100 * (1 - LEVEL):.0f}",
+        )
+    ]  # fmt: skip
     found += [
-        f"That is too often, by more than chance in {case.excluded.of} seeds, for the forecasts {case.forecasts} on "
-        f"the bars {case.bars}: {share_text(case.excluded)}. An interval that just excludes 0 says little here."
+        words.gettext(
+            "That is too often, by more than chance in %(seeds)s seeds, for the forecasts %(forecasts)s on the bars "
+            "%(bars)s: %(share)s. An interval that just excludes 0 says little here.",
+            seeds=case.excluded.of, forecasts=words.phrase(case.forecasts), bars=words.phrase(case.bars),
+            share=share_text(case.excluded, words),
+        )
         for case in too_often(cases)
-    ]
+    ]  # fmt: skip
     inside = [100 * case.covered.share for case in planted]
     found.append(
-        f"Forecasts with a planted Rank IC: the interval contains it in {min(inside):.1f} to {max(inside):.1f} % of "
-        f"cases, where {100 * LEVEL:.0f} % is right."
-    )
+        words.gettext(
+            "Forecasts with a planted Rank IC: the interval contains it in %(least)s to %(most)s %% of cases, where "
+            "%(right)s %% is right.",
+            least=f"{min(inside):.1f}", most=f"{max(inside):.1f}", right=f"{100 * LEVEL:.0f}",
+        )
+    )  # fmt: skip
     for value in PLANTED:
         own = {case.forecasts: case for case in planted if case.planted == value}
-        texts = [f"{share_text(own[name].above)} of cases if {text}" for name, text in WHICH.items()]
         found.append(
-            f"With these {setting.days} days a Rank IC of {value:g} is found in {', and in '.join(texts)}."
-        )
+            words.gettext(
+                "With these %(days)s days a Rank IC of %(value)s is found in %(independent)s of cases if the scores' "
+                "errors are independent between instruments, and in %(grouped)s of cases if they favour whole groups "
+                "of instruments, as a momentum does.",
+                days=setting.days, value=f"{value:g}", independent=share_text(own[RANDOM].above, words),
+                grouped=share_text(own[MOMENTUM].above, words),
+            )
+        )  # fmt: skip
     return found
 
 
@@ -113,15 +126,27 @@ def metrics(setting: Setting, cases: Sequence[Case]) -> dict[str, float]:
     return values
 
 
-def write_audit(folder: Path, setting: Setting, cases: Sequence[Case]) -> dict[str, float]:
+def write_audit(
+    folder: Path, setting: Setting, cases: Sequence[Case], language: str = "en"
+) -> dict[str, float]:
     """Write audit.json, audit.md and audit.html into `folder`; returns the metrics."""
     values = metrics(setting, cases)
     files.write_json(
         folder / "audit.json",
         plain({"setting": setting, "too_short": setting.note, "cases": cases, "metrics": values}),
     )
-    write_pages(
-        folder, "audit.j2", "audit", setting=setting, sentences=sentences(setting, cases), header=HEADER,
-        rows=[cells(case) for case in cases],
-    )  # fmt: skip
+    write_audit_pages(folder, setting, cases, language)
     return values
+
+
+def write_audit_pages(folder: Path, setting: Setting, cases: Sequence[Case], language: str) -> None:
+    """Write audit.md and audit.html into `folder`, in `language`: en, zh or both."""
+
+    def content(edition: Edition) -> dict[str, object]:
+        words = edition.words
+        return {
+            "setting": setting, "findings": sentences(setting, cases, words),
+            "header": [words.phrase(name) for name in HEADER], "rows": [cells(case, words) for case in cases],
+        }  # fmt: skip
+
+    write_pages(folder, "audit.j2", content, "audit", language)

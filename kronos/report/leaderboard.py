@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,19 @@ from kronos.evaluation.synthetic import FACTS
 from kronos.evaluation.tasks import Score
 from kronos.report.content import plain
 from kronos.report.figures import BLUE, GREY, INK, blank_panels, save_png
-from kronos.report.rendering import interval_text, number_text, write_pages
+from kronos.report.language import IN_ENGLISH, Edition, Words
+from kronos.report.numbers import interval_text, number_text
+from kronos.report.rendering import write_pages
 from kronos.utils import files
 from kronos.utils.csv_files import write_csv
 from kronos.utils.names import file_name
 
 
-def score_text(score: Score | None, style: str = "{:+.3f}") -> str:
+def score_text(score: Score | None, style: str = "{:+.3f}", words: Words = IN_ENGLISH) -> str:
     """`+0.026 (-0.01 to +0.06)`, or a dash where the model has no such score."""
     if score is None or not np.isfinite(score.value):
         return "-"
-    between = interval_text((score.low, score.high), style)
+    between = interval_text((score.low, score.high), style, words=words)
     return number_text(score.value, style) + (f" ({between})" if between != "n/a" else "")
 
 
@@ -45,9 +48,6 @@ class Metric:
     def signed(self) -> str:
         """The style of a difference."""
         return self.style.replace("{:.", "{:+.")
-
-    def text(self, score: Score | None) -> str:
-        return score_text(score, self.style)
 
 
 METRICS = (
@@ -166,7 +166,7 @@ def metrics(board: Leaderboard) -> dict[str, float]:
     return values
 
 
-def write_leaderboard(folder: Path, board: Leaderboard) -> dict[str, float]:
+def write_leaderboard(folder: Path, board: Leaderboard, language: str = "en") -> dict[str, float]:
     """Write leaderboard.csv, scores.csv, benchmark.json, .md, .html and the figure; returns the metrics."""
     values = metrics(board)
     keys = [one.key for one in board.columns()]
@@ -198,11 +198,25 @@ def write_leaderboard(folder: Path, board: Leaderboard) -> dict[str, float]:
             "too_short": board.note, "scores": long, "real": _values(board.real), "metrics": values,
         }),
     )  # fmt: skip
-    write_pages(
-        folder, "benchmark.j2", "benchmark", board=board, columns=board.columns(), facts=FACTS,
-        differences=list(board.differences()), fact_text=score_text,
-    )  # fmt: skip
+    write_board_pages(folder, board, language)
     return values
+
+
+def write_board_pages(folder: Path, board: Leaderboard, language: str) -> None:
+    """Write benchmark.md and benchmark.html into `folder`, in `language`: en, zh or both."""
+
+    def content(edition: Edition) -> dict[str, object]:
+        phrase = edition.words.phrase
+        labels = {
+            one.key: edition.words.gettext("%(task)s: %(name)s", task=phrase(one.task), name=phrase(one.name))
+            for one in board.columns()
+        }
+        return {
+            "board": board, "labels": labels, "columns": board.columns(), "facts": FACTS,
+            "differences": list(board.differences()), "score_text": partial(score_text, words=edition.words),
+        }  # fmt: skip
+
+    write_pages(folder, "benchmark.j2", content, "benchmark", language)
 
 
 def _values(scores: Mapping[str, Score]) -> dict[str, dict[str, float]]:

@@ -103,14 +103,14 @@ def write_pooled(
     before_spacing: int | None = None,
     warnings: Sequence[str] = (),
     looks_before: int = 0,
+    language: str = "en",
 ) -> dict[str, float]:
     """Write report.md, report.html, metrics.json, folds.csv and a figure; returns the key figures.
 
     `looks_before`: other models that were evaluated on these days before.
     """
     pooled = pool(folds, horizon, periods_per_year, before_spacing)
-    days = sum(len(fold.daily) for fold in folds)
-    note = verdict(days, horizon) or verdict(pooled.rank_ic.days, horizon)
+    days, note = _days(folds), _note(folds, pooled, horizon)
     held = coverage(folds)
     each = [pool([fold], horizon, periods_per_year, before_spacing) for fold in folds]
     (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -118,10 +118,9 @@ def write_pooled(
     figure = fold_figure([fold.name for fold in folds], [one.rank_ic for one in each],
                          pd.concat([_excess(fold.daily) for fold in folds]), signal, period)  # fmt: skip
     save_png(figure, folder / "figures" / "folds.png")
-    write_pages(
-        folder, "walk_forward.j2", folds=list(zip(folds, each, strict=True)), pooled=pooled, note=note, days=days,
-        signal=signal, horizon=horizon, refit=refit, warnings=warnings,
-        looks_before=looks_before, coverage=held,
+    write_pooled_pages(
+        folder, folds, signal=signal, horizon=horizon, periods_per_year=periods_per_year, refit=refit,
+        before_spacing=before_spacing, warnings=warnings, looks_before=looks_before, language=language,
     )  # fmt: skip
     rows = [
         {"fold": fold.name, "rank_ic": one.rank_ic.mean, "low": one.rank_ic.low, "high": one.rank_ic.high,
@@ -135,6 +134,38 @@ def write_pooled(
     found: dict[str, Any] = {"metrics": values, "too_short": note, "pooled": pooled, "folds": rows}
     files.write_json(folder / "metrics.json", plain(found))
     return values
+
+
+def write_pooled_pages(
+    folder: Path,
+    folds: Sequence[Fold],
+    *,
+    signal: str,
+    horizon: int,
+    periods_per_year: float,
+    refit: bool,
+    before_spacing: int | None,
+    warnings: Sequence[str],
+    looks_before: int,
+    language: str,
+) -> None:
+    """Write report.md and report.html into `folder`, in `language`: en, zh or both."""
+    pooled = pool(folds, horizon, periods_per_year, before_spacing)
+    each = [pool([fold], horizon, periods_per_year, before_spacing) for fold in folds]
+    content = {
+        "folds": list(zip(folds, each, strict=True)), "pooled": pooled, "note": _note(folds, pooled, horizon),
+        "days": _days(folds), "signal": signal, "horizon": horizon, "refit": refit, "warnings": warnings,
+        "looks_before": looks_before, "coverage": coverage(folds),
+    }  # fmt: skip
+    write_pages(folder, "walk_forward.j2", lambda edition: content, language=language)
+
+
+def _days(folds: Sequence[Fold]) -> int:
+    return sum(len(fold.daily) for fold in folds)
+
+
+def _note(folds: Sequence[Fold], pooled: Pooled, horizon: int) -> str:
+    return verdict(_days(folds), horizon) or verdict(pooled.rank_ic.days, horizon)
 
 
 def _metrics(pooled: Pooled, days: int, folds: int) -> dict[str, float]:

@@ -4,6 +4,7 @@ The text depends on the inputs alone: no clock times, paths or run ids, so that 
 """
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from kronos.report.evaluation_figures import (
 )
 from kronos.report.figures import cumulative_figure, ic_figure, save_png
 from kronos.report.forecast_chart import RANDOM
+from kronos.report.language import Edition, words_of
 from kronos.report.pages.curves import report_curves
-from kronos.report.pages.forecasts import write_forecasts
+from kronos.report.pages.forecasts import NAME, write_forecasts
 from kronos.report.pages.plotly_script import copy_plotly
 from kronos.report.rendering import render, write_pages
 from kronos.report.tiles import report_tiles
@@ -40,7 +42,7 @@ METRICS = "metrics.json"
 __all__ = ["METRICS", "Portfolio", "ReportInputs", "metrics", "report_text", "write_report"]
 
 
-def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
+def write_report(folder: str | Path, inputs: ReportInputs, language: str = "en") -> dict[str, float]:
     """Write report.md, report.html, metrics.json, ledger, daily IC, accuracy tables and figures/ into `folder`.
 
     Returns the key figures by metric name, without those that are NaN. The files are written one after the
@@ -79,10 +81,18 @@ def write_report(folder: str | Path, inputs: ReportInputs) -> dict[str, float]:
         place / METRICS, {**details(inputs), "headline": [asdict(one) for one in report_tiles(inputs)]}
     )
     copy_plotly(place)
-    write_pages(place, "report.j2", curves=report_curves(inputs), **_content(inputs))
-    if inputs.charts:
-        write_forecasts(place, inputs.charts, inputs.signal)
+    write_report_pages(place, inputs, language)
     return metrics(inputs)
+
+
+def write_report_pages(folder: Path, inputs: ReportInputs, language: str) -> None:
+    """Write report.md, report.html and forecasts.html into `folder`, in `language`: en, zh or both."""
+    write_pages(
+        folder, "report.j2", partial(_content, inputs), language=language,
+        curves=partial(report_curves, inputs),
+    )  # fmt: skip
+    if inputs.charts:
+        write_forecasts(folder, inputs.charts, inputs.signal, language)
 
 
 def _figures(inputs: ReportInputs, place: Path) -> None:
@@ -111,17 +121,19 @@ def _figures(inputs: ReportInputs, place: Path) -> None:
 
 def report_text(inputs: ReportInputs) -> str:
     """Return the Markdown of report.md."""
-    return render("report.j2", "markdown.j2", **_content(inputs))
+    edition = Edition(words_of("en"))
+    return render("report.j2", "markdown.j2", edition, **_content(inputs, edition))
 
 
-def _content(inputs: ReportInputs) -> dict[str, Any]:
+def _content(inputs: ReportInputs, edition: Edition) -> dict[str, Any]:
     """Return the variables of the report's templates."""
     steps, decay = (frame.to_dict("records") for frame in (inputs.ranking.steps, inputs.ranking.decay))
     return {
         "inputs": inputs, "steps": list(zip(steps, decay, strict=True)), "fewest": MIN_NAMES,
         "periods": independent_periods(len(inputs.daily), inputs.horizon), "year": inputs.periods_per_year,
-        "tiles": report_tiles(inputs), "examples": any(chart.kind == RANDOM for chart in inputs.charts),
-        "qlib_year": QLIB_DAYS_A_YEAR, "shown_band": SHOWN,
+        "tiles": report_tiles(inputs, edition.words),
+        "examples": any(chart.kind == RANDOM for chart in inputs.charts),
+        "qlib_year": QLIB_DAYS_A_YEAR, "shown_band": SHOWN, "forecasts_page": edition.file(NAME, ".html"),
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from kronos.evaluation.departures import pay_out
 from kronos.evaluation.signals import MIN_NAMES
 from kronos.evaluation.tradability import Tradability, trading_mask
 from kronos.report.audit import Setting, sentences, table_text, write_audit
+from kronos.report.saved_content import save
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import write_record
 from kronos.stages.inputs import (
@@ -26,6 +27,7 @@ from kronos.stages.inputs import (
     stored_bars,
     wide_bars,
 )
+from kronos.stages.report_pages import LANGUAGE
 from kronos.tracking.metric_names import tracked
 from kronos.utils.files import atomic_folder
 
@@ -39,7 +41,8 @@ class AuditStage(Stage):
     help = "how far a Rank IC can be trusted on the stored bars: false alarms, coverage, power"
     params = (
         *(name for name in fields_of("data", "audit", "tracking") if name not in NOT_READ),
-        "backtest_delisting_return", "backtest_limit_threshold", "backtest_max_instruments", "seed",
+        "backtest_delisting_return", "backtest_limit_threshold", "backtest_max_instruments",
+        "report_language", "seed",
     )  # fmt: skip
     by_content = BY_CONTENT
     packages = ("numpy", "pandas", "scipy", "exchange_calendars")
@@ -76,9 +79,12 @@ class AuditStage(Stage):
             lookback=lookback, seeds=seeds,
         )  # fmt: skip
         with atomic_folder(self.folder(config)) as folder:
-            metrics = write_audit(folder, setting, cases)
+            save(folder, "audit", setting=setting, cases=cases)
+            metrics = write_audit(folder, setting, cases, config.backtest.report_language)
             outputs = sorted(path.name for path in folder.iterdir())
-            record = write_record(folder, key, run.id, outputs, {"metrics": metrics})
+            record = write_record(
+                folder, key, run.id, outputs, {"metrics": metrics, LANGUAGE: config.backtest.report_language}
+            )
             run.metrics(0, tracked(self.name, metrics))
             run.artifact(folder)
         context.say(table_text(cases))

@@ -18,6 +18,7 @@ from kronos.stages.forecast_charts import asked_for
 from kronos.stages.inputs import BY_CONTENT, backtest_points, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
 from kronos.stages.provenance import seen_before
+from kronos.stages.report_pages import LANGUAGE
 from kronos.stages.weights import trained_models
 from kronos.tracking.metric_names import tracked
 from kronos.utils.files import atomic_folder, digest_bytes, read_json
@@ -95,7 +96,11 @@ class BacktestStage(Stage):
         with atomic_folder(config.backtest_folder) as folder:
             forecast.to_parquet(folder / "predictions.parquet", index=False)
             metrics = evaluate(context, inputs, model, points, forecast, repaired, folder, before)
-            more = {"metrics": metrics, "headline": read_json(folder / METRICS)["headline"]}
+            more = {
+                "metrics": metrics,
+                "headline": read_json(folder / METRICS)["headline"],
+                LANGUAGE: config.backtest.report_language,
+            }
             record = write_record(folder, key, run.id, _outputs(folder), more)
             run.metrics(0, tracked(self.name, metrics))
             run.artifact(folder)

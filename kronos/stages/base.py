@@ -25,7 +25,7 @@ NO_EFFECT = frozenset((
     *fields_of("output", "update", "tracking", "registry", "search"), "dataset_path", "cache_path", "audit_path",
     "generate_path", "benchmark_path", "embed_path",
     "log_interval", "num_workers", "save_windows", "resume", "backtest_batch_size", "nproc_per_node", "fast_mode",
-    "skip_data_process", "skip_tokenizer", "skip_predictor", "skip_backtest",
+    "report_language", "skip_data_process", "skip_tokenizer", "skip_predictor", "skip_backtest",
 ))  # fmt: skip
 
 

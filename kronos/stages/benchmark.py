@@ -7,6 +7,7 @@ from typing import Any
 from kronos.config.schema import Config, fields_of
 from kronos.evaluation import benchmark
 from kronos.report.leaderboard import write_leaderboard
+from kronos.report.saved_content import save
 from kronos.stages import looks
 from kronos.stages.backtest import signals_digest
 from kronos.stages.base import Context, Inputs, Result, Stage
@@ -15,6 +16,7 @@ from kronos.stages.compared_models import Compared, compared_models, open_named
 from kronos.stages.five_tasks import compare
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
+from kronos.stages.report_pages import LANGUAGE
 from kronos.stages.weights import trained_models
 from kronos.tracking.metric_names import tracked
 from kronos.utils.errors import UserError
@@ -35,7 +37,7 @@ class BenchmarkStage(Stage):
     name = "benchmark"
     help = "models side by side: prices, returns, volatility, synthetic bars, portfolio"
     params = (
-        *fields_of("data", "benchmark", "tracking"), *KEPT,
+        *fields_of("data", "benchmark", "tracking"), *KEPT, "report_language",
         "inference_T", "inference_top_p", "inference_top_k", "inference_sample_count", "evaluation_sample_count",
         "evaluation_series", "inference_fine_rotary", "inference_precision", "inference_compile",
         "backtest_batch_size", "save_path", "backtest_result_path", "tokenizer_save_folder_name",
@@ -85,11 +87,14 @@ class BenchmarkStage(Stage):
         for look in looks_of(config, inputs, models):
             looks.record(ledger, look, run, context.say)
         with atomic_folder(self.folder(config)) as folder:
-            metrics = write_leaderboard(folder, board)
+            save(folder, "benchmark", board=board)
+            metrics = write_leaderboard(folder, board, config.backtest.report_language)
             outputs = sorted(
                 path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
             )
-            record = write_record(folder, key, run.id, outputs, {"metrics": metrics})
+            record = write_record(
+                folder, key, run.id, outputs, {"metrics": metrics, LANGUAGE: config.backtest.report_language}
+            )
             run.metrics(0, tracked(self.name, metrics))
             run.artifact(folder)
         context.say(board.text())

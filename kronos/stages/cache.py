@@ -233,6 +233,13 @@ def write_record(
     return record
 
 
+def rewrite_record(folder: Path, record: Mapping[str, Any], **changed: Any) -> dict[str, Any]:
+    """Write a record with other entries than it had, whose key and run stay."""
+    new = with_own_digest({**record, **changed})
+    write_json(folder / RECORD, new)
+    return new
+
+
 def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of the named files of a folder."""
     return {name: file_digest(folder / name) for name in names}

@@ -33,6 +33,7 @@ from kronos.evaluation.qlib_store import qlib_freq, write_qlib_store
 from kronos.evaluation.tear_sheet import tear_sheet
 from kronos.evaluation.tradability import Tradability, trading_costs, trading_mask
 from kronos.forecast.store_forecaster import Forecaster, forecaster, plain_rules, random_order, trading_rules
+from kronos.report.saved_content import save
 from kronos.report.writer import Portfolio, ReportInputs, write_report
 from kronos.stages.base import Context, Inputs
 from kronos.stages.calibration import coverages
@@ -173,7 +174,8 @@ def evaluate(
         looks_before=looks_before, held_out=apart,
     )  # fmt: skip
     context.say("evaluation: report")
-    return write_report(folder, content)
+    save(folder, "backtest", inputs=content)
+    return write_report(folder, content, rules.report_language)
 
 
 def trained_baselines(

@@ -24,6 +24,7 @@ from kronos.report.candle_figures import forecast_figure
 from kronos.report.figures import save_png
 from kronos.report.forecast_chart import ASKED, LATEST, MOST_SEEN, ForecastChart
 from kronos.report.pages.forecasts import write_ranking
+from kronos.report.saved_content import save
 from kronos.stages.base import Context, Inputs, Result, Stage
 from kronos.stages.cache import read_record, write_record
 from kronos.stages.calibration import NOT_ASKED, Found, context_closes, draw_moves, find, last_closes
@@ -31,6 +32,7 @@ from kronos.stages.ensemble import forecaster_of
 from kronos.stages.forecast_charts import PATHS, asked_for, point_chart
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.model_logging import log_inputs
+from kronos.stages.report_pages import LANGUAGE
 from kronos.stages.weights import Models, trained_models
 from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
@@ -61,7 +63,7 @@ class PredictStage(Stage):
     help = "forecast the next bars of every instrument from its latest ones"
     params = (
         *(name for name in fields_of("data", "output", "forecast", "tracking") if name not in NOT_READ),
-        "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu", "nproc_per_node",
+        "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu", "nproc_per_node", "report_language",
     )  # fmt: skip
     by_content = BY_CONTENT
     packages = ("torch", "numpy", "pandas", "exchange_calendars")
@@ -100,14 +102,22 @@ class PredictStage(Stage):
             write_tables(folder, risks)
             write_csv(points.excluded[["instrument", "reason"]], folder / "not_forecast.csv", index=False)
             (folder / "figures").mkdir()
-            write_ranking(folder, charts, risks, config.forecast.predict_drawdown)
+            shown: dict[str, Any] = {
+                "charts": charts,
+                "risks": risks,
+                "drawdown": config.forecast.predict_drawdown,
+            }
+            save(folder, "predict", **shown)
+            write_ranking(folder, **shown, language=config.backtest.report_language)
             for chart in [one for one in charts if one.kind == ASKED] or charts[:DRAWN]:
                 save_png(forecast_figure(chart), folder / "figures" / f"{file_name(chart.instrument)}.png")
             outputs = [
                 path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()
             ]
             metrics = {"instruments": len(points), "instruments_not_forecast": len(points.excluded)}
-            record = write_record(folder, key, run.id, outputs, {"metrics": metrics})
+            record = write_record(
+                folder, key, run.id, outputs, {"metrics": metrics, LANGUAGE: config.backtest.report_language}
+            )
             run.metrics(0, metrics)
             run.artifact(folder)
         if inputs.calibration.calibration is not None and (held := held_before(config, inputs)):

@@ -15,6 +15,7 @@ from kronos.stages.base import Context, Inputs, ObjectiveFactory, Result, Say, S
 from kronos.stages.cache import finished, key_of, key_parts
 from kronos.stages.description import describe, log_description, run_name
 from kronos.stages.provenance import parent_runs
+from kronos.stages.report_pages import in_language
 from kronos.stages.run_folder import check_resumable, shards_of, stage_lock, unfinished_run
 from kronos.tracking.client import Tracking, source_tags, uncommitted_changes, versions
 from kronos.tracking.run import NOTE, Run
@@ -179,7 +180,10 @@ def _reuse(stage: Stage, context: Context, key: Mapping[str, Any]) -> Result | N
         say(f"{stage.name}: runs again, since reuse=false")
         return None
     say(f"{stage.name}: reused, nothing it depends on has changed (run {record['run_id']}, {folder})")
-    return Result(stage.name, str(record["run_id"]), folder, record, reused=True)
+    shown = in_language(folder, record, config.backtest.report_language)
+    if shown is not record:
+        say(f"{stage.name}: report written again, since report_language={config.backtest.report_language}")
+    return Result(stage.name, str(record["run_id"]), folder, shown, reused=True)
 
 
 def _run_to_continue(stage: Stage, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> str | None:

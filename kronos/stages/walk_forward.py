@@ -14,6 +14,7 @@ from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.distributed.launcher import world_size
 from kronos.evaluation import benchmark
+from kronos.report.saved_content import save
 from kronos.report.walk_forward import read_fold, write_pooled
 from kronos.stages import looks
 from kronos.stages.backtest import BacktestStage
@@ -22,6 +23,7 @@ from kronos.stages.cache import key_of, write_record
 from kronos.stages.calibrate import CalibrateStage
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, stored_bars
 from kronos.stages.provenance import seen_before
+from kronos.stages.report_pages import LANGUAGE
 from kronos.stages.runner import run_stage
 from kronos.stages.train import PredictorStage, TokenizerStage
 from kronos.stages.weights import KINDS, given_address, load_weights, pretrained_address, trained_models
@@ -104,7 +106,7 @@ class WalkForwardStage(Stage):
             used_weights = tested.record["made_from"]["inputs"]
             predictors.append(used_weights["predictor"])
             used = resolve_splits(fold, store)
-            trained = " to ".join(str(day) for day in used.train)
+            trained = f"{used.train[0]} to {used.train[1]}"
             folds.append(read_fold(fold.backtest_folder, name, trained, signal))
             warnings += seen_before(fold, used)
         if not refit:
@@ -113,16 +115,20 @@ class WalkForwardStage(Stage):
         look = looks.look_of(looks.WALK_FORWARD, config, store, splits.backtest, predictor, model)
         before = looks.looked_before(ledger, look, context)
         with atomic_folder(self.folder(config)) as target:
-            metrics = write_pooled(
-                target, folds, signal=signal, horizon=config.data.predict_window, refit=refit,
-                periods_per_year=sessions_per_year_of(store, *splits.backtest),
-                before_spacing=config.backtest.baseline_day_step or config.data.predict_window,
-                warnings=list(dict.fromkeys(warnings)), looks_before=before,
-            )  # fmt: skip
+            pooled: dict[str, Any] = {
+                "folds": folds, "signal": signal, "horizon": config.data.predict_window, "refit": refit,
+                "periods_per_year": sessions_per_year_of(store, *splits.backtest),
+                "before_spacing": config.backtest.baseline_day_step or config.data.predict_window,
+                "warnings": list(dict.fromkeys(warnings)), "looks_before": before,
+            }  # fmt: skip
+            save(target, "walk_forward", **pooled)
+            metrics = write_pooled(target, **pooled, language=config.backtest.report_language)
             names = sorted(
                 path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()
             )
-            record = write_record(target, key, run.id, names, {"metrics": metrics})
+            record = write_record(
+                target, key, run.id, names, {"metrics": metrics, LANGUAGE: config.backtest.report_language}
+            )
             run.metrics(0, tracked(self.name, metrics))
             run.artifact(target)
             looks.record(ledger, look, run, context.say)

@@ -28,7 +28,7 @@ def browser(opened: Browser) -> Iterator[Browser]:
     """Every test ends with: only files of the page's folder were asked for, and nothing was complained about."""
     yield opened
     assert {url.rpartition("/")[2] for url in opened.asked if not url.startswith("data:")} <= {
-        "report.html", "forecasts.html", "plotly.min.js",
+        "report.html", "forecasts.html", "forecasts.zh.html", "plotly.min.js",
     }  # fmt: skip
     assert all(url.startswith(("file:", "data:")) for url in opened.asked) and opened.complaints == []
 
@@ -190,3 +190,16 @@ def test_without_plotlys_script_the_pictures_stay_and_the_page_of_candles_says_w
     page.goto((tmp_path / "forecasts.html").as_uri())
     assert "need the file plotly.min.js" in page.inner_text("#message")
     page.close()
+
+
+def test_a_chinese_page_has_chinese_controls_and_leads_to_the_english_one(browser: Browser, tmp_path: Path):
+    charts = [make_chart(name, LATEST, seed=place) for place, name in enumerate(NAMES)]
+    write_ranking(tmp_path, charts, make_risks(NAMES, EXPECTED), 0.05, "both")
+    page = browser.open(tmp_path / "forecasts.zh.html")
+    page.wait_for_selector('.modebar-btn[data-title="缩小"]', state="attached")
+    assert page.locator("html").get_attribute("lang") == "zh-CN"
+    assert page.locator("#ranking thead button").all_inner_texts()[:3] == ["名次", "标的", "预期收益"]
+    assert "预测（均值）" in page.locator("#chart .legendtext").all_text_contents()
+    page.locator(".bar a").click()
+    page.wait_for_selector('.modebar-btn[data-title="Zoom out"]', state="attached")
+    assert page.url.endswith("/forecasts.html") and page.locator(".bar a").inner_text() == "中文"

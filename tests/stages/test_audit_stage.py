@@ -39,6 +39,14 @@ def test_the_stage_writes_its_page_and_run_and_is_reused(
     assert "no finished output" in capsys.readouterr().out
     assert (Path("elsewhere") / "audit.json").read_bytes() == (FOLDER / "audit.json").read_bytes()
     assert main(SMALL) == 0 and "audit: reused" in capsys.readouterr().out
+    english = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
+    assert main([*SMALL, "--report-language", "zh"]) == 0
+    said = capsys.readouterr().out
+    assert "audit: reused" in said and "audit: report written again, since report_language=zh" in said
+    assert '<html lang="zh-CN">' in (FOLDER / "audit.html").read_text(encoding="utf-8")
+    assert (FOLDER / "audit.json").read_bytes() == english["audit.json"]
+    assert main(SMALL) == 0 and "audit: report written again" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in FOLDER.iterdir()} == english
     assert main([*SMALL, "--seed", "7"]) == 0 and "seed was 100, is 7" in capsys.readouterr().out
     assert json.loads((FOLDER / "audit.json").read_text())["cases"] != stored["cases"]
 

@@ -18,6 +18,13 @@ TINY = ["--epochs", "1", "--n-train-iter", "300", "--n-val-iter", "100", "--infe
         "--baseline-seeds", "2", "--backtest-max-instruments", "60",
         "--backtest-time-range", "2010-08-05,2010-08-20"]  # fmt: skip
 TRAINED = ("tokenizer", "predictor")
+REPORT = Path("outputs/backtest_results/finetune_backtest_demo")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
@@ -36,6 +43,14 @@ def test_touching_one_field_runs_exactly_the_stages_it_reaches(
 ) -> None:
     assert ran(capsys) == list(ORDER)
     assert ran(capsys) == []
+    english = contents(REPORT)
+    assert ran(capsys, "--report-language", "both") == []
+    both = contents(REPORT)
+    added = {"report.zh.html", "report.zh.md", "forecasts.zh.html"}
+    assert both.keys() == english.keys() | added and '<html lang="zh-CN">' in both["report.zh.html"].decode()
+    changed = {name for name in english if both[name] != english[name]}
+    assert changed == {"report.html", "report.md", "forecasts.html", "summary.json"}
+    assert ran(capsys) == [] and contents(REPORT) == english
     given: list[str] = []
     for field, value, reached in (
         ("--backtest-open-cost", "0.002", ["backtest"]),
@@ -72,6 +87,7 @@ def test_touching_one_field_runs_exactly_the_stages_it_reaches(
         ("inference_sample_count", "3", ("backtest",)),
         ("backtest_signal", "last", ("backtest",)),
         ("backtest_batch_size", "10", ()),
+        ("report_language", "zh", ()),
         ("log_interval", "9", ()),
         ("num_workers", "1", ()),
         ("save_windows", "100", ()),

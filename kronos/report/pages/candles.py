@@ -12,22 +12,24 @@ import numpy as np
 import pandas as pd
 
 from kronos.report.forecast_chart import COLUMNS, OTHER_DAY, ForecastChart
+from kronos.report.language import IN_ENGLISH, Words
 
 # Colours that are seen on a white and on a dark page.
 UP, DOWN, BLUE, AMBER = "#2a9d74", "#c8553d", "#3b82c4", "#d08b1d"
 APART = 0.22  # the forecast is drawn left of a bar's place and what came right of it
 BAND_SHADES = (0.16, 0.28, 0.36)  # opacity of bands, the widest first
 MOST_BANDS = len(BAND_SHADES)
-HOVER = (
-    "%{text}<br>open %{open:.6~g}<br>high %{high:.6~g}<br>low %{low:.6~g}<br>close %{close:.6~g}"
-    "<extra>%{fullData.name}</extra>"
-)
 
 
-def candle_template() -> dict[str, Any]:
+def candle_template(words: Words = IN_ENGLISH) -> dict[str, Any]:
     """Return the figure of every chart without its data: traces, told apart by `meta`, and layout, as JSON types."""
     import plotly.graph_objects as go
 
+    gettext = words.gettext
+    hover = (
+        f"%{{text}}<br>{gettext('open')} %{{open:.6~g}}<br>{gettext('high')} %{{high:.6~g}}<br>{gettext('low')} "
+        f"%{{low:.6~g}}<br>{gettext('close')} %{{close:.6~g}}<extra>%{{fullData.name}}</extra>"
+    )
     traces: list[Any] = []
     for place, opacity in enumerate(BAND_SHADES):
         shade = go.Scatter(
@@ -38,7 +40,7 @@ def candle_template() -> dict[str, Any]:
     traces.append(
         go.Scatter(
             meta="paths",
-            name="sample paths",
+            name=gettext("sample paths"),
             mode="lines",
             line={"color": AMBER, "width": 1},
             opacity=0.75,
@@ -47,24 +49,24 @@ def candle_template() -> dict[str, Any]:
         )
     )
     for meta, name, up, down in (
-        ("seen", "seen", UP, DOWN),
-        ("forecast", "forecast (mean)", BLUE, BLUE),
-        ("came", "what came", UP, DOWN),
+        ("seen", gettext("seen"), UP, DOWN),
+        ("forecast", gettext("forecast (mean)"), BLUE, BLUE),
+        ("came", gettext("what came"), UP, DOWN),
     ):
         # Hollow candles rise and filled ones fall, so that colour is not needed to tell them apart.
         traces.append(
             go.Candlestick(
                 meta=meta,
                 name=name,
-                hovertemplate=HOVER,
+                hovertemplate=hover,
                 whiskerwidth=0,
                 increasing={"line": {"color": up, "width": 1.2}, "fillcolor": "rgba(0,0,0,0)"},
                 decreasing={"line": {"color": down, "width": 1.2}, "fillcolor": down},
             )
         )
     for meta, name, symbol, color in (
-        ("buy", "bought", "triangle-up", UP),
-        ("sell", "sold", "triangle-down", DOWN),
+        ("buy", gettext("bought"), "triangle-up", UP),
+        ("sell", gettext("sold"), "triangle-down", DOWN),
     ):
         traces.append(
             go.Scatter(
@@ -76,9 +78,9 @@ def candle_template() -> dict[str, Any]:
             )
         )
     for meta, name, color in (
-        ("volume_seen", "volume seen", "#7b8794"),
-        ("volume_forecast", "volume forecast", BLUE),
-        ("volume_came", "volume that came", "#a0762b"),
+        ("volume_seen", gettext("volume seen"), "#7b8794"),
+        ("volume_forecast", gettext("volume forecast"), BLUE),
+        ("volume_came", gettext("volume that came"), "#a0762b"),
     ):
         traces.append(
             go.Bar(
@@ -99,8 +101,8 @@ def candle_template() -> dict[str, Any]:
         xaxis={"anchor": "y2", "hoverformat": ".0f", "showgrid": False, "zeroline": False, "tickangle": 0,
                "ticklabeloverflow": "allow",
                "rangeslider": {"visible": False}},
-        yaxis={"domain": [0.26, 1], "title": {"text": "price"}, "zeroline": False},
-        yaxis2={"domain": [0, 0.2], "title": {"text": "volume"}, "rangemode": "tozero", "nticks": 3,
+        yaxis={"domain": [0.26, 1], "title": {"text": gettext("price")}, "zeroline": False},
+        yaxis2={"domain": [0, 0.2], "title": {"text": gettext("volume")}, "rangemode": "tozero", "nticks": 3,
                 "fixedrange": True},
         # The forecast begins after the last bar seen.
         shapes=[
@@ -112,7 +114,7 @@ def candle_template() -> dict[str, Any]:
     return found
 
 
-def chart_arrays(chart: ForecastChart) -> dict[str, Any]:
+def chart_arrays(chart: ForecastChart, words: Words = IN_ENGLISH) -> dict[str, Any]:
     """Return what a page holds of one chart: its names, its times and the arrays of each trace that has data.
 
     Volumes stand with the candles, and times once: the script gives them to the traces.
@@ -124,7 +126,8 @@ def chart_arrays(chart: ForecastChart) -> dict[str, Any]:
     for place, (share, (low, high)) in enumerate(bands):
         across = [0, *ahead.tolist(), *ahead[::-1].tolist()]
         traces[f"band_{place}"] = {
-            "name": f"{100 * share:g} % band", "x": across, "y": _numbers([last, *high, *np.asarray(low)[::-1]]),
+            "name": words.gettext("%(share)s %% band", share=f"{100 * share:g}"), "x": across,
+            "y": _numbers([last, *high, *np.asarray(low)[::-1]]),
         }  # fmt: skip
     if len(chart.paths):
         gap: list[float | None] = [None]
@@ -149,12 +152,15 @@ def chart_arrays(chart: ForecastChart) -> dict[str, Any]:
         own, places = own[np.isfinite(places)], places[np.isfinite(places)]
         if len(own):
             texts = [
-                f"{one.datetime:%Y-%m-%d}: {one.shares:,.0f} shares at {one.price:.6g}"
+                words.gettext(
+                    "%(day)s: %(shares)s shares at %(price)s", day=f"{one.datetime:%Y-%m-%d}",
+                    shares=f"{one.shares:,.0f}", price=f"{one.price:.6g}",
+                )
                 for one in own.itertuples()
-            ]
+            ]  # fmt: skip
             traces[side] = {"x": _numbers(places), "y": _numbers(own["price"]), "text": texts}
     return {
-        "instrument": chart.instrument, "kind": chart.kind, "listed": chart.kind != OTHER_DAY,
+        "instrument": chart.instrument, "kind": words.phrase(chart.kind), "listed": chart.kind != OTHER_DAY,
         "as_of": chart.times[len(chart.seen) - 1],
         "first": 1 - len(chart.seen), "times": chart.times, "traces": traces,
     }  # fmt: skip

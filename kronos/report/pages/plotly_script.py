@@ -1,8 +1,12 @@
-"""The one plotly.min.js of a folder, copied from the installed package, so that pages load nothing from a network."""
+"""The one plotly.min.js of a folder, copied from the installed package, so that pages load nothing from a network;
+and the words of Plotly's own controls, which the script has in English alone."""
 
 import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
+
+from kronos.report.language import ENGLISH, Words
 
 NAME = "plotly.min.js"
 
@@ -11,3 +15,22 @@ def copy_plotly(folder: Path) -> None:
     """Copy Plotly's script into `folder`, where the pages beside it find it."""
     with as_file(files("plotly") / "package_data" / NAME) as script:
         shutil.copyfile(script, folder / NAME)
+
+
+def plotly_locale(words: Words) -> dict[str, Any]:
+    """Return Plotly's options for a language: its controls, and how it writes months; none for English."""
+    if words.language == ENGLISH:
+        return {}
+    gettext = words.gettext
+    months = [
+        gettext("Jan"), gettext("Feb"), gettext("Mar"), gettext("Apr"), gettext("May"), gettext("Jun"),
+        gettext("Jul"), gettext("Aug"), gettext("Sep"), gettext("Oct"), gettext("Nov"), gettext("Dec"),
+    ]  # fmt: skip
+    controls = {
+        "Autoscale": gettext("Autoscale"), "Download plot": gettext("Download plot"),
+        "Download plot as a PNG": gettext("Download plot as a PNG"), "Pan": gettext("Pan"),
+        "Reset axes": gettext("Reset axes"), "Zoom": gettext("Zoom"), "Zoom in": gettext("Zoom in"),
+        "Zoom out": gettext("Zoom out"),
+    }  # fmt: skip
+    shown = {"months": months, "shortMonths": months, "date": "%Y-%m-%d"}
+    return {"locale": words.tag, "locales": {words.tag: {"dictionary": controls, "format": shown}}}

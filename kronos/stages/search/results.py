@@ -58,10 +58,11 @@ def write_results(search: Search, asked: Config, looks_before: int = 0) -> dict[
         "tokenizer_digest": study.get("definition")["inputs"].get("tokenizer"),
     }  # fmt: skip
     write_json(folder / "best_trial.json", record)
-    write_pages(
-        folder, "search.j2", study=study.name, best=first, others=others, top=top, parameters=list(best.params),
-        chosen=chosen, why_not=why_not, looks_before=looks_before, compared=record["compared"],
-    )  # fmt: skip
+    content = {
+        "study": study.name, "best": first, "others": others, "top": top, "parameters": list(best.params),
+        "chosen": chosen, "why_not": why_not, "looks_before": looks_before, "compared": record["compared"],
+    }  # fmt: skip
+    write_pages(folder, "search.j2", lambda edition: content)
     with (folder / "top_trials.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(first))
         writer.writeheader()
