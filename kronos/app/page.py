@@ -9,6 +9,7 @@ from flask import Flask, Response, abort, send_from_directory
 from kronos.app import view_backtests, view_bars, view_forecast, view_trainings
 from kronos.app.guard import FRAMED, protect
 from kronos.app.session import MOST_UPLOAD, SHOWN, Session
+from kronos.report.language import editions
 from kronos.report.rendering import render
 from kronos.utils.errors import UserError
 
@@ -29,7 +30,7 @@ def make_page(session: Session, host: str, password: str | None) -> Dash:
     serve_files(server, session)
     app = Dash(
         "kronos.app", server=server, title="Kronos", update_title="", serve_locally=True,
-        index_string=render("app.j2", "html.j2"), enable_mcp=False,
+        index_string=render("app.j2", "html.j2", editions("en")[0]), enable_mcp=False,
     )  # fmt: skip
     app.layout = layout()
     connect_tabs(app)

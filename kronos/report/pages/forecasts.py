@@ -39,8 +39,9 @@ def write_bars(folder: Path, charts: Sequence[ForecastChart], title: str, instru
     (edition,) = editions("en")
     held = _fitting(charts, edition.words)
     copy_plotly(folder)
-    _write(folder, edition, held, title=title, ranking=None, left_out=instruments - len(held), forecasts=False)
-
+    _write(
+        folder, edition, held, title=title, ranking=None, left_out=instruments - len(held), forecasts=False
+    )
 
 
 def write_ranking(
@@ -72,7 +73,15 @@ def write_ranking(
         drawn = {chart["instrument"] for chart in held}
         title = edition.words.gettext("Forecasts as of %(as_of)s", as_of=as_of.removesuffix(" 00:00"))
         ranking = {"columns": _headings(edition.words, drawdown), "rows": rows, "until": until}
-        _write(folder, edition, held, title=title, ranking=ranking, left_out=len(order) - len(drawn), forecasts=True)
+        _write(
+            folder,
+            edition,
+            held,
+            title=title,
+            ranking=ranking,
+            left_out=len(order) - len(drawn),
+            forecasts=True,
+        )
 
 
 def _headings(words: Words, drawdown: float) -> list[str]:
