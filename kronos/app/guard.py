@@ -25,6 +25,8 @@ ONLY_FROM_HERE = (
     "frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
 )
 # Reports are shown in a frame without the rights of this page: they may come from a tracking server of others.
+# A browser gives such a frame no password, so that the script of its charts, which holds no secret, needs none.
+OPEN_TO_ALL = "plotly_script"  # the endpoint
 FRAMED = f"sandbox allow-scripts allow-downloads; {ONLY_FROM_HERE}"
 
 
@@ -59,7 +61,7 @@ def protect(server: Flask, host: str, password: str | None) -> None:
 
     @server.before_request
     def check() -> Response | None:
-        if password is not None and not _is_user(password):
+        if password is not None and request.endpoint != OPEN_TO_ALL and not _is_user(password):
             return Response(
                 "The page asks for its password; the user name is kronos.\n", 401,
                 {"WWW-Authenticate": 'Basic realm="kronos", charset="UTF-8"'}, mimetype="text/plain",

@@ -7,9 +7,10 @@ from dash import Dash, Input, Output, ctx, html
 from flask import Flask, Response, abort, send_from_directory
 
 from kronos.app import view_backtests, view_bars, view_forecast, view_trainings
-from kronos.app.guard import FRAMED, protect
+from kronos.app.guard import FRAMED, OPEN_TO_ALL, protect
 from kronos.app.session import MOST_UPLOAD, SHOWN, Session
 from kronos.report.language import editions
+from kronos.report.pages.plotly_script import NAME, plotly_script
 from kronos.report.rendering import render
 from kronos.utils.errors import UserError
 
@@ -71,6 +72,13 @@ def connect_tabs(app: Dash) -> None:
 
 def serve_files(server: Flask, session: Session) -> None:
     """Serve the files of a result, and the reports of tracked runs, without rights over the page itself."""
+
+    @server.get(f"/work/<identifier>/{NAME}", endpoint=OPEN_TO_ALL)
+    @server.get(f"/runs/<identifier>/{NAME}", endpoint=OPEN_TO_ALL)
+    def script(identifier: str) -> Response:
+        return Response(
+            plotly_script(), mimetype="text/javascript", headers={"Cache-Control": "max-age=3600"}
+        )
 
     @server.get("/work/<identifier>/<name>")
     def of_work(identifier: str, name: str) -> Response:

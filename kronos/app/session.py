@@ -19,7 +19,7 @@ UPLOADS_KEPT = 4
 LONGEST_NAME = 200  # bytes
 RUNS_KEPT = 8  # whose downloaded artifacts are kept
 # Files of a result and of a tracked run that the page shows in a frame, or hands out.
-SHOWN = ("forecasts.html", "report.html", "benchmark.html", "plotly.min.js", "forecast.csv", "ranking.csv")
+SHOWN = ("forecasts.html", "report.html", "benchmark.html", "forecast.csv", "ranking.csv")
 
 
 @dataclass

@@ -46,7 +46,8 @@ def tab() -> list[Any]:
     ]
     return [
         html.P(["A fine-tuning on the bars chosen above: the command ", html.Code("python -m kronos pipeline"),
-                ", a tracked run like any other. It ends with this page, and can be gone on with."],
+                ", a tracked run like any other. It ends with this page, and can be gone on with. Fine-tuning easily "
+                "makes public weights worse: a learning rate of 1e-5 or lower and few epochs are gentle."],
                className="hint"),
         model_chooser("training"),
         html.P(id="training-hint", className="hint"),

@@ -17,6 +17,7 @@ pytest.importorskip("dash", reason="dash is not installed: pip install -e '.[app
 from kronos.app.guard import PASSWORD, is_loopback
 from kronos.app.page import make_page
 from kronos.app.session import MOST_UPLOAD, Session
+from kronos.report.pages.plotly_script import plotly_script
 from kronos.utils.errors import UserError
 
 SECRET = "twelve letters and more"
@@ -79,6 +80,10 @@ def test_without_the_password_nothing_is_served(session):
     assert status(asked, Authorization=f"Bearer {SECRET}") == 401
     assert status(asked, CALLBACK, "POST", Origin=HERE) == 401
     assert status(asked, **basic("kronos", SECRET)) == 200
+    script = asked.get(
+        "/work/any/plotly.min.js", base_url=HERE
+    )  # frames without rights have no password to give
+    assert script.status_code == 200 and script.data == plotly_script()
     # A proxy's name is allowed: a browser gives the password to no other name than the one it was typed for.
     assert status(asked, base="https://page.example", **basic("kronos", SECRET)) == 200
 

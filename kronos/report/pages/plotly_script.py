@@ -1,8 +1,7 @@
 """The one plotly.min.js of a folder, copied from the installed package, so that pages load nothing from a network;
 and the words of Plotly's own controls, which the script has in English alone."""
 
-import shutil
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,14 @@ from kronos.report.language import ENGLISH, Words
 NAME = "plotly.min.js"
 
 
+def plotly_script() -> bytes:
+    """Plotly's script, as the installed package has it."""
+    return (files("plotly") / "package_data" / NAME).read_bytes()
+
+
 def copy_plotly(folder: Path) -> None:
     """Copy Plotly's script into `folder`, where the pages beside it find it."""
-    with as_file(files("plotly") / "package_data" / NAME) as script:
-        shutil.copyfile(script, folder / NAME)
+    (folder / NAME).write_bytes(plotly_script())
 
 
 def plotly_locale(words: Words) -> dict[str, Any]:
