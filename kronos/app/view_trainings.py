@@ -3,7 +3,7 @@
 import threading
 from typing import Any
 
-from dash import Dash, Input, Output, State, ctx, dcc, html
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from kronos.app.parts import field_inputs, field_states, given
@@ -108,18 +108,20 @@ def connect(app: Dash, session: Session) -> None:
             own = session.trainings.newest
             log = "" if own is None else output_of(own)
             runs = recent(WATCHED, MOST, session.uri, session.experiment)
-            run, follow = wanted(runs, run_id, follow)
+            run, found = wanted(runs, run_id, follow)
             trained = [] if run is None else trained_by(run)
             done, total = steps_of(trained[-1]) if trained else (0, 0)
             figure = losses_figure(trained)
         except Exception as error:
-            return [], None, log, message(error), "0", "1", losses_figure([]), follow
+            return [], None, log, message(error), "0", "1", losses_figure([]), no_update
         finally:
             looking.release()
         options = [{"label": f"{one.started:%Y-%m-%d %H:%M} {one.label}, {state_of(one)}", "value": one.id}
                    for one in runs]  # fmt: skip
         status = "" if run is None else status_of(run, done, total)
-        return options, run and run.id, log, status, str(done), str(max(total, 1)), figure, follow
+        # Only what this call has found is forgotten: another one may have been started meanwhile.
+        waits = None if found else no_update
+        return options, run and run.id, log, status, str(done), str(max(total, 1)), figure, waits
 
 
 def start(session: Session, kind: str, path: Any, uploaded: Any, more: Any, model: Any, predictor: Any,
@@ -158,16 +160,13 @@ def chosen_run(session: Session, run_id: str | None) -> TrackedRun:
     return found[0]
 
 
-def wanted(
-    runs: list[TrackedRun], chosen: str | None, follow: int | None
-) -> tuple[TrackedRun | None, int | None]:
-    """(the run to show, the process whose run is still waited for).
+def wanted(runs: list[TrackedRun], chosen: str | None, follow: int | None) -> tuple[TrackedRun | None, bool]:
+    """(the run to show, whether it is that of the process `follow`).
 
     The run of a process that was just started is shown once it exists, otherwise the chosen one, else the newest.
     """
     own = [run for run in runs if follow is not None and run.process.split()[1] == str(follow)]
-    shown = next(iter([*own, *(run for run in runs if run.id == chosen), *runs]), None)
-    return shown, None if own else follow
+    return next(iter([*own, *(run for run in runs if run.id == chosen), *runs]), None), bool(own)
 
 
 def output_of(training: Training) -> str:

@@ -132,8 +132,8 @@ def test_an_uploaded_file_is_checked_and_not_trained_on(browser, address, place)
     assert "an uploaded file is removed with this page" in page.inner_text("#training-problem")
 
 
-def test_a_training_is_started_watched_stopped_and_gone_on_with(browser, address, place, weights):
-    """It is a run like any other: stopped it is KILLED, and the same run goes on from its last checkpoint."""
+def test_a_training_is_started_watched_and_stopped(browser, address, place, weights):
+    """It is a run like any other, which is KILLED by a stop; tests/stages has what the same command then does."""
     page = browser.open(address)
     page.fill("#bars-path", "bars.csv")
     page.click("text=further fields")
@@ -154,6 +154,3 @@ def test_a_training_is_started_watched_stopped_and_gone_on_with(browser, address
     (first,) = recent(["pipeline"], 9, f"sqlite:///{place}/mlflow.db")
     (child,) = (run for run in first.children() if run.stage == "predictor")
     assert (first.status, child.status) == ("KILLED", "KILLED")
-    page.click("#training-go-on")
-    page.locator("#training-log", has_text="resumes its interrupted run").wait_for()
-    page.locator("#training-status", has_text="running").wait_for()

@@ -1,21 +1,32 @@
 """What the page shows is what the commands say and make: checks, messages, forecasts, trainings."""
 
+import ast
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from kronos.__main__ import main
+
+pytest.importorskip("dash", reason="dash is not installed: pip install -e '.[app]'")
+
+from kronos.app import trainings
 from kronos.app.bars import FILE, STORE, Stores, chosen_fields, fields_of_text
 from kronos.app.forecasts import make_forecast
 from kronos.app.models import forecast_fields, offered, training_fields
-from kronos.app.trainings import fields_of_training, flags_of
+from kronos.app.trainings import Training, Trainings, fields_of_training, flags_of, stop_run
+from kronos.app.view_trainings import wanted
 from kronos.app.work import Work, Worker, message
 from kronos.config.loading import load_config
+from kronos.config.schema import Config
 from kronos.utils.errors import UserError
 
 DAYS = pd.bdate_range("2020-01-01", periods=300)
@@ -140,6 +151,54 @@ def test_models_and_the_fields_that_they_mean(in_folder, weights):
     assert config.launch.skip_backtest and config.training.epochs == 2
     with pytest.raises(UserError, match="epochs: 0 is too small"):
         flags_of({**fields, "epochs": "0"})
+
+
+SLEEPER = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(130)))
+print(sys.argv[1:], flush=True)
+time.sleep(100)
+"""
+
+
+def begun(training: Training) -> list[str]:
+    """The lines of a training that has begun."""
+    end = time.monotonic() + 60
+    while not training.lines() and time.monotonic() < end:
+        time.sleep(0.02)
+    return training.lines()
+
+
+def tracked(**fields: object) -> SimpleNamespace:
+    return SimpleNamespace(**{"id": "abc", "status": "KILLED", "stage": "predictor", "process": "elsewhere 1 0",
+                              "folder": Path(), **fields})  # fmt: skip
+
+
+def test_a_training_is_a_command_that_is_stopped_and_gone_on_with(in_folder, monkeypatch):
+    monkeypatch.setattr(trainings, "python_module", lambda name: [sys.executable, "-c", SLEEPER])
+    own = Trainings(in_folder / "trainings")
+    first = own.start("pipeline", ["--epochs=2"])
+    assert begun(first) == ["['pipeline', '--epochs=2']"] and first.running and own.newest is first
+    stop_run(tracked(status="RUNNING", process=f"{socket.gethostname()} {first.pid} "
+                     f"{psutil.Process(first.pid).create_time():.2f}"))  # fmt: skip
+    first.end()
+    assert first.lines()[-1] == "saved" and first.outcome() == "ended with status 130"
+    run = tracked(config=Config(epochs=7))
+    second = own.go_on(run)
+    stage, flag, path = ast.literal_eval(begun(second)[0])
+    assert (stage, flag) == ("predictor", "--config-path") and load_config(path)[0] == run.config
+    third = own.start("pipeline", [])
+    begun(third)
+    own.close()
+    assert [one.lines()[-1] for one in (second, third)] == ["saved", "saved"] and not own.running()
+    assert wanted([run], None, None) == (run, False) and wanted([run], "abc", 1) == (run, True)
+    for other, why in (({"status": "FINISHED"}, "is finished"), ({"status": "RUNNING"}, "is still running")):
+        with pytest.raises(UserError, match=why):
+            own.go_on(tracked(**other))
+    with pytest.raises(UserError, match="is of the machine elsewhere"):
+        stop_run(tracked(status="RUNNING"))
+    with pytest.raises(UserError, match="is not running"):
+        stop_run(tracked())
 
 
 @pytest.mark.slow
