@@ -72,7 +72,7 @@ def measure(fields: dict[str, Any]) -> dict[str, float]:
     return {"size": size, "trained": trainable(model), "peak": peak, "speed": SIZE / seconds}
 
 
-def test_an_adapter_takes_less_memory_than_all_weights() -> None:
+def test_lora_takes_less_memory_than_all_weights() -> None:
     found = {}
     print(f"\npredictor {PRESET}, float32, {SIZE} windows of 101 bars, load {os.getloadavg()[0]:.1f}")
     print("| trained | parameters | peak memory | windows/s |\n| --- | --- | --- | --- |")
@@ -85,8 +85,8 @@ def test_an_adapter_takes_less_memory_than_all_weights() -> None:
         one = found[name] = json.loads(done.stdout.splitlines()[-1])
         share, peak = one["trained"] / one["size"], one["peak"] / 2**30
         print(f"| {name} | {one['trained']:,} ({share:.1%}) | {peak:.2f} GiB | {one['speed']:.2f} |")
-    full = found.pop("all weights")
-    assert all(one["peak"] < full["peak"] for one in found.values())
+    lora = [one["peak"] for name, one in found.items() if name.startswith("LoRA")]
+    assert max(lora) < found["all weights"]["peak"]
 
 
 if __name__ == "__main__":
