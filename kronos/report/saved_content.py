@@ -18,6 +18,7 @@ from kronos.evaluation.audit import Case, Share
 from kronos.evaluation.coverage import Coverage
 from kronos.evaluation.departures import Departures
 from kronos.evaluation.forecast_evaluation import Accuracy, Before, Member, Ranking
+from kronos.evaluation.held_out import HeldOut
 from kronos.evaluation.large_moves import LargeMoves
 from kronos.evaluation.portfolio import Excess
 from kronos.evaluation.ranking import Comparison, Worth
@@ -38,8 +39,8 @@ CLASSES = {
     one.__name__: one
     for one in (
         Accuracy, Before, Case, Comparison, Coverage, Departures, Entry, Estimate, Excess, Fold, ForecastChart,
-        LargeMoves, Leaderboard, Ledger, LossComparison, Member, Portfolio, Ranking, ReportInputs, Score, Setting,
-        Share, TearSheet, TimeSeries, Worth,
+        HeldOut, LargeMoves, Leaderboard, Ledger, LossComparison, Member, Portfolio, Ranking, ReportInputs, Score,
+        Setting, Share, TearSheet, TimeSeries, Worth,
     )
 }  # fmt: skip
 WRITERS: dict[str, Callable[..., None]] = {  # of the pages of each report
