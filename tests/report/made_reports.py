@@ -12,6 +12,7 @@ from test_report import HORIZON, YEAR, make_inputs, make_portfolio
 from kronos.evaluation.coverage import BANDS, REGIMES, Coverage
 from kronos.evaluation.departures import Departures
 from kronos.evaluation.forecast_evaluation import Before, Member
+from kronos.evaluation.held_out import HeldOut
 from kronos.evaluation.portfolio import excesses
 from kronos.evaluation.ranking import Comparison
 from kronos.evaluation.statistics import estimate
@@ -131,9 +132,14 @@ def make_variants() -> dict[str, ReportInputs]:
     }
     few = replace(full.large_moves, suspects=0, unnamed=2, largest=full.large_moves.largest.iloc[:0])
     one = replace(full.large_moves, suspects=1, held=1, unnamed=0)
+    gap = estimate(np.random.default_rng(5).normal(-0.01, 0.05, 240), HORIZON)
+    apart = HeldOut(
+        names=("N00", "N01"), maybe_seen=True, seen=50, rank_ic_seen=gap, rank_ic_unseen=gap, rank_ic_difference=gap,
+        skill_seen=(0.1, 0.05, 0.15), skill_unseen=(0.02, -0.1, 0.14), skill_difference=gap,
+    )  # fmt: skip
     return {
         "short": full,
-        "long": long,
+        "long": replace(long, held_out=apart),
         "chance": make_full(days=240, seed=4),
         "loss": replace(
             long, excesses=loss, limit_threshold=None, looks_before=1, large_moves=one, charts=(),
