@@ -22,7 +22,6 @@ from kronos.stages.weights import (
     pretrained_address,
     trained_weights,
 )
-from kronos.tracking import metric_names
 from kronos.tracking.run import Run
 from kronos.utils.errors import UserError
 from kronos.utils.progress import Progress
@@ -170,8 +169,7 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
             share_tokenizer(objective, runtime)
             result = fit(
                 model, objective, train, validation, settings=settings, runtime=runtime, folder=folder,
-                report=lambda step, values: run.metrics(step, metric_names.tracked(kind, values)), progress=progress,
-                resume=resume, stop_requested=stop, before_save=run.flush,
+                report=run.metrics, progress=progress, resume=resume, stop_requested=stop, before_save=run.flush,
             )  # fmt: skip
         run.flush()
         if result.interrupted:
@@ -288,9 +286,9 @@ def log_closing(run: Run, metrics: dict[str, float]) -> None:
     MLflow shows the last value of a metric, so that `val_loss` ends with the value of the saved weights.
     """
     last = int(metrics["steps"])
-    renamed = {
-        name.replace("windows_per_second", "mean_windows_per_second"): metrics[name] for name in metrics
-    }
-    run.metrics(last, metric_names.tracked("predictor", renamed))
+    run.metrics(
+        last,
+        {name.replace("windows_per_second", "mean_windows_per_second"): metrics[name] for name in metrics},
+    )
     if metrics["best_step"] != last:
         run.metrics(last + 1, {"val_loss": metrics["best_val_loss"]})

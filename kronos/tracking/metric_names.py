@@ -1,8 +1,8 @@
 """The metrics that a run logs to MLflow and their names there: a group, a slash and the figure.
 
 A stage's record (`summary.json`) has every figure under the name of the code; MLflow gets those that tell the result,
-in groups, since its pages show one chart for each metric. Names that are not in the tables below, for instance those
-of a user's objective, are logged as they are.
+in groups, since its pages show one chart for each metric. Metrics of a training keep their names without a group:
+MLflow shows groups first, and the losses would come last.
 """
 
 from collections.abc import Mapping
@@ -50,18 +50,6 @@ PIPELINE: dict[str, dict[str, str]] = {
         )
     },
 }  # fmt: skip
-TRAINING: dict[str, str] = {
-    **{f"{name}windows_per_second": f"speed/{name}windows_per_second" for name in ("", "mean_")},
-    **{f"seconds_{part}": f"speed/seconds_{part}" for part in ("data", "step", "evaluate", "save", "total")},
-    "duration_seconds": "speed/duration_seconds", "peak_memory_gib": "speed/peak_memory_gib",
-    **{f"{split}_{head}": f"codes/{split}_{head}" for split, head in product(("train", "val"), ("coarse", "fine"))},
-    **{f"val_perplexity_{head}": f"codes/val_perplexity_{head}" for head in ("coarse", "fine")},
-    **{f"val_{head}_{what}": f"codes/val_{head}_{what}" for head, what in product(
-        ("coarse", "fine"), ("perplexity", "use")
-    )},
-    "train_quantizer": "codes/train_quantizer", "train_mse_coarse": "codes/train_mse_coarse",
-    "train_mse_full": "codes/train_mse_full", "val_loss_coarse": "codes/val_loss_coarse",
-}  # fmt: skip
 WALK_FORWARD: dict[str, str] = {
     **_interval("excess_return_annualised", "portfolio/excess_over_equal_weight"),
     **{f"rank_ic_gain_over_{name}{end}": f"ranking/gain_over_{name}{end}" for name, end in product(BASELINES, ENDS)},
@@ -71,30 +59,34 @@ WALK_FORWARD: dict[str, str] = {
     )},
     "folds": "evidence/folds",
 }  # fmt: skip
-OTHER: dict[str, str] = {
+BENCHMARK: dict[str, str] = {
+    **{f"{name}{end}": f"{name.replace('_', '/', 1)}{end}" for name, end in product(
+        ("price_ic", "price_rank_ic", "return_ic", "return_rank_ic", "volatility_mae", "volatility_r2",
+         "synthetic_ic", "synthetic_rank_ic"), ENDS
+    )},
+    **_interval("discriminative", "synthetic/discriminative"),
+    **_interval("excess_return", "portfolio/excess_return"),
+    **_interval("information_ratio", "portfolio/information_ratio"),
     "test_days": "evidence/test_days", "independent_periods": "evidence/independent_periods",
-    **{f"trials_{state}": f"trials/{state}" for state in ("complete", "pruned", "fail", "running", "waiting")},
 }  # fmt: skip
+TABLES = {"backtest": BACKTEST, "walk_forward": WALK_FORWARD, "benchmark": BENCHMARK}
+AUDIT = ("false_alarms", "power", "coverage")  # beginnings of the names of shares
 
 
 def tracked(stage: str, values: Mapping[str, float]) -> dict[str, float]:
     """The figures of a stage that its run logs, by their names in MLflow.
 
-    Of a backtest and a walk-forward these are the ones in the tables. Of a benchmark, those of the trained model: the
-    names of the others begin with the model's name and a slash. Of an audit, false alarms, power and coverage. Of the
-    data, the counts and the most frequent kinds of findings. Of any other stage, all.
+    Of a backtest, a walk-forward and a benchmark these are the ones in the tables; a benchmark logs those of the
+    trained model. Of an audit, false alarms, power and coverage. Of the data, the counts and the most frequent kinds
+    of findings. Of any other stage, all.
     """
     if stage == "data":
         return _of_data(values)
-    if stage in ("backtest", "walk_forward"):
-        table = BACKTEST if stage == "backtest" else WALK_FORWARD
-        return {table[name]: values[name] for name in table if name in values}
-    if stage == "benchmark":
-        values = {name: value for name, value in values.items() if "/" not in name}
     if stage == "audit":
-        values = {name: value for name, value in values.items() if _is_audit(name)}
-    table = {**TRAINING, **OTHER}
-    return {table.get(name, name): value for name, value in values.items()}
+        return _of_audit(values)
+    if stage in TABLES:
+        return {shown: values[name] for name, shown in TABLES[stage].items() if name in values}
+    return dict(values)
 
 
 def tracked_by_pipeline(stage: str, values: Mapping[str, float]) -> dict[str, float]:
@@ -107,22 +99,28 @@ def present(stage: str, values: Mapping[str, float]) -> dict[str, float]:
 
     Earlier versions logged every figure under its name in the record, a pipeline with the stage's name before it.
     """
+    names = TABLES.get(stage, {})
     if stage == "pipeline":
         names = {f"{part}_{name}": shown for part, table in PIPELINE.items() for name, shown in table.items()}
-    else:
-        names = {"backtest": BACKTEST, "walk_forward": WALK_FORWARD}.get(stage, {**TRAINING, **OTHER})
-        if stage == "data":
-            names = {name: _of_data({name: 0.0}).popitem()[0] for name in values}
+    if stage in ("data", "audit"):
+        rename = _of_data if stage == "data" else _of_audit
+        names = {name: shown for name in values for shown in rename({name: 0.0})}
     return {names.get(name, name): value for name, value in values.items()}
 
 
-def _is_audit(name: str) -> bool:
-    if name.startswith("coverage_"):
-        return not name.endswith(("_low", "_high"))
-    plain = name.startswith("false_alarms_") and not name.startswith(
-        ("false_alarms_above_", "false_alarms_below_")
-    )
-    return plain or name.startswith("power_") or name in OTHER
+def _of_audit(values: Mapping[str, float]) -> dict[str, float]:
+    found = {
+        BENCHMARK[name]: value
+        for name, value in values.items()
+        if name in ("test_days", "independent_periods")
+    }
+    for name, value in values.items():
+        for group in AUDIT:
+            case = name.removeprefix(f"{group}_")
+            is_end = group == "coverage" and case.endswith(ENDS[1:])
+            if case != name and not is_end and not case.startswith(("above_", "below_")):
+                found[f"{group}/{case}"] = value
+    return found
 
 
 def _of_data(values: Mapping[str, float]) -> dict[str, float]:

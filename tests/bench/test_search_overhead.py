@@ -1,7 +1,7 @@
 """What a trial of a search costs besides its training: on CPU in process, and with two ranks in processes of its own.
 
 The overhead is the time from the end of a trial to the end of the next one, less what the training loop itself says
-it took (`speed/seconds_total`). `KRONOS_BENCH_TRIALS` sets the number of trials.
+it took (`seconds_total`). `KRONOS_BENCH_TRIALS` sets the number of trials.
 """
 
 import itertools
@@ -34,9 +34,9 @@ def test_overhead_of_a_trial(ranks: int, wanted: float, store: Path, monkeypatch
     assert experiment is not None
     trials = client.search_runs([experiment.experiment_id], "tags.`kronos.stage` = 'trial'")[::-1]
     ends = [run.info.end_time / 1000 for run in trials]
-    whole = [trials[0].data.metrics["speed/duration_seconds"]]  # no trial ended before the first
+    whole = [trials[0].data.metrics["duration_seconds"]]  # no trial ended before the first
     whole += [after - before for before, after in itertools.pairwise(ends)]
-    trained = [run.data.metrics["speed/seconds_total"] for run in trials]
+    trained = [run.data.metrics["seconds_total"] for run in trials]
     over = [all_of_it - training for all_of_it, training in zip(whole, trained, strict=True)]
     print(
         f"\n{platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.1f}, {ranks} process(es)"

@@ -110,7 +110,7 @@ def test_a_parent_and_five_children_are_finished_with_everything_on_them(pipelin
         run_id = found[stage].info.run_id
         losses = [metric.value for metric in client.get_metric_history(run_id, "val_loss")]
         assert losses == sorted(losses, reverse=True)
-        for name in ("train_loss", "learning_rate", "speed/windows_per_second"):
+        for name in ("train_loss", "learning_rate", "windows_per_second"):
             assert client.get_metric_history(run_id, name), name
         best = {item.path for item in client.list_artifacts(run_id, "checkpoints/best_model")}
         assert {Path(path).name for path in best} == {"config.json", "digests.json", "model.safetensors"}

@@ -6,11 +6,11 @@ import pytest
 
 from kronos.tracking.metric_names import (
     BACKTEST,
+    BENCHMARK,
     ENDS,
     MOST,
     MOST_OF_PIPELINE,
     PIPELINE,
-    TRAINING,
     WALK_FORWARD,
     present,
     tracked,
@@ -22,7 +22,7 @@ GROUPED = re.compile(r"[a-z_]+/[a-z0-9_]+")
 
 
 @pytest.mark.parametrize(
-    "table", [BACKTEST, WALK_FORWARD, TRAINING], ids=["backtest", "walk_forward", "training"]
+    "table", [BACKTEST, WALK_FORWARD, BENCHMARK], ids=["backtest", "walk_forward", "benchmark"]
 )
 def test_a_table_has_one_grouped_name_for_each_figure(table: dict[str, str]) -> None:
     assert len(set(table.values())) == len(table)
@@ -30,7 +30,7 @@ def test_a_table_has_one_grouped_name_for_each_figure(table: dict[str, str]) -> 
 
 
 def test_no_stage_logs_more_than_its_share() -> None:
-    assert len(BACKTEST) <= MOST and len(WALK_FORWARD) <= MOST
+    assert all(len(table) <= MOST for table in (BACKTEST, WALK_FORWARD, BENCHMARK))
     assert sum(len(table) for table in PIPELINE.values()) <= MOST_OF_PIPELINE
     data = {"instruments": 3.0, "bars": 9.0, **{f"found_{place}": float(place) for place in range(100)}}
     logged = tracked("data", data)
@@ -64,7 +64,7 @@ def test_an_audit_logs_its_shares_and_no_others() -> None:
     logged = tracked("audit", values)
     assert len(values) > MOST >= len(logged) > 20
     nulls = [case for case in cases if not case.planted]
-    assert {f"false_alarms_{case.key}{end}" for case in nulls for end in ENDS} <= logged.keys()
+    assert {f"false_alarms/{case.key}{end}" for case in nulls for end in ENDS} <= logged.keys()
 
 
 def test_a_pipeline_logs_the_figures_of_its_stages_under_their_names() -> None:
@@ -79,11 +79,15 @@ def test_a_pipeline_logs_the_figures_of_its_stages_under_their_names() -> None:
     assert tracked_by_pipeline("mine", {"best_val_loss": 2.5}) == {}
 
 
-def test_names_of_an_objective_of_ones_own_stay() -> None:
+def test_metrics_of_a_training_keep_their_names() -> None:
     values = {"val_loss": 1.0, "my_loss": 2.0, "my/loss": 3.0, "windows_per_second": 4.0}
-    assert tracked("predictor", values) == {
-        "val_loss": 1.0, "my_loss": 2.0, "my/loss": 3.0, "speed/windows_per_second": 4.0,
-    }  # fmt: skip
+    assert tracked("predictor", values) == values == present("predictor", values)
+
+
+def test_the_scores_of_a_benchmark_have_names() -> None:
+    from kronos.report.leaderboard import METRICS
+
+    assert {f"{one.key}{end}" for one in METRICS for end in ENDS} <= BENCHMARK.keys()
 
 
 @pytest.mark.parametrize(
@@ -92,7 +96,9 @@ def test_names_of_an_objective_of_ones_own_stay() -> None:
         ("backtest", "rank_ic_mean", "ranking/rank_ic"),
         ("pipeline", "backtest_rank_ic_mean", "ranking/rank_ic"),
         ("pipeline", "predictor_best_val_loss", "loss/predictor"),
-        ("predictor", "windows_per_second", "speed/windows_per_second"),
+        ("predictor", "windows_per_second", "windows_per_second"),
+        ("audit", "power_0.02_random_low", "power/0.02_random_low"),
+        ("benchmark", "price_rank_ic_low", "price/rank_ic_low"),
         ("walk_forward", "excess_return_annualised_low", "portfolio/excess_over_equal_weight_low"),
         ("data", "found_split", "found/split"),
         ("data", "bars", "data/bars"),

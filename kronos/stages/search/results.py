@@ -12,7 +12,6 @@ from kronos.report.content import plain
 from kronos.report.rendering import write_pages
 from kronos.stages.search.selection import Selection, selection_of, table_of
 from kronos.stages.search.session import Search
-from kronos.tracking.metric_names import tracked
 from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
 from kronos.utils.files import write_json
@@ -35,8 +34,7 @@ def write_results(search: Search, asked: Config, looks_before: int = 0) -> dict[
     trials = sum(
         states.values()
     )  # used as the step, so that a continued study adds metrics to its parent run
-    counts = {f"trials_{name.lower()}": count for name, count in states.items()}
-    search.parent.metrics(trials, tracked("search", counts))
+    search.parent.metrics(trials, {f"trials_{name.lower()}": count for name, count in states.items()})
     search.parent.flush()
     top = table_of(search)
     if not top:

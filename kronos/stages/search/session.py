@@ -23,7 +23,6 @@ from kronos.stages.search.trial_pool import TrialProcesses
 from kronos.stages.train import log_closing
 from kronos.stages.train_setup import windows
 from kronos.stages.weights import given_address
-from kronos.tracking.metric_names import tracked
 from kronos.tracking.run import NOTE, Run
 from kronos.utils.errors import Pruned, TrackingAway
 from kronos.utils.files import RECORD, atomic_folder, digest_bytes
@@ -190,7 +189,7 @@ class Search:
             run.parameters({**fields, "log10_learning_rate": f"{math.log10(_rate(config)):.6g}"})
 
             def record(step: int, metrics: dict[str, float]) -> None:
-                run.metrics(step, tracked("predictor", metrics))
+                run.metrics(step, metrics)
                 report(metrics)
 
             try:
@@ -210,7 +209,7 @@ class Search:
                 self.say(f"{name}: {ended}, {str(error) or 'interrupted'} ({drawn}; {seconds:.0f} s)")
                 raise
             finally:
-                run.metrics(0, tracked("search", {"duration_seconds": time.monotonic() - began}))
+                run.metrics(0, {"duration_seconds": time.monotonic() - began})
         shown = ", ".join(
             f"{key} {value:.5g}"
             for key, value in zip(config.search.search_metric, result["values"], strict=True)

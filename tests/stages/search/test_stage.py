@@ -64,7 +64,7 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
     assert {run.info.status for run in children} == {"FINISHED"}
     for run in children:
         assert set(FIELDS) <= set(run.data.params)
-        assert {"val_loss", "train_loss", "speed/duration_seconds"} <= set(run.data.metrics)
+        assert {"val_loss", "train_loss", "duration_seconds"} <= set(run.data.metrics)
     artifacts = {item.path for item in MlflowClient(address()).list_artifacts(parent.info.run_id)}
     assert {"best.json", "best_trial.json", "trials.csv", "top_trials.csv", "figures"} <= artifacts
 
@@ -80,7 +80,7 @@ def test_the_answer_repeats_its_trial_and_the_study_goes_on_under_its_parent(sto
     assert run_stage("search", *SEARCH, "--n-trials", "4", "--skip-tokenizer", "--search-pruner", "none") == 0
     (same,) = runs("search")
     assert same.info.run_id == parent.info.run_id and len(runs("trial")) == 4
-    assert same.data.metrics["trials/complete"] == 4
+    assert same.data.metrics["trials_complete"] == 4
     assert list(pd.read_csv(folder / "trials.csv")["number"]) == [0, 1, 2, 3]
     looked = read_looks(LOOKS, pytest.fail)
     assert [(one.kind, one.models) for one in looked] == [("search", 2), ("search", 4)]
@@ -134,7 +134,7 @@ def test_every_end_of_a_trial_is_on_record_and_the_best_are_repeated(
     assert stub.sizes.count(32) == 1  # not drawn again
     reasons = [run.data.tags["kronos.reason"] for run in once if run.info.status == "FAILED"]
     assert any("no memory for a batch of 32" in reason for reason in reasons)
-    assert all("speed/duration_seconds" in run.data.metrics for run in trials)
+    assert all("duration_seconds" in run.data.metrics for run in trials)
     pruned = next(run for run in once if run.info.status == "KILLED")
     assert "pruned after report" in pruned.data.tags["kronos.reason"]
     assert len(MlflowClient(address()).get_metric_history(pruned.info.run_id, "val_loss")) > 1
