@@ -55,7 +55,15 @@ def log_served_model(
     }  # fmt: skip
     example = example_bars(store, data.lookback_window)
     return log_model(
-        run, config.tracking.tracking_uri, tokenizer, predictor, settings, example, step, calibration
+        run,
+        config.tracking.tracking_uri,
+        tokenizer,
+        predictor,
+        settings,
+        example,
+        step,
+        calibration,
+        f"kronos-{config.model.model_preset}",
     )
 
 

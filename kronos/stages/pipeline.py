@@ -12,6 +12,7 @@ from kronos.stages.backtest import BacktestStage
 from kronos.stages.base import Context, Figure, Inputs, ObjectiveFactory, Result, Stage
 from kronos.stages.calibrate import CalibrateStage
 from kronos.stages.data import DataStage
+from kronos.stages.inputs import log_dataset, stored_bars
 from kronos.stages.predict import PredictStage
 from kronos.stages.runner import run_stage
 from kronos.stages.train import PredictorStage, TokenizerStage
@@ -112,9 +113,25 @@ class PipelineStage(Stage):
             results[name] = result
             run.tags({f"{name}_run": result.run_id, f"{name}_reused": to_text(result.reused)})
             run.metrics(0, tracked_by_pipeline(name, result.record["metrics"]))
+        self._show(context, results)
         if "backtest" in results:
             BacktestStage().finish(context, results["backtest"])
         return Result(self.name, run.id, self.folder(config), {}, children=results)
+
+    def _show(self, context: Context, results: Mapping[str, Result]) -> None:
+        """Put on the pipeline's run what its page is opened for: the bars, the models and the report."""
+        run = context.run
+        if "data" in results:
+            log_dataset(context, stored_bars(context.config), "all")
+        run.models([results[name].run_id for name in ("predictor", "calibrate") if name in results])
+        if "backtest" in results:
+            folder = results["backtest"].folder
+            for page in (
+                *folder.glob("report*.html"),
+                *folder.glob("forecasts*.html"),
+                *folder.glob("plotly*.js"),
+            ):
+                run.artifact(page)
 
 
 def _kind(name: str) -> Kind:

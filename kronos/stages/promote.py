@@ -54,7 +54,6 @@ from kronos.tracking.client import TAG, Run, Tracking
 from kronos.tracking.model_registry import (
     ALIAS_PENDING,
     CHAMPION,
-    MODEL_TAG,
     Version,
     champion_of,
     describe,
@@ -64,6 +63,7 @@ from kronos.tracking.model_registry import (
     versions_of,
 )
 from kronos.tracking.reader import load_run
+from kronos.tracking.run import MODEL_TAG
 from kronos.utils.errors import UserError
 from kronos.utils.files import digest_bytes, read_json
 

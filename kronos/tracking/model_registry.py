@@ -16,13 +16,11 @@ import pandas as pd
 from kronos.evaluation.calibration import Calibration
 from kronos.tracking.client import TAG, Run, connect, first_line, versions
 from kronos.tracking.reader import TrackedRun, load_run
-from kronos.tracking.run import limits, named
+from kronos.tracking.run import MODEL_TAG, limits, named
 from kronos.tracking.served_bounds import Bounds
 from kronos.utils.errors import UserError
 from kronos.utils.files import PACKAGE, write_json
 
-MODEL = "model"  # name of the logged model of a run
-MODEL_TAG = "model_uri"  # tag of the run, since a logged model is not among the artifacts of its run
 ADDRESSES = ("runs:/", "models:/")
 ALIAS_PENDING = "alias_pending"  # tag of a version that is to become the champion, until it has the alias
 CHAMPION = "champion"  # alias
@@ -48,6 +46,7 @@ def log_model(
     example: pd.DataFrame,
     step: int = 0,
     calibration: Calibration | None = None,
+    name: str = "kronos",
 ) -> str:
     """Log both models as one MLflow model of a run, with signature, input example and pinned requirements.
 
@@ -62,6 +61,7 @@ def log_model(
         example: bars as in a request, long format.
         step: MLflow shows the run's metrics of this step at the model too.
         calibration: of the two models' bands, None where there is none.
+        name: of the logged model on MLflow's pages.
 
     Returns:
         The model URI. A model that an interrupted run has already logged is used again.
@@ -91,10 +91,10 @@ def log_model(
                     return there
                 # Created here, since MLflow would use its process-wide active experiment instead of the run's.
                 made = client.create_logged_model(
-                    run.experiment_id, MODEL, run.id, params=dict(client.get_run(run.id).data.params)
+                    run.experiment_id, name, run.id, params=dict(client.get_run(run.id).data.params)
                 )
                 info = Model.log(
-                    artifact_path=None, name=MODEL, model_id=made.model_id, flavor=mlflow.pyfunc, run_id=run.id,
+                    artifact_path=None, name=name, model_id=made.model_id, flavor=mlflow.pyfunc, run_id=run.id,
                     step=step,
                     python_model=str(PACKAGE / "tracking" / "served_model.py"),
                     artifacts={name: str(folder / part) for name, part in parts.items()},

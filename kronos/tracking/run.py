@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ METRICS_A_CALL = 1000
 FLUSH_METRICS = 400
 FLUSH_SECONDS = 5.0
 TAG = "kronos."
+MODEL_TAG = "model_uri"  # tag of a run that has logged a model, which is not among its artifacts
 SEPARATOR = " · "  # of the parts of a run's name
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of a run or an experiment
 # The beginning of a description of an experiment that we wrote; another one is a user's own and stays.
@@ -83,6 +84,10 @@ class Run:
         }  # fmt: skip
         self.outbox.put(self.id, {"do": "dataset", "fields": fields, "context": context})
 
+    def models(self, runs: Sequence[str]) -> None:
+        """Link the models that other runs have logged as outputs of this one, so that its page shows them."""
+        self.outbox.put(self.id, {"do": "models", "runs": list(runs)})
+
     def artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Log a file, or the content of a folder, as artifacts under `folder`."""
         self.outbox.put(self.id, {"do": "artifact", "folder": folder}, Path(path))
@@ -119,7 +124,7 @@ def named(tags: Mapping[str, Any]) -> dict[str, str]:
 
 def send_message(client: Any, run_id: str, message: Message, path: Path | None) -> None:
     """Send a message of `Run` to MLflow; sending the same message twice changes nothing."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 
     match message["do"]:
         case "metrics":
@@ -134,6 +139,13 @@ def send_message(client: Any, run_id: str, message: Message, path: Path | None) 
         case "dataset":
             context = InputTag("mlflow.data.context", message["context"])
             client.log_inputs(run_id, [DatasetInput(Dataset(**message["fields"]), [context])])
+        case "models":
+            there = {model.model_id for model in client.get_run(run_id).outputs.model_outputs}
+            tags = [client.get_run(other).data.tags for other in message["runs"]]
+            addresses = [one[TAG + MODEL_TAG] for one in tags if TAG + MODEL_TAG in one]
+            found = dict.fromkeys(address.removeprefix("models:/") for address in addresses)
+            if linked := [LoggedModelOutput(name, step=0) for name in found if name not in there]:
+                client.log_outputs(run_id, linked)
         case "artifact":
             log = client.log_artifacts if path is not None and path.is_dir() else client.log_artifact
             log(run_id, str(path), message["folder"])

@@ -116,6 +116,13 @@ def test_a_parent_and_five_children_are_finished_with_everything_on_them(pipelin
         assert {Path(path).name for path in best} == {"config.json", "digests.json", "model.safetensors"}
     assert "ranking/rank_ic" in found["backtest"].data.metrics
     assert "ranking/rank_ic" in parent.data.metrics
+    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert {"report.html", "forecasts.html", "plotly.min.js"} <= artifacts
+    assert parent.inputs.dataset_inputs[0].dataset.digest
+    linked = {model.model_id for model in parent.outputs.model_outputs}
+    own = {found[stage].data.tags["kronos.model_uri"] for stage in ("predictor", "calibrate")}
+    assert {f"models:/{name}" for name in linked} == own
+    assert {client.get_logged_model(name).name for name in linked} == {"kronos-nano"}
     assert len(parent.data.metrics) <= MOST_OF_PIPELINE
     assert all(len(run.data.metrics) <= MOST for run in found.values())
 

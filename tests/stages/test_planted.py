@@ -40,8 +40,12 @@ def pipeline(pattern: bool, *flags: str, seed: int = SEED) -> tuple[dict[str, An
 
 @pytest.mark.slow
 def test_a_planted_pattern_is_found_and_beats_every_ranking_by_prices(in_folder):
-    found, opening = pipeline(pattern=True)
+    found, opening = pipeline(True, "--holdout-instruments", "0.25")
     metrics = found["metrics"]
+    assert (
+        metrics["instruments_unseen"] > 0 and metrics["rank_ic_unseen_low"] > 0
+    )  # found where it was not learnt
+    assert metrics["rank_ic_unseen_minus_seen_low"] < 0 < metrics["rank_ic_unseen_minus_seen_high"]
     assert metrics["rank_ic_mean"] > 0.15 and metrics["rank_ic_low"] > 0
     baselines = {one["key"]: one for one in found["ranking_baselines"]}
     assert set(baselines) == {
@@ -66,7 +70,7 @@ def test_a_planted_pattern_is_found_and_beats_every_ranking_by_prices(in_folder)
 
 @pytest.mark.slow
 def test_without_the_pattern_the_interval_holds_zero_and_the_report_says_nothing_was_found(in_folder):
-    """One 95 % interval in twenty misses zero by chance: of three samples two or more do in 0.7 % of cases."""
+    """One 95 % interval in twenty misses zero by chance: of two samples both do in 0.3 % of cases."""
     held = []
     short = [
         "--epochs",
@@ -78,13 +82,13 @@ def test_without_the_pattern_the_interval_holds_zero_and_the_report_says_nothing
         "--baseline-lightgbm",
         "false",
     ]
-    for seed in (SEED, SEED + 1, SEED + 2):
+    for seed in (SEED, SEED + 1):
         found, opening = pipeline(False, *short, seed=seed)
         held.append(found["metrics"]["rank_ic_low"] < 0 < found["metrics"]["rank_ic_high"])
         if held[-1]:
             words = "**No evidence of predictive value: the ranking is indistinguishable from chance:**"
             assert words in opening
-    assert sum(held) >= 2
+    assert any(held)
 
 
 def wide(bars: pd.DataFrame, column: str) -> pd.DataFrame:
