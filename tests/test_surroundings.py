@@ -80,10 +80,10 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"HOME": None, "USER": None, "LOGNAME": None, "PATH": ""},
-        {"HOME": "/proc", "MPLCONFIGDIR": "/nonexistent/matplotlib", "TZ": "Pacific/Kiritimati"},
-        {"HOME": "/nonexistent/home", "TMPDIR": "/nonexistent/tmp", "TZ": "America/St_Johns"},
-        {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "TZ": "No/Such_Zone", "PYTHONHASHSEED": "7"},
+        {"HOME": None, "USER": None, "LOGNAME": None, "PATH": "", "LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0",
+         "TZ": "No/Such_Zone", "PYTHONHASHSEED": "7"},
+        {"HOME": "/proc", "MPLCONFIGDIR": "/nonexistent/matplotlib", "TMPDIR": "/nonexistent/tmp",
+         "TZ": "Pacific/Kiritimati"},
     ],
     ids=lambda changes: " ".join(f"{name}={value}" for name, value in changes.items()),
 )  # fmt: skip
