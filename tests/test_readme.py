@@ -39,7 +39,7 @@ NOT_RUN = {
     "python -m kronos pipeline --config-path experiments/csi300_lora.json": "tests/stages/test_adapter_stage.py",
     "python -m kronos pipeline --config-path experiments/csi300_8gb.json": "tests/stages/test_adapter_stage.py",
     "python -m kronos pipeline --device cuda": "needs a GPU",
-    "torchrun --standalone --nproc_per_node=2 -m kronos predictor --model-preset large": "needs 26 GiB; test_ranks.py",
+    "torchrun --standalone --nproc_per_node=4 -m kronos predictor --model-preset": "needs 26 GiB; test_ranks.py",
     "torchrun --nnodes=2": "needs two machines; tests/distributed/test_launch.py has two nodes on loopback",
     "python -m kronos benchmark": "tests/stages/test_benchmark_stage.py runs it on fewer bars",
     "mlflow server": "needs PostgreSQL; tests/tracking/test_tracking_server.py has one on loopback",
