@@ -15,8 +15,8 @@ from kronos.tracking.client import TAG
 from kronos.tracking.reader import TrackedRun, compare, load_run
 from kronos.utils.errors import UserError
 
-# Metrics of how long something took, and of what was done before, which differ each time.
-TIMES = ("seconds", "windows_per_second", "looks_before")
+# Figures of how long something took and how much memory, and of what was done before, which differ each time.
+TIMES = ("seconds", "windows_per_second", "peak_memory", "looks_before")
 
 
 def compare_command(arguments: Sequence[str]) -> int:

@@ -108,7 +108,10 @@ class TrackedRun:
             return load_run(reused, self.uri).figures
         if RECORD not in self.files():
             return self.metrics
-        return dict(read_json(self.file(RECORD)).get("metrics", {}))
+        recorded = read_json(self.file(RECORD)).get("metrics", {})
+        shown = metric_names.present(self.stage, recorded)
+        own = {name: value for name, value in self.metrics.items() if name not in shown}  # of single steps
+        return {**own, **recorded}
 
     def history(self, metric: str) -> pd.Series:
         """Return a metric as a series over steps; empty where it was not logged."""
