@@ -73,14 +73,14 @@ def connect_tabs(app: Dash) -> None:
 def serve_files(server: Flask, session: Session) -> None:
     """Serve the files of a result, and the reports of tracked runs, without rights over the page itself."""
 
-    @server.get(f"/work/<identifier>/{NAME}", endpoint=OPEN_TO_ALL)
+    @server.get(f"/results/<identifier>/{NAME}", endpoint=OPEN_TO_ALL)
     @server.get(f"/runs/<identifier>/{NAME}", endpoint=OPEN_TO_ALL)
     def script(identifier: str) -> Response:
         return Response(
             plotly_script(), mimetype="text/javascript", headers={"Cache-Control": "max-age=3600"}
         )
 
-    @server.get("/work/<identifier>/<name>")
+    @server.get("/results/<identifier>/<name>")
     def of_work(identifier: str, name: str) -> Response:
         work = session.worker.find(identifier)
         if work is None or name not in SHOWN:

@@ -90,7 +90,7 @@ def connect(app: Dash, session: Session) -> None:
                 html.Pre(found.text, className="plain"),
             ]
         what = dcc.Markdown(found.markdown) if found.markdown else html.Pre(found.text, className="plain")
-        candles = frame(f"/work/{work.id}/forecasts.html", "candles of the bars")
+        candles = frame(f"/results/{work.id}/forecasts.html", "candles of the bars")
         return [lines(work.lines), what, candles]
 
     watch(app, session, "check", CHOICE, begin, show)

@@ -99,7 +99,7 @@ def connect(app: Dash, session: Session) -> None:
         return session.worker.begin(run)
 
     def show(work: Work) -> list[Any]:
-        address = f"/work/{work.id}"
+        address = f"/results/{work.id}"
         links = [html.A(name, href=f"{address}/{name}", style={"marginRight": "1rem"}) for name in FILES]
         page = frame(f"{address}/forecasts.html", "ranking table and candles of the forecast")
         return [html.P(work.result), lines(work.lines), page, html.P(links)]

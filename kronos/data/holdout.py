@@ -1,6 +1,6 @@
 """Which instruments are held out: kept out of training and validation, to be scored apart."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kronos.utils.errors import UserError
@@ -41,6 +41,12 @@ def held_out_of(instruments: Sequence[str], asked: Sequence[str] | None) -> tupl
     if len(found) == len(instruments):
         raise UserError("holdout_instruments holds out every instrument, so that none is left to train on")
     return tuple(found)
+
+
+def digest_of(names: Iterable[str]) -> str:
+    """Return what held-out instruments stand for in cache keys; empty without any."""
+    text = "\n".join(sorted(names))
+    return digest_bytes(text.encode())[:16] if text else ""
 
 
 def _first_words(file: Path) -> list[str]:

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import Flag
+from kronos.data.holdout import digest_of
 from kronos.data.store import BarStore
 from kronos.utils.errors import UserError
-from kronos.utils.files import digest_bytes
 
 DateRange = tuple[date, date]
 APART = (  # pairs of ranges that may not score the same bar
@@ -198,7 +198,7 @@ class Ranges:
         """Format the ranges that a model's training depends on, and the digest of the held-out instruments."""
         days = [f"{name} {first}..{last}" for name, (first, last) in list(self.days().items())[:2]]
         if self.held_out:
-            days.append(f"held out {digest_bytes(chr(10).join(self.held_out).encode())[:16]}")
+            days.append(f"held out {digest_of(self.held_out)}")
         return ", ".join(days)
 
     def whole_text(self) -> str:

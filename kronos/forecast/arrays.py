@@ -68,9 +68,7 @@ def forecast_arrays(
     )  # fmt: skip
 
     def run(part: slice) -> np.ndarray:
-        # A copy, since `normalise` overwrites it; float64 bars keep the small moves of a large price.
-        bars = np.array(bars_NLF[part], np.float32 if bars_NLF.dtype == np.float32 else np.float64)
-        x, mean, scale = normalise(torch.from_numpy(bars), bars.shape[1])
+        x, mean, scale = normalised(bars_NLF[part])
         uniform = keyed_uniforms(seed, keys_N[part], sample_count, horizon)
         passes = [
             engine(
@@ -92,6 +90,15 @@ def forecast_arrays(
     at_once = fitting_samples(engine, length, horizon, sample_count)
     size = fitting_batch(engine, length, horizon, at_once)
     return run_batches(run, len(bars_NLF), min(size, batch_size or size), progress)
+
+
+def normalised(bars_NLF: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Return (contexts normalised by themselves, mean, scale), as `normalise` does, and leave `bars_NLF` as it is.
+
+    Bars of another type than float32 become float64, which keeps the small moves of a large price.
+    """
+    bars = np.array(bars_NLF, np.float32 if bars_NLF.dtype == np.float32 else np.float64)
+    return normalise(torch.from_numpy(bars), bars.shape[1])
 
 
 def number_format(precision: str) -> torch.dtype:

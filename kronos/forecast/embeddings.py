@@ -8,8 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from kronos.data.normalization import normalise
-from kronos.forecast.arrays import run_batches
+from kronos.forecast.arrays import normalised, run_batches
 from kronos.model import Kronos, KronosTokenizer
 
 Pooling = Literal["last", "mean"]
@@ -33,8 +32,7 @@ def embed_arrays(
     device = next(predictor.parameters()).device
 
     def run(part: slice) -> np.ndarray:
-        bars = np.array(bars_NLF[part], np.float32 if bars_NLF.dtype == np.float32 else np.float64)
-        x, _, _ = normalise(torch.from_numpy(bars), bars.shape[1])
+        x, _, _ = normalised(bars_NLF[part])
         stamps = torch.from_numpy(stamps_NL5[part].astype(np.int64))
         with torch.inference_mode():
             s1, s2 = tokenizer.encode(x.clamp_(-clip, clip).to(device), half=True)

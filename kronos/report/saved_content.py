@@ -31,7 +31,7 @@ from kronos.report.content import Portfolio, ReportInputs
 from kronos.report.forecast_chart import ForecastChart
 from kronos.report.leaderboard import Entry, Leaderboard, write_board_pages
 from kronos.report.pages.forecasts import write_ranking
-from kronos.report.walk_forward import Fold, write_pooled_pages
+from kronos.report.walk_forward import Fold, PooledInputs, write_pooled_pages
 from kronos.report.writer import write_report_pages
 
 FILE = "report_content.json.gz"
@@ -39,8 +39,8 @@ CLASSES = {
     one.__name__: one
     for one in (
         Accuracy, Before, Case, Comparison, Coverage, Departures, Entry, Estimate, Excess, Fold, ForecastChart,
-        HeldOut, LargeMoves, Leaderboard, Ledger, LossComparison, Member, Portfolio, Ranking, ReportInputs, Score,
-        Setting, Share, TearSheet, TimeSeries, Worth,
+        HeldOut, LargeMoves, Leaderboard, Ledger, LossComparison, Member, PooledInputs, Portfolio, Ranking,
+        ReportInputs, Score, Setting, Share, TearSheet, TimeSeries, Worth,
     )
 }  # fmt: skip
 WRITERS: dict[str, Callable[..., None]] = {  # of the pages of each report

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,43 @@ class Pooled:
     gains: dict[str, Estimate]  # over each baseline
     excess: Estimate  # per day, after costs
     periods: float  # per year
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledInputs:
+    """What the report of a walk-forward is written from.
+
+    Attributes:
+        periods_per_year: sessions (bars, within a day) of the market's year.
+        before_spacing: days from one forecast of the model before training to the next; None: the horizon.
+        looks_before: other models that were evaluated on these days before.
+    """
+
+    folds: Sequence[Fold]
+    signal: str
+    horizon: int
+    periods_per_year: float
+    refit: bool
+    before_spacing: int | None = None
+    warnings: Sequence[str] = ()
+    looks_before: int = 0
+
+    @cached_property
+    def pooled(self) -> Pooled:
+        return pool(self.folds, self.horizon, self.periods_per_year, self.before_spacing)
+
+    @cached_property
+    def each(self) -> list[Pooled]:
+        return [pool([fold], self.horizon, self.periods_per_year, self.before_spacing) for fold in self.folds]
+
+    @property
+    def days(self) -> int:
+        return sum(len(fold.daily) for fold in self.folds)
+
+    @property
+    def note(self) -> str:
+        """That the days are too few, else empty."""
+        return verdict(self.days, self.horizon) or verdict(self.pooled.rank_ic.days, self.horizon)
 
 
 def read_fold(folder: Path, name: str, trained: str, signal: str) -> Fold:
@@ -92,36 +130,15 @@ def _excess(daily: pd.DataFrame) -> pd.Series:
     return daily["return"] - daily["cost"] - daily["bench"]
 
 
-def write_pooled(
-    folder: Path,
-    folds: Sequence[Fold],
-    *,
-    signal: str,
-    horizon: int,
-    periods_per_year: float,
-    refit: bool,
-    before_spacing: int | None = None,
-    warnings: Sequence[str] = (),
-    looks_before: int = 0,
-    language: str = "en",
-) -> dict[str, float]:
-    """Write report.md, report.html, metrics.json, folds.csv and a figure; returns the key figures.
-
-    `looks_before`: other models that were evaluated on these days before.
-    """
-    pooled = pool(folds, horizon, periods_per_year, before_spacing)
-    days, note = _days(folds), _note(folds, pooled, horizon)
-    held = coverage(folds)
-    each = [pool([fold], horizon, periods_per_year, before_spacing) for fold in folds]
+def write_pooled(folder: Path, inputs: PooledInputs, language: str = "en") -> dict[str, float]:
+    """Write report.md, report.html, metrics.json, folds.csv and a figure; returns the key figures."""
+    folds, each, held = inputs.folds, inputs.each, coverage(inputs.folds)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    period = f"{len(folds)} folds, {days} sessions" + (f"; {note}" if note else "")
+    period = f"{len(folds)} folds, {inputs.days} sessions" + (f"; {inputs.note}" if inputs.note else "")
     figure = fold_figure([fold.name for fold in folds], [one.rank_ic for one in each],
-                         pd.concat([_excess(fold.daily) for fold in folds]), signal, period)  # fmt: skip
+                         pd.concat([_excess(fold.daily) for fold in folds]), inputs.signal, period)  # fmt: skip
     save_png(figure, folder / "figures" / "folds.png")
-    write_pooled_pages(
-        folder, folds, signal=signal, horizon=horizon, periods_per_year=periods_per_year, refit=refit,
-        before_spacing=before_spacing, warnings=warnings, looks_before=looks_before, language=language,
-    )  # fmt: skip
+    write_pooled_pages(folder, inputs, language)
     rows = [
         {"fold": fold.name, "rank_ic": one.rank_ic.mean, "low": one.rank_ic.low, "high": one.rank_ic.high,
          "excess": one.excess.mean * one.periods, "days": len(fold.daily),
@@ -129,43 +146,23 @@ def write_pooled(
         for fold, one in zip(folds, each, strict=True)
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "folds.csv", index=False, float_format="%.10g")
-    values = {**_metrics(pooled, days, len(folds)), "looks_before": float(looks_before)}
+    values = {**_metrics(inputs.pooled, inputs.days, len(folds)), "looks_before": float(inputs.looks_before)}
     values |= {f"{BAND}_{kind}": share for kind, share in held.items()}
-    found: dict[str, Any] = {"metrics": values, "too_short": note, "pooled": pooled, "folds": rows}
+    found: dict[str, Any] = {
+        "metrics": values, "too_short": inputs.note, "pooled": inputs.pooled, "folds": rows,
+    }  # fmt: skip
     files.write_json(folder / "metrics.json", plain(found))
     return values
 
 
-def write_pooled_pages(
-    folder: Path,
-    folds: Sequence[Fold],
-    *,
-    signal: str,
-    horizon: int,
-    periods_per_year: float,
-    refit: bool,
-    before_spacing: int | None,
-    warnings: Sequence[str],
-    looks_before: int,
-    language: str,
-) -> None:
+def write_pooled_pages(folder: Path, inputs: PooledInputs, language: str) -> None:
     """Write report.md and report.html into `folder`, in `language`: en, zh or both."""
-    pooled = pool(folds, horizon, periods_per_year, before_spacing)
-    each = [pool([fold], horizon, periods_per_year, before_spacing) for fold in folds]
     content = {
-        "folds": list(zip(folds, each, strict=True)), "pooled": pooled, "note": _note(folds, pooled, horizon),
-        "days": _days(folds), "signal": signal, "horizon": horizon, "refit": refit, "warnings": warnings,
-        "looks_before": looks_before, "coverage": coverage(folds),
+        "folds": list(zip(inputs.folds, inputs.each, strict=True)), "pooled": inputs.pooled, "note": inputs.note,
+        "days": inputs.days, "signal": inputs.signal, "horizon": inputs.horizon, "refit": inputs.refit,
+        "warnings": inputs.warnings, "looks_before": inputs.looks_before, "coverage": coverage(inputs.folds),
     }  # fmt: skip
     write_pages(folder, "walk_forward.j2", lambda edition: content, language=language)
-
-
-def _days(folds: Sequence[Fold]) -> int:
-    return sum(len(fold.daily) for fold in folds)
-
-
-def _note(folds: Sequence[Fold], pooled: Pooled, horizon: int) -> str:
-    return verdict(_days(folds), horizon) or verdict(pooled.rank_ic.days, horizon)
 
 
 def _metrics(pooled: Pooled, days: int, folds: int) -> dict[str, float]:

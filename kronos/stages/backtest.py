@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kronos.config.schema import Config, fields_of
+from kronos.data.holdout import digest_of
 from kronos.evaluation import benchmark, signals
 from kronos.forecast.store_forecaster import forecast_frame, repaired_text, trading_rules
 from kronos.report.pages.forecasts import PAGE
@@ -71,8 +72,8 @@ class BacktestStage(Stage):
             "benchmark": benchmark.fingerprint(config, store),
             "seen": digest_bytes("\n".join(seen_before(config, splits)).encode())[:16],
         }
-        if held_out := sorted(models.held_out()[0]):
-            digests["held out"] = digest_bytes("\n".join(held_out).encode())[:16]
+        if held_out := models.held_out()[0]:
+            digests["held out"] = digest_of(held_out)
         notes = (*notes, calibration.note) if calibration.note else notes
         return Inputs(digests, store, splits, models, calibration=calibration, notes=notes)
 

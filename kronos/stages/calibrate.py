@@ -8,6 +8,7 @@ import numpy as np
 
 from kronos.config.schema import Config, fields_of
 from kronos.data.bars import CLOSE
+from kronos.data.holdout import digest_of
 from kronos.evaluation.calibration import (
     LEAST_SERIES,
     TEMPERATURES,
@@ -36,7 +37,7 @@ from kronos.stages.provenance import trained_on
 from kronos.stages.weights import trained_models
 from kronos.utils.digests import with_own_digest
 from kronos.utils.errors import UserError
-from kronos.utils.files import atomic_folder, digest_bytes, write_json
+from kronos.utils.files import atomic_folder, write_json
 
 SHARE = 5  # the temperatures are chosen on one fifth as many series, which have no part in the errors
 LEAST = LEAST_SERIES * (SHARE + 1) // SHARE  # forecasts, of which enough are left for the errors
@@ -74,8 +75,9 @@ class CalibrateStage(Stage):
         digests = {
             "bars": store.digest, "validation days": " to ".join(str(day) for day in splits.val),
             "tokenizer": tokenizer.digest, "predictor": predictor.digest,
-            **({"held out": digest_bytes("\n".join(splits.held_out).encode())[:16]} if splits.held_out else {}),
         }  # fmt: skip
+        if splits.held_out:
+            digests["held out"] = digest_of(splits.held_out)
         seen = trained_on(config, splits.val)
         return Inputs(digests, store, splits, models, notes=(*notes, *seen))
 

@@ -94,6 +94,7 @@ def write_vectors(model: Forecaster, points: ForecastPoints, file: Path) -> int:
     """Write the vectors of the points, by session then instrument, in row groups; returns their width."""
     config, store = model.config, model.store
     names = np.array(store.instruments, dtype=object)
+    columns = [f"e{place}" for place in range(model.predictor.d_model)]
     writer = None
     try:
         with Progress("embed", "vectors") as progress:
@@ -108,7 +109,6 @@ def write_vectors(model: Forecaster, points: ForecastPoints, file: Path) -> int:
                 index = pd.MultiIndex.from_arrays(
                     [times, names[part.instrument]], names=["datetime", "instrument"]
                 )
-                columns = [f"e{place}" for place in range(vectors.shape[1])]
                 table = pa.Table.from_pandas(pd.DataFrame(vectors, index, columns))
                 writer = writer or pq.ParquetWriter(file, table.schema)
                 writer.write_table(table)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kronos.stages.cache import RECORD, file_digests, rewrite_record
-from kronos.utils.files import atomic_folder
+from kronos.stages.cache import file_digests, rewrite_record
+from kronos.utils.files import RECORD, atomic_folder
 
 LANGUAGE = "report_language"  # in the record of a stage with a report
 
@@ -19,9 +19,7 @@ def in_language(folder: Path, record: Mapping[str, Any], language: str) -> Mappi
     """
     if record.get(LANGUAGE, language) == language:
         return record
-    from kronos.report.saved_content import (
-        write_again,
-    )  # imports torch, which a run of the data stage needs not
+    from kronos.report.saved_content import write_again  # imports torch, which the data stage does without
 
     with atomic_folder(folder) as changed:
         shutil.copytree(folder, changed, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD))

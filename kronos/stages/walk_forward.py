@@ -15,7 +15,7 @@ from kronos.data.store import BarStore
 from kronos.distributed.launcher import world_size
 from kronos.evaluation import benchmark
 from kronos.report.saved_content import save
-from kronos.report.walk_forward import read_fold, write_pooled
+from kronos.report.walk_forward import PooledInputs, read_fold, write_pooled
 from kronos.stages import looks
 from kronos.stages.backtest import BacktestStage
 from kronos.stages.base import Context, Inputs, Result, Stage
@@ -115,14 +115,14 @@ class WalkForwardStage(Stage):
         look = looks.look_of(looks.WALK_FORWARD, config, store, splits.backtest, predictor, model)
         before = looks.looked_before(ledger, look, context)
         with atomic_folder(self.folder(config)) as target:
-            pooled: dict[str, Any] = {
-                "folds": folds, "signal": signal, "horizon": config.data.predict_window, "refit": refit,
-                "periods_per_year": sessions_per_year_of(store, *splits.backtest),
-                "before_spacing": config.backtest.baseline_day_step or config.data.predict_window,
-                "warnings": list(dict.fromkeys(warnings)), "looks_before": before,
-            }  # fmt: skip
-            save(target, "walk_forward", **pooled)
-            metrics = write_pooled(target, **pooled, language=config.backtest.report_language)
+            pooled = PooledInputs(
+                folds=folds, signal=signal, horizon=config.data.predict_window, refit=refit,
+                periods_per_year=sessions_per_year_of(store, *splits.backtest),
+                before_spacing=config.backtest.baseline_day_step or config.data.predict_window,
+                warnings=list(dict.fromkeys(warnings)), looks_before=before,
+            )  # fmt: skip
+            save(target, "walk_forward", inputs=pooled)
+            metrics = write_pooled(target, pooled, config.backtest.report_language)
             names = sorted(
                 path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()
             )

@@ -59,6 +59,7 @@ WALK_FORWARD: dict[str, str] = {
     )},
     "folds": "evidence/folds",
 }  # fmt: skip
+EVIDENCE = {"test_days": "evidence/test_days", "independent_periods": "evidence/independent_periods"}
 BENCHMARK: dict[str, str] = {
     **{f"{name}{end}": f"{name.replace('_', '/', 1)}{end}" for name, end in product(
         ("price_ic", "price_rank_ic", "return_ic", "return_rank_ic", "volatility_mae", "volatility_r2",
@@ -67,10 +68,11 @@ BENCHMARK: dict[str, str] = {
     **_interval("discriminative", "synthetic/discriminative"),
     **_interval("excess_return", "portfolio/excess_return"),
     **_interval("information_ratio", "portfolio/information_ratio"),
-    "test_days": "evidence/test_days", "independent_periods": "evidence/independent_periods",
+    **EVIDENCE,
 }  # fmt: skip
 TABLES = {"backtest": BACKTEST, "walk_forward": WALK_FORWARD, "benchmark": BENCHMARK}
 AUDIT = ("false_alarms", "power", "coverage")  # beginnings of the names of shares
+FOUND = "found_"  # beginning of the names of counts of findings
 
 
 def tracked(stage: str, values: Mapping[str, float]) -> dict[str, float]:
@@ -81,9 +83,12 @@ def tracked(stage: str, values: Mapping[str, float]) -> dict[str, float]:
     of findings. Of any other stage, all.
     """
     if stage == "data":
-        return _of_data(values)
+        counts = {_data_name(name): value for name, value in values.items() if not name.startswith(FOUND)}
+        found = {_data_name(name): value for name, value in values.items() if name.startswith(FOUND)}
+        kept = sorted(found, key=lambda name: -found[name])[: MOST - len(counts)]
+        return {**counts, **{name: found[name] for name in kept}}
     if stage == "audit":
-        return _of_audit(values)
+        return {shown: value for name, value in values.items() if (shown := _audit_name(name))}
     if stage in TABLES:
         return {shown: values[name] for name, shown in TABLES[stage].items() if name in values}
     return dict(values)
@@ -103,34 +108,20 @@ def present(stage: str, values: Mapping[str, float]) -> dict[str, float]:
     if stage == "pipeline":
         names = {f"{part}_{name}": shown for part, table in PIPELINE.items() for name, shown in table.items()}
     if stage in ("data", "audit"):
-        rename = _of_data if stage == "data" else _of_audit
-        names = {name: shown for name in values for shown in rename({name: 0.0})}
+        rename = _data_name if stage == "data" else _audit_name
+        names = {name: rename(name) or name for name in values if "/" not in name}
     return {names.get(name, name): value for name, value in values.items()}
 
 
-def _of_audit(values: Mapping[str, float]) -> dict[str, float]:
-    found = {
-        BENCHMARK[name]: value
-        for name, value in values.items()
-        if name in ("test_days", "independent_periods")
-    }
-    for name, value in values.items():
-        for group in AUDIT:
-            case = name.removeprefix(f"{group}_")
-            is_end = group == "coverage" and case.endswith(ENDS[1:])
-            if case != name and not is_end and not case.startswith(("above_", "below_")):
-                found[f"{group}/{case}"] = value
-    return found
+def _data_name(name: str) -> str:
+    return f"found/{name.removeprefix(FOUND)}" if name.startswith(FOUND) else f"data/{name}"
 
 
-def _of_data(values: Mapping[str, float]) -> dict[str, float]:
-    found = {name: value for name, value in values.items() if name.startswith("found_")}
-    counts = {
-        f"data/{name}": value for name, value in values.items() if "/" not in name and name not in found
-    }
-    kept = sorted(found, key=lambda name: -found[name])[: MOST - len(counts)]
-    return {
-        **{name: value for name, value in values.items() if "/" in name},
-        **counts,
-        **{f"found/{name.removeprefix('found_')}": found[name] for name in kept},
-    }
+def _audit_name(name: str) -> str:
+    """The name in MLflow; empty for a figure that is not logged."""
+    for group in AUDIT:
+        case = name.removeprefix(f"{group}_")
+        is_end = group == "coverage" and case.endswith(ENDS[1:])
+        if case != name and not is_end and not case.startswith(("above_", "below_")):
+            return f"{group}/{case}"
+    return EVIDENCE.get(name, "")

@@ -73,7 +73,7 @@ def test_a_taken_port_and_a_missing_package_are_one_line(in_folder, monkeypatch,
 
 def test_without_the_password_nothing_is_served(session):
     asked = client(session, SECRET)
-    for path in ("/", "/_dash-layout", "/_dash-dependencies", "/work/x/forecasts.html", "/nothing"):
+    for path in ("/", "/_dash-layout", "/_dash-dependencies", "/results/x/forecasts.html", "/nothing"):
         assert status(asked, path) == 401
         for user, password in (("kronos", SECRET + "x"), ("kronos", ""), ("root", SECRET), ("", "")):
             assert status(asked, path, **basic(user, password)) == 401
@@ -81,7 +81,7 @@ def test_without_the_password_nothing_is_served(session):
     assert status(asked, CALLBACK, "POST", Origin=HERE) == 401
     assert status(asked, **basic("kronos", SECRET)) == 200
     script = asked.get(
-        "/work/any/plotly.min.js", base_url=HERE
+        "/results/any/plotly.min.js", base_url=HERE
     )  # frames without rights have no password to give
     assert script.status_code == 200 and script.data == plotly_script()
     # A proxy's name is allowed: a browser gives the password to no other name than the one it was typed for.
@@ -138,22 +138,22 @@ def test_only_the_files_of_a_result_are_served_and_without_rights_over_the_page(
     (session.folder / "forecasts.html").write_text("not of a result")
     while not work.ended:
         time.sleep(0.01)
-    for path in (f"/work/{work.id}/forecasts.html", "/runs/a-run/report.html"):
+    for path in (f"/results/{work.id}/forecasts.html", "/runs/a-run/report.html"):
         answer = asked.get(path, base_url=HERE)
         policy = answer.headers["Content-Security-Policy"]
         assert answer.status_code == 200 and policy.startswith("sandbox ")
         assert "allow-same-origin" not in policy
     for path in (
-        f"/work/{work.id}/secret.json",
-        f"/work/{work.id}/report.html",
-        "/work/no-work/forecasts.html",
+        f"/results/{work.id}/secret.json",
+        f"/results/{work.id}/report.html",
+        "/results/no-work/forecasts.html",
         "/runs/a-run/forecasts.html",
         "/runs/a-run/config.json",
     ):
         assert status(asked, path) == 404, path
     for path in (
-        f"/work/{work.id}/..%2fforecasts.html",
-        f"/work/{work.id}/../forecasts.html",
+        f"/results/{work.id}/..%2fforecasts.html",
+        f"/results/{work.id}/../forecasts.html",
         "/assets/page.py",
     ):
         found = asked.get(path, base_url=HERE).data

@@ -20,6 +20,7 @@ from kronos.report.language import words_of
 from kronos.report.pages import forecasts
 from kronos.report.phrases import PHRASES
 from kronos.report.saved_content import FILE, save, write_again
+from kronos.report.walk_forward import PooledInputs
 from kronos.utils.files import PACKAGE
 
 # Words of a Chinese report that are not translated: names, abbreviations, fields, files, commands, signals.
@@ -54,8 +55,8 @@ def reports(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
     return {
         "benchmark": {"board": make_board()},
         "audit": {"setting": SETTING, "cases": cases},
-        "walk_forward": {"folds": make_folds(), "refit": True, **folds},
-        "walk_forward short": {"folds": make_folds(20), "refit": False, **folds},
+        "walk_forward": {"inputs": PooledInputs(folds=make_folds(), refit=True, **folds)},
+        "walk_forward short": {"inputs": PooledInputs(folds=make_folds(20), refit=False, **folds)},
         "predict": {"charts": latest(), "risks": make_risks(), "drawdown": 0.05},
     }
 

@@ -13,7 +13,7 @@ from kronos.__main__ import main
 from kronos.config.loading import load_config
 from kronos.data.splits import settle_ranges
 from kronos.evaluation.statistics import degrees_of_freedom
-from kronos.report.walk_forward import Fold, pool, write_pooled
+from kronos.report.walk_forward import Fold, PooledInputs, pool, write_pooled
 from kronos.stages.inputs import resolve_splits
 from kronos.stages.looks import read_looks
 from kronos.stages.walk_forward import fold_configs
@@ -103,9 +103,10 @@ def test_pooled_means_are_those_of_all_days_with_more_degrees_of_freedom(tmp_pat
     assert found.gains["momentum"].days == 120 and found.gains["before"].days == 24
     assert found.gains["before"].freedom == degrees_of_freedom(24, 1)  # a horizon apart: no overlap
 
-    metrics = write_pooled(
-        tmp_path, folds, signal="mean", horizon=5, periods_per_year=252, refit=True, warnings=["seen."]
+    given = PooledInputs(
+        folds=folds, signal="mean", horizon=5, periods_per_year=252, refit=True, warnings=["seen."]
     )
+    metrics = write_pooled(tmp_path, given)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "**Over all folds the ranking has predictive value:**" in text and "**Warning:** seen." in text
     excess = pd.concat([fold.daily["return"] for fold in folds]).mean()
@@ -113,7 +114,7 @@ def test_pooled_means_are_those_of_all_days_with_more_degrees_of_freedom(tmp_pat
     assert metrics["periods_per_year"] == 252 and "252.0 periods make a year" in text
     assert metrics["rank_ic_mean"] == pytest.approx(ic.mean()) and metrics["folds"] == 2
     short = [replace(fold, daily=fold.daily.iloc[:30]) for fold in folds]
-    write_pooled(tmp_path, short, signal="mean", horizon=5, periods_per_year=252, refit=True)
+    write_pooled(tmp_path, replace(given, folds=short, warnings=()))
     assert (
         "**Too short to tell (60 days, 12 independent 5-day periods).**"
         in (tmp_path / "report.md").read_text()
