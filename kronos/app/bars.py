@@ -16,10 +16,10 @@ from kronos.data.sources.factory import DataProcessorFactory
 from kronos.data.store import BarStore, open_store
 from kronos.report.forecast_chart import bars_chart
 from kronos.report.pages.forecasts import write_bars
-from kronos.stages.cache import RECORD, read_record
+from kronos.stages.cache import read_record
 from kronos.stages.data_check import Refused, checked, columns, screen
 from kronos.utils.errors import UserError
-from kronos.utils.files import given_path
+from kronos.utils.files import RECORD, given_path
 
 FILE, UPLOAD, STORE = "file", "upload", "store"
 STORES_KEPT = 4  # built of files, for the next forecast of the same bars
