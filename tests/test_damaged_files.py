@@ -16,10 +16,10 @@ from kronos.data.store import open_store
 from kronos.model import load_predictor, load_tokenizer
 from kronos.model.checkpoint import save_model
 from kronos.model.presets import random_model
-from kronos.stages.cache import RECORD, read_record
+from kronos.stages.cache import read_record
 from kronos.utils import digests
 from kronos.utils.errors import Damaged, UserError
-from kronos.utils.files import read_json, write_json
+from kronos.utils.files import RECORD, read_json, write_json
 
 STORE_FILES = (
     "values.npy", "session.npy", "flags.npy", "offsets.npy", "sessions.npy", "findings.json", "index.json",

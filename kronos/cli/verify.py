@@ -8,7 +8,7 @@ from typing import Any
 from kronos.cli.arguments import Parser
 from kronos.data.store import INDEX, read_index
 from kronos.model import checkpoint
-from kronos.stages.cache import RECORD, read_record, run_again
+from kronos.stages.cache import read_record, run_again
 from kronos.stages.inputs import SPLITS
 from kronos.stages.run_folder import RUN_FILE
 from kronos.training.checkpoint import REMEDY, STATE

@@ -9,9 +9,8 @@ from mlflow import MlflowClient
 
 from kronos.__main__ import main
 from kronos.stages import STAGES
-from kronos.stages.cache import RECORD
 from kronos.training.adapters import FOLDER
-from kronos.utils.files import read_json, write_json
+from kronos.utils.files import RECORD, read_json, write_json
 
 FIELDS = {"adapter", "adapter_rank", "adapter_alpha", "adapter_targets"}
 SMALL = [

@@ -21,12 +21,12 @@ from kronos.model import KronosTokenizer, load_predictor, load_tokenizer
 from kronos.model.presets import TOKENIZER_PRESETS
 from kronos.stages import STAGES, register_stage
 from kronos.stages.base import Context, Inputs, Result, Stage
-from kronos.stages.cache import RECORD, file_digests, key_parts, read_record, write_record
+from kronos.stages.cache import file_digests, key_parts, read_record, write_record
 from kronos.stages.inputs import resolve_splits, stored_bars
 from kronos.stages.run_folder import stage_lock, working_path
 from kronos.stages.weights import OWN_TOKENIZER, load_weights, trained_pair, weights_before
 from kronos.utils.digests import with_own_digest
-from kronos.utils.files import PACKAGE, atomic_folder, write_json
+from kronos.utils.files import PACKAGE, RECORD, atomic_folder, write_json
 
 TINY = ["--epochs", "1", "--n-train-iter", "300", "--n-val-iter", "100"]
 
