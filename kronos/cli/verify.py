@@ -14,6 +14,7 @@ from kronos.stages.run_folder import RUN_FILE
 from kronos.training.checkpoint import REMEDY, STATE
 from kronos.utils.digests import altered, read_object
 from kronos.utils.errors import UserError
+from kronos.utils.files import RECORD
 
 
 def verify_command(arguments: Sequence[str]) -> int:
