@@ -11,13 +11,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 PARENT = "KRONOS_PARENT"  # the variable that tells a child the process that started it
-GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
+GRACE_SECONDS = 5.0  # between SIGTERM, or the end of rank 0, and forced action
 KERNEL_LOG = Path("/dev/kmsg")
 KERNEL_LOG_DEVICE = (1, 11)  # major and minor number; some containers put another file in its place
 INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # the kernel log gives pids of this namespace
@@ -91,6 +92,37 @@ def exit_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def exit_with_rank_0(store: Any, rank: int) -> Iterator[None]:
+    """Within the block, give signs of life, and end this process when rank 0 has ended and this one still works.
+
+    The thread has ended when the block is left: Python stops one that is inside the store's C++ code at exit in a way
+    that aborts the process.
+    """
+    finished = threading.Event()
+
+    def watch() -> None:
+        try:
+            while not store.check(["end"]):
+                store.add(f"alive/{rank}", 1)
+                if finished.wait(1.0):
+                    return
+            if finished.wait(2 * GRACE_SECONDS):
+                return
+        except RuntimeError:  # the store ended with rank 0
+            pass
+        if not finished.is_set():
+            os._exit(1)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join(GRACE_SECONDS)  # a host that is gone answers late
 
 
 class OomKills:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from kronos.distributed.child_process import ChildProcess, exit_with_parent
+from kronos.distributed.child_process import ChildProcess, exit_with_parent, exit_with_rank_0
 from kronos.utils.errors import UserError
 
 GROUP_TIMEOUT = timedelta(hours=1)  # of one collective operation: a dead process is noticed long before
@@ -238,7 +238,11 @@ def run_worker(place: Place, store: Any, work: Callable[[dict[str, Any], Place],
     its device.
     """
     exit_with_parent()
-    _exit_with_rank_0(store, place.rank)
+    with exit_with_rank_0(store, place.rank):
+        return _take_part(place, store, work)
+
+
+def _take_part(place: Place, store: Any, work: Callable[[dict[str, Any], Place], None]) -> int:
     number = 0
     while True:
         try:
@@ -363,22 +367,6 @@ def _rank_0_ended(store: Any) -> bool:
     except RuntimeError:  # the store ended with it
         return True
     return False
-
-
-def _exit_with_rank_0(store: Any, rank: int) -> None:
-    """End this process when rank 0 has ended and this one is still working; until then, give signs of life."""
-
-    def watch() -> None:
-        try:
-            while not store.check(["end"]):
-                store.add(f"alive/{rank}", 1)
-                time.sleep(1.0)
-            time.sleep(2 * GRACE_SECONDS)
-        except RuntimeError:  # the store ended with rank 0
-            pass
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def python_module(name: str) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from kronos.distributed import child_process
-from kronos.distributed.child_process import ChildProcess, cgroup_counters, killed_pids, oom_kill_count
+from kronos.distributed.child_process import ChildProcess, cgroup_counters, exit_with_rank_0, killed_pids, oom_kill_count
 from kronos.distributed.device import is_out_of_memory
 from kronos.utils.errors import UserError
 
@@ -197,3 +198,14 @@ def test_the_counters_of_our_memory_cgroup_are_found(
     assert found == (root / expected if expected else None)
     assert oom_kill_count(found or tmp_path / "nothing") == (3 if expected else 0)
     assert cgroup_counters(tmp_path / "nothing", root) is None
+
+
+def test_the_thread_that_watches_rank_0_gives_signs_of_life_and_ends_with_its_block() -> None:
+    """One left inside the store's C++ code at exit would abort the process."""
+    from torch.distributed import HashStore
+
+    before, store = set(threading.enumerate()), HashStore()
+    with exit_with_rank_0(store, 3):
+        store.wait(["alive/3"])
+        (watcher,) = set(threading.enumerate()) - before
+    assert not watcher.is_alive()

@@ -195,7 +195,7 @@ def test_without_plotlys_script_the_pictures_stay_and_the_page_of_candles_says_w
 def test_a_chinese_page_has_chinese_controls_and_leads_to_the_english_one(browser: Browser, tmp_path: Path):
     charts = [make_chart(name, LATEST, seed=place) for place, name in enumerate(NAMES)]
     write_ranking(tmp_path, charts, make_risks(NAMES, EXPECTED), 0.05, "both")
-    page = browser.open(tmp_path / "forecasts.zh.html")
+    page = browser.open((tmp_path / "forecasts.zh.html").as_uri())
     page.wait_for_selector('.modebar-btn[data-title="缩小"]', state="attached")
     assert page.locator("html").get_attribute("lang") == "zh-CN"
     assert page.locator("#ranking thead button").all_inner_texts()[:3] == ["名次", "标的", "预期收益"]
