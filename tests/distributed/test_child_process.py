@@ -12,7 +12,13 @@ import psutil
 import pytest
 
 from kronos.distributed import child_process
-from kronos.distributed.child_process import ChildProcess, cgroup_counters, exit_with_rank_0, killed_pids, oom_kill_count
+from kronos.distributed.child_process import (
+    ChildProcess,
+    cgroup_counters,
+    exit_with_rank_0,
+    killed_pids,
+    oom_kill_count,
+)
 from kronos.distributed.device import is_out_of_memory
 from kronos.utils.errors import UserError
 
