@@ -132,8 +132,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _arguments(kind: type[nn.Module], config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the constructor's arguments; other keys are ignored, as by the public loader."""
-    wanted = list(inspect.signature(kind).parameters)
+    """Return the constructor's arguments; other keys are ignored, as by the public loader.
+
+    Arguments with a default are additions to the public models, and most checkpoints do not have them.
+    """
+    parameters = inspect.signature(kind).parameters.items()
+    wanted = [name for name, one in parameters if name in config or one.default is one.empty]
     missing = [name for name in wanted if name not in config]
     if missing:
         raise UserError(f"{folder / CONFIG} lacks {', '.join(missing)}: it is not that of a {kind.__name__}")
@@ -148,8 +152,8 @@ def _check_sizes(
     The model is built before its keys are compared, so that a layer count of 10**9 would otherwise take hours.
     """
     values = sum(tensor.numel() for tensor in stored.values())
-    for name, parameter in inspect.signature(kind).parameters.items():
-        value, expected = config[name], parameter.annotation
+    for name, value in config.items():
+        expected = inspect.signature(kind).parameters[name].annotation
         if expected is bool and not isinstance(value, bool):
             wanted = "true or false"
         elif expected is float and not (type(value) in (int, float) and math.isfinite(value)):

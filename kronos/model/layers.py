@@ -90,13 +90,26 @@ class Block(nn.Module):
         return x_BTD + self.ffn(self.norm2(x_BTD))
 
 
-def run_blocks(blocks: nn.ModuleList, x_BTD: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-    """Run the blocks in order over positions 0 .. T-1, with rotary tables computed once."""
+def run_blocks(
+    blocks: nn.ModuleList,
+    x_BTD: Tensor,
+    padding_mask: Tensor | None = None,
+    added: tuple[int, Tensor] | None = None,
+) -> Tensor:
+    """Run the blocks in order over positions 0 .. T-1, with rotary tables computed once.
+
+    `added` is (k, [B, T, D]): what is added to the hidden states after k blocks.
+    """
+    after, addition = added or (-1, None)
+    if addition is not None and after == 0:
+        x_BTD = x_BTD + addition
     if not len(blocks):
         return x_BTD
     first = blocks[0]
     assert isinstance(first, Block)
     tables = first.self_attn.rotary.tables(x_BTD.shape[1])
-    for block in blocks:
+    for done, block in enumerate(blocks, 1):
         x_BTD = block(x_BTD, tables, padding_mask)
+        if addition is not None and after == done:
+            x_BTD = x_BTD + addition
     return x_BTD

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from kronos.model import checkpoint
 from kronos.model.attention import Attention
+from kronos.model.conditions import ConditionEmbedding, Conditions
 from kronos.model.cpu_kernels.dropout import Dropout
 from kronos.model.cpu_kernels.linear import Linear
 from kronos.model.layers import Block, RMSNorm, run_blocks
+from kronos.utils.errors import UserError
 
 TIME_TABLES = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}  # in the stamp's order
 FINE_HEADS = 4  # regardless of n_heads
@@ -125,7 +127,11 @@ class DualHead(nn.Module):
 
 
 class Kronos(nn.Module):
-    """Decoder-only Transformer over pairs of ids; arguments as in the public code, kept in `config`."""
+    """Decoder-only Transformer over pairs of ids; arguments as in the public code, kept in `config`.
+
+    `conditions` is not in the public code: it describes further inputs, see `model.conditions`. A model without them
+    has no such key in its `config`, and its checkpoints are the public ones.
+    """
 
     def __init__(
         self,
@@ -140,6 +146,7 @@ class Kronos(nn.Module):
         resid_dropout_p: float,
         token_dropout_p: float,
         learn_te: bool,
+        conditions: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -167,6 +174,21 @@ class Kronos(nn.Module):
         self.dep_layer = DependencyLayer(d_model)
         self.head = DualHead(s1_bits, s2_bits, d_model)
         self.apply(self._initialise)
+        self.conditions: ConditionEmbedding | None = None
+        if conditions is not None:
+            self.add_conditions(Conditions.from_json(conditions))
+
+    def add_conditions(self, conditions: Conditions) -> None:
+        """Add inputs that change nothing until the first step of training; the other weights stay as they are.
+
+        Rows are drawn from torch's global generator. Raises ValueError for a block that the model does not have.
+        """
+        if conditions.block > len(self.transformer):
+            raise ValueError(
+                f"condition_block is {conditions.block}, the predictor has {len(self.transformer)} blocks"
+            )
+        self.conditions = ConditionEmbedding(conditions, self.d_model).to(self.norm.weight.device)
+        self.config = {**self.config, "conditions": conditions.to_json()}
 
     def _initialise(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -182,12 +204,21 @@ class Kronos(nn.Module):
         s2_BT: Tensor,
         stamp_BT5: Tensor | None = None,
         padding_mask: Tensor | None = None,
+        conditions_BTC: Tensor | None = None,
     ) -> Tensor:
-        """Return hidden states [B, T, D] after the final norm; that of bar t depends on bars up to t."""
+        """Return hidden states [B, T, D] after the final norm; that of bar t depends on bars up to t.
+
+        `conditions_BTC` are the values of the conditions that a bar sees, for a model that has some. Raises UserError
+        where the model needs them and they are not given, or the reverse.
+        """
         x = self.embedding(s1_BT, s2_BT)
         if stamp_BT5 is not None:
             x = x + self.time_emb(stamp_BT5)
-        return self.norm(run_blocks(self.transformer, self.token_drop(x), padding_mask))
+        check_conditions(self.conditions, conditions_BTC)
+        added = None
+        if self.conditions is not None:
+            added = self.conditions.block, self.conditions(conditions_BTC)
+        return self.norm(run_blocks(self.transformer, self.token_drop(x), padding_mask, added))
 
     def coarse_logits(self, hidden_BTD: Tensor) -> Tensor:
         """Return logits [B, T, V1] of the next bar's coarse id."""
@@ -216,13 +247,15 @@ class Kronos(nn.Module):
         padding_mask: Tensor | None = None,
         use_teacher_forcing: bool = False,
         s1_targets: Tensor | None = None,
+        conditions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (coarse logits [B, T, V1], fine logits [B, T, V2]) from ids [B, T] and stamps [B, T, 5].
 
         The fine head is conditioned on `s1_targets` with teacher forcing, otherwise on a draw from the coarse
-        distribution by torch's global generator. `padding_mask` [B, T] is true at bars to hide.
+        distribution by torch's global generator. `padding_mask` [B, T] is true at bars to hide. `conditions`
+        [B, T, C] are for a model that has some.
         """
-        hidden = self.hidden(s1_ids, s2_ids, stamp, padding_mask)
+        hidden = self.hidden(s1_ids, s2_ids, stamp, padding_mask, conditions)
         s1_logits = self.coarse_logits(hidden)
         if use_teacher_forcing:
             if s1_targets is None:
@@ -234,10 +267,15 @@ class Kronos(nn.Module):
         return s1_logits, self.fine_logits(hidden, given, padding_mask)
 
     def decode_s1(
-        self, s1_ids: Tensor, s2_ids: Tensor, stamp: Tensor | None = None, padding_mask: Tensor | None = None
+        self,
+        s1_ids: Tensor,
+        s2_ids: Tensor,
+        stamp: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        conditions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (coarse logits [B, T, V1], hidden states [B, T, D] for `decode_s2`)."""
-        hidden = self.hidden(s1_ids, s2_ids, stamp, padding_mask)
+        hidden = self.hidden(s1_ids, s2_ids, stamp, padding_mask, conditions)
         return self.coarse_logits(hidden), hidden
 
     def decode_s2(self, context: Tensor, s1_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -250,5 +288,17 @@ class Kronos(nn.Module):
         return checkpoint.load(cls, folder_or_hub_name, revision)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors, which the public code reads too; replaces the folder."""
+        """Write config.json and model.safetensors; replaces the folder.
+
+        The public code reads them too, unless the model has conditions, for which it has no weights.
+        """
         checkpoint.save_model(self, folder)
+
+
+def check_conditions(embedding: ConditionEmbedding | None, values: Tensor | None) -> None:
+    """Raise UserError where a model with conditions gets none, or one without gets some."""
+    if embedding is not None and values is None:
+        names = ", ".join(column.name for column in embedding.columns)
+        raise UserError(f"the predictor was trained with the conditions {names}: give their values")
+    if embedding is None and values is not None:
+        raise UserError("the predictor was trained without conditions: leave them out")

@@ -17,7 +17,7 @@ from kronos.model.checkpoint import check_pair
 from kronos.model.inference.fine_head import FineHead
 from kronos.model.inference.kv_cache import LEAST_ROWS, Cache, KeyValues, Norm, Product, Stack, padded
 from kronos.model.inference.sampling import filter_and_sample, per_bar
-from kronos.model.predictor import Kronos
+from kronos.model.predictor import Kronos, check_conditions
 from kronos.model.tokenizer import KronosTokenizer
 from kronos.utils.errors import UserError
 
@@ -56,7 +56,7 @@ class Engine:
             raise UserError(f"max_context is {max_context}, expected at least 1")
         # No reference to the predictor: `engine_for` frees an engine together with its predictor.
         self.tokenizer, self.max_context, self.config = tokenizer, max_context, model.config
-        self.time_emb = model.time_emb
+        self.time_emb, self.conditions = model.time_emb, model.conditions
         self.device = model.head.proj_s1.weight.device
         dtype = self.dtype = dtype or model.head.proj_s1.weight.dtype
         pads = batch_invariant and self.device.type == "cpu" and not compiled
@@ -64,7 +64,10 @@ class Engine:
         with torch.inference_mode():
             self.encoder = Stack(tokenizer.encoder, dtype, least_rows=least)
             self.decoder = Stack(tokenizer.decoder, dtype, least_rows=least)
-            self.stack = Stack(model.transformer, dtype, compiled, least)
+            block = 0 if self.conditions is None else self.conditions.block
+            self.stack = Stack(model.transformer, dtype, compiled, least, block)
+            if self.conditions is not None:
+                self.condition = Product(self.conditions.projection, dtype=dtype, least_rows=least)
             self.norm = Norm(model.norm, dtype, weighted=True)
             self.coarse = Product(model.head.proj_s1, dtype=dtype, least_rows=least)
             trained = fine_rotary == "trained"
@@ -85,6 +88,7 @@ class Engine:
         future_stamp_NH5: Tensor,
         *,
         uniform_NSH2: Tensor,
+        conditions_NLC: Tensor | None = None,
         temperature: float | Sequence[float] = 1.0,
         top_k: int | None = 0,
         top_p: float | None = 0.9,
@@ -94,8 +98,10 @@ class Engine:
         """Return float32 [N, S, H, F]: the next H bars, normalised as `x_NLF` is, one path per uniform[:, s].
 
         `uniform_NSH2` in [0, 1) draws the coarse and the fine id of each bar. `temperature` is one number, or one
-        per bar of the horizon. `progress` is called with the number of bars done so far.
+        per bar of the horizon. `progress` is called with the number of bars done so far. `conditions_NLC` are those
+        of the context, for a model that has some; the bars that are drawn see the values of its last bar.
         """
+        check_conditions(self.conditions, conditions_NLC)
         x_NLF = x_NLF.to(self.device, torch.float32).clamp(-clip, clip)
         length, horizon = x_NLF.shape[1], future_stamp_NH5.shape[1]
         if not 1 <= horizon <= self.max_context:
@@ -105,7 +111,9 @@ class Engine:
         kept = slice(max(0, length - self.max_context), None)
         time = self.time_emb(stamp_NL5.to(self.device)[:, kept]).to(self.dtype)
         future = self.time_emb(future_stamp_NH5.to(self.device)).to(self.dtype)
-        window = _Window(self, self._embed(s1[:, kept], s2[:, kept], time), uniform.shape[1], horizon)
+        added = None if conditions_NLC is None else self._added(conditions_NLC[:, kept])
+        embedded = self._embed(s1[:, kept], s2[:, kept], time)
+        window = _Window(self, embedded, uniform.shape[1], horizon, added)
         drawn = s1.new_empty(2, len(s1), uniform.shape[1], horizon)
         temperatures = per_bar(temperature, horizon)
         for bar in range(horizon):
@@ -123,6 +131,11 @@ class Engine:
     def _embed(self, s1: Tensor, s2: Tensor, time: Tensor) -> Tensor:
         pair = torch.cat((F.embedding(s1, self.tables[0]), F.embedding(s2, self.tables[1])), dim=-1)
         return self.fusion(pair) + time
+
+    def _added(self, conditions_NLC: Tensor) -> Tensor:
+        """Return what the conditions add to the hidden states, [N, L, D]."""
+        assert self.conditions is not None
+        return self.condition(self.conditions.summed(conditions_NLC.to(self.device)).to(self.dtype))
 
     def _encode(self, x_NLF: Tensor) -> tuple[Tensor, Tensor]:
         """Return coarse and fine ids [N, L]; those of bar t depend on the bars up to t."""
@@ -165,8 +178,22 @@ class _Window:
     shared by the samples is run once and the first block's projections, which have no position, are reused.
     """
 
-    def __init__(self, engine: Engine, context_NLD: Tensor, samples: int, horizon: int) -> None:
-        self.engine, self.context, self.samples = engine, context_NLD, samples
+    def __init__(
+        self,
+        engine: Engine,
+        context_NLD: Tensor,
+        samples: int,
+        horizon: int,
+        added_NLD: Tensor | None = None,
+    ) -> None:
+        # What the conditions add to the bars after the context, [N, 1, 1, D]: to their embeddings, or after a block.
+        last = None if added_NLD is None else added_NLD[:, None, -1:]
+        self.to_embeddings = self.to_hidden = None
+        if added_NLD is not None and engine.stack.adds_after == 0:
+            context_NLD, added_NLD, self.to_embeddings = context_NLD + added_NLD, None, last
+        elif added_NLD is not None:
+            self.to_hidden = last
+        self.engine, self.context, self.samples, self.added = engine, context_NLD, samples, added_NLD
         series, length, self.width = context_NLD.shape
         self.total, self.first = length, 0
         room = min(horizon, engine.max_context - length)
@@ -174,21 +201,23 @@ class _Window:
         if self.slides:
             self.context = engine.stack.with_projections(context_NLD)
             self.own = self.context.new_empty(series, samples, horizon, self.context.shape[-1])
-        hidden = self._prefix(self.context, samples, room)
+        hidden = self._prefix(self.context, samples, room, self.added)
         self.hidden = hidden[:, None, -1].expand(-1, samples, -1)  # [N, S, D] of the newest bar
 
-    def _prefix(self, rows: Tensor, samples: int, room: int) -> Tensor:
+    def _prefix(self, rows: Tensor, samples: int, room: int, added_NPD: Tensor | None) -> Tensor:
         """Return hidden states of bars from position 0 on; `rows` are embeddings, with projections once it slides."""
         x, unrotated = rows[..., : self.width], rows[..., self.width :] if self.slides else None
         kept = samples if room else 0
-        hidden, self.cache = self.engine.stack.prefix(x, kept, room, unrotated_NPE=unrotated)
+        hidden, self.cache = self.engine.stack.prefix(
+            x, kept, room, unrotated_NPE=unrotated, added_NPD=added_NPD
+        )
         hidden = self.engine.norm(hidden)
         self.keys = self.engine.fine.start(hidden, samples, room)
         return hidden
 
     def _extend(self, x_NSQD: Tensor, cache: Cache) -> None:
         first = cache.position
-        hidden = self.engine.norm(self.engine.stack.extend(x_NSQD, cache))
+        hidden = self.engine.norm(self.engine.stack.extend(x_NSQD, cache, self.to_hidden))
         assert isinstance(self.keys, KeyValues)
         self.engine.fine.append(self.keys, hidden, first)
         self.hidden = hidden[:, :, -1]
@@ -196,6 +225,8 @@ class _Window:
     def add(self, x_NSD: Tensor) -> None:
         """Add one bar of every sample, given its embedding [N, S, D]."""
         length = self.context.shape[1]
+        if self.to_embeddings is not None:
+            x_NSD = x_NSD + self.to_embeddings[:, :, 0]
         if self.slides:
             self.own[:, :, self.total - length] = self.engine.stack.with_projections(x_NSD)
         self.total += 1
@@ -204,12 +235,20 @@ class _Window:
             return self._extend(x_NSD[:, :, None], self.cache)
         own = self.own[:, :, max(0, self.first - length) : self.total - length]
         if self.samples > 1 and self.first < length:
-            self._prefix(self.context[:, self.first :], self.samples, own.shape[2])
+            added = None if self.added is None else self.added[:, self.first :]
+            self._prefix(self.context[:, self.first :], self.samples, own.shape[2], added)
             return self._extend(own[..., : self.width], self.cache)
         shared = self.context[:, None, self.first :].expand(-1, self.samples, -1, -1)
         rows = torch.cat((shared, own), dim=2)
-        hidden = self._prefix(rows.flatten(0, 1), 1, 0)
+        hidden = self._prefix(rows.flatten(0, 1), 1, 0, self._added_to_all(own.shape[2]))
         self.hidden = hidden[:, -1].unflatten(0, rows.shape[:2])
+
+    def _added_to_all(self, own: int) -> Tensor | None:
+        """Return what is added to the context from `first` on and to `own` bars after it, for each sample of each."""
+        if self.added is None or self.to_hidden is None:
+            return None
+        later = self.to_hidden[:, 0].expand(-1, own, -1)
+        return torch.cat((self.added[:, self.first :], later), dim=1).repeat_interleave(self.samples, dim=0)
 
     def fine_logits(self, token_NSD: Tensor) -> Tensor:
         """Return logits [N, S, V] of the next bar's fine id, given the embedding of its coarse id."""
@@ -276,6 +315,7 @@ def generate(
     future_stamp_NH5: Tensor,
     *,
     horizon: int,
+    conditions_NLC: Tensor | None = None,
     temperature: float = 1.0,
     top_k: int | None = 0,
     top_p: float | None = 0.9,
@@ -298,6 +338,7 @@ def generate(
         stamp_NL5,
         future_stamp_NH5,
         uniform_NSH2=torch.rand(shape, generator=generator, device=device),
+        conditions_NLC=conditions_NLC,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,

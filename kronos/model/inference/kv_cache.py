@@ -212,11 +212,17 @@ class Positions:
 
 
 class Stack:
-    """Blocks in order."""
+    """Blocks in order; after `adds_after` of them what `prefix` and `extend` are given as `added` is added."""
 
     def __init__(
-        self, blocks: nn.ModuleList, dtype: torch.dtype, compiled: bool = False, least_rows: int = 0
+        self,
+        blocks: nn.ModuleList,
+        dtype: torch.dtype,
+        compiled: bool = False,
+        least_rows: int = 0,
+        adds_after: int = 0,
     ) -> None:
+        self.adds_after = adds_after
         modules = [block for block in blocks if isinstance(block, Block)]
         self.blocks = [FastBlock(block, dtype, compiled, least_rows) for block in modules]
         self.positions = [Positions(block.self_attn, dtype) for block in modules[:1]]
@@ -237,6 +243,7 @@ class Stack:
         *,
         unrotated_NPE: Tensor | None = None,
         hidden: bool = True,
+        added_NPD: Tensor | None = None,
     ) -> tuple[Tensor, Cache]:
         """Run positions 0 .. P-1; the cache has space for `room` bars of `samples` per series (samples 0: no cache).
 
@@ -255,7 +262,8 @@ class Stack:
         for first in range(0, series, size):
             part = slice(first, first + size)
             known = None if unrotated_NPE is None else unrotated_NPE[part]
-            hiddens.append(self._prefix(x_NPD[part], known, tables, cache, first, hidden))
+            added = None if added_NPD is None else added_NPD[part]
+            hiddens.append(self._prefix(x_NPD[part], known, tables, cache, first, hidden, added))
         return torch.cat(hiddens), cache
 
     def _prefix(
@@ -266,22 +274,29 @@ class Stack:
         cache: Cache,
         first: int,
         hidden: bool,
+        added_NPD: Tensor | None,
     ) -> Tensor:
         for index, block in enumerate(self.blocks):
+            x_NPD = self._with(added_NPD, x_NPD, index)
             unrotated = block.unrotated(x_NPD) if index or unrotated_NPE is None else unrotated_NPE
             q, k, v = block.project(unrotated, tables)
             if cache.layers:
                 cache.layers[index].write_prefix(first, k, v)
             if hidden or index + 1 < len(self.blocks):
                 x_NPD = block.finish(x_NPD, attend_causally(q, k, v))
-        return x_NPD
+        return self._with(added_NPD, x_NPD, len(self.blocks))
 
-    def extend(self, x_NSQD: Tensor, cache: Cache) -> Tensor:
-        """Run Q new bars of every sample and add them to the cache."""
+    def _with(self, added: Tensor | None, x: Tensor, done: int) -> Tensor:
+        """Return the hidden states after `done` blocks, with what is added there."""
+        return x if added is None or done != self.adds_after else x + added
+
+    def extend(self, x_NSQD: Tensor, cache: Cache, added_NSQD: Tensor | None = None) -> Tensor:
+        """Run Q new bars of every sample and add them to the cache; `added_NSQD` may broadcast to them."""
         tables = self.at(cache.position, x_NSQD.shape[2])
-        for block, kept in zip(self.blocks, cache.layers, strict=True):
+        for index, (block, kept) in enumerate(zip(self.blocks, cache.layers, strict=True)):
+            x_NSQD = self._with(added_NSQD, x_NSQD, index)
             q, k, v = (part.transpose(1, 2) for part in block.project(block.unrotated(x_NSQD), tables))
             kept.append(k, v)
             x_NSQD = block.finish(x_NSQD, kept.attend(q).transpose(1, 2))
         cache.position += x_NSQD.shape[2]
-        return x_NSQD
+        return self._with(added_NSQD, x_NSQD, len(self.blocks))
