@@ -32,6 +32,7 @@ ADAPTER_TARGETS = ("attention", "feed-forward", "heads")
 NOT_YET: dict[str, Any] = {
     "feature_list": lambda value: tuple(value) != FEATURES,
     "time_feature_list": lambda value: tuple(value) != TIME_FEATURES,
+    "condition_columns": lambda value: value is not None,
 }
 
 
@@ -67,6 +68,11 @@ class DataConfig(Section):
     )
     feature_list: Names = field(FEATURES, "columns that the model sees, in its order")
     time_feature_list: Names = field(TIME_FEATURES, "time features that the model sees, in its order")
+    condition_columns: OptionalNames = field(
+        None,
+        "further columns that are known at the time of their bar, which the predictor is conditioned on: sector, "
+        "size, ...",
+    )
     dataset_begin_time: OptionalDate = field(None, "first day of bars to load; none: the first there is")
     dataset_end_time: OptionalDate = field(None, "last day of bars to load; none: the last there is")
     train_time_range: OptionalDates = field(

@@ -5,6 +5,7 @@ instrument and time, without repeats. Every rule here is causal: what becomes of
 earlier ones, never on what follows.
 """
 
+import re
 import unicodedata
 import warnings
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ PRICES = ("open", "high", "low", "close")
 FEATURES = (*PRICES, "volume", "amount")
 OPEN, HIGH, LOW, CLOSE, VOLUME, AMOUNT = range(len(FEATURES))  # their places in an array of bars
 EXTRA = ("factor", "adj_close", "split_so_far", "flag")  # columns of a raw frame kept beside the features
+MARK = "extra:"  # before the names of further columns, see `extra_columns`
+CODE = re.compile(r"0\d+")  # 01 is the code of something, and no number
 ALIASES = {  # names that a DataFrame may use instead
     "vol": "volume", "amt": "amount", "symbol": "instrument", "date": "datetime", "timestamps": "datetime",
 }  # fmt: skip
@@ -130,9 +133,9 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
     The names of ALIASES are understood; a missing `volume` is 0; `factor`, `adj_close` and `flag` are kept. `split`,
     the new shares for each old one on the day of a split (0, 1 or empty: none), becomes `split_so_far`, their product
     up to each bar. `limit_up` and `limit_down`, the prices beyond which nothing trades that day (0 or empty: none),
-    become flags of the open and the close. Other columns are left out. Rows that were out of time order are counted
-    in `findings`. Raises UserError for a missing column, text where numbers belong, a negative split, a time
-    without a day, or an instrument's name with a control character.
+    become flags of the open and the close. Columns marked `extra:NAME` are kept as `typed` makes them, and others
+    left out. Rows that were out of time order are counted in `findings`. Raises UserError for a missing column, text
+    where numbers belong, a negative split, a time without a day, or an instrument's name with a control character.
     """
     if not isinstance(raw, pd.DataFrame):
         raise UserError(f"bars must come as a pandas DataFrame, got {type(raw).__name__}")
@@ -160,6 +163,7 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
                 columns[name] = np.zeros(len(frame))
             continue
         columns[name] = _numbers(frame[name], name)
+    columns |= {name: typed(frame[name]) for name in marked(frame.columns)}
     if "flag" in frame.columns:
         columns["flag"] = frame["flag"].astype("uint8")
     if has_limits(frame):
@@ -167,6 +171,37 @@ def to_frame(raw: pd.DataFrame, findings: list[Finding] | None = None) -> pd.Dat
         columns["flag"] = given | _limit_flags(frame, columns["open"], columns["close"])
     result = _sorted(pd.DataFrame(columns).reset_index(drop=True), findings)
     return _cumulate_splits(result) if "split" in result.columns else result
+
+
+def marked(columns: Iterable[Any]) -> list[str]:
+    """Return the names `extra:NAME` among the columns of a frame."""
+    return [name for name in map(str, columns) if name.startswith(MARK)]
+
+
+def typed(column: pd.Series) -> pd.Series:
+    """Return a column as float64 where all its values are numbers, else as a categorical of texts.
+
+    A missing value, an empty text included, is NaN. A text like 01 is no number: it is the code of a category.
+    """
+    if isinstance(column.dtype, pd.CategoricalDtype) and column.cat.categories.inferred_type in (
+        "string",
+        "empty",
+    ):
+        return column
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return pd.Series(column.to_numpy("float64", na_value=np.nan), column.index)
+    text = column.map(_cell_text)
+    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
+    words = text.dropna()
+    if numbers[words.index].notna().all() and not words.map(CODE.fullmatch).any():
+        return numbers
+    return text.astype(pd.CategoricalDtype(sorted(words.unique())))
+
+
+def _cell_text(value: Any) -> str | float:
+    if isinstance(value, float):
+        return np.nan if np.isnan(value) else np.format_float_positional(value, trim="-")
+    return np.nan if value is None or value is pd.NA else str(value).strip() or np.nan
 
 
 def refuse_unusable_names(names: Iterable[str]) -> None:

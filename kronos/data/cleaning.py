@@ -5,17 +5,21 @@ same whatever follows. A dropped bar leaves a hole, which `align` fills or cuts;
 without a finding that counts it.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from kronos.data.bars import (
     EXTRA,
     FEATURES,
+    MARK,
     MAX_ITEMS,
     PRICES,
     Finding,
     Flag,
     day_text,
+    marked,
     places_of,
     to_frame,
 )
@@ -41,7 +45,7 @@ OFF_CALENDAR = 0.05  # a larger share of bars at no session means another calend
 def clean(raw: pd.DataFrame, freq: str = "day") -> tuple[pd.DataFrame, list[Finding]]:
     """Clean a raw frame: drop repeats and impossible bars, repair small contradictions.
 
-    Returns the frame (with `amount`, `flag` and those of EXTRA that are there) and what was found.
+    Returns the frame (with `amount`, `flag`, those of EXTRA that are there and marked columns) and what was found.
     """
     findings: list[Finding] = []
     frame = to_frame(raw, findings)
@@ -74,7 +78,7 @@ def clean(raw: pd.DataFrame, freq: str = "day") -> tuple[pd.DataFrame, list[Find
     frame = _mark_untraded(frame, freq, findings)
     _note_locked(frame, findings)
     frame = _complete_amount(frame, findings)
-    extra = [name for name in EXTRA if name in frame.columns]
+    extra = [*(name for name in EXTRA if name in frame.columns), *marked(frame.columns)]
     return frame[["instrument", "datetime", *FEATURES, *extra]], findings
 
 
@@ -234,6 +238,33 @@ def _complete_amount(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFra
         action = "set to volume x mean of open, high, low, close"
         note(frame, unknown, "amount missing", action, findings)
     return frame
+
+
+def carry_features(frame: pd.DataFrame, names: Sequence[str], findings: list[Finding]) -> pd.DataFrame:
+    """Give a missing value of a further feature the last known one of its instrument; leave out bars before any.
+
+    Raises UserError for a feature that holds words.
+    """
+    unknown = np.zeros(len(frame), bool)
+    changed: dict[str, pd.Series] = {}
+    for name in names:
+        column = frame[MARK + name]
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            raise UserError(
+                f"feature_list: column {name} holds words such as {column.cat.categories[0]!r}, numbers were "
+                "expected: a column of words can be a condition (condition_columns)"
+            )
+        column = column.where(np.isfinite(column))
+        if not column.isna().any():
+            continue
+        carried = column.groupby(frame["instrument"], sort=False).ffill()
+        known_before = (column.isna() & carried.notna()).to_numpy()
+        note(frame, known_before, f"{name} missing", "set to the last known value", findings)
+        unknown |= carried.isna().to_numpy()
+        changed[MARK + name] = carried
+    note(frame, unknown, "bar before the first value of a further column", "left out", findings)
+    frame = frame.assign(**changed) if changed else frame
+    return frame[~unknown].reset_index(drop=True) if unknown.any() else frame
 
 
 def drop_off_calendar(

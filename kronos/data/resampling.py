@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.data import calendars
-from kronos.data.bars import Finding, Flag, places_of
+from kronos.data.bars import Finding, Flag, marked, places_of
 from kronos.data.cleaning import note
 from kronos.data.frequency import PERIODS, finer, minutes, within_day
 from kronos.data.observed import is_observed, minutes_of_day, observe, pattern_of
@@ -50,17 +50,18 @@ class Resampling:
         self.last_session = int(places_of(whole[-1:], self.sessions)[0])
 
     def apply(self, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
-        """Return the coarser bars of adjusted bars at the finer sessions."""
-        flag = frame["flag"]
+        """Return the coarser bars of adjusted bars at the finer sessions; of further columns the last values."""
+        flag, further = frame["flag"], marked(frame.columns)
         columns = {
-            name: frame[name] for name in ("instrument", "open", "high", "low", "close", "volume", "amount")
+            name: frame[name]
+            for name in ("instrument", "open", "high", "low", "close", "volume", "amount", *further)
         }
         columns |= {"datetime": pd.Series(self.times[places_of(frame["datetime"], self.fine)], frame.index)}
         columns |= {"first": flag & int(FIRST), "last": flag & int(LAST)}
         columns |= {name: flag & one for name, one in ANY.items()}
         how = {
             "open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum", "amount": "sum",
-            "first": "first", "last": "last", **dict.fromkeys(ANY, "max"),
+            "first": "first", "last": "last", **dict.fromkeys(ANY, "max"), **dict.fromkeys(further, "last"),
         }  # fmt: skip
         bars = pd.DataFrame(columns).groupby(["instrument", "datetime"], sort=False).agg(how).reset_index()
         flags = bars[["first", "last", *ANY]]

@@ -1,9 +1,9 @@
 """The bar store: plain memory-mapped arrays and an index that describes and checks them.
 
 A store is a folder: `values.npy` float32 [N, 6], `session.npy` int32 [N], `flags.npy` uint8 [N], `offsets.npy`
-int64 [I + 1], `sessions.npy` int64 [S], perhaps `benchmark.npy` float64 [S], `findings.json`, `data_report.md`, and
-`index.json` with the sizes and digests of the rest.
-N rows, sorted by instrument then session; I instruments; S sessions.
+int64 [I + 1], `sessions.npy` int64 [S], perhaps `benchmark.npy` float64 [S] and `extra.npy` float32 [N, E],
+`findings.json`, `data_report.md`, and `index.json` with the sizes and digests of the rest.
+N rows, sorted by instrument then session; I instruments; S sessions; E further columns.
 """
 
 import os
@@ -18,6 +18,7 @@ import pandas as pd
 
 from kronos.data.bars import FEATURES
 from kronos.data.calendars import time_features, trading_days
+from kronos.data.extra_columns import ExtraColumn, plain_name
 from kronos.utils import files
 from kronos.utils.digests import canonical, file_digest
 from kronos.utils.errors import Damaged, UserError
@@ -33,6 +34,7 @@ ARRAYS: dict[str, tuple[str, tuple[int | str, ...]]] = {  # name: (type, shape) 
     "sessions": ("<i8", ("S",)),
 }
 BENCHMARK: tuple[str, tuple[int | str, ...]] = ("<f8", ("S",))
+FURTHER: tuple[str, tuple[int | str, ...]] = ("<f4", ("N", "E"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,8 @@ class BarStore:
     label: str = "end"  # which end of its interval labels a bar within a day
     benchmark_name: str | None = None  # the universe's index, where the source has it
     across_days: bool = True  # whether windows and contexts may span several days; a reader's choice
+    extra: tuple[ExtraColumn, ...] = ()  # further columns
+    further: np.ndarray | None = None  # float32 [N, E]: their numbers and codes, NaN where there is no value
 
     def __len__(self) -> int:
         return len(self.session)
@@ -116,8 +120,12 @@ class BarStore:
         return slice(int(self.offsets[instrument]), int(self.offsets[instrument + 1]))
 
     def frame(self, columns: Sequence[str] = FEATURES) -> pd.DataFrame:
-        """Return a long frame: instrument, datetime and the columns given (features, `flag`, `session`)."""
-        known = (*FEATURES, "flag", "session")
+        """Return a long frame: instrument, datetime and the columns given (features, `flag`, `session`, further).
+
+        A further column of categories is a categorical of its words.
+        """
+        words = {one.name: one.categories for one in self.extra if one.categories is not None}
+        known = (*FEATURES, *(one.name for one in self.extra), "flag", "session")
         unknown = [name for name in columns if name not in known]
         if unknown:
             raise UserError(f"a store has no column {', '.join(unknown)}: choose from {', '.join(known)}")
@@ -127,8 +135,26 @@ class BarStore:
         }
         for name in columns:
             whole = {"flag": self.flags, "session": self.session}
-            data[name] = np.array(whole[name] if name in whole else self.values[:, FEATURES.index(name)])
+            data[name] = np.array(whole[name] if name in whole else self.column(name))
+            if name in words:
+                code = np.nan_to_num(data[name], nan=-1).astype(np.int64)
+                data[name] = pd.Categorical.from_codes(code, pd.Index(words[name], dtype=object))
         return pd.DataFrame(data)
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a column by its name, float32 [N]: open, ..., amount, or a further one (codes of categories).
+
+        Raises UserError with the columns that there are for any other name.
+        """
+        name = plain_name(name)
+        if name in FEATURES:
+            return np.asarray(self.values[:, FEATURES.index(name)])
+        names = [one.name for one in self.extra]
+        if name not in names or self.further is None:
+            raise UserError(
+                f"the store at {self.path} has no column {name!r}: it has {', '.join((*FEATURES, *names))}"
+            )
+        return np.asarray(self.further[:, names.index(name)])
 
 
 def describe_file(file: Path) -> dict[str, Any]:
@@ -146,7 +172,8 @@ def open_store(path: str | Path, verify: bool = True) -> BarStore:
     index = read_index(folder)
     for file, expected in index["files"].items():
         _check_file(folder, file, expected, verify)
-    sizes = {"N": index["rows"], "I+1": len(index["instruments"]) + 1}
+    extra = tuple(map(ExtraColumn.of, index.get("extra", ())))
+    sizes = {"N": index["rows"], "I+1": len(index["instruments"]) + 1, "E": len(extra)}
     arrays = {name: _map(folder, name, sizes) for name in ARRAYS}
     sessions, offsets = np.array(arrays["sessions"]), np.array(arrays["offsets"])
     return BarStore(
@@ -165,6 +192,8 @@ def open_store(path: str | Path, verify: bool = True) -> BarStore:
         key=index["key"],
         label=index["label"],
         benchmark_name=index["benchmark"],
+        extra=extra,
+        further=_map(folder, "extra", sizes, FURTHER) if extra else None,
     )
 
 

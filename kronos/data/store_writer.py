@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import FEATURES, Finding
+from kronos.data.bars import FEATURES, MARK, Finding, marked
 from kronos.data.calendars import next_sessions
 from kronos.data.calendars import sessions as calendar_sessions
+from kronos.data.extra_columns import ExtraColumn, encoded, number_texts
 from kronos.data.quality_report import report_markdown
 from kronos.data.spool import Held, Spool
-from kronos.data.store import ARRAYS, FORMAT, SESSIONS_AFTER, BarStore, describe_file, open_store
+from kronos.data.store import ARRAYS, FORMAT, FURTHER, SESSIONS_AFTER, BarStore, describe_file, open_store
 from kronos.utils import files
 from kronos.utils.digests import canonical
 from kronos.utils.errors import UserError
@@ -50,6 +51,7 @@ class StoreParts:
         self._names: list[str] = []
         self._spans: list[tuple[int, int, int]] = []  # of each name: its part, and its rows within it
         self._parts: list[dict[str, Held]] = []
+        self._extra: list[dict[str, tuple[str, ...] | None]] = []  # of each part: its categories by column
 
     def add(self, frame: pd.DataFrame) -> None:
         """Add the bars of some instruments. Raises UserError where they are not sorted and unique."""
@@ -62,8 +64,12 @@ class StoreParts:
             )
         with np.errstate(over="ignore"):  # refused below, in one line
             values = np.column_stack([frame[name].to_numpy().astype("<f4") for name in FEATURES])
-        if not np.isfinite(values).all():
-            row = frame.iloc[int(np.flatnonzero(~np.isfinite(values).all(1))[0])]
+        further = {name.removeprefix(MARK): encoded(frame[name]) for name in marked(frame.columns)}
+        bad = ~np.isfinite(values).all(1)
+        for column, _ in further.values():
+            bad |= np.isinf(column)
+        if bad.any():
+            row = frame.iloc[int(np.flatnonzero(bad)[0])]
             raise UserError(
                 f"{row['instrument']} on {row['datetime']:%Y-%m-%d} has a value that is missing or too large for "
                 "float32: clean the bars first"
@@ -72,6 +78,9 @@ class StoreParts:
         self._names += [str(name) for name in names]
         self._spans += [(len(self._parts), begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
         arrays = {"values": values, "session": session, "flags": frame["flag"].to_numpy("|u1")}
+        if further:
+            arrays["extra"] = np.column_stack([column for column, _ in further.values()])
+        self._extra.append({name: words for name, (_, words) in further.items()})
         self._parts.append({name: self._spool.put(array) for name, array in arrays.items()})
 
     def in_order(self) -> tuple[list[str], np.ndarray, list[tuple[int, int, int]]]:
@@ -101,6 +110,51 @@ class StoreParts:
         """Yield the rows of values, session or flags in the order of `runs`."""
         for part, begin, end in runs:
             yield self._parts[part][name].get(begin, end)
+
+    def further(self) -> list[ExtraColumn]:
+        """Return the further columns. One with words in some part is a category: its numbers are words too."""
+        found = []
+        for place, name in enumerate(self._extra[0]):
+            if all(part[name] is None for part in self._extra):
+                found.append(ExtraColumn(name, "number"))
+                continue
+            words = {word for part in range(len(self._extra)) for word in self._words(part, place, name)}
+            found.append(ExtraColumn(name, "category", tuple(sorted(words))))
+        return found
+
+    def further_arrays(
+        self, runs: list[tuple[int, int, int]], columns: Sequence[ExtraColumn]
+    ) -> Iterator[np.ndarray]:
+        """Yield the rows of the further columns in the order of `runs`, with codes of the categories of all parts."""
+        recoded = [self._recoded(part, columns) for part in range(len(self._extra))]
+        for part, begin, end in runs:
+            rows = np.array(self._parts[part]["extra"].get(begin, end))
+            for place, (keys, codes) in recoded[part].items():
+                column = rows[:, place]
+                known = ~np.isnan(column)
+                column[known] = codes[np.searchsorted(keys, column[known])]
+            yield rows
+
+    def _recoded(self, part: int, columns: Sequence[ExtraColumn]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """For each column of categories: the different values of a part, in order, and their codes in the store."""
+        found = {}
+        for place, column in enumerate(columns):
+            if column.categories is not None:
+                code = {word: number for number, word in enumerate(column.categories)}
+                words = self._words(part, place, column.name)
+                given = self._extra[part][column.name] is None
+                keys = self._numbers(part, place) if given else np.arange(len(words), dtype="<f4")
+                found[place] = keys, np.array([code[word] for word in words], "<f4")
+        return found
+
+    def _words(self, part: int, place: int, name: str) -> Sequence[str]:
+        words = self._extra[part][name]
+        return number_texts(self._numbers(part, place)) if words is None else words
+
+    def _numbers(self, part: int, place: int) -> np.ndarray:
+        """The different numbers of a part's column, in order."""
+        values = self._parts[part]["extra"].get()[:, place]
+        return np.unique(values[~np.isnan(values)])
 
     def drop(self) -> None:
         """Free the memory and the disk space of all parts."""
@@ -146,6 +200,9 @@ def write_store(
         "instruments": names,
         "benchmark": None if benchmark is None else str(benchmark.name),
     }
+    further = bars.further()
+    if further:
+        content["extra"] = [one.as_dict() for one in further]
     if benchmark is not None:
         small["benchmark"] = benchmark.reindex(sessions).to_numpy().astype("<f8")
     index: dict[str, Any] = {
@@ -162,11 +219,15 @@ def write_store(
             kind, (_, *columns) = ARRAYS[name]
             shape = (index["rows"], *columns)
             _write_array(folder / f"{name}.npy", kind, shape, bars.arrays(name, runs), digest)
+        if further:
+            shape = (index["rows"], len(further))
+            pieces = bars.further_arrays(runs, further)
+            _write_array(folder / "extra.npy", FURTHER[0], shape, pieces, digest)
         for name, array in small.items():
             _write_array(folder / f"{name}.npy", array.dtype.str, array.shape, [array], digest)
         bars.drop()
         index["digest"] = digest.hexdigest()
-        for name in (*LARGE, *small):
+        for name in (*LARGE, *(["extra"] if further else []), *small):
             index["files"][f"{name}.npy"] = describe_file(folder / f"{name}.npy")
         files.write_json(folder / "findings.json", [finding.as_dict() for finding in findings])
         index["files"]["findings.json"] = describe_file(folder / "findings.json")

@@ -60,7 +60,10 @@ class DataStage(Stage):
 
     def inputs(self, config: Config) -> Inputs:
         processor = _processor(config)
-        return Inputs(digests={"source": processor.input_digest()}, more=processor)
+        digests = {"source": processor.input_digest()}
+        if processor.wanted.text:
+            digests["columns"] = processor.wanted.text
+        return Inputs(digests=digests, more=processor)
 
     def key_fields(self, config: Config) -> tuple[str, ...]:
         return (*store_fields(config), *SPLIT_FIELDS, "holdout_instruments")

@@ -11,6 +11,7 @@ import pandas as pd
 from kronos.config.loading import to_text
 from kronos.config.schema import Config
 from kronos.data.bars import FEATURES, Flag
+from kronos.data.extra_columns import Wanted, wanted_columns
 from kronos.data.forecast_points import ForecastPoints, forecast_points
 from kronos.data.holdout import held_out_of
 from kronos.data.splits import Ranges, Split, make_split, settle_ranges
@@ -72,7 +73,22 @@ def stored_bars(config: Config) -> BarStore:
     _check_record(store)
     remedy = "run  python -m kronos data  again, or give the other --dataset-path"
     refuse_other_configuration(store.path, "the store", remedy, field_texts(config, store_fields(config)), {})
+    refuse_other_columns(store, wanted_columns(config), remedy)
     return replace(store, across_days=config.data.windows_across_days)
+
+
+def refuse_other_columns(store: BarStore, wanted: Wanted, remedy: str) -> None:
+    """Raise UserError where the store lacks a further column that is wanted, or where a feature is not usable."""
+    kinds = {one.name: one.kind for one in store.extra}
+    for name in wanted.names:
+        field = "feature_list" if name in wanted.features else "condition_columns"
+        if name not in kinds:
+            raise UserError(f"{field}: the store at {store.path} was built without column {name!r}: {remedy}")
+        if name in wanted.features and (kinds[name] != "number" or np.isnan(store.column(name)).any()):
+            raise UserError(
+                f"{field}: the store at {store.path} has column {name!r} as a condition, with missing values or "
+                f"words: {remedy}"
+            )
 
 
 def _check_record(store: BarStore) -> None:

@@ -1,9 +1,6 @@
 """The base class of sources of bars: a subclass reads one source, the base class builds the store from it."""
 
-import functools
-import inspect
 import json
-import sys
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,13 +19,15 @@ from kronos.data.adjustment import (
 from kronos.data.bars import Finding, align, has_limits, merge_findings, places_of, to_frame
 from kronos.data.calendar_detection import Fit, fit_calendar
 from kronos.data.calendars import FOREVER, known_end
-from kronos.data.cleaning import clean, drop_off_calendar
+from kronos.data.cleaning import carry_features, clean, drop_off_calendar
+from kronos.data.extra_columns import Wanted, mark, wanted_columns
 from kronos.data.frequency import PERIODS
 from kronos.data.open_bars import drop_open_bars
 from kronos.data.quality_report import empty_sessions, hole_findings
 from kronos.data.resampling import Resampling
 from kronos.data.sources.membership import Spans, described, mark_members
 from kronos.data.sources.parts import TimeCounts, last_session_of
+from kronos.data.sources.source_code import source_code_digest
 from kronos.data.sources.symbols import HISTORY, universe_of
 from kronos.data.spacing import (
     Spacing,
@@ -74,6 +73,7 @@ class BaseDataProcessor:
         self.about: dict[str, Any] = {}  # parts of `source` that are only known while reading
         self.spool = Spool(Path(getattr(config, "dataset_path", "")).parent)  # where read bars wait
         self.chosen_because = ""  # why data_source=auto took this source
+        self.wanted: Wanted = wanted_columns(config)  # further columns
         self.understood: dict[str, Any] = {}  # how the source was read, for `python -m kronos data --check`
 
     @property
@@ -92,7 +92,8 @@ class BaseDataProcessor:
         instruments may come as several frames, each instrument in one of them only. A column `factor` (prices are
         multiplied by it), `adj_close` or `split` (new shares for each old one, on the day of the split) adjusts
         prices; `limit_up` and `limit_down` (prices of the day's limits, before any adjustment) say what is locked;
-        `flag` may mark bars as `bars.Flag.NONMEMBER`.
+        `flag` may mark bars as `bars.Flag.NONMEMBER`. The columns that `feature_list` and `condition_columns` name
+        beside these are kept as they are: never adjusted, and of longer bars the last value.
         """
         raise UserError(f"{type(self).__name__} needs process_raw_data(): return the bars as a DataFrame")
 
@@ -149,6 +150,7 @@ class BaseDataProcessor:
             "input": self.input_digest(),
             "calendar": self.calendar,
             "fields": {name: str(getattr(self.config, name, None)) for name in KEY_FIELDS},
+            **({"columns": self.wanted.text} if self.wanted.text else {}),
         }
         return digest_bytes(json.dumps(parts, sort_keys=True).encode())
 
@@ -237,7 +239,7 @@ class BaseDataProcessor:
         for raw in [given] if isinstance(given, pd.DataFrame) or given is None else given:
             if isinstance(raw, pd.DataFrame) and has_limits(raw):
                 self.about["price_limits"] = LIMITS_GIVEN
-            frame = to_frame(raw, findings)
+            frame = to_frame(mark(raw, self.wanted), findings)
             if frame.empty:
                 continue
             twice = names & set(frame["instrument"].unique()) if names else set()
@@ -271,6 +273,7 @@ class BaseDataProcessor:
             frame = settle_days(frame, freq, findings)
             frame, found = clean(frame, freq)
             findings += found
+            frame = carry_features(frame, self.wanted.features, findings)
             spacings.append(spacing(frame, freq))
             frame = leave_out(frame, spacings[-1])
             if len(frame):
@@ -378,22 +381,3 @@ def days_text(config: Any) -> str:
 def now() -> pd.Timestamp:
     """Return the time by the clock, in UTC."""
     return pd.Timestamp.now("UTC")
-
-
-@functools.cache  # the code that was loaded first: a file that is edited meanwhile does not change this class
-def source_code_digest(processor: type) -> str | None:
-    """Return a digest of the modules outside this package that define the class and its bases.
-
-    Empty text for a class of this package. None where a module has no source file, as in an interactive session.
-    What these modules import is not followed: name its version in `fingerprint`.
-    """
-    texts = []
-    for name in dict.fromkeys(kind.__module__ for kind in processor.__mro__):
-        if name.partition(".")[0] in (*sys.stdlib_module_names, "kronos"):
-            continue
-        try:
-            file = inspect.getsourcefile(sys.modules[name])
-            texts.append(Path(file or "").read_bytes())
-        except (KeyError, TypeError, OSError):
-            return None
-    return digest_bytes(*(digest_bytes(text).encode() for text in texts)) if texts else ""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from kronos.data.bars import Finding
+from kronos.data.bars import MARK, Finding, marked
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.data.sources.csv_clock import Clock, from_zone
 from kronos.data.sources.csv_date_order import DateOrders
@@ -140,7 +140,11 @@ class CsvDataProcessor(BaseDataProcessor):
         self._layouts[
             bars.layout.tool,
             bars.form,
-            tuple((role, bars.used[role].strip()) for role in ROLES if role in bars.used),
+            tuple(
+                (role.removeprefix(MARK), bars.used[role].strip())
+                for role in (*ROLES, *marked(bars.used))
+                if role in bars.used
+            ),
             bars.unused,
         ] += 1
         if bars.times.order:

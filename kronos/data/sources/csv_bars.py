@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from kronos.data.bars import FEATURES, PRICES, Finding
+from kronos.data.bars import FEATURES, MARK, PRICES, Finding
 from kronos.data.cleaning import OFF_CALENDAR
 from kronos.data.sources import csv_layouts
 from kronos.data.sources.csv_clock_columns import clock_column
@@ -33,12 +33,13 @@ from kronos.data.sources.csv_instruments import (
     too_many,
 )
 from kronos.data.sources.csv_numbers import code_texts
-from kronos.data.sources.csv_schema import Said, form_of, name_columns, said_instrument
+from kronos.data.sources.csv_schema import Said, form_of, further_places, name_columns, said_instrument
 from kronos.data.sources.csv_table import Cells, open_cells, read_rows
 from kronos.data.sources.csv_times import NONE, TwoWays
 from kronos.data.sources.csv_values import (
     apply_scales,
     choose_volume,
+    conditions_of,
     name_candidates,
     numbers_of,
     sum_sides,
@@ -83,6 +84,8 @@ def _read(opened: Cells, said: Said) -> FileBars:
     }
     if layout.split_adjusted:
         singles.pop("split", None)
+    further = further_places(opened, names, said)
+    words = [further[name] for name in said.further.conditions if name not in said.further.features]
     volumes = list(known.places.get("volume", ()))
     guessed = [] if volumes or wide else like_a_volume(names, known)
     volumes += guessed if len(guessed) == 1 else []
@@ -92,9 +95,11 @@ def _read(opened: Cells, said: Said) -> FileBars:
     lengths = list(known.places.get("interval", ()))
     sides = [known.places[side][0] for side in SIDES if side in known.places and not volumes]
     numbers = (
-        [place for place, one in enumerate(wide) if one] if wide else [*singles.values(), *volumes, *sides]
+        [place for place, one in enumerate(wide) if one]
+        if wide
+        else [*singles.values(), *volumes, *sides, *(further[name] for name in said.further.features)]
     )
-    texts = [*instrument, *clocks, *series, *lengths]
+    texts = [*instrument, *clocks, *series, *lengths, *words]
     rows = read_rows(opened, [*numbers, *texts], texts, all_text=said.decimal_sign == "comma")
     table = rows.table
     if not table.num_rows:
@@ -144,6 +149,12 @@ def _read(opened: Cells, said: Said) -> FileBars:
         return bars
     for role, place in singles.items():
         bars.columns[role] = values[place]
+    for name, place in further.items():
+        conditions = (
+            conditions_of(table[str(place)], said.decimal_sign == "comma") if place in words else None
+        )
+        bars.columns[MARK + name] = values[place] if conditions is None else conditions
+        bars.used[MARK + name] = names[place]
     _scale_prices(bars, headless and csv_layouts.in_ten_thousandths(opened.sample))
     _drop_limits(bars)
     if "amount" in singles and np.isnan(bars.columns["amount"]).all():

@@ -152,8 +152,12 @@ def like_a_volume(names: tuple[str, ...], known: Meaning) -> list[int]:
     return found
 
 
-def renamed(names: tuple[str, ...], given: tuple[str, ...] | None, headless: bool) -> tuple[str, ...]:
+def renamed(
+    names: tuple[str, ...], given: tuple[str, ...] | None, headless: bool, further: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """Return the names with those of the field `column_names` (`file's name=our name`) replaced by ours.
+
+    Ours are those of ROLES and of `further` columns.
 
     A file without a header has its columns named 1, 2, 3, ... Names that the file does not have are left out, since
     other files of the folder may have them. Raises UserError for a name of ours that does not exist.
@@ -163,10 +167,9 @@ def renamed(names: tuple[str, ...], given: tuple[str, ...] | None, headless: boo
     chosen = list(names)
     for pair in given:
         theirs, _, ours = pair.rpartition("=")
-        if ours not in ROLES:
-            raise UserError(
-                f"column_names: {pair!r} names no column of ours: one of {', '.join(ROLES)} was expected"
-            )
+        if ours not in (*ROLES, *further):
+            expected = ", ".join((*ROLES, *further))
+            raise UserError(f"column_names: {pair!r} names no column of ours: one of {expected} was expected")
         for place, name in enumerate(names):
             if name.strip() == theirs.strip() or (headless and str(place + 1) == theirs.strip()):
                 chosen[place] = ours

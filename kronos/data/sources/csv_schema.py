@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from kronos.data.bars import FEATURES, PRICES
+from kronos.data.extra_columns import Wanted, refuse_missing, wanted_columns
 from kronos.data.sources import csv_layouts
 from kronos.data.sources.csv_columns import Meaning, meaning, renamed
 from kronos.data.sources.csv_header import DATE
@@ -31,6 +32,7 @@ class Said(NamedTuple):
     freq: str = "auto"
     time_zone: str | None = None
     decimal_sign: str = "auto"
+    further: Wanted = Wanted((), ())  # columns beside those of bars
     date_order: str = ""  # not the user's word, but what other files of the folder show
 
     @staticmethod
@@ -44,22 +46,24 @@ class Said(NamedTuple):
             **given,
             freq=getattr(config, "freq", "auto"),
             decimal_sign=getattr(config, "decimal_sign", "auto"),
+            further=wanted_columns(config),
         )
 
 
 def name_columns(opened: Cells, said: Said) -> tuple[tuple[str, ...], Meaning]:
     """Return the names of the columns and their meaning; of a file without a header by its values."""
     headless = not opened.header.names
-    names = renamed(csv_layouts.without_misleading(opened.names), _renames(said), headless)
+    own = said.further.names
+    names = renamed(csv_layouts.without_misleading(opened.names), _renames(said), headless, own)
     if headless and not said.column_names:
         names = csv_layouts.headless_names(opened.sample) or _headless(opened.sample)
     try:
-        known = meaning(names)
+        known = meaning(_without(names, own))
     except UserError as error:
         raise UserError(f"{opened.path}: {error}") from None
     if not any(role in known.places for role in TIMES) or "" in names[:1]:
         names = _nameless_time(names, known, opened)
-        known = meaning(names)
+        known = meaning(_without(names, own))
     for column in (said.time_column, said.volume_column):
         if column and column not in [name.strip() for name in opened.names] and not headless:
             raise UserError(f"{opened.path} has no column {column!r}: its columns are {', '.join(names)}")
@@ -70,6 +74,25 @@ def name_columns(opened: Cells, said: Said) -> tuple[tuple[str, ...], Meaning]:
             f"rename them to datetime, {', '.join(FEATURES)} (and instrument), or give --column-names"
         )
     return names, known
+
+
+def _without(names: tuple[str, ...], own: Sequence[str]) -> tuple[str, ...]:
+    """The names without those of further columns, such as `turnover`, which would be taken for the amount."""
+    return tuple("further column" if name.strip() in own else name for name in names) if own else names
+
+
+def further_places(opened: Cells, names: Sequence[str], said: Said) -> dict[str, int]:
+    """Return the places of the further columns by their names. Raises UserError for one that the file lacks."""
+    stripped = [name.strip() for name in names]
+    for name in said.further.names:
+        if name not in stripped:
+            refuse_missing(name, said.further, stripped, f"{opened.path} has")
+        if opened.header.wide:
+            raise UserError(
+                f"{opened.path} has a column for each instrument, and no place for {name!r}: give a table with a row "
+                "for each bar"
+            )
+    return {name: stripped.index(name) for name in said.further.names}
 
 
 def form_of(opened: Cells) -> str:

@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kronos.data.bars import CODE
 from kronos.data.cleaning import OFF_CALENDAR
 from kronos.data.frequency import within_day
 from kronos.data.sources.csv_clock_columns import check_nights
+from kronos.data.sources.csv_codes import coded
 from kronos.data.sources.csv_columns import NOT_A_VOLUME, Meaning
 from kronos.data.sources.csv_dates import DAY
 from kronos.data.sources.csv_file import EVENT, NOT_A_NUMBER, FileBars
@@ -188,6 +190,22 @@ def numbers_of(
             )
         bars.count(NOT_A_NUMBER, "taken for missing", count, [f"{name} {shown[:30]!r}"])
     return found
+
+
+def conditions_of(column: pa.ChunkedArray, decimal_comma: bool) -> np.ndarray:
+    """Read a further column that may hold words: float64 [N], or object [N] with None for the words of NONE."""
+    numbers, bad = to_floats(column, decimal_comma)
+    if not bad.any() and not _has_text(column.type):
+        return numbers
+    code, words = coded(column if _has_text(column.type) else column.cast(pa.string()))
+    if not bad.any() and not any(map(CODE.fullmatch, words)):
+        return numbers
+    texts = [None if word.strip().lower() in EMPTY else word.strip() for word in words]
+    return np.array([*texts, None], dtype=object)[code]
+
+
+def _has_text(kind: pa.DataType) -> bool:
+    return pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def without_events(bars: FileBars, table: pa.Table, places: Sequence[int]) -> pa.Table:

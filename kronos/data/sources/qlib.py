@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import MAX_ITEMS, PRICES, Finding, Flag
+from kronos.data.bars import MARK, MAX_ITEMS, PRICES, Finding, Flag
+from kronos.data.extra_columns import refuse_missing
 from kronos.data.sources.base import BaseDataProcessor, days_asked, days_text
 from kronos.data.sources.membership import Spans, membership, read_universe, text_lines
 from kronos.utils.digests import file_stats
@@ -45,10 +46,15 @@ class QlibDataProcessor(BaseDataProcessor):
 
     def process_raw_data(self) -> Iterator[pd.DataFrame]:
         config = self.config
-        store = QlibStore(config.qlib_data_path, self.freq)
+        store = QlibStore(config.qlib_data_path, self.freq, self.wanted.names)
         if pd.Timestamp.now() - store.calendar[-1] > OLD:
             self.notes.append(f"{ended(store)}.")
         wanted, indices = self._members(store)
+        for name in self.wanted.names:
+            if not any(store.field_file(member, name).is_file() for member in wanted):
+                refuse_missing(
+                    name, self.wanted, store.fields(next(iter(wanted))), f"{store.root}/features has"
+                )
         if indices:
             items = [
                 (name, "*", "an index, not an instrument that is traded") for name in indices[:MAX_ITEMS]
@@ -120,8 +126,9 @@ class QlibDataProcessor(BaseDataProcessor):
     def fingerprint(self) -> dict[str, Any]:
         """Size and time of change of every file that is read: calendar, universe, members' fields, index."""
         store = QlibStore(self.config.qlib_data_path, self.freq)
+        fields = (*FIELDS, *self.wanted.names)
         paths = [store.calendar_file, store.universe_file(self.config.instrument)]
-        paths += [store.field_file(name, field) for name in self._members(store)[0] for field in FIELDS]
+        paths += [store.field_file(name, field) for name in self._members(store)[0] for field in fields]
         if (index := self._index()) is not None:
             paths.append(store.field_file(index, "close"))
         return {"files": file_stats(store.root, paths)}
@@ -130,8 +137,8 @@ class QlibDataProcessor(BaseDataProcessor):
 class QlibStore:
     """A Qlib data folder. Raises UserError where the folder is not one, or lacks the frequency."""
 
-    def __init__(self, path: str | Path, freq: str) -> None:
-        self.root, self.freq = given_path(path), freq
+    def __init__(self, path: str | Path, freq: str, further: tuple[str, ...] = ()) -> None:
+        self.root, self.freq, self.further = given_path(path), freq, further
         self.calendar_file = file = self.root / "calendars" / f"{freq}.txt"
         if not file.is_file():
             has = sorted(one.stem for one in file.parent.glob("*.txt") if not one.stem.endswith("_future"))
@@ -181,6 +188,12 @@ class QlibStore:
         """Return the path of the file that holds a field of an instrument, whether or not it exists."""
         return self.root / "features" / folder_name(instrument) / f"{field}.{self.freq}.bin"
 
+    def fields(self, instrument: str) -> list[str]:
+        """Return the names of the fields of an instrument, sorted."""
+        ending = f".{self.freq}.bin"
+        found = self.field_file(instrument, "close").parent.glob(f"*{ending}")
+        return sorted(file.name.removesuffix(ending) for file in found)
+
     def field(self, instrument: str, field: str) -> np.ndarray | None:
         """Read a field over the whole calendar, float32, NaN where there is no value; None without a file."""
         file = self.field_file(instrument, field)
@@ -203,7 +216,10 @@ class QlibStore:
         return values
 
     def frame(self, instrument: str) -> pd.DataFrame | None:
-        """Return the bars of an instrument that have any price (float64); None without price files."""
+        """Return the bars of an instrument that have any price (float64); None without price files.
+
+        Fields of `further` are columns too, NaN where the instrument has none.
+        """
         fields = {name: values for name in FIELDS if (values := self.field(instrument, name)) is not None}
         if not any(name in fields for name in PRICES):
             return None
@@ -214,6 +230,10 @@ class QlibStore:
             )
         quoted = np.isfinite(np.stack([fields[name] for name in PRICES])).any(0)
         data = {name: values[quoted].astype(np.float64) for name, values in fields.items()}
+        for name in self.further:
+            values = self.field(instrument, name)
+            data[MARK + name] = np.full(len(quoted), np.nan) if values is None else values.astype(np.float64)
+            data[MARK + name] = data[MARK + name][quoted]
         return pd.DataFrame({"instrument": instrument, "datetime": self.calendar[quoted], **data})
 
 

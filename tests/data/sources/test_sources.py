@@ -15,9 +15,10 @@ import pytest
 import kronos
 from kronos.config import registries
 from kronos.data.sources import sample
-from kronos.data.sources.base import BaseDataProcessor, source_code_digest
+from kronos.data.sources.base import BaseDataProcessor
 from kronos.data.sources.factory import DataProcessorFactory
 from kronos.data.sources.sample import SampleDataProcessor
+from kronos.data.sources.source_code import source_code_digest
 from kronos.data.store import BarStore, open_store
 from kronos.utils.errors import UserError
 
