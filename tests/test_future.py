@@ -16,7 +16,8 @@ from kronos.data.sources.factory import DataProcessorFactory
 from kronos.data.sources.sample import SampleDataProcessor
 from kronos.data.splits import make_split
 from kronos.data.store import BarStore, open_store
-from kronos.data.windows import Windows, epoch_order
+from kronos.data.window_order import epoch_order
+from kronos.data.windows import Windows
 from kronos.evaluation.tradability import trading_mask
 from kronos.stages.inputs import wide_bars
 

@@ -161,6 +161,24 @@ class TrainingConfig(Section):
     adam_beta2: Float = field(0.95, "AdamW's beta2", ge=0, lt=1)
     adam_weight_decay: Float = field(0.1, "AdamW's weight decay", ge=0)
     n_train_iter: Int = field(100_000, "training windows per epoch", ge=1)
+    window_order: Literal["shuffled", "coverage"] = field(
+        "shuffled",
+        "shuffled: each epoch is a random choice of windows; coverage: over the epochs every window is used once "
+        "before any is repeated",
+    )
+    balance_windows: Literal["none", "year", "size"] = field(
+        "none",
+        "year, size: each year, or each tenth of the instruments by mean money traded, has the same number of "
+        "windows per epoch, as far as it has so many; none: every window counts the same",
+    )
+    since: OptionalDate = field(
+        None,
+        "train on windows whose forecast begins on this day or later; older ones of train_time_range are replayed "
+        "(replay_fraction); none: on all",
+    )
+    replay_fraction: Float = field(
+        0.0, "share of an epoch's windows that are older than since; 0: none of them", ge=0, lt=1
+    )
     n_val_iter: Int = field(20_000, "validation windows, the same ones in every epoch", ge=1)
     early_stopping_patience: Int = field(
         0, "epochs without a better val_loss before stopping; 0 is off", ge=0

@@ -32,6 +32,8 @@ def contradictions(config: Any) -> Iterator[str]:
         yield f"lookback_window: {config.lookback_window} is above max_context {config.max_context}"
     if config.cpu and config.device not in ("auto", "cpu"):
         yield f"cpu: true contradicts device={config.device}"
+    if config.replay_fraction and config.since is None:
+        yield f"replay_fraction: {config.replay_fraction:g} needs since, the day before which windows are older ones"
     if config.shard and config.precision == "fp16":
         yield "shard: true works with precision fp32 and bf16, not with fp16"
     if config.shard and config.compile:

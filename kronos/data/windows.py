@@ -12,10 +12,10 @@ from kronos.data.forecast_points import gather
 from kronos.data.normalization import normalise
 from kronos.data.splits import Split
 from kronos.data.store import BarStore
+from kronos.data.window_order import Groups, epoch_key
 from kronos.utils.random_keys import GOLDEN, hash_counters, mix, to_uniform
 
-FIXED_EPOCH = 2**64 - 1  # key of choices that are the same in every epoch, as those of validation
-ORDER, DRAWS = 1, 2  # key of what a hash is used for: the order of an epoch and the draws are unrelated
+DRAWS = 2  # key of what a hash is used for: the draws are unrelated to the order of an epoch
 
 
 class Batch(NamedTuple):
@@ -28,10 +28,22 @@ class Batch(NamedTuple):
 
 
 class Windows:
-    """The windows of a split, ready for batches in any order and grouping."""
+    """The windows of a split, ready for batches in any order and grouping.
 
-    def __init__(self, store: BarStore, split: Split, *, lookback: int, clip: float, seed: int) -> None:
-        self.store, self.split = store, split
+    `groups` are those that an epoch of training is put together from; None where all windows are alike.
+    """
+
+    def __init__(
+        self,
+        store: BarStore,
+        split: Split,
+        *,
+        lookback: int,
+        clip: float,
+        seed: int,
+        groups: Groups | None = None,
+    ) -> None:
+        self.store, self.split, self.groups = store, split, groups
         self.lookback, self.clip, self.seed = lookback, clip, seed
         self._first_session = np.asarray(store.session)[split.starts]
 
@@ -61,26 +73,8 @@ class Windows:
         return Batch(x.clamp_(-self.clip, self.clip), stamp, torch.from_numpy(window), uniform)
 
 
-def epoch_order(n_windows: int, budget: int | None, seed: int, epoch: int | None) -> np.ndarray:
-    """Return the windows of an epoch, int64 [min(budget, n)]: shuffled by (seed, epoch), each at most once.
-
-    `budget=None` takes all of them in order. `epoch=None` is the fixed choice of validation, in order. The order
-    sorts hashes of the window numbers: the same with any library version, rank or worker.
-    """
-    if budget is None:
-        return np.arange(n_windows, dtype=np.int64)
-    windows = np.arange(n_windows, dtype=np.uint64)
-    order = np.argsort(hash_counters(windows, ORDER, seed, _epoch_key(epoch)), kind="stable")[:budget]
-    order = order.astype(np.int64)
-    return np.sort(order) if epoch is None else order
-
-
 def uniform_draws(seed: int, epoch: int | None, window: np.ndarray, length: int) -> np.ndarray:
     """Return draws in [0, 1), float32 [B, length], each a function of (seed, epoch, window, position) alone."""
-    keys = hash_counters(window.astype(np.uint64), DRAWS, seed, _epoch_key(epoch))
+    keys = hash_counters(window.astype(np.uint64), DRAWS, seed, epoch_key(epoch))
     positions = np.arange(1, length + 1, dtype=np.uint64)
     return to_uniform(mix(keys[:, None] + positions * GOLDEN))
-
-
-def _epoch_key(epoch: int | None) -> int:
-    return FIXED_EPOCH if epoch is None else epoch

@@ -17,7 +17,8 @@ def test_losses(context: Context, inputs: Inputs) -> dict[str, float]:
     units, and their teacher-forced cross-entropy in nats. At most n_val_iter windows, chosen by the seed. Empty where
     the test range has no window.
     """
-    from kronos.data.windows import Windows, epoch_order
+    from kronos.data.window_order import epoch_order
+    from kronos.data.windows import Windows
     from kronos.distributed.collectives import Collectives
     from kronos.training.validation import score
 

@@ -154,7 +154,7 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
         "predictor": training.predictor_learning_rate,
     }
     settings = FitSettings(training, rates[kind], CLIP_NORM[kind], settings_key=key_of(key))
-    _describe(context, runtime, model, settings, len(train))
+    _describe(context, runtime, model, settings, train)
     log_dataset(context, store, "training")
     resume = training.resume != "never"
     job = {
@@ -250,14 +250,15 @@ def _starting_model(kind: Kind, context: Context, pretrained: Weights | None) ->
     return model, {"address": None, "preset": preset, "seed": seed, "digest": checkpoint.digest(model)}
 
 
-def _describe(context: Context, runtime: Any, model: Any, settings: Any, count: int) -> None:
+def _describe(context: Context, runtime: Any, model: Any, settings: Any, train: Any) -> None:
     """Print and log the device and precision with their reasons, numbers of parameters, effective batch size."""
     from kronos.training.adapters import trainable
+    from kronos.training.dataloader import training_order
     from kronos.training.settings import plan
 
     for reason in runtime.reasons:
         context.say(f"  {reason}")
-    arithmetic = plan(settings, count, runtime.world)
+    arithmetic = plan(settings, training_order(train, settings.training), runtime.world)
     size, trained = sum(parameter.numel() for parameter in model.parameters()), trainable(model)
     context.say(f"  {size:,} parameters, {trained:,} of them trained; {arithmetic.text}")
     numbers = {

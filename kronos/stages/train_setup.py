@@ -13,19 +13,20 @@ from kronos.utils.errors import UserError
 
 def windows(config: Config, store: BarStore, splits: Ranges) -> tuple[Any, Any]:
     """Return the training windows and the validation windows."""
+    from kronos.data.window_order import group_windows
     from kronos.data.windows import Windows
 
-    train, validation = (
-        Windows(
-            store,
-            split,
-            lookback=config.data.lookback_window,
-            clip=config.data.clip,
-            seed=config.training.seed,
-        )
-        for split in training_splits(config, store, splits)
+    training, lookback = config.training, config.data.lookback_window
+    train, validation = training_splits(config, store, splits)
+    groups = group_windows(
+        store, train, lookback, balance=training.balance_windows, since=training.since,
+        replay_fraction=training.replay_fraction,
+    )  # fmt: skip
+    clip, seed = config.data.clip, training.seed
+    return (
+        Windows(store, train, lookback=lookback, clip=clip, seed=seed, groups=groups),
+        Windows(store, validation, lookback=lookback, clip=clip, seed=seed),
     )
-    return train, validation
 
 
 def freeze(model: Any, config: Config) -> Any:

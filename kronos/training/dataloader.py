@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from kronos.data.windows import epoch_order
+from kronos.config.sections import TrainingConfig
+from kronos.data.window_order import WindowOrder
 from kronos.distributed.device import Runtime
 from kronos.training.settings import FitSettings, Plan
 
@@ -17,6 +18,14 @@ class WindowSource(Protocol):
 
     def __len__(self) -> int: ...
     def batch(self, indices: np.ndarray, epoch: int | None) -> Any: ...
+
+
+def training_order(source: WindowSource, training: TrainingConfig) -> WindowOrder:
+    """Return the windows of each epoch; `groups` of the source, where it has them, share out an epoch."""
+    return WindowOrder(
+        len(source), training.n_train_iter, training.seed, coverage=training.window_order == "coverage",
+        groups=getattr(source, "groups", None),
+    )  # fmt: skip
 
 
 class Part(NamedTuple):
@@ -45,9 +54,12 @@ def parts_of_step(windows: np.ndarray, batch_size: int, rank: int, world: int) -
 class Feed:
     """Training batches of one rank, on its device, in the order of the steps."""
 
-    def __init__(self, source: WindowSource, settings: FitSettings, plan: Plan, runtime: Runtime) -> None:
+    def __init__(
+        self, source: WindowSource, order: WindowOrder, settings: FitSettings, plan: Plan, runtime: Runtime
+    ) -> None:
         self.source, self.settings, self.plan, self.runtime = source, settings, plan, runtime
-        self.order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # (epoch, its windows)
+        self.order = order
+        self.epoch: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # (epoch, its windows)
         self.ahead: deque[tuple[int, int, Future[Any]]] = deque()  # (step, place in it, future batch)
         workers = settings.training.num_workers
         self.threads = ThreadPoolExecutor(workers) if workers else None
@@ -55,11 +67,10 @@ class Feed:
     def windows(self, step: int) -> np.ndarray:
         """Return the windows of a step over all ranks."""
         epoch, place = divmod(step, self.plan.steps_per_epoch)
-        if self.order[0] != epoch:
-            count, seed = self.plan.windows_per_epoch, self.settings.training.seed
-            self.order = (epoch, epoch_order(len(self.source), count, seed, epoch))
+        if self.epoch[0] != epoch:
+            self.epoch = (epoch, self.order.epoch(epoch))
         effective = self.plan.effective_batch
-        return self.order[1][place * effective : (place + 1) * effective]
+        return self.epoch[1][place * effective : (place + 1) * effective]
 
     def parts(self, step: int) -> list[Part]:
         size = self.settings.training.batch_size
@@ -88,7 +99,7 @@ class Feed:
         if self.ahead and self.ahead[0][:2] != (step, place):
             self.ahead.clear()
         last_step, last_place = self.ahead[-1][:2] if self.ahead else (step, place - 1)
-        # Only batches of this epoch are prefetched, because `self.order` is that of one epoch.
+        # Only batches of this epoch are prefetched, because `self.epoch` is one epoch.
         epoch = step // self.plan.steps_per_epoch
         while len(self.ahead) < 2 * self.settings.training.num_workers:
             parts = self.parts(last_step)

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from kronos.config.sections import TrainingConfig
+from kronos.data.window_order import WindowOrder
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,15 @@ class Plan:
     text: str
 
 
-def plan(settings: FitSettings, n_train: int, world: int = 1) -> Plan:
-    """Return the numbers of steps for `n_train` available windows and `world` processes."""
+def plan(settings: FitSettings, order: WindowOrder, world: int = 1) -> Plan:
+    """Return the numbers of steps for the epochs of `order` and `world` processes."""
     training = settings.training
-    windows = min(training.n_train_iter, n_train)
+    windows = order.per_epoch
     effective = training.batch_size * training.accumulation_steps * world
     steps = math.ceil(windows / effective)
     text = (
         f"effective batch {effective} = batch_size {training.batch_size} x {world} process(es) x "
-        f"{training.accumulation_steps} accumulated; {windows} of {n_train} windows per epoch = {steps} steps; "
-        f"{training.epochs} epochs = {steps * training.epochs} steps"
+        f"{training.accumulation_steps} accumulated; {windows} of {order.n_windows} windows per epoch = {steps} "
+        f"steps; {training.epochs} epochs = {steps * training.epochs} steps{order.text and f'; {order.text}'}"
     )
     return Plan(windows, effective, steps, steps * training.epochs, text)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kronos.data.windows import epoch_order
+from kronos.data.window_order import epoch_order
 from kronos.distributed.collectives import Collectives
 from kronos.distributed.device import (
     Runtime,
@@ -29,7 +29,7 @@ from kronos.training.checkpoint import (
     save_last,
     share_state,
 )
-from kronos.training.dataloader import Feed, WindowSource
+from kronos.training.dataloader import Feed, WindowSource, training_order
 from kronos.training.objectives import Objective
 from kronos.training.settings import FitSettings, plan
 from kronos.training.sharding import gathered
@@ -142,18 +142,19 @@ class _Run:
         self.ranks, self.is_rank_zero = Collectives(runtime.rank, runtime.world), runtime.rank == 0
         self.checkpoints = folder / "checkpoints"
         self.last = self.checkpoints / "last"
-        self.plan = plan(settings, len(train), runtime.world)
+        order = training_order(train, fields)
+        self.plan = plan(settings, order, runtime.world)
         self.state = LoopState(seconds={"data": 0.0, "step": 0.0, "evaluate": 0.0, "save": 0.0, "total": 0.0})
         self.saved_step = -1
         self.stopping = False
         self.stepper = Stepper(model, objective, settings, self.plan.total_steps, runtime, self.ranks)
         self.scored = self.stepper.averaged.model if self.stepper.averaged else model
         self.training = self._training_objects()
-        self.feed = Feed(train, settings, self.plan, runtime)
+        self.feed = Feed(train, order, settings, self.plan, runtime)
         scored = min(fields.n_val_iter, len(val))
         self.val_windows = epoch_order(len(val), scored, fields.seed, None)
         subset = min(settings.train_eval_windows, scored, len(train))
-        self.train_eval_windows = epoch_order(len(train), subset, fields.seed, None)
+        self.train_eval_windows = order.fixed(subset)
 
     def _training_objects(self) -> TrainingObjects:
         stepper = self.stepper

@@ -23,7 +23,8 @@ import pytest
 from kronos.data.calendars import sessions
 from kronos.data.splits import make_split
 from kronos.data.store import open_store
-from kronos.data.windows import Windows, epoch_order
+from kronos.data.window_order import epoch_order
+from kronos.data.windows import Windows
 
 pytestmark = pytest.mark.bench
 BUILD = """

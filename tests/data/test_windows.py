@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from kronos.data.splits import make_split
 from kronos.data.store import BarStore
-from kronos.data.windows import Windows, epoch_order, uniform_draws
+from kronos.data.window_order import epoch_order
+from kronos.data.windows import Windows, uniform_draws
 
 LOOKBACK, HORIZON, LENGTH = 32, 5, 38
 

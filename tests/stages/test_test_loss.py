@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kronos.config.loading import load_config, recipe_path
-from kronos.data.windows import Windows, epoch_order
+from kronos.data.window_order import epoch_order
+from kronos.data.windows import Windows
 from kronos.model import checkpoint, load_predictor, load_tokenizer
 from kronos.stages.base import Inputs
 from kronos.stages.inputs import resolve_splits, stored_bars, windows_of

@@ -152,7 +152,7 @@ def test_what_is_saved_is_merged_and_equals_the_adapted_model_and_pefts_own_merg
 
 def windows(count: int) -> Any:
     """The validation windows of a training with this n_val_iter."""
-    from kronos.data.windows import epoch_order
+    from kronos.data.window_order import epoch_order
 
     return epoch_order(len(ranked.make_windows(2)), count, SETTINGS.training.seed, None)
 

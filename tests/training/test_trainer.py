@@ -13,7 +13,8 @@ from fit_settings import changed, fit_settings
 from safetensors.torch import load_file
 
 from kronos.data.splits import Split
-from kronos.data.windows import Batch, Windows, epoch_order
+from kronos.data.window_order import WindowOrder, epoch_order
+from kronos.data.windows import Batch, Windows
 from kronos.distributed.device import Runtime, seed_everything
 from kronos.model.predictor import Kronos
 from kronos.model.tokenizer import KronosTokenizer
@@ -215,7 +216,7 @@ def test_budgets_count_windows_and_the_plan_says_the_arithmetic(tmp_path):
     assert [len(windows) for windows in objective.windows] == [4, 4, 3] * 2
     assert found.result.steps == 4  # 8 and 3 windows, twice
     settings = fit_settings(epochs=2, batch_size=4, learning_rate=1.0, n_train_iter=11, accumulation_steps=2)
-    arithmetic = plan(settings, 100)
+    arithmetic = plan(settings, WindowOrder(100, 11, 0))
     assert (arithmetic.effective_batch, arithmetic.steps_per_epoch, arithmetic.total_steps) == (8, 2, 4)
     assert (
         "effective batch 8" in arithmetic.text and "11 of 100 windows per epoch = 2 steps" in arithmetic.text

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from kronos.data.windows import epoch_order, uniform_draws
+from kronos.data.window_order import epoch_order
+from kronos.data.windows import uniform_draws
 from kronos.forecast import series_keys
 from kronos.model.inference.sampling import keyed_uniforms
 from kronos.utils.files import digest_bytes
