@@ -295,6 +295,11 @@ class ForecastConfig(Section):
     inference_fine_rotary: Literal["public", "trained"] = field(
         "public", "rotary positions of the fine head: none as the public code, or true ones"
     )
+    inference_sliding: Literal["exact", "cached"] = field(
+        "exact",
+        "once context and drawn bars exceed max_context: exact runs the whole window again at every bar, as the "
+        "public code; cached drops the oldest bar, many times faster, but later bars still know dropped ones",
+    )
     inference_precision: Literal["fp32", "bf16"] = field(
         "fp32",
         "number format of forecasts; bf16 moved the mean close of a nano model by 0.13 %, and is slower on a "

@@ -40,6 +40,7 @@ def forecast_arrays(
     keys_N: np.ndarray | None = None,
     batch_size: int | None = None,
     fine_rotary: Literal["public", "trained"] = "public",
+    sliding: Literal["exact", "cached"] = "exact",
     dtype: torch.dtype | None = None,
     compiled: bool = False,
     batch_invariant: bool = False,
@@ -63,8 +64,8 @@ def forecast_arrays(
     temperatures = per_bar(temperature, horizon)
     _check_rules(top_k, top_p, sample_count)
     engine = engine_for(
-        tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, dtype=dtype, compiled=compiled,
-        batch_invariant=batch_invariant,
+        tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, sliding=sliding, dtype=dtype,
+        compiled=compiled, batch_invariant=batch_invariant,
     )  # fmt: skip
 
     def run(part: slice) -> np.ndarray:

@@ -22,7 +22,8 @@ class KronosPredictor:
 
     Both are moved to `device` (None: they stay where they are). Dropout never applies, whatever their mode,
     which is not changed. Draws come from `seed` or `generator`, or without either from the system's entropy;
-    torch's global random state is neither read nor changed. `fine_rotary`, `dtype` and `compiled`: see `Engine`.
+    torch's global random state is neither read nor changed. `fine_rotary`, `sliding`, `dtype` and `compiled`: see
+    `Engine`.
 
     Every method takes, for each series: bars as a DataFrame (open high low close; volume and amount where
     known: without volume both are 0, without amount it is volume x mean price), the times of the bars and
@@ -38,6 +39,7 @@ class KronosPredictor:
         clip: float = 5,
         *,
         fine_rotary: Literal["public", "trained"] = "public",
+        sliding: Literal["exact", "cached"] = "exact",
         dtype: torch.dtype | None = None,
         compiled: bool = False,
     ) -> None:
@@ -46,6 +48,7 @@ class KronosPredictor:
         self.tokenizer = tokenizer if device is None else tokenizer.to(device)
         self.max_context, self.clip = max_context, clip
         self.fine_rotary: Literal["public", "trained"] = fine_rotary
+        self.sliding: Literal["exact", "cached"] = sliding
         self.dtype, self.compiled = dtype, compiled
 
     def predict(
@@ -181,6 +184,7 @@ class KronosPredictor:
                     seed=seed,
                     keys_N=np.array(places),
                     fine_rotary=self.fine_rotary,
+                    sliding=self.sliding,
                     dtype=self.dtype,
                     compiled=self.compiled,
                     progress=_advance(shown, len(done)),

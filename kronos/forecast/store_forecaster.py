@@ -106,6 +106,7 @@ class Forecaster:
             self.tokenizer, self.predictor, windows.bars, windows.stamps, windows.future_stamps,
             horizon=windows.horizon, max_context=data.max_context, clip=data.clip, seed=windows.seed,
             batch_size=rule.backtest_batch_size, keys_N=windows.keys, fine_rotary=rule.inference_fine_rotary,
+            sliding=rule.inference_sliding,
             dtype=number_format(rule.inference_precision), compiled=rule.inference_compile, batch_invariant=True,
             **rules,
         )  # fmt: skip
@@ -138,8 +139,9 @@ class Forecaster:
                 "rules": sorted(rules.items()), "kept": kept, "lookback": data.lookback_window,
                 "horizon": data.predict_window, "max_context": data.max_context, "clip": data.clip,
                 "seed": self.config.training.seed, "fine_rotary": rule.inference_fine_rotary,
-                "precision": rule.inference_precision, "compiled": rule.inference_compile,
-                "size": size, "code": self.shards.code(), "device": self._device(),
+                "sliding": rule.inference_sliding, "precision": rule.inference_precision,
+                "compiled": rule.inference_compile, "size": size, "code": self.shards.code(),
+                "device": self._device(),
             },
             self.tokenizer, self.predictor,
         )  # fmt: skip

@@ -39,7 +39,7 @@ class BenchmarkStage(Stage):
     params = (
         *fields_of("data", "benchmark", "tracking"), *KEPT, "report_language",
         "inference_T", "inference_top_p", "inference_top_k", "inference_sample_count", "evaluation_sample_count",
-        "evaluation_series", "inference_fine_rotary", "inference_precision", "inference_compile",
+        "evaluation_series", "inference_fine_rotary", "inference_sliding", "inference_precision", "inference_compile",
         "backtest_batch_size", "save_path", "backtest_result_path", "tokenizer_save_folder_name",
         "predictor_save_folder_name",
         "tokenizer_path", "predictor_path", "pretrained_tokenizer_path", "freeze_tokenizer", "seed", "device", "cpu",

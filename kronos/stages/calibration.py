@@ -33,6 +33,7 @@ SETTINGS = (
     "max_context",
     "clip",
     "inference_fine_rotary",
+    "inference_sliding",
     "inference_precision",
     "windows_across_days",
 )

@@ -32,8 +32,8 @@ class GenerateStage(Stage):
     name = "generate"
     help = "draw synthetic bars that continue the latest ones"
     params = (
-        *fields_of("data", "generate", "tracking"), "inference_fine_rotary", "inference_precision",
-        "inference_compile", "backtest_batch_size", "save_path", "tokenizer_save_folder_name",
+        *fields_of("data", "generate", "tracking"), "inference_fine_rotary", "inference_sliding",
+        "inference_precision", "inference_compile", "backtest_batch_size", "save_path", "tokenizer_save_folder_name",
         "predictor_save_folder_name", "tokenizer_path", "predictor_path", "pretrained_tokenizer_path",
         "freeze_tokenizer", "seed", "device", "cpu",
     )  # fmt: skip

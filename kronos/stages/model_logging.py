@@ -50,7 +50,8 @@ def log_served_model(
         "top_p": forecast.inference_top_p, "top_k": forecast.inference_top_k, "seed": config.training.seed,
         "sample_count": forecast.inference_sample_count, "quantiles": list(forecast.predict_quantiles),
         "max_context": data.max_context, "clip": data.clip, "fine_rotary": forecast.inference_fine_rotary,
-        "precision": forecast.inference_precision, "calendar": store.calendar, "freq": store.freq,
+        "sliding": forecast.inference_sliding, "precision": forecast.inference_precision,
+        "calendar": store.calendar, "freq": store.freq,
         "label": store.label, "bands": forecast.bands if calibration is not None else "raw",
     }  # fmt: skip
     example = example_bars(store, data.lookback_window)

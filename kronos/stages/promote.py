@@ -72,7 +72,7 @@ PREDICTIONS = "predictions.parquet"
 SERVED = {
     "lookback": "lookback_window", "T": "inference_T", "top_p": "inference_top_p", "top_k": "inference_top_k",
     "sample_count": "inference_sample_count", "seed": "seed", "max_context": "max_context", "clip": "clip",
-    "fine_rotary": "inference_fine_rotary", "precision": "inference_precision",
+    "fine_rotary": "inference_fine_rotary", "sliding": "inference_sliding", "precision": "inference_precision",
 }  # fmt: skip
 Say = Callable[[str], None]
 
@@ -354,7 +354,8 @@ def champion_points(
     config, store = new.config, new.store
     with tempfile.TemporaryDirectory(prefix="kronos-champion-") as scratch:
         folder = download(present, config.tracking_uri, Path(scratch))
-        served = read_json(folder / "serving.json")
+        # Models registered before there was a choice have no "sliding".
+        served = {"sliding": "exact", **read_json(folder / "serving.json")}
         pair = load_tokenizer(folder / "tokenizer"), load_predictor(folder / "predictor")
     theirs = config.replace(**{field: served[name] for name, field in SERVED.items()})
     able = forecast_points(store, *new.days, theirs.lookback_window, theirs.predict_window)

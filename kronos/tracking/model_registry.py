@@ -56,8 +56,8 @@ def log_model(
         tokenizer: the tokenizer module.
         predictor: the predictor module.
         settings: defaults for serving. A request may override pred_len, T, top_p, top_k, sample_count, seed,
-            quantiles and bands, but not lookback, max_context, clip, calendar, fine_rotary and precision. The
-            bounds of a request are logged as the model config.
+            quantiles and bands, but not lookback, max_context, clip, calendar, fine_rotary, sliding and precision.
+            The bounds of a request are logged as the model config.
         example: bars as in a request, long format.
         step: MLflow shows the run's metrics of this step at the model too.
         calibration: of the two models' bands, None where there is none.

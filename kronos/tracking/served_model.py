@@ -105,6 +105,7 @@ class ServedKronos(PythonModel):
             self.tokenizer, self.predictor, context, time_features(times), time_features(ahead), horizon=horizon,
             max_context=int(settings["max_context"]), clip=float(settings["clip"]), seed=int(settings["seed"]),
             keys_N=series_keys(list(names), times[:, -1]), each_bar=stop.check, fine_rotary=settings["fine_rotary"],
+            sliding=settings.get("sliding", "exact"),  # models registered before there was a choice have none
             dtype=number_format(settings["precision"]),
         )  # fmt: skip
         floor, last = (

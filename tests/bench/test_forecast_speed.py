@@ -44,19 +44,29 @@ class Work:
     samples: int
     series: int
     wanted: float | None = None
-    compiled: bool = False  # ours only
+    compiled: bool = False  # ours only, as the next two
+    sliding: str = "exact"
+    dtype: torch.dtype | None = None
 
     def __str__(self) -> str:
         name = f"{self.preset} {self.lookback}+{self.horizon}, {self.samples} x {self.series}"
-        return f"{name}, compiled" if self.compiled else name
+        ours = (self.compiled and "compiled", self.sliding == "cached" and "cached", self.dtype and "bf16")
+        return ", ".join([name, *(word for word in ours if word)])
 
 
 CPU = [
     Work("small", 90, 10, 5, 20, 25),
-    Work("mini", 90, 10, 5, 20, 14),
+    *(
+        [Work("small", 90, 10, 5, 20, 40, dtype=torch.bfloat16)]
+        if torch.cpu._is_avx512_bf16_supported()
+        else []
+    ),
+    Work("mini", 90, 10, 5, 20, 20),
+    Work("base", 90, 10, 5, 20),
     Work("small", 400, 112, 1, 1, 20),
     *([Work("small", 400, 112, 1, 1, compiled=True)] if can_compile else []),
     Work("small", 512, 48, 1, 1, 1.2),
+    Work("small", 512, 48, 1, 1, sliding="cached"),
     Work("nano", 60, 10, 5, 20),
 ]
 CUDA = [Work("small", 90, 10, 5, 200), Work("small", 400, 112, 1, 1), Work("base", 90, 10, 5, 200)]
@@ -111,7 +121,8 @@ def measure(work: Work, device: str) -> tuple[float, float, int]:
     def run_ours() -> object:
         return generate(
             *pair, x, past, future, horizon=work.horizon, max_context=MAX_CONTEXT, temperature=TEMPERATURE,
-            sample_count=work.samples, generator=generator, compiled=work.compiled, **RULES,
+            sample_count=work.samples, generator=generator, compiled=work.compiled, sliding=work.sliding,
+            dtype=work.dtype, **RULES,
         ).cpu()  # fmt: skip
 
     run_theirs(horizon=2)
@@ -132,7 +143,8 @@ def machine(threads: int) -> str:
     if torch.cuda.is_available():
         lines.append(f"CUDA rows: {torch.cuda.get_device_name()}")
     lines.append(
-        f"float32, T {TEMPERATURE}, top_p {RULES['top_p']}; work: lookback+horizon, samples x series"
+        f"float32 unless bf16 is said, T {TEMPERATURE}, top_p {RULES['top_p']}; "
+        "work: lookback+horizon, samples x series"
     )
     return "\n".join(lines)
 

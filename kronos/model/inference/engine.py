@@ -22,6 +22,7 @@ from kronos.model.tokenizer import KronosTokenizer
 from kronos.utils.errors import UserError
 
 FINE_ROTARY = ("public", "trained")
+SLIDING = ("exact", "cached")
 
 
 class Engine:
@@ -29,9 +30,12 @@ class Engine:
 
     There is no dropout, so the train or eval mode of the models does not matter and is not changed. `dtype`
     (None: the predictor's) is that of the products; softmaxes and norms are computed in float32. `compiled` runs
-    the predictor's blocks through torch.compile, which changes results by rounding only. `batch_invariant` makes a
-    series' float32 results on a CPU equal bit for bit whatever the batch and the number of threads: products of few
-    rows are padded, which costs time in small batches. Elsewhere, and with `compiled`, it has no effect.
+    the predictor's blocks through torch.compile, which changes results by rounding only. `sliding` says what happens
+    once context and drawn bars are more than max_context: "exact" runs the last max_context bars again at every bar,
+    as the public code does; "cached" drops the oldest bar from the cache, so that a bar costs what it did before, but
+    the hidden states of the others still depend on dropped bars. `batch_invariant` makes a series' float32 results
+    on a CPU equal bit for bit whatever the batch and the number of threads: products of few rows are padded, which
+    costs time in small batches. Elsewhere, and with `compiled`, it has no effect.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Engine:
         *,
         max_context: int = 512,
         fine_rotary: str = "public",
+        sliding: str = "exact",
         dtype: torch.dtype | None = None,
         compiled: bool = False,
         batch_invariant: bool = False,
@@ -48,6 +53,8 @@ class Engine:
         check_pair(tokenizer, model)
         if fine_rotary not in FINE_ROTARY:
             raise UserError(f"fine_rotary is {fine_rotary!r}, expected one of {', '.join(FINE_ROTARY)}")
+        if sliding not in SLIDING:
+            raise UserError(f"sliding is {sliding!r}, expected one of {', '.join(SLIDING)}")
         if any(hasattr(module, "base_layer") for one in (tokenizer, model) for module in one.modules()):
             raise UserError(
                 "a model with an adapter cannot forecast: merge it first (peft's merge_and_unload)"
@@ -57,6 +64,7 @@ class Engine:
         # No reference to the predictor: `engine_for` frees an engine together with its predictor.
         self.tokenizer, self.max_context, self.config = tokenizer, max_context, model.config
         self.time_emb, self.conditions = model.time_emb, model.conditions
+        self.window = max_context if sliding == "cached" else None
         self.device = model.head.proj_s1.weight.device
         dtype = self.dtype = dtype or model.head.proj_s1.weight.dtype
         pads = batch_invariant and self.device.type == "cpu" and not compiled
@@ -175,7 +183,9 @@ class _Window:
 
     While all bars fit, each new bar extends the caches. Once the window slides, positions shift and the first bar
     drops out, so all hidden states change: the window is run again, as in the public code, except that the part
-    shared by the samples is run once and the first block's projections, which have no position, are reused.
+    shared by the samples is run once and the first block's projections, which have no position, are reused. With
+    sliding="cached" positions go on and the caches serve the last max_context bars; since rotary scores depend on
+    differences of positions only, what differs is that older hidden states have seen bars that dropped out.
     """
 
     def __init__(
@@ -196,8 +206,9 @@ class _Window:
         self.engine, self.context, self.samples, self.added = engine, context_NLD, samples, added_NLD
         series, length, self.width = context_NLD.shape
         self.total, self.first = length, 0
-        room = min(horizon, engine.max_context - length)
-        self.slides = length + horizon - 1 > engine.max_context
+        cached = engine.window is not None
+        room = horizon if cached else min(horizon, engine.max_context - length)
+        self.slides = not cached and length + horizon - 1 > engine.max_context
         if self.slides:
             self.context = engine.stack.with_projections(context_NLD)
             self.own = self.context.new_empty(series, samples, horizon, self.context.shape[-1])
@@ -208,11 +219,12 @@ class _Window:
         """Return hidden states of bars from position 0 on; `rows` are embeddings, with projections once it slides."""
         x, unrotated = rows[..., : self.width], rows[..., self.width :] if self.slides else None
         kept = samples if room else 0
+        window = self.engine.window
         hidden, self.cache = self.engine.stack.prefix(
-            x, kept, room, unrotated_NPE=unrotated, added_NPD=added_NPD
+            x, kept, room, unrotated_NPE=unrotated, added_NPD=added_NPD, window=window
         )
         hidden = self.engine.norm(hidden)
-        self.keys = self.engine.fine.start(hidden, samples, room)
+        self.keys = self.engine.fine.start(hidden, samples, room, window)
         return hidden
 
     def _extend(self, x_NSQD: Tensor, cache: Cache) -> None:
@@ -230,7 +242,7 @@ class _Window:
         if self.slides:
             self.own[:, :, self.total - length] = self.engine.stack.with_projections(x_NSD)
         self.total += 1
-        self.first = max(0, self.total - self.engine.max_context)
+        self.first = max(0, self.total - self.engine.max_context) if self.slides else 0
         if not self.first:
             return self._extend(x_NSD[:, :, None], self.cache)
         own = self.own[:, :, max(0, self.first - length) : self.total - length]

@@ -62,11 +62,17 @@ class FineHead:
         k, v = self.kv(hidden).unflatten(-1, (2, self.heads, -1)).movedim((-3, -2), (0, -3))
         return (turn(k, self.positions.at(first, hidden.shape[-2])) if self.positions else k), v
 
-    def start(self, hidden_NPD: Tensor, samples: int, room: int) -> KeyValues | SingleQuery:
-        """Return the keys of the shared prefix, with space for `room` bars of each sample."""
+    def start(
+        self, hidden_NPD: Tensor, samples: int, room: int, window: int | None = None
+    ) -> KeyValues | SingleQuery:
+        """Return the keys of the shared prefix, with space for `room` bars of each sample.
+
+        A query attends to the last `window` bars.
+        """
         if samples == 1 and not room and self.positions is None:
             return SingleQuery(self.kv, self.heads, hidden_NPD)
-        kept = KeyValues(self.attention, len(hidden_NPD), hidden_NPD.shape[1], samples, room, hidden_NPD)
+        series, bars, _ = hidden_NPD.shape
+        kept = KeyValues(self.attention, series, bars, samples, room, hidden_NPD, window)
         kept.write_prefix(0, *self.keys(hidden_NPD, 0))
         return kept
 

@@ -102,14 +102,22 @@ class KeyValues:
     """Keys and values of one layer: those of P bars shared by the samples, and those of each sample's own bars.
 
     Shared keys are stored as [N, H, K, P], shared values as [N, H, P, K], own ones as [N, H, S, O, K]. With one
-    sample nothing is shared: the prefix is the first part of `own`.
+    sample nothing is shared: the prefix is the first part of `own`. Queries attend to the last `window` bars.
     """
 
     def __init__(
-        self, attention: tuple[int, int], series: int, bars: int, samples: int, room: int, like: Tensor
+        self,
+        attention: tuple[int, int],
+        series: int,
+        bars: int,
+        samples: int,
+        room: int,
+        like: Tensor,
+        window: int | None = None,
     ) -> None:
         """Allocate space for a prefix and for `room` bars per sample; `attention` is (heads, width of a head)."""
         heads, width = attention
+        self.window = window
         self.series, self.bars, self.samples, self.used = series, bars, samples, 0 if samples > 1 else bars
         self.own = like.new_empty(2, series, heads, samples, room + self.used, width)
         if samples > 1:
@@ -132,20 +140,23 @@ class KeyValues:
 
     def attend(self, q: Tensor) -> Tensor:
         """Attend from scaled queries [N, H, S, Q, K] of Q new bars to the prefix and, causally, to own bars."""
-        k, v = self.own[..., : self.used, :]
-        queries = q.shape[3]
+        queries, shared = q.shape[3], self.bars if self.samples > 1 else 0
+        left = 0 if self.window is None else max(0, shared + self.used - self.window)  # bars that dropped out
+        k, v = self.own[..., max(0, left - shared) : self.used, :]
         if self.samples == 1 and queries == 1:
             return F.scaled_dot_product_attention(q[:, :, 0], k[:, :, 0], v[:, :, 0], scale=1.0)[:, :, None]
         scores = q @ k.transpose(-1, -2)
         if queries > 1:
-            hidden = torch.ones(queries, self.used, dtype=torch.bool, device=q.device)
-            scores.masked_fill_(hidden.triu_(self.used - queries + 1), -torch.inf)
+            hidden = torch.ones(queries, k.shape[3], dtype=torch.bool, device=q.device)
+            scores.masked_fill_(hidden.triu_(k.shape[3] - queries + 1), -torch.inf)
         if self.samples == 1:
             return scores.float().softmax(-1).to(v.dtype) @ v
-        together = (q.flatten(2, 3) @ self.shared_k).unflatten(2, q.shape[2:4])
+        shared_k, shared_v = self.shared_k[..., left:], self.shared_v[:, :, left:]
+        together = (q.flatten(2, 3) @ shared_k).unflatten(2, q.shape[2:4])
         weights = torch.cat((together, scores), dim=-1).float().softmax(-1).to(v.dtype)
-        seen = weights[..., : self.bars].flatten(2, 3) @ self.shared_v
-        return (weights[..., self.bars :] @ v).add_(seen.unflatten(2, q.shape[2:4]))
+        bars = shared_k.shape[-1]
+        seen = weights[..., :bars].flatten(2, 3) @ shared_v
+        return (weights[..., bars:] @ v).add_(seen.unflatten(2, q.shape[2:4]))
 
 
 class FastBlock:
@@ -244,17 +255,19 @@ class Stack:
         unrotated_NPE: Tensor | None = None,
         hidden: bool = True,
         added_NPD: Tensor | None = None,
+        window: int | None = None,
     ) -> tuple[Tensor, Cache]:
         """Run positions 0 .. P-1; the cache has space for `room` bars of `samples` per series (samples 0: no cache).
 
-        `unrotated_NPE` are the unrotated projections of the first block, where known. Without `hidden`, the last
-        block computes its keys and values only.
+        New bars attend to the last `window` bars. `unrotated_NPE` are the unrotated projections of the first block,
+        where known. Without `hidden`, the last block computes its keys and values only.
         """
         series, bars, _ = x_NPD.shape
         cache = Cache(position=bars)
         if samples:
             cache.layers = [
-                KeyValues(block.attention, series, bars, samples, room, x_NPD) for block in self.blocks
+                KeyValues(block.attention, series, bars, samples, room, x_NPD, window)
+                for block in self.blocks
             ]
         tables = self.at(0, bars)
         size = max(1, CHUNK // bars) if x_NPD.device.type == "cpu" else series

@@ -301,3 +301,60 @@ def test_a_compiled_forecast_is_the_same_to_rounding(nano, max_context):
         for one in (False, True)
     )
     torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-4)
+
+
+def banded(window):
+    """`scaled_dot_product_attention` in which a bar sees the last `window` bars up to its own, nothing earlier."""
+
+    def attend(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
+        bars = k.shape[-2]
+        visible = torch.ones(bars, bars, dtype=torch.bool).tril().triu(1 - window)
+        visible = visible if q.shape[-2] == bars else visible[-1:]
+        return F_attention(q, k, v, attn_mask=visible)
+
+    F_attention = torch.nn.functional.scaled_dot_product_attention
+    return attend
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("fine_rotary", ["public", "trained"])
+@pytest.mark.parametrize(("length", "horizon", "max_context"), [(20, 9, 24), (40, 5, 24), (10, 12, 12)])
+def test_a_cache_that_slides_equals_one_pass_over_all_bars_in_which_each_sees_a_window(
+    nano, monkeypatch, length, horizon, max_context, fine_rotary, samples
+):
+    tokenizer, predictor = nano
+    x, stamp, future = bars(3, length), stamps(3, length), stamps(3, horizon, first=length)
+    ours = generate(tokenizer, predictor, x, stamp, future, horizon=horizon, max_context=max_context, top_k=1,
+                    sample_count=samples, fine_rotary=fine_rotary, sliding="cached")  # fmt: skip
+    s1, s2 = tokenizer.encode(x, half=True)
+    times = torch.cat((stamp, future), dim=1)[:, max(0, length - max_context) :]
+    s1, s2 = s1[:, -max_context:], s2[:, -max_context:]
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", banded(max_context))
+        # A mask of no padding keeps the model off the path with its own causal kernel.
+        for _ in range(horizon):
+            seen = torch.zeros(s1.shape, dtype=torch.bool)
+            coarse, hidden = predictor.decode_s1(s1, s2, times[:, : s1.shape[1]], padding_mask=seen)
+            chosen = coarse.argmax(-1)
+            if fine_rotary == "trained":
+                fine = predictor.fine_logits(hidden, chosen, seen, "trained")[:, -1:]
+            else:
+                fine = predictor.decode_s2(hidden, chosen[:, -1:])[:, -1:]
+            s1, s2 = torch.cat((s1, chosen[:, -1:]), dim=1), torch.cat((s2, fine.argmax(-1)), dim=1)
+    context = tokenizer.encode(x, half=True)
+    whole = [torch.cat((one, two[:, -horizon:]), dim=1) for one, two in zip(context, (s1, s2), strict=True)]
+    expected = tokenizer.decode(tuple(one[:, -max_context:] for one in whole), half=True)[:, -horizon:]
+    for sample in ours.unbind(1):
+        torch.testing.assert_close(sample, expected, rtol=0, atol=1e-4)
+
+
+def test_a_cache_slides_only_once_the_window_is_full(nano):
+    x, stamp, future = bars(3, 20), stamps(3, 20), stamps(3, 6, first=20)
+    paths = [
+        generate(*nano, x, stamp, future, horizon=6, max_context=26, sample_count=2, sliding=sliding,
+                 generator=torch.Generator().manual_seed(3))
+        for sliding in ("exact", "cached")
+    ]  # fmt: skip
+    assert torch.equal(*paths)
+    with pytest.raises(UserError, match="sliding is 'other', expected one of exact, cached"):
+        generate(*nano, x, stamp, future, horizon=6, sliding="other")
