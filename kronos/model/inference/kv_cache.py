@@ -260,7 +260,8 @@ class Stack:
         """Run positions 0 .. P-1; the cache has space for `room` bars of `samples` per series (samples 0: no cache).
 
         New bars attend to the last `window` bars. `unrotated_NPE` are the unrotated projections of the first block,
-        where known, `added_NPD` what conditions add. Without `hidden`, the last block computes its keys and values only.
+        where known; `added_NPD` is what conditions add. Without `hidden`, the last block computes its keys and values
+        only.
         """
         series, bars, _ = x_NPD.shape
         cache = Cache(position=bars)
