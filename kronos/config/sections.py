@@ -32,7 +32,6 @@ ADAPTER_TARGETS = ("attention", "feed-forward", "heads")
 NOT_YET: dict[str, Any] = {
     "feature_list": lambda value: tuple(value) != FEATURES,
     "time_feature_list": lambda value: tuple(value) != TIME_FEATURES,
-    "condition_columns": lambda value: value is not None,
 }
 
 
@@ -70,8 +69,8 @@ class DataConfig(Section):
     time_feature_list: Names = field(TIME_FEATURES, "time features that the model sees, in its order")
     condition_columns: OptionalNames = field(
         None,
-        "further columns that are known at the time of their bar, which the predictor is conditioned on: sector, "
-        "size, ...",
+        "columns known at their bar that the predictor is conditioned on, of the source (sector, ...) or from the "
+        "bars: size_bucket",
     )
     dataset_begin_time: OptionalDate = field(None, "first day of bars to load; none: the first there is")
     dataset_end_time: OptionalDate = field(None, "last day of bars to load; none: the last there is")
@@ -146,6 +145,12 @@ class ModelConfig(Section):
     )
     pretrained_predictor_path: OptionalText = field(
         "NeoQuasar/Kronos-small", "weights to fine-tune: folder, Hub name, or none for random"
+    )
+    condition_block: Int = field(
+        1,
+        "blocks of the predictor after which condition_columns are added to its hidden states; 0: to the embedded "
+        "bars",
+        ge=0,
     )
 
 

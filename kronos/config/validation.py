@@ -66,6 +66,9 @@ def contradictions(config: Any) -> Iterator[str]:
             f"{config.inference_sample_count} and evaluation_sample_count {config.evaluation_sample_count} must be "
             "as many at least"
         )
+    columns = config.condition_columns or ()
+    if len(set(columns)) < len(columns):
+        yield f"condition_columns: {','.join(columns)} names a column twice"
     yield from name_problems(config)
     yield from registry_problems(config)
     yield from search_problems(config)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from kronos.config.registries import BUILT_IN
 from kronos.data.bars import ALIASES, FEATURES, MARK
 from kronos.utils.errors import UserError
 
@@ -53,10 +54,13 @@ class Wanted(NamedTuple):
 
 
 def wanted_columns(config: Any) -> Wanted:
-    """Return the further columns of a configuration; a configuration without the fields names none."""
+    """Return the further columns of a configuration; a configuration without the fields names none.
+
+    Conditions that are computed from the bars are no columns of a source.
+    """
     features, conditions = (
-        tuple(name for name in map(plain_name, getattr(config, field, None) or ()) if name not in FEATURES)
-        for field in ("feature_list", "condition_columns")
+        tuple(name for name in map(plain_name, getattr(config, field, None) or ()) if name not in own)
+        for field, own in (("feature_list", FEATURES), ("condition_columns", (*FEATURES, *BUILT_IN)))
     )
     return Wanted(features, conditions)
 

@@ -129,6 +129,11 @@ def contexts(store: BarStore, rows: np.ndarray, lookback: int) -> tuple[np.ndarr
     )
 
 
+def context_rows(rows: np.ndarray, lookback: int) -> np.ndarray:
+    """Return the rows of the `lookback` bars that end in each row, int64 [n, L]."""
+    return np.asarray(rows, np.int64)[:, None] + np.arange(1 - lookback, 1)
+
+
 def gather(table: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
     """Copy `length` rows from each start: [n, length, columns], one block of memory per window."""
     rows, columns = table.shape

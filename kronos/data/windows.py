@@ -27,9 +27,20 @@ class Batch(NamedTuple):
     uniform: torch.Tensor  # float32 [B, T] in [0, 1): draws keyed by (seed, epoch, window, position)
 
 
+class ConditionedBatch(NamedTuple):
+    """A batch for a predictor with conditions; see `Batch`."""
+
+    x: torch.Tensor
+    stamp: torch.Tensor
+    window: torch.Tensor
+    uniform: torch.Tensor
+    conditions: torch.Tensor  # float32 [B, T, C], those that each bar sees
+
+
 class Windows:
     """The windows of a split, ready for batches in any order and grouping.
 
+    `conditions` float32 [N, C] are the values at every row of the store, for a predictor that has some.
     `groups` are those that an epoch of training is put together from; None where all windows are alike.
     """
 
@@ -42,8 +53,9 @@ class Windows:
         clip: float,
         seed: int,
         groups: Groups | None = None,
+        conditions: np.ndarray | None = None,
     ) -> None:
-        self.store, self.split, self.groups = store, split, groups
+        self.store, self.split, self.groups, self.conditions = store, split, groups, conditions
         self.lookback, self.clip, self.seed = lookback, clip, seed
         self._first_session = np.asarray(store.session)[split.starts]
 
@@ -59,7 +71,7 @@ class Windows:
         shown = [" to ".join(str(day).removesuffix("T00:00") for day in pair) for pair in ends]
         return [f"{window} ({name} {text})" for window, name, text in zip(indices, names, shown, strict=True)]
 
-    def batch(self, indices: np.ndarray | torch.Tensor, epoch: int | None) -> Batch:
+    def batch(self, indices: np.ndarray | torch.Tensor, epoch: int | None) -> Batch | ConditionedBatch:
         """Windows `indices` (int64 [B]); `epoch` keys the draws, None gives those of validation, always the same.
 
         A window's values do not depend on which others are in the batch, bit for bit.
@@ -70,7 +82,21 @@ class Windows:
         x, _, _ = normalise(bars, self.lookback)
         stamp = torch.from_numpy(gather(self.store.stamps, self._first_session[window], length))
         uniform = torch.from_numpy(uniform_draws(self.seed, epoch, window, length))
-        return Batch(x.clamp_(-self.clip, self.clip), stamp, torch.from_numpy(window), uniform)
+        batch = Batch(x.clamp_(-self.clip, self.clip), stamp, torch.from_numpy(window), uniform)
+        if self.conditions is None:
+            return batch
+        known = torch.from_numpy(gather(self.conditions, self.split.starts[window], length))
+        return ConditionedBatch(*batch, until_as_of(known, self.lookback))
+
+
+def until_as_of(conditions_BTC: torch.Tensor, lookback: int) -> torch.Tensor:
+    """Return the conditions that bars see, in place: each of the lookback its own, later ones those of its last bar.
+
+    The last bar of the lookback is a forecast's `as_of`, and what conditions are after it a forecast does not know.
+    The loss of training, `val_loss`, the test loss and forecasts all follow this rule.
+    """
+    conditions_BTC[:, lookback:] = conditions_BTC[:, lookback - 1 : lookback]
+    return conditions_BTC
 
 
 def uniform_draws(seed: int, epoch: int | None, window: np.ndarray, length: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from kronos.distributed.device import is_out_of_memory
 from kronos.model import Kronos, KronosTokenizer
 from kronos.model.inference.engine import Engine, engine_for
 from kronos.model.inference.sampling import keyed_uniforms, per_bar
+from kronos.model.predictor import check_conditions
 from kronos.utils.errors import UserError
 
 MEMORY = 2**30  # bytes per batch on devices that do not report their free memory
@@ -38,6 +39,7 @@ def forecast_arrays(
     clip: float = 5.0,
     seed: int = 0,
     keys_N: np.ndarray | None = None,
+    conditions_NLC: np.ndarray | None = None,
     batch_size: int | None = None,
     fine_rotary: Literal["public", "trained"] = "public",
     sliding: Literal["exact", "cached"] = "exact",
@@ -53,7 +55,8 @@ def forecast_arrays(
     on its neighbours; without keys, a series' key is its row. `temperature` is one number, or one per bar of the
     horizon. `batch_size` is the largest number of series per batch: it is lowered to fit the memory, and a batch
     that does not fit is halved. Samples of one series that do not fit together are drawn in several passes. With
-    `batch_invariant` none of this changes a bit of a series' float32 paths on a CPU.
+    `batch_invariant` none of this changes a bit of a series' float32 paths on a CPU. `conditions_NLC` are those of
+    the context, for a predictor that has some, in its order; bars to come see the values of the last bar.
     `progress(done, N)` is called after each batch, and `each_bar(done)` after each bar of a batch; an exception that
     it raises ends the forecast. Raises UserError for shapes that do not fit each other and for values that are not
     finite.
@@ -63,6 +66,7 @@ def forecast_arrays(
     _check_shapes(bars_NLF, stamps_NL5, future_stamps_NH5, keys_N, horizon)
     temperatures = per_bar(temperature, horizon)
     _check_rules(top_k, top_p, sample_count)
+    _check_conditions(model, conditions_NLC, bars_NLF)
     engine = engine_for(
         tokenizer, model, max_context=max_context, fine_rotary=fine_rotary, sliding=sliding, dtype=dtype,
         compiled=compiled, batch_invariant=batch_invariant,
@@ -70,6 +74,7 @@ def forecast_arrays(
 
     def run(part: slice) -> np.ndarray:
         x, mean, scale = normalised(bars_NLF[part])
+        known = None if conditions_NLC is None else torch.from_numpy(conditions_NLC[part].astype(np.float32))
         uniform = keyed_uniforms(seed, keys_N[part], sample_count, horizon)
         passes = [
             engine(
@@ -77,6 +82,7 @@ def forecast_arrays(
                 torch.from_numpy(stamps_NL5[part].astype(np.int64)),
                 torch.from_numpy(future_stamps_NH5[part].astype(np.int64)),
                 uniform_NSH2=torch.from_numpy(uniform[:, first : first + at_once]),
+                conditions_NLC=known,
                 temperature=temperatures,
                 top_k=top_k,
                 top_p=top_p,
@@ -211,6 +217,15 @@ def _check_shapes(
         raise UserError(
             f"series {row}, bar {bar}: {FEATURES[feature]} is {bars[row, bar, feature]}, expected a number"
         )
+
+
+def _check_conditions(model: Kronos, conditions: np.ndarray | None, bars: np.ndarray) -> None:
+    check_conditions(model.conditions, conditions)
+    if conditions is None or model.conditions is None:
+        return
+    expected = (*bars.shape[:2], len(model.conditions.columns))
+    if tuple(conditions.shape) != expected:
+        raise UserError(f"conditions have the shape {list(conditions.shape)}, expected {list(expected)}")
 
 
 def _check_rules(top_k: int | None, top_p: float | None, sample_count: int) -> None:

@@ -22,12 +22,14 @@ def embed_arrays(
     *,
     clip: float = 5.0,
     pooling: Pooling = "last",
+    conditions_NLC: np.ndarray | None = None,
     batch_size: int = 256,
 ) -> np.ndarray:
     """Return float32 [N, D]: hidden states after the final norm, of the last bar or their mean over the context.
 
     The context is normalised by itself and turned into ids as for a forecast. A vector depends on its context only.
-    A batch that does not fit in memory is halved. Raises UserError where one context does not fit.
+    `conditions_NLC` float32 are those of the context, for a predictor that has some. A batch that does not fit in
+    memory is halved. Raises UserError where one context does not fit.
     """
     device = next(predictor.parameters()).device
 
@@ -36,7 +38,8 @@ def embed_arrays(
         stamps = torch.from_numpy(stamps_NL5[part].astype(np.int64))
         with torch.inference_mode():
             s1, s2 = tokenizer.encode(x.clamp_(-clip, clip).to(device), half=True)
-            hidden = predictor.hidden(s1, s2, stamps.to(device))
+            known = None if conditions_NLC is None else torch.from_numpy(conditions_NLC[part]).to(device)
+            hidden = predictor.hidden(s1, s2, stamps.to(device), None, known)
             vectors = hidden[:, -1] if pooling == "last" else hidden.mean(dim=1)
         return vectors.float().cpu().numpy()
 

@@ -30,6 +30,8 @@ class Windows:
         future_stamps: the same of the bars to come, int64 [N, H, 5].
         keys: one int64 per window, from its instrument and the time of its last bar.
         seed: seed of the random draws.
+        store_rows: the store's row of each bar, int64 [N, L], where the windows are of stored bars; a bar that was
+            drawn after them has the row of the last one, since its conditions are those that were known then.
     """
 
     bars: np.ndarray
@@ -37,6 +39,7 @@ class Windows:
     future_stamps: np.ndarray
     keys: np.ndarray
     seed: int = 0
+    store_rows: np.ndarray | None = None
 
     @property
     def horizon(self) -> int:
@@ -44,8 +47,9 @@ class Windows:
 
     def rows(self, rows: np.ndarray) -> "Windows":
         """Some of the windows."""
+        places = None if self.store_rows is None else self.store_rows[rows]
         return Windows(
-            self.bars[rows], self.stamps[rows], self.future_stamps[rows], self.keys[rows], self.seed
+            self.bars[rows], self.stamps[rows], self.future_stamps[rows], self.keys[rows], self.seed, places
         )
 
     @property

@@ -26,13 +26,17 @@ def roll_out(
     """
     lookback, count = windows.bars.shape[1], windows.horizon
     bars, past, repaired = windows.bars, np.asarray(windows.stamps), 0
+    rows = windows.store_rows
     for begin in range(0, count, horizon):
         future = windows.future_stamps[:, begin : begin + horizon]
-        block = Windows(bars[:, -lookback:], past[:, -lookback:], future, keys(begin), windows.seed)
+        block = Windows(bars[:, -lookback:], past[:, -lookback:], future, keys(begin), windows.seed, rows)
         new, changed = repair(draw(block), np.float32(LEAST_PRICE) * bars[:, -1:, CLOSE, None])
         repaired += changed
         bars = np.concatenate([bars, new.astype(bars.dtype)], axis=1)
         past = np.concatenate([past, future], axis=1)
+        if rows is not None:
+            drawn = np.repeat(rows[:, -1:], future.shape[1], axis=1)
+            rows = np.concatenate([rows, drawn], axis=1)[:, -lookback:]
         if progress is not None:
             progress(min(begin + horizon, count), count)
     return bars[:, lookback:], repaired

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 
 from kronos.config.schema import Config
+from kronos.data import conditions
 from kronos.data.bars import CLOSE, FEATURES, PRICES
-from kronos.data.forecast_points import ForecastPoints, contexts, future_stamps
+from kronos.data.forecast_points import ForecastPoints, context_rows, contexts, future_stamps
 from kronos.data.store import BarStore
 from kronos.distributed.device import ALONE, choose
 from kronos.distributed.shards_folder import Shards
@@ -20,6 +21,7 @@ from kronos.forecast.keys import keys_of_places
 from kronos.forecast.models import Windows
 from kronos.forecast.shards import ShardFiles, identity, parts_of, shard_size, write_job
 from kronos.model import checkpoint
+from kronos.utils.errors import UserError
 from kronos.utils.files import digest_bytes
 from kronos.utils.progress import Progress
 from kronos.utils.random_keys import GOLDEN
@@ -91,9 +93,7 @@ class Forecaster:
         from kronos.forecast import repair
 
         points = points.subset(np.arange(part.start, part.stop))
-        bars, stamps = contexts(self.store, points.row, self.config.data.lookback_window)
-        future, _ = future_stamps(self.store, points.session, self.config.data.predict_window)
-        windows = Windows(bars, stamps, future, draw_keys(self.store, points), self.config.training.seed)
+        windows = stored_windows(self.config, self.store, points, self.config.data.predict_window)
         paths, repaired = repair(self.draw(windows, rules))
         return KEPT[kept](paths), repaired
 
@@ -108,8 +108,22 @@ class Forecaster:
             batch_size=rule.backtest_batch_size, keys_N=windows.keys, fine_rotary=rule.inference_fine_rotary,
             sliding=rule.inference_sliding,
             dtype=number_format(rule.inference_precision), compiled=rule.inference_compile, batch_invariant=True,
-            **rules,
+            conditions_NLC=self.conditions_of(windows.store_rows), **rules,
         )  # fmt: skip
+
+    @cached_property
+    def conditions(self) -> np.ndarray | None:
+        """The predictor's conditions at every row of the store, float32 [rows, C]; None for one without any."""
+        described = self.predictor.config.get("conditions")
+        return None if described is None else conditions.table(self.store, described["columns"])
+
+    def conditions_of(self, rows_NL: np.ndarray | None) -> np.ndarray | None:
+        """The predictor's conditions at some rows of the store, float32 [N, L, C]; None for one without any."""
+        if self.conditions is None:
+            return None
+        if rows_NL is None:
+            raise UserError("the predictor has conditions, and these bars are not those of a store")
+        return np.asarray(self.conditions[rows_NL])
 
     def means(
         self, points: ForecastPoints, rules: Mapping[str, Any], label: str = "forecast"
@@ -173,6 +187,15 @@ def forecaster(
         config, store, tokenizer.to(runtime.device).eval(), predictor.to(runtime.device).eval(), shards,
         runtime.threads,
     )  # fmt: skip
+
+
+def stored_windows(config: Config, store: BarStore, points: ForecastPoints, count: int) -> Windows:
+    """The context of each point and the times of the next `count` bars."""
+    lookback = config.data.lookback_window
+    bars, stamps = contexts(store, points.row, lookback)
+    future, _ = future_stamps(store, points.session, count)
+    rows = context_rows(points.row, lookback)
+    return Windows(bars, stamps, future, draw_keys(store, points), config.training.seed, rows)
 
 
 def trading_rules(config: Config) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from kronos.model.cpu_kernels.linear import Linear
 
 KINDS = ("category", "number")
-MOST_CATEGORIES = 1000
 LARGEST = 5.0  # standard deviations that a number is clipped to
 
 
@@ -49,10 +48,6 @@ class ConditionColumn:
         if (kind == "category") != bool(categories) or len(set(categories)) < len(categories):
             raise ValueError(
                 f"the condition {name} has no categories, has one twice, or is a number with some"
-            )
-        if len(categories) > MOST_CATEGORIES:
-            raise ValueError(
-                f"the condition {name} has {len(categories)} categories, expected at most {MOST_CATEGORIES}"
             )
         mean, deviation, bars = value.get("mean", 0.0), value.get("deviation", 1.0), value.get("bars")
         for number in (mean, deviation):
@@ -110,7 +105,8 @@ class ConditionEmbedding(nn.Module):
     A category has a row per value and one for missing values. A number is standardised by its mean and deviation in
     training, clipped, and multiplied by a row; a missing one has a row of its own. The sum over the columns is
     projected by a layer that begins with zeros. Rows begin as those of nn.Embedding do, with unit variance: the
-    projection then learns at the pace of the model's other layers, whose inputs are normalised.
+    projection then learns at the pace of the model's other layers, whose inputs are normalised. Those of missing
+    values begin at zero, so that a value which training never missed adds nothing that was not learnt.
     """
 
     def __init__(self, conditions: Conditions, width: int) -> None:
@@ -119,6 +115,9 @@ class ConditionEmbedding(nn.Module):
         self.tables = nn.ModuleList(
             nn.Embedding((len(column.categories) or 1) + 1, width) for column in self.columns
         )
+        for table in self.tables:
+            assert isinstance(table, nn.Embedding)
+            nn.init.zeros_(table.weight[-1].detach())  # the last row
         self.projection = Linear(width, width)
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)

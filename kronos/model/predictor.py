@@ -295,7 +295,7 @@ class Kronos(nn.Module):
         checkpoint.save_model(self, folder)
 
 
-def check_conditions(embedding: ConditionEmbedding | None, values: Tensor | None) -> None:
+def check_conditions(embedding: ConditionEmbedding | None, values: Any | None) -> None:
     """Raise UserError where a model with conditions gets none, or one without gets some."""
     if embedding is not None and values is None:
         names = ", ".join(column.name for column in embedding.columns)

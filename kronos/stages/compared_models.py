@@ -95,8 +95,9 @@ def _opened(address: str, config: Config, store: BarStore, splits: Ranges) -> Na
     predictor, _, tokenizer = address.partition("+")
     public = {one: of for of, one in PUBLIC.values()}
     paths = {"predictor_path": [predictor], "tokenizer_path": tokenizer or public.get(predictor)}
+    fields = {**paths, "condition_columns": None}  # each model has conditions of its own, or none
     try:
-        *pair, _ = trained_pair(config.replace(**paths), store, splits)
+        *pair, _ = trained_pair(config.replace(**fields), store, splits)
     except UserError as error:
         raise UserError(f"models: {address}: {error}") from None
     return Named(address, "/".join(one.digest for one in pair), pair=(pair[0], pair[1]))

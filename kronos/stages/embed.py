@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kronos.config.schema import Config, fields_of
-from kronos.data.forecast_points import ForecastPoints, contexts, forecast_points
+from kronos.data.forecast_points import ForecastPoints, context_rows, contexts, forecast_points
 from kronos.forecast.embeddings import embed_arrays
 from kronos.forecast.store_forecaster import Forecaster
 from kronos.stages.base import Context, Inputs, Result, Stage
@@ -104,6 +104,7 @@ def write_vectors(model: Forecaster, points: ForecastPoints, file: Path) -> int:
                 vectors = embed_arrays(
                     model.tokenizer, model.predictor, bars, stamps, clip=config.data.clip,
                     pooling=config.embed.embed_pooling, batch_size=config.forecast.backtest_batch_size,
+                    conditions_NLC=model.conditions_of(context_rows(part.row, config.data.lookback_window)),
                 )  # fmt: skip
                 times = pd.DatetimeIndex(store.sessions[part.session].astype("datetime64[ns]"))
                 index = pd.MultiIndex.from_arrays(

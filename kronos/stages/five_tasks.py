@@ -22,10 +22,10 @@ from kronos.forecast.keys import series_keys
 from kronos.forecast.models import Windows, closes_of, sample_paths
 from kronos.forecast.rollout import roll_out
 from kronos.forecast.store_forecaster import (
-    draw_keys,
     forecast_frame,
     plain_rules,
     random_order,
+    stored_windows,
     trading_rules,
 )
 from kronos.report.leaderboard import Entry, Leaderboard
@@ -105,13 +105,6 @@ def _named(task: str, scores: Mapping[str, Score]) -> dict[str, Score]:
     return {f"{task}_{name}": value for name, value in scores.items()}
 
 
-def windows_at(config: Config, store: BarStore, points: ForecastPoints, count: int) -> Windows:
-    """The context of each point and the times of the next `count` bars."""
-    bars, stamps = contexts(store, points.row, config.data.lookback_window)
-    future, _ = future_stamps(store, points.session, count)
-    return Windows(bars, stamps, future, draw_keys(store, points), config.training.seed)
-
-
 def mean_closes(config: Config, store: BarStore, points: ForecastPoints, one: Compared) -> np.ndarray:
     """Mean close of each point's sample paths, float64 [N, H]."""
     if isinstance(one.model, KronosModel):  # by all processes of the run
@@ -123,7 +116,7 @@ def mean_closes(config: Config, store: BarStore, points: ForecastPoints, one: Co
     with Progress(one.name) as progress:
         for start in range(0, len(points), size):
             part = points.subset(np.arange(start, min(start + size, len(points))))
-            windows = windows_at(config, store, part, config.data.predict_window)
+            windows = stored_windows(config, store, part, config.data.predict_window)
             paths = sample_paths(one.name, one.model, windows, samples, whole=False)
             # in float32 first, as the stored forecasts of a backtest are
             found[start : start + size] = closes_of(paths).astype(np.float32).mean(axis=1)
@@ -136,7 +129,7 @@ def drawn_closes(config: Config, store: BarStore, points: ForecastPoints, one: C
     if isinstance(one.model, KronosModel):
         rules = plain_rules(config.forecast.evaluation_sample_count)
         return one.model.pair.closes(points, rules, one.name)
-    windows = windows_at(config, store, points, config.data.predict_window)
+    windows = stored_windows(config, store, points, config.data.predict_window)
     return closes_of(
         sample_paths(one.name, one.model, windows, config.forecast.evaluation_sample_count, whole=True)
     )
@@ -175,7 +168,7 @@ def real_bars(config: Config, store: BarStore, points: ForecastPoints) -> Series
 def synthetic_bars(config: Config, store: BarStore, points: ForecastPoints, one: Compared) -> Series:
     """Bars that the model draws after each context, one horizon at a time."""
     count, horizon = config.benchmark.benchmark_bars, config.data.predict_window
-    windows = windows_at(config, store, points, count)
+    windows = stored_windows(config, store, points, count)
     names = [store.instruments[place] for place in points.instrument]
     _, times = future_stamps(store, points.session, count)
     closes_only = False

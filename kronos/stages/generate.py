@@ -10,7 +10,7 @@ import pandas as pd
 from kronos.config.schema import Config, fields_of
 from kronos.data.bars import FEATURES
 from kronos.data.calendars import next_sessions, time_features
-from kronos.data.forecast_points import contexts, latest_points
+from kronos.data.forecast_points import context_rows, contexts, latest_points
 from kronos.forecast.keys import series_keys
 from kronos.forecast.models import Windows
 from kronos.forecast.rollout import roll_out
@@ -93,7 +93,14 @@ def draw(model: Forecaster) -> tuple[pd.DataFrame, pd.DataFrame]:
     with Progress("generate") as progress:
         made, _ = roll_out(
             lambda windows: model.draw(windows, rules)[:, 0],
-            Windows(seen, np.asarray(stamps), future, np.zeros(len(names), np.int64), config.training.seed),
+            Windows(
+                seen,
+                np.asarray(stamps),
+                future,
+                np.zeros(len(names), np.int64),
+                config.training.seed,
+                context_rows(chosen.row, data.lookback_window),
+            ),
             data.predict_window,
             lambda begin: series_keys(names, np.full(len(names), times[begin].value, np.int64)),
             progress,

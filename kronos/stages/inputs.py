@@ -53,7 +53,7 @@ EVERY_SOURCE_FIELD = tuple(dict.fromkeys(name for names in SOURCE_FIELDS.values(
 BY_CONTENT = (
     *STORE_FIELDS, *EVERY_SOURCE_FIELD, *RANGES, "embargo", "holdout_instruments", "pretrained_tokenizer_path",
     "pretrained_predictor_path", "freeze_tokenizer", "tokenizer_path", "predictor_path", "feature_list",
-    "time_feature_list",
+    "time_feature_list", "condition_columns", "condition_block",
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from kronos.stages.addresses import check_addresses
 from kronos.stages.base import Stage
 from kronos.stages.cache import read_record
 from kronos.stages.inputs import stored_bars
-from kronos.stages.train_setup import adapter_problem
+from kronos.stages.train_setup import adapter_problem, block_problem
 from kronos.stages.weights import KINDS, Kind, pretrained_address
 from kronos.tracking.client import database_file
 from kronos.tracking.model_registry import ADDRESSES
@@ -196,6 +196,8 @@ def _files(parts: dict[str, Stage], config: Config) -> Iterator[str]:
             problem := adapter_problem(kind, config)
         ):
             yield problem
+    if any("predictor" in _fitted(name, config) for name in parts) and (problem := block_problem(config)):
+        yield problem
     for kind in KINDS:
         if any(kind in _trained(name, config) for name in parts):
             address = pretrained_address(kind, config)

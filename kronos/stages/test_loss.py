@@ -3,7 +3,7 @@
 from kronos.distributed.device import choose
 from kronos.stages.base import Context, Inputs
 from kronos.stages.inputs import windows_of
-from kronos.stages.train_setup import make_objective
+from kronos.stages.train_setup import condition_values, make_objective
 from kronos.stages.weights import KINDS
 from kronos.utils.errors import UserError
 
@@ -33,13 +33,16 @@ def test_losses(context: Context, inputs: Inputs) -> dict[str, float]:
     except UserError as error:
         context.say(f"no test loss: {error}")
         return {}
-    source = Windows(store, split, lookback=lookback, clip=config.data.clip, seed=config.training.seed)
+    (pair,) = inputs.models.pairs
+    source = Windows(
+        store, split, lookback=lookback, clip=config.data.clip, seed=config.training.seed,
+        conditions=condition_values(store, pair[1].model),
+    )  # fmt: skip
     chosen = epoch_order(
         len(source), min(config.training.n_val_iter, len(source)), config.training.seed, None
     )
     runtime = choose(config.launch.device, config.launch.cpu, "fp32")
     found: dict[str, float] = {}
-    (pair,) = inputs.models.pairs
     for kind, weights in zip(KINDS, pair, strict=True):
         objective = make_objective(kind, config, pair[0].model)
         means, _ = score(

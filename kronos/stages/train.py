@@ -1,5 +1,6 @@
 """The tokenizer and predictor stages, which train one model each with the same training loop."""
 
+import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,14 @@ from kronos.stages.cache import copy_record, key_of, write_record
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, splits_to_json, stored_bars
 from kronos.stages.model_logging import log_inputs, log_served_model
 from kronos.stages.run_folder import working_folder
-from kronos.stages.train_setup import adapter_problem, make_objective, prepare, share_tokenizer, windows
+from kronos.stages.train_setup import (
+    adapter_problem,
+    described_conditions,
+    make_objective,
+    prepare,
+    share_tokenizer,
+    windows,
+)
 from kronos.stages.weights import (
     OWN_TOKENIZER,
     Kind,
@@ -93,7 +101,7 @@ class TokenizerStage(TrainStage):
         name
         for name in TRAINING_PARAMS
         if not name.startswith(("predictor_", "pretrained_predictor"))
-        and name not in ("loss_bars", "freeze_blocks")
+        and name not in ("loss_bars", "freeze_blocks", "condition_columns", "condition_block")
     )
 
     def inputs(self, config: Config) -> Inputs:
@@ -119,10 +127,12 @@ class PredictorStage(TrainStage):
         store = stored_bars(config)
         splits = resolve_splits(config, store)
         digests, start = self._common(config, store, splits)
+        described = described_conditions(config, store, splits, start and start.model)
+        if described is not None:
+            digests["conditions"] = json.dumps(described, sort_keys=True)
         tokenizer = trained_weights("tokenizer", config, store, splits)
-        return Inputs(
-            {**digests, "tokenizer": tokenizer.digest}, store, splits, tokenizer=tokenizer, starting=start
-        )
+        digests["tokenizer"] = tokenizer.digest
+        return Inputs(digests, store, splits, tokenizer=tokenizer, starting=start, more=described)
 
     def run(self, context: Context, inputs: Inputs, key: Mapping[str, Any]) -> Result:
         context.run.tags({"tokenizer_digest": inputs.tokenizer.digest})
@@ -139,10 +149,10 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
     config, store, run = context.config, inputs.store, context.run
     assert store is not None and inputs.splits is not None
     training, launch = config.training, config.launch
-    train, validation = windows(config, store, inputs.splits)
     runtime = choose(launch.device, launch.cpu, training.precision, context.workers.place)
     seed_everything(training.seed)
-    model, started_from = _starting_model(kind, context, inputs.starting)
+    model, started_from = _starting_model(kind, context, inputs)
+    train, validation = windows(config, store, inputs.splits, model)
     model = prepare(model, config, pretrained_address(kind, config))
     tokenizer = None if inputs.tokenizer is None else inputs.tokenizer.model
     if tokenizer is not None:
@@ -234,8 +244,22 @@ def importable(function: Any) -> str:
     return f"{module}:{name}"
 
 
-def _starting_model(kind: Kind, context: Context, pretrained: Weights | None) -> tuple[Any, dict[str, Any]]:
-    """The model that training starts from, and its description for the record of the trained weights."""
+def _starting_model(kind: Kind, context: Context, inputs: Inputs) -> tuple[Any, dict[str, Any]]:
+    """The model that training starts from, and its description for the record of the trained weights.
+
+    Conditions that it does not have yet are added; the description is of the weights without them.
+    """
+    model, started_from = _weights_to_start(kind, context, inputs.starting)
+    if inputs.more is not None and "conditions" not in model.config:
+        from kronos.model.conditions import Conditions
+
+        model.add_conditions(Conditions.from_json(inputs.more))
+        names = ", ".join(column["name"] for column in inputs.more["columns"])
+        context.say(f"{kind}: with the conditions {names}")
+    return model, started_from
+
+
+def _weights_to_start(kind: Kind, context: Context, pretrained: Weights | None) -> tuple[Any, dict[str, Any]]:
     from kronos.model import checkpoint
     from kronos.model.presets import random_model
 

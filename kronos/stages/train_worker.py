@@ -56,7 +56,7 @@ def _train(description: dict[str, Any], place: Place, stopped: Callable[[], bool
         model = prepare(build_model(kind, description["model"]), config)
         tokenizer = build_model("tokenizer", description["tokenizer"]) if description["tokenizer"] else None
         objective = make_objective(kind, config, tokenizer, description["objective"])
-        train, validation = windows(config, store, splits_from_json(description["splits"]))
+        train, validation = windows(config, store, splits_from_json(description["splits"]), model)
         join_group(description["store"], description["number"], place, runtime.device.type == "cuda")
         share_tokenizer(objective, runtime)
         settings = FitSettings(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kronos.config.schema import Config
+from kronos.data.conditions import unknown_categories
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.stages.cache import SAME_MODEL, read_record, refuse_other_configuration, run_again
@@ -125,18 +126,20 @@ def trained_pair(
         predictor = trained_weights("predictor", config, store, splits)
     except UserError as error:
         raise problem or error from None
+    refuse_other_conditions(config, predictor.model.config, "the predictor")
+    notes = unknown_values(store, predictor.model.config)
     wanted = predictor.made_from.get("inputs", {}).get("tokenizer")
     if tokenizer is not None and wanted is None:
-        return tokenizer, predictor, (UNCHECKED,)
+        return tokenizer, predictor, (UNCHECKED, *notes)
     if tokenizer is not None and wanted == tokenizer.digest:
-        return tokenizer, predictor, ()
+        return tokenizer, predictor, notes
     if wanted is not None and config.output.tokenizer_path is None:
         own = _own_tokenizer(config)
         if own is not None and own.digest == wanted:
             note = (
                 "the predictor was trained with another tokenizer than the stored one: its own copy is used"
             )
-            return own, predictor, (note,)
+            return own, predictor, (note, *notes)
     if tokenizer is not None:
         problem = UserError(
             "the predictor was trained with another tokenizer than this one (they were not trained together): "
@@ -144,6 +147,27 @@ def trained_pair(
         )
     assert problem is not None
     raise problem
+
+
+def refuse_other_conditions(config: Config, described: Mapping[str, Any], what: str) -> None:
+    """Raise UserError where the configuration names other conditions than a predictor has; none are its own."""
+    asked = config.data.condition_columns
+    own = [column["name"] for column in described.get("conditions", {"columns": []})["columns"]]
+    if asked and sorted(asked) != sorted(own):
+        has = f"has {', '.join(own)}" if own else "was trained without conditions"
+        raise UserError(
+            f"condition_columns: {','.join(asked)} was given, but {what} {has}: give the same, or leave them out"
+        )
+
+
+def unknown_values(store: BarStore, described: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a note for each condition that has categories in the store which the predictor does not know."""
+    columns = described.get("conditions", {"columns": []})["columns"]
+    return tuple(
+        f"the predictor does not know {len(names)} of the values of {column} ({', '.join(names[:3])}"
+        f"{' and more' * (len(names) > 3)}): they count as missing"
+        for column, names in unknown_categories(store, columns).items()
+    )
 
 
 @dataclass(frozen=True)

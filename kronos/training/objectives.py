@@ -140,7 +140,9 @@ class PredictorObjective:
         true one.
         """
         coarse_BT, fine_BT = self.tokens(batch.x)
-        hidden = model.hidden(coarse_BT[:, :-1], fine_BT[:, :-1], batch.stamp[:, :-1])
+        conditions = getattr(batch, "conditions", None)  # which only batches for a predictor with some have
+        seen = None if conditions is None else conditions[:, :-1]
+        hidden = model.hidden(coarse_BT[:, :-1], fine_BT[:, :-1], batch.stamp[:, :-1], None, seen)
         coarse_target, fine_target = coarse_BT[:, 1:], fine_BT[:, 1:]
         coarse, probabilities_BTV = cross_entropy(model.coarse_logits(hidden), coarse_target)
         coarse_ids = draw(probabilities_BTV, batch.uniform[:, 1:]) if drawn else coarse_target

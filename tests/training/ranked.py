@@ -19,6 +19,7 @@ from kronos.data.windows import Batch, Windows
 from kronos.distributed.device import Runtime, seed_everything
 from kronos.distributed.launcher import Place, join_group, run_worker
 from kronos.model import Kronos, KronosTokenizer
+from kronos.model.conditions import Conditions
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from kronos.stages.train_setup import freeze, prepare
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
@@ -27,7 +28,18 @@ from kronos.training.trainer import FitResult, fit
 LOOKBACK, HORIZON, LENGTH = 24, 8, 33
 
 
-def make_windows(seed: int, instruments: int = 4, bars: int = 100) -> Windows:
+CONDITIONS = {
+    "block": 1,
+    "columns": [
+        {"name": "sector", "kind": "category", "categories": ["bank", "steel", "oil"]},
+        {"name": "size", "kind": "number", "mean": 1.0, "deviation": 2.0},
+    ],
+}
+
+
+def make_windows(
+    seed: int, instruments: int = 4, bars: int = 100, conditions: np.ndarray | None = None
+) -> Windows:
     """Random walks as the store lays them out."""
     rng = np.random.default_rng(seed)
     close = 50 + rng.normal(size=(instruments, bars)).cumsum(axis=1)
@@ -46,7 +58,15 @@ def make_windows(seed: int, instruments: int = 4, bars: int = 100) -> Windows:
     )
     starts = np.concatenate([i * bars + np.arange(bars - LENGTH + 1) for i in range(instruments)])
     split = Split(name="train", first_session=0, last_session=bars - 1, starts=starts, length=LENGTH)
-    return Windows(store, split, lookback=LOOKBACK, clip=5.0, seed=7)
+    return Windows(store, split, lookback=LOOKBACK, clip=5.0, seed=7, conditions=conditions)
+
+
+def made_conditions(seed: int, rows: int = 400) -> np.ndarray:
+    """Values of `CONDITIONS` at every row, some of them missing."""
+    rng = np.random.default_rng([seed, 1])
+    found = np.stack((rng.integers(0, 3, rows), rng.normal(size=rows) * 2 + 1), axis=-1)
+    found[rng.random(found.shape) < 0.1] = np.nan
+    return found.astype(np.float32)
 
 
 class Float64Windows:
@@ -107,6 +127,9 @@ def train(
     if job.get("frozen"):
         freeze(model, Config(freeze_blocks=job["frozen"]))
     windows: list[Any] = [make_windows(1), make_windows(2)]
+    if job.get("conditions"):
+        model.add_conditions(Conditions.from_json(CONDITIONS))
+        windows = [make_windows(seed, conditions=made_conditions(seed)) for seed in (1, 2)]
     if job.get("fields"):
         prepare(model, Config(**job["fields"]))
     if job.get("float64"):
