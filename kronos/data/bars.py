@@ -190,7 +190,7 @@ def typed(column: pd.Series) -> pd.Series:
         return column
     if pd.api.types.is_numeric_dtype(column.dtype):
         return pd.Series(column.to_numpy("float64", na_value=np.nan), column.index)
-    text = column.map(_cell_text)
+    text = column.map(cell_text)
     numbers = pd.to_numeric(text, errors="coerce").astype("float64")
     words = text.dropna()
     if numbers[words.index].notna().all() and not words.map(CODE.fullmatch).any():
@@ -198,7 +198,8 @@ def typed(column: pd.Series) -> pd.Series:
     return text.astype(pd.CategoricalDtype(sorted(words.unique())))
 
 
-def _cell_text(value: Any) -> str | float:
+def cell_text(value: Any) -> str | float:
+    """Return a cell as the text that a category has in a store; NaN for a missing value and an empty text."""
     if isinstance(value, float):
         return np.nan if np.isnan(value) else np.format_float_positional(value, trim="-")
     return np.nan if value is None or value is pd.NA else str(value).strip() or np.nan

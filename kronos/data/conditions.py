@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from kronos.config.registries import BUILT_IN
-from kronos.data.bars import AMOUNT, FEATURES, Flag
+from kronos.data.bars import AMOUNT, FEATURES, Flag, cell_text
 from kronos.data.extra_columns import plain_name
 from kronos.data.store import BarStore
 from kronos.utils.errors import UserError
@@ -45,6 +46,44 @@ def table(store: BarStore, columns: Sequence[Mapping[str, Any]]) -> np.ndarray:
     for place, column in enumerate(columns):
         found[:, place] = _as_described(column, _column(store, column["name"], column.get("bars", 0)))
     return found
+
+
+def from_frame(
+    frame: pd.DataFrame, columns: Sequence[Mapping[str, Any]]
+) -> tuple[np.ndarray, dict[str, list[str]]]:
+    """Return (float32 [rows, C] of a frame with columns of these names, the categories that are unknown, by column).
+
+    A column that is not there, an empty cell and an unknown category are NaN, a missing value. Raises UserError for
+    text in a column of numbers.
+    """
+    found = np.full((len(frame), len(columns)), np.nan, np.float32)
+    unknown: dict[str, list[str]] = {}
+    for place, column in enumerate(columns):
+        name = plain_name(column["name"])
+        if name not in frame:
+            continue
+        if column["kind"] == "number":
+            found[:, place] = _numbers(frame[name])
+            continue
+        texts = frame[name].astype(object).map(cell_text)
+        codes = {category: code for code, category in enumerate(column["categories"])}
+        found[:, place] = texts.map(codes).astype("float32")
+        if others := sorted(set(texts.dropna()) - codes.keys()):
+            unknown[column["name"]] = others
+    return found, unknown
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    try:
+        return column.to_numpy(dtype=np.float32, na_value=np.nan)
+    except (TypeError, ValueError):
+        raise UserError(f"column {column.name} holds {column.dtype} values, expected numbers") from None
+
+
+def lacking(store: BarStore, columns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the columns that the store does not have and that are not computed from its bars."""
+    there = {*FEATURES, *BUILT_IN, *(one.name for one in store.extra)}
+    return [column["name"] for column in columns if plain_name(column["name"]) not in there]
 
 
 def unknown_categories(store: BarStore, columns: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

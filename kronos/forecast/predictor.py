@@ -27,7 +27,9 @@ class KronosPredictor:
 
     Every method takes, for each series: bars as a DataFrame (open high low close; volume and amount where
     known: without volume both are 0, without amount it is volume x mean price), the times of the bars and
-    the times to forecast (DatetimeIndex, Series or list, rising). Mistakes raise UserError.
+    the times to forecast (DatetimeIndex, Series or list, rising). Mistakes raise UserError. Of a predictor with
+    conditions the DataFrame may have columns of their names; one that is not there, an empty cell and a category that
+    the predictor does not know, of which a warning is given, are missing values.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class KronosPredictor:
         repair: bool = False,
     ) -> Paths:
         """Return the sample paths themselves, with their mean, standard deviation and quantiles."""
-        series = [check_series(df, x_timestamp, y_timestamp, pred_len, "df")]
+        series = [check_series(df, x_timestamp, y_timestamp, pred_len, "df", self._conditions)]
         rules = {"temperature": T, "top_k": top_k, "top_p": top_p, "sample_count": sample_count}
         return self._run(series, pred_len, rules, _seed(seed, generator), verbose, repair)[0]
 
@@ -154,13 +156,19 @@ class KronosPredictor:
             lengths = ", ".join(f"{name} {len(given)}" for name, given in lists.items())
             raise UserError(f"the lists differ in length: {lengths}")
         series = [
-            check_series(frame, past, future, pred_len, f"df_list[{place}]")
+            check_series(frame, past, future, pred_len, f"df_list[{place}]", self._conditions)
             for place, (frame, past, future) in enumerate(
                 zip(df_list, x_timestamp_list, y_timestamp_list, strict=True)
             )
         ]
         rules = {"temperature": T, "top_k": top_k, "top_p": top_p, "sample_count": sample_count}
         return self._run(series, pred_len, rules, _seed(seed, generator), verbose, repair)
+
+    @property
+    def _conditions(self) -> list[dict[str, Any]] | None:
+        """The columns that the predictor is conditioned on, as its config.json has them."""
+        described = self.model.config.get("conditions")
+        return None if described is None else described["columns"]
 
     def _run(
         self, series: list[Series], horizon: int, rules: dict, seed: int, verbose: bool, repair: bool
@@ -183,6 +191,7 @@ class KronosPredictor:
                     clip=self.clip,
                     seed=seed,
                     keys_N=np.array(places),
+                    conditions_NLC=None if self._conditions is None else _stacked(group),
                     fine_rotary=self.fine_rotary,
                     sliding=self.sliding,
                     dtype=self.dtype,
@@ -194,6 +203,10 @@ class KronosPredictor:
                     paths = Paths(path, one.future)
                     done[place] = paths.repaired()[0] if repair else paths
         return [done[place] for place in range(len(series))]
+
+
+def _stacked(group: list[Series]) -> np.ndarray:
+    return np.stack([one.conditions for one in group if one.conditions is not None])
 
 
 def _advance(shown: Any, before: int) -> Callable[[int, int], None] | None:

@@ -1,5 +1,7 @@
 """Check the input of one series: bars as a DataFrame, the times of the bars and the times to forecast."""
 
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,21 +9,37 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import FEATURES, PRICES, rename_aliases
+from kronos.data.conditions import from_frame
 from kronos.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Series:
-    """One series ready to forecast: bars float64 [L, 6], stamps int64 [L, 5] and [H, 5], the future index."""
+    """One series ready to forecast: bars float64 [L, 6], stamps int64 [L, 5] and [H, 5], the future index.
+
+    `conditions` float32 [L, C] are those of its bars, None for a predictor without any.
+    """
 
     bars: np.ndarray
     stamps: np.ndarray
     future_stamps: np.ndarray
     future: pd.DatetimeIndex
+    conditions: np.ndarray | None = None
 
 
-def check_series(frame: Any, x_timestamp: Any, y_timestamp: Any, horizon: int, name: str) -> Series:
-    """Check one series; `name` is what messages call it. Raises UserError at the first mistake."""
+def check_series(
+    frame: Any,
+    x_timestamp: Any,
+    y_timestamp: Any,
+    horizon: int,
+    name: str,
+    columns: Sequence[Mapping[str, Any]] | None = None,
+) -> Series:
+    """Check one series; `name` is what messages call it, `columns` describe the conditions of the predictor.
+
+    A condition that the frame does not have is missing; of a category that the predictor does not know a warning is
+    given. Raises UserError at the first mistake.
+    """
     bars = _bars(frame, name)
     past, future = _times(x_timestamp, f"{name}: x_timestamp"), _times(y_timestamp, f"{name}: y_timestamp")
     if len(past) != len(bars):
@@ -34,7 +52,22 @@ def check_series(frame: Any, x_timestamp: Any, y_timestamp: Any, horizon: int, n
         raise UserError(f"{name}: only one of x_timestamp and y_timestamp has a time zone: give both or none")
     if future[0] <= past[-1]:
         raise UserError(f"{name}: y_timestamp begins at {future[0]}, expected after the last bar, {past[-1]}")
-    return Series(bars, _stamps(past), _stamps(future), future)
+    known = None if columns is None else _conditions(frame, columns, name)
+    return Series(bars, _stamps(past), _stamps(future), future, known)
+
+
+def _conditions(frame: pd.DataFrame, columns: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    try:
+        found, unknown = from_frame(rename_aliases(frame), columns)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    for column, categories in unknown.items():
+        warnings.warn(
+            f"{name}: {column} has values that the predictor does not know ({', '.join(categories[:3])}"
+            f"{' and more' * (len(categories) > 3)}): they count as missing",
+            stacklevel=4,
+        )
+    return found
 
 
 def _bars(frame: Any, name: str) -> np.ndarray:

@@ -2,12 +2,15 @@
 
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config
+from kronos.data import conditions
 from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import latest_points
 from kronos.data.store import BarStore
@@ -54,7 +57,11 @@ def log_served_model(
         "calendar": store.calendar, "freq": store.freq,
         "label": store.label, "bands": forecast.bands if calibration is not None else "raw",
     }  # fmt: skip
-    example = example_bars(store, data.lookback_window)
+    columns = predictor.config.get("conditions", {"columns": []})["columns"]
+    if columns:
+        further = [column for column in columns if column["name"] not in FEATURES]
+        settings["conditions"] = {column["name"]: column["kind"] for column in further}
+    example = example_bars(store, data.lookback_window, columns)
     return log_model(
         run,
         config.tracking.tracking_uri,
@@ -68,12 +75,20 @@ def log_served_model(
     )
 
 
-def example_bars(store: BarStore, lookback: int) -> pd.DataFrame:
-    """The last `lookback` bars of the first instrument that has enough, in the format of a request."""
+def example_bars(store: BarStore, lookback: int, columns: Sequence[Mapping[str, Any]] = ()) -> pd.DataFrame:
+    """The last `lookback` bars of the first instrument that has enough, in the format of a request.
+
+    With the `columns` that a predictor is conditioned on, where the last bar has a value.
+    """
     point = latest_points(store, lookback)
     row, instrument = int(point.row[0]), int(point.instrument[0])
     rows = slice(row - lookback + 1, row + 1)
     table = pd.DataFrame(store.values[rows].astype(float), columns=list(FEATURES))
     table.insert(0, "datetime", store.times[rows].astype("datetime64[ns]"))
     table.insert(0, "instrument", store.instruments[instrument])
+    for column, values in zip(columns, conditions.table(store, columns)[rows].T, strict=True):
+        if column["name"] in FEATURES or np.isnan(values).any():
+            continue
+        words = column.get("categories")
+        table[column["name"]] = [words[int(code)] for code in values] if words else values.astype(float)
     return table

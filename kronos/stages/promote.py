@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config
+from kronos.data import conditions
 from kronos.data.forecast_points import ForecastPoints, forecast_points
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
@@ -358,6 +359,11 @@ def champion_points(
         served = {"sliding": "exact", **read_json(folder / "serving.json")}
         pair = load_tokenizer(folder / "tokenizer"), load_predictor(folder / "predictor")
     theirs = config.replace(**{field: served[name] for name, field in SERVED.items()})
+    lacking = conditions.lacking(store, pair[1].config.get("conditions", {"columns": []})["columns"])
+    if lacking:
+        raise NotComparable(
+            f"version {present.number} needs the conditions {', '.join(lacking)}, which these bars do not have"
+        )
     able = forecast_points(store, *new.days, theirs.lookback_window, theirs.predict_window)
     keys, wanted = (
         one.session.astype(np.int64) * len(store.instruments) + one.instrument for one in (able, points)

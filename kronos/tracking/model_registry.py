@@ -131,6 +131,9 @@ def signature(settings: Mapping[str, Any]) -> Any:
     inputs = [column("string", "instrument", False), column("datetime", "datetime")]
     inputs += [column("double", name) for name in ("open", "high", "low", "close")]
     inputs += [column("double", name, False) for name in ("volume", "amount")]
+    conditions = settings.get("conditions", {})
+    types = {"category": "string", "number": "double"}
+    inputs += [column(types[kind], name, False) for name, kind in conditions.items()]
     outputs = [
         column("string", "instrument"),
         column("datetime", "as_of"),
@@ -138,6 +141,7 @@ def signature(settings: Mapping[str, Any]) -> Any:
         column("long", "step"),
     ]
     outputs += [column("double", name) for name in ("open", "high", "low", "close", "volume", "amount")]
+    outputs += [column("string", "missing_conditions")] if conditions else []
     params = [
         ParamSpec("pred_len", "long", int(settings["pred_len"])),
         ParamSpec("T", "double", float(settings["T"])),

@@ -10,7 +10,7 @@ import asyncio
 import io
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from threading import Event, Lock
 from typing import Any
 
@@ -29,15 +29,18 @@ BODIES = 4  # times max_body_mb: the bodies that the server holds at once
 _log = logging.getLogger(__name__)
 
 
-def install(bounds: Bounds) -> None:
-    """Apply the bounds to all requests of this process, if it is MLflow's scoring server; otherwise do nothing."""
+def install(bounds: Bounds, conditions: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Apply the bounds to all requests of this process, if it is MLflow's scoring server; otherwise do nothing.
+
+    `conditions` are those that the predictor describes.
+    """
     if f"{SERVER}.app" not in sys.modules:
         return
     from fastapi import FastAPI
 
     _share_memory()
     server, call = sys.modules[SERVER], FastAPI.__call__
-    server.invocations = Invocations(bounds)  # type: ignore[attr-defined]
+    server.invocations = Invocations(bounds, conditions)  # type: ignore[attr-defined]
     bodies = Bodies(bounds)
 
     async def bounded(self: Any, scope: Any, receive: Any, send: Any) -> None:
@@ -61,8 +64,8 @@ class Invocations:
     One request is answered at a time, so that the memory of two never adds up; torch uses all cores for one anyway.
     """
 
-    def __init__(self, bounds: Bounds) -> None:
-        self.bounds, self.lock = bounds, Lock()
+    def __init__(self, bounds: Bounds, conditions: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.bounds, self.conditions, self.lock = bounds, conditions, Lock()
 
     def __call__(self, data: bytes, content_type: str | None, model: Any, input_schema: Any) -> Any:
         """Return MLflow's response. Raises MlflowException with the HTTP status and the sentence."""
@@ -97,10 +100,11 @@ class Invocations:
             return InvocationsResponse(
                 f"the content type must be {JSON} or {CSV}, in UTF-8", 415, "text/plain"
             )
-        table, params = read_body(data, kind, self.bounds)
+        table, params = read_body(data, kind, self.bounds, self.conditions)
         params = check_params(params)
         answer = io.StringIO()
-        predictions_to_json(model.predict(check_bars(table, self.bounds.max_rows), params=params), answer)
+        bars = check_bars(table, self.bounds.max_rows, self.conditions)
+        predictions_to_json(model.predict(bars, params=params), answer)
         return InvocationsResponse(answer.getvalue(), 200, JSON)
 
 

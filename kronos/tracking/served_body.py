@@ -21,8 +21,12 @@ MAX_COLUMNS = 100
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
-def read_body(body: bytes, kind: str, bounds: Bounds) -> tuple[pd.DataFrame, Any]:
+def read_body(
+    body: bytes, kind: str, bounds: Bounds, conditions: Sequence[Mapping[str, Any]] = ()
+) -> tuple[pd.DataFrame, Any]:
     """Return (the table, the params, None where there are none) of a JSON or CSV body; the cells stay as they came.
+
+    The columns are those of bars, and of the conditions that a predictor describes.
 
     Raises UserError for a body over a bound, one that is not UTF-8 or not of the format, or with an unknown field.
     """
@@ -32,7 +36,8 @@ def read_body(body: bytes, kind: str, bounds: Bounds) -> tuple[pd.DataFrame, Any
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"the body is not UTF-8 text: byte {error.start} cannot be read") from None
-    return (_csv(text, bounds), None) if kind == CSV else _json(text, bounds)
+    further = {column["name"]: column["kind"] for column in conditions}
+    return (_csv(text, bounds, further), None) if kind == CSV else _json(text, bounds, {*COLUMNS, *further})
 
 
 def over_body(bounds: Bounds) -> str:
@@ -45,7 +50,7 @@ def over_rows(bounds: Bounds) -> str:
     return f"the table has more rows than max_rows = {bounds.max_rows}: ask for fewer series at once"
 
 
-def _csv(text: str, bounds: Bounds) -> pd.DataFrame:
+def _csv(text: str, bounds: Bounds, further: Mapping[str, str]) -> pd.DataFrame:
     """Read all cells as text first, since an instrument such as 000001 is not a number and NA is not missing."""
     if text.partition("\n")[0].count(",") >= MAX_COLUMNS:
         raise UserError(f"the CSV has over {MAX_COLUMNS} columns")
@@ -53,21 +58,24 @@ def _csv(text: str, bounds: Bounds) -> pd.DataFrame:
         raise UserError(over_rows(bounds))
     try:
         table = pd.read_csv(
-            io.StringIO(text), dtype=str, keep_default_na=False, usecols=lambda name: name in COLUMNS
+            io.StringIO(text),
+            dtype=str,
+            keep_default_na=False,
+            usecols=lambda name: name in COLUMNS or name in further,
         )
     except (ValueError, pd.errors.ParserError):
         raise UserError(
             "the CSV cannot be read: expected one line of names and one line of values per bar"
         ) from None
     for name in table.columns:
-        if ALIASES.get(name, name) in FEATURES:
+        if ALIASES.get(name, name) in FEATURES or further.get(name) == "number":
             numbers = pd.to_numeric(table[name], errors="coerce")
             bad = numbers.isna() & ~table[name].str.lower().isin(["", "nan"])
             table[name] = table[name].astype(object) if bad.any() else numbers
     return table
 
 
-def _json(text: str, bounds: Bounds) -> tuple[pd.DataFrame, Any]:
+def _json(text: str, bounds: Bounds, wanted: set[str]) -> tuple[pd.DataFrame, Any]:
     if text.count("[") + text.count("{") > bounds.max_rows + MAX_COLUMNS:  # each row is a list or an object
         raise UserError(over_rows(bounds))
     try:
@@ -90,10 +98,10 @@ def _json(text: str, bounds: Bounds) -> tuple[pd.DataFrame, Any]:
         raise UserError(f"the body has {len(found)} tables: expected one of {', '.join(FORMATS)}")
     table = given[found[0]]
     read = {"dataframe_split": _split, "inputs": _columns}.get(found[0], _records)
-    return read(table), given.get("params")
+    return read(table, wanted), given.get("params")
 
 
-def _split(table: Any) -> pd.DataFrame:
+def _split(table: Any, wanted: set[str]) -> pd.DataFrame:
     if not isinstance(table, dict) or not {"columns", "data"} <= set(table) <= {"columns", "data", "index"}:
         raise UserError("dataframe_split must be an object with columns and data")
     names, rows = table["columns"], table["data"]
@@ -110,7 +118,7 @@ def _split(table: Any) -> pd.DataFrame:
             raise UserError(
                 f"row {number} of dataframe_split is not a list of {len(names)} values, one per column"
             )
-    places = [place for place, name in enumerate(names) if name in COLUMNS]
+    places = [place for place, name in enumerate(names) if name in wanted]
     columns = [_column(row[place] for row in rows) for place in places]
     frame = pd.DataFrame(dict(enumerate(columns)), index=range(len(rows)))
     frame.columns = pd.Index(
@@ -119,24 +127,24 @@ def _split(table: Any) -> pd.DataFrame:
     return frame
 
 
-def _records(rows: Any) -> pd.DataFrame:
+def _records(rows: Any, wanted: set[str]) -> pd.DataFrame:
     if not isinstance(rows, list):
         raise UserError("the table must be a list of rows, each an object of names and values")
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise UserError(f"row {number} is not an object of names and values")
-    names = dict.fromkeys(name for row in rows for name in row if name in COLUMNS)
+    names = dict.fromkeys(name for row in rows for name in row if name in wanted)
     return pd.DataFrame(
         {name: _column(row.get(name) for row in rows) for name in names}, index=range(len(rows))
     )
 
 
-def _columns(table: Any) -> pd.DataFrame:
+def _columns(table: Any, wanted: set[str]) -> pd.DataFrame:
     if isinstance(table, list):
-        return _records(table)
+        return _records(table, wanted)
     if not isinstance(table, dict):
         raise UserError("inputs must be an object of columns, each a list of values")
-    columns = {name: values for name, values in table.items() if name in COLUMNS}
+    columns = {name: values for name, values in table.items() if name in wanted}
     for name, values in columns.items():
         if not isinstance(values, list):
             raise UserError(f"column {name} of inputs must be a list of values")

@@ -1,13 +1,13 @@
 """Check what a request to the served model asks for: its bars and its params. Each mistake is one sentence."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import FEATURES, PRICES, rename_aliases
+from kronos.data.bars import FEATURES, PRICES, cell_text, rename_aliases
 from kronos.utils.errors import UserError
 
 WHOLE = ("pred_len", "top_k", "sample_count", "seed")
@@ -73,18 +73,22 @@ def _check_quantiles(levels: Any) -> None:
         raise UserError(f"{len(levels)} quantiles were given, expected at most {MAX_QUANTILES}, each once")
 
 
-def check_bars(table: pd.DataFrame, max_rows: int) -> pd.DataFrame:
+def check_bars(
+    table: pd.DataFrame, max_rows: int, conditions: Sequence[Mapping[str, Any]] = ()
+) -> pd.DataFrame:
     """Return the table of a request as bars: instrument, datetime and the six features as float64, rows as given.
 
     A table without instruments is one series. Volume is 0 where the whole column is missing, amount is then volume
-    times the mean price. Other columns are left out, as MLflow does. Raises UserError for anything that is not a bar
-    and for times that do not rise within an instrument; rows are numbered from 0.
+    times the mean price. Of the `conditions` that a predictor describes the columns that there are follow; an empty
+    cell is a missing value. Other columns are left out, as MLflow does. Raises UserError for anything that is not a
+    bar and for times that do not rise within an instrument; rows are numbered from 0.
     """
     table = rename_aliases(table)
     missing = [name for name in ("datetime", *PRICES) if name not in table]
     if missing:
         raise UserError(f"columns {', '.join(missing)} are missing: expected datetime, {', '.join(PRICES)}")
-    known = [name for name in table.columns if name in ("instrument", "datetime", *FEATURES)]
+    further = {column["name"]: column["kind"] for column in conditions if column["name"] not in FEATURES}
+    known = [name for name in table.columns if name in ("instrument", "datetime", *FEATURES, *further)]
     if len(set(known)) < len(known):
         twice = next(name for name in known if known.count(name) > 1)
         raise UserError(f"column {twice} is there twice: rename or remove one")
@@ -106,6 +110,9 @@ def check_bars(table: pd.DataFrame, max_rows: int) -> pd.DataFrame:
     )
     _check_values(bars)
     _check_order(bars)
+    for name, kind in further.items():
+        if name in table:
+            bars[name] = _numbers(table[name], gaps=True) if kind == "number" else _words(table[name])
     return bars
 
 
@@ -163,7 +170,19 @@ def _is_text(column: pd.Series) -> bool:
     return pd.api.types.is_string_dtype(column)
 
 
-def _numbers(column: pd.Series) -> np.ndarray:
+def _words(column: pd.Series) -> pd.Series:
+    """Return the texts of a category; None for a missing value."""
+    for row, value in enumerate(column.tolist()):
+        if isinstance(value, bool) or not (
+            value is None or value is pd.NA or isinstance(value, str | NUMBER)
+        ):
+            raise UserError(f"{column.name} in row {row} is {shown(value)}, expected text")
+    texts = column.astype(object).map(cell_text)
+    return texts.astype(object).where(texts.notna(), None)
+
+
+def _numbers(column: pd.Series, gaps: bool = False) -> np.ndarray:
+    """Return numbers as float64; with `gaps` missing values stay NaN, as does what is too large for any use."""
     if column.dtype.kind not in "iuf":
         for row, value in enumerate(column.tolist()):
             if value is None or value is pd.NA:
@@ -174,7 +193,7 @@ def _numbers(column: pd.Series) -> np.ndarray:
         values = column.to_numpy(np.float64, na_value=np.nan)
     except OverflowError:
         raise UserError(f"{column.name} has a number over {LARGEST:g}") from None
-    if np.isnan(values).any():
+    if np.isnan(values).any() and not gaps:
         raise UserError(
             f"{column.name} is missing in row {int(np.argmax(np.isnan(values)))}: fill or drop the bar"
         )

@@ -15,8 +15,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from kronos.data.bars import CLOSE, FEATURES, PRICES
+from kronos.data.bars import CLOSE, FEATURES, PRICES, cell_text
 from kronos.data.calendars import next_sessions, time_features
+from kronos.data.conditions import from_frame
 from kronos.evaluation.calibration import LEAST_PRICE, Calibration, moves, recent_volatility
 from kronos.forecast import forecast_arrays, number_format, repair, series_keys
 from kronos.tracking import scoring_server
@@ -26,6 +27,7 @@ from kronos.utils.errors import UserError
 from kronos.utils.files import read_json
 
 ROW = ("instrument", "as_of", "datetime", "step")
+MISSING = "missing_conditions"
 
 
 class ServedKronos(PythonModel):
@@ -45,7 +47,8 @@ class ServedKronos(PythonModel):
         fitted = context.artifacts.get("calibration")
         self.calibration = Calibration.from_json(read_json(Path(fitted))) if fitted else None
         self.bounds = Bounds.of(context.model_config)
-        scoring_server.install(self.bounds)
+        self.conditions = self.predictor.config.get("conditions", {"columns": []})["columns"]
+        scoring_server.install(self.bounds, self.conditions)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
@@ -55,12 +58,13 @@ class ServedKronos(PythonModel):
         Args:
             context: not used; the weights are loaded in `load_context`.
             model_input: one row per instrument and bar: datetime, open, high, low, close, and optionally instrument,
-                volume and amount.
+                volume and amount, and the columns that the predictor is conditioned on.
             params: settings that replace those logged with the model, as listed in its signature.
 
         Returns:
             One row per instrument and forecast bar: instrument, as_of, datetime, step, the six features (means over
-            the sample paths) and their quantiles.
+            the sample paths) and their quantiles. Of a predictor with conditions also `missing_conditions`, those
+            that the instrument's last bar lacks, with the value in brackets where it is one that is not known.
 
         Raises:
             MlflowException: for invalid input and for work over a bound, with error code INVALID_PARAMETER_VALUE
@@ -83,10 +87,11 @@ class ServedKronos(PythonModel):
             )
         calibration = self._calibration(settings["bands"], horizon) if levels else None
         drawn = samples + (calibration.samples if calibration else 0)
-        bars = check_bars(table, self.bounds.max_rows)
+        bars = check_bars(table, self.bounds.max_rows, self.conditions)
         code, names = pd.factorize(bars["instrument"], sort=True)
         count = np.bincount(code)
-        self.bounds.check_work(len(names), drawn, horizon, len(ROW) + len(FEATURES) * (1 + len(levels)))
+        columns = len(ROW) + len(FEATURES) * (1 + len(levels)) + bool(self.conditions)
+        self.bounds.check_work(len(names), drawn, horizon, columns)
         short = np.flatnonzero(count < lookback)
         if len(short):
             first = ", ".join(f"{shown(names[place])} has {count[place]}" for place in short[:5])
@@ -94,6 +99,7 @@ class ServedKronos(PythonModel):
         last_rows = count.cumsum()[:, None] + np.arange(-lookback, 0)  # [N, L]
         rows = np.argsort(code, kind="stable")[last_rows]
         context = bars[list(FEATURES)].to_numpy(np.float32)[rows]
+        known = from_frame(bars, self.conditions)[0][rows] if self.conditions else None
         times = bars["datetime"].to_numpy().astype(np.int64)[rows]
         future = {}
         for last in np.unique(times[:, -1]):
@@ -106,7 +112,7 @@ class ServedKronos(PythonModel):
             max_context=int(settings["max_context"]), clip=float(settings["clip"]), seed=int(settings["seed"]),
             keys_N=series_keys(list(names), times[:, -1]), each_bar=stop.check, fine_rotary=settings["fine_rotary"],
             sliding=settings.get("sliding", "exact"),  # models registered before there was a choice have none
-            dtype=number_format(settings["precision"]),
+            dtype=number_format(settings["precision"]), conditions_NLC=known,
         )  # fmt: skip
         floor, last = (
             LEAST_PRICE * context[:, None, -1:, CLOSE, None],
@@ -130,9 +136,27 @@ class ServedKronos(PythonModel):
             drawn_moves = moves(spread[..., : len(PRICES)], last[:, None, None, None])
             recent = recent_volatility(context[..., CLOSE], calibration.decay)
             quantiles[..., : len(PRICES)] = calibration.price_quantiles(drawn_moves, recent, last, levels)
-        return _table(
+        answer = _table(
             list(names), times[:, -1], ahead, paths.mean(axis=1), dict(zip(levels, quantiles, strict=True))
         )
+        if known is not None:
+            lacking = self._missing(bars.iloc[rows[:, -1]], known[:, -1])
+            answer[MISSING] = np.repeat(np.array(lacking, dtype=object), horizon)
+        return answer
+
+    def _missing(self, last: pd.DataFrame, known_NC: np.ndarray) -> list[str]:
+        """Name the conditions that the last bar of each instrument lacks, with the value that is not known."""
+        found = []
+        for (_, row), known in zip(last.iterrows(), known_NC, strict=True):
+            texts = []
+            for column, value in zip(self.conditions, known, strict=True):
+                given = cell_text(row.get(column["name"]))
+                if np.isnan(value):
+                    texts.append(
+                        f"{column['name']} ({shown(given)})" if isinstance(given, str) else column["name"]
+                    )
+            found.append(", ".join(texts))
+        return found
 
     def _calibration(self, bands: str, horizon: int) -> Calibration | None:
         """The calibration of the first `horizon` bars, or None for raw bands."""

@@ -82,6 +82,8 @@ def test_a_description_is_of_the_training_rows_alone_and_values_are_matched_by_n
     np.testing.assert_array_equal(found[:, 2], conditions.size_bucket(store, BARS))
     np.testing.assert_array_equal(found[:, 3], store.values[:, 3])
     assert conditions.unknown_categories(store, columns) == {"sector": ["oil"]}
+    other = [{"name": "beta", "kind": "number"}, {"name": "amt", "kind": "number"}]
+    assert conditions.lacking(store, [*columns, *other]) == ["beta"]
 
 
 def test_columns_that_cannot_be_used_are_refused_in_one_line(

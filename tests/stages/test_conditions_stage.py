@@ -126,7 +126,11 @@ def test_a_size_bucket_is_trained_on_and_two_processes_forecast_as_one(
     ]
     asked = ["--condition-columns", "size_bucket", "--condition-block", "2"]
     assert main(["predictor", *common, *small, *asked]) == 0
-    assert "with the conditions size_bucket" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert (
+        "with the conditions size_bucket" in said.out and "logged with its tokenizer as models:/" in said.out
+    )
+    assert "Failed to validate serving input example" not in said.err
     best = PREDICTOR / "checkpoints" / "best_model"
     described = json.loads((best / "config.json").read_text())["conditions"]
     assert described["block"] == 2 and [one["name"] for one in described["columns"]] == ["size_bucket"]
