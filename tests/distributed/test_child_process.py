@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -212,6 +213,7 @@ def test_the_thread_that_watches_rank_0_gives_signs_of_life_and_ends_with_its_bl
 
     before, store = set(threading.enumerate()), HashStore()
     with exit_with_rank_0(store, 3):
-        store.wait(["alive/3"])
+        while not store.check(["alive/3"]):  # its `wait` does not see an `add`
+            time.sleep(0.01)
         (watcher,) = set(threading.enumerate()) - before
     assert not watcher.is_alive()
