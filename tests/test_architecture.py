@@ -29,7 +29,7 @@ STAGE_ROWS = [
     {"inputs", "run_folder", "report_pages"},
     {"weights"},
     {"provenance", "model_logging", "train_setup", "decision", "looks", "ensemble", "calibration"},
-    {"test_loss", "preflight", "over_time", "forecast_charts", "members"},
+    {"test_loss", "validation_forecasts", "preflight", "over_time", "forecast_charts", "members"},
     {"runner", "evaluate", "train_worker"},
     {"data", "train", "promote"},
     {"audit", "backtest", "calibrate", "embed", "generate", "predict", "data_check", "compared_models"},

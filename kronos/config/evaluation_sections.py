@@ -1,4 +1,4 @@
-"""The sections of the backtest, the audit, the benchmark and synthetic bars."""
+"""The sections of the backtest, of further evaluations, of synthetic bars and of the daily update."""
 
 from typing import Literal
 
@@ -116,3 +116,10 @@ class BenchmarkConfig(Section):
         "+TOKENIZER if it needs another; chronos:ADDRESS, garch, or package.module:Class",
     )
     benchmark_bars: Int = field(30, "benchmark: bars of each synthetic series", ge=4)
+
+
+class UpdateConfig(Section):
+    """The daily update."""
+
+    update_forecast: bool = field(False, "update: forecast the next bars too, and score earlier forecasts")
+    forecast_log_path: Text = field("outputs/forecast_log", "folder of past forecasts and their scorecard")

@@ -18,7 +18,9 @@ from kronos.config.evaluation_sections import (
     BenchmarkConfig,
     EmbedConfig,
     GenerateConfig,
+    UpdateConfig,
 )
+from kronos.config.search_section import SearchConfig
 from kronos.config.section import Section
 from kronos.config.sections import (
     DataConfig,
@@ -27,10 +29,8 @@ from kronos.config.sections import (
     ModelConfig,
     OutputConfig,
     RegistryConfig,
-    SearchConfig,
     TrackingConfig,
     TrainingConfig,
-    UpdateConfig,
 )
 from kronos.config.validation import contradictions
 

@@ -1,6 +1,6 @@
 """The sections of the configuration: every field once, with its type, default, limits and help text.
 
-Those of the backtest and of further evaluations are in `evaluation_sections`.
+Those of the backtest and of further evaluations are in `evaluation_sections`, that of the search in `search_section`.
 """
 
 from typing import Annotated, Any, Literal
@@ -186,7 +186,11 @@ class TrainingConfig(Section):
     )
     n_val_iter: Int = field(20_000, "validation windows, the same ones in every epoch", ge=1)
     early_stopping_patience: Int = field(
-        0, "epochs without a better val_loss before stopping; 0 is off", ge=0
+        0, "epochs without a better early_stopping_metric before stopping; 0 is off", ge=0
+    )
+    early_stopping_metric: Literal["val_loss", "rank_ic", "crps"] = field(
+        "val_loss",
+        "what the best predictor is chosen by: val_loss, or the rank_ic or crps of forecasts of validation days",
     )
     loss_bars: Literal["window", "horizon"] = field("window", "bars that the training loss covers")
     warmup_fraction: Float = field(
@@ -210,6 +214,15 @@ class TrainingConfig(Section):
     freeze_tokenizer: bool = field(False, "use the pretrained tokenizer unchanged and skip its training")
     freeze_blocks: Int = field(
         0, "number of first predictor blocks that are frozen, with the embeddings", ge=0
+    )
+    unfreeze_every: Float = field(
+        0.0,
+        "epochs after which one more predictor block is trained, beginning with heads and last block, embeddings "
+        "last; 0: all from the start",
+        ge=0,
+    )
+    layer_decay: Float = field(
+        1.0, "factor of the learning rate from each predictor layer to the one below; 1 is off", gt=0, le=1
     )
     adapter: Literal["none", "lora", "dora"] = field(
         "none",
@@ -333,13 +346,6 @@ class ForecastConfig(Section):
     calibration_sample_count: Int = field(50, "sample paths per series of calibrated bands", ge=10)
 
 
-class UpdateConfig(Section):
-    """The daily update."""
-
-    update_forecast: bool = field(False, "update: forecast the next bars too, and score earlier forecasts")
-    forecast_log_path: Text = field("outputs/forecast_log", "folder of past forecasts and their scorecard")
-
-
 class TrackingConfig(Section):
     """MLflow tracking and reuse."""
 
@@ -359,42 +365,3 @@ class RegistryConfig(Section):
     promote: Literal["auto", "force", "never"] = field(
         "auto", "auto: the version becomes @champion if it beats the present one; force: always; never"
     )
-
-
-class SearchConfig(Section):
-    """The Optuna search."""
-
-    search_stage: Literal["tokenizer", "predictor", "both"] = field(
-        "predictor", "stage whose fields are searched"
-    )
-    n_trials: Int = field(20, "trials in total", ge=1)
-    search_timeout: Int = field(0, "seconds after which no trial starts; 0 is off", ge=0)
-    search_learning_rate: Annotated[tuple[float, float], BeforeValidator(split_text)] = field(
-        (1e-6, 1e-3), "log range"
-    )
-    search_batch_size: Annotated[tuple[int, ...], BeforeValidator(split_text)] = field(
-        (16, 32, 64, 128), "choices"
-    )
-    search_space: OptionalText = field(
-        None, "JSON file of further fields to search: float, log, int, categorical, conditional"
-    )
-    search_metric: Names = field(
-        ("val_loss",), "metric that trials are compared by: val_loss, rank_ic, crps, or two of them"
-    )
-    search_sampler: Literal["tpe", "random"] = field("tpe", "how the next trial is chosen")
-    search_pruner: Literal["hyperband", "asha", "median", "none"] = field(
-        "hyperband", "how unpromising trials are stopped early"
-    )
-    search_reports: Int = field(9, "validations per trial, spread evenly over its windows", ge=1, le=1000)
-    search_trial_timeout: Int = field(0, "seconds after which a trial is ended as failed; 0 is off", ge=0)
-    search_repeats: Int = field(1, "seeds with which each of the best trials is trained", ge=1)
-    search_top: Int = field(3, "number of best trials that search_repeats applies to", ge=1)
-    search_heartbeat: Int = field(
-        20, "seconds between heartbeats; a trial without one for three times as long is tried again", ge=1
-    )
-    search_path: Text = field("outputs/search", "folder of the studies' results")
-    study_name: Text = field("auto", "name of the study; auto derives it from space and inputs")
-    storage: Text = field(
-        "sqlite:///optuna.db", "Optuna's storage address, shared by all machines of a search"
-    )
-    n_jobs: Int = field(1, "trials that run at the same time on this machine", ge=1)

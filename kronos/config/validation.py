@@ -36,6 +36,10 @@ def contradictions(config: Any) -> Iterator[str]:
         yield f"replay_fraction: {config.replay_fraction:g} needs since, the day before which windows are older ones"
     if config.shard and config.precision == "fp16":
         yield "shard: true works with precision fp32 and bf16, not with fp16"
+    if config.shard and config.unfreeze_every:
+        yield "shard: true contradicts unfreeze_every: sharded weights cannot be unfrozen while training"
+    if config.early_stopping_metric == "crps" and config.inference_sample_count < 2:
+        yield "early_stopping_metric: crps needs sample paths to compare: give --inference-sample-count 2 or more"
     if config.shard and config.compile:
         yield "shard: true contradicts compile=true"
     if config.backtest_n_symbol_drop > config.backtest_n_symbol_hold:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,18 @@ TRAINING_PARAMS = tuple(
     for name in fields_of("data", "model", "training", "launch", "output", "tracking")
     if not name.startswith(("skip_", "backtest_", "predict_result", "predict_save", "test_"))
 )
+ONLY_OF_PREDICTORS = (
+    "loss_bars", "freeze_blocks", "condition_columns", "condition_block", "unfreeze_every", "layer_decay",
+    "early_stopping_metric",
+)  # fmt: skip
+# What forecasts of validation days depend on, if the best predictor is chosen by them.
+FORECAST_PARAMS = (
+    "inference_T", "inference_top_p", "inference_top_k", "inference_sample_count", "inference_fine_rotary",
+    "inference_precision", "inference_compile", "backtest_signal", "backtest_limit_threshold",
+    "backtest_delisting_return",
+)  # fmt: skip
+# Imported by name and only where it is used, so that its code is not part of the key of every training.
+VALIDATION_FORECASTS = "kronos.stages.validation_forecasts"
 # Not part of the cache key of training, since they only affect how the trained model is used.
 NOT_TRAINED_WITH = ("max_context",)
 
@@ -100,8 +113,7 @@ class TokenizerStage(TrainStage):
     params = tuple(
         name
         for name in TRAINING_PARAMS
-        if not name.startswith(("predictor_", "pretrained_predictor"))
-        and name not in ("loss_bars", "freeze_blocks", "condition_columns", "condition_block")
+        if not name.startswith(("predictor_", "pretrained_predictor")) and name not in ONLY_OF_PREDICTORS
     )
 
     def inputs(self, config: Config) -> Inputs:
@@ -121,7 +133,16 @@ class PredictorStage(TrainStage):
     name = "predictor"
     kind: Kind = "predictor"
     help = "train the predictor on the stored bars, as the stored tokenizer sees them"
-    params = tuple(name for name in TRAINING_PARAMS if name != "tokenizer_learning_rate")
+    params = (*(name for name in TRAINING_PARAMS if name != "tokenizer_learning_rate"), *FORECAST_PARAMS)
+
+    def key_fields(self, config: Config) -> tuple[str, ...]:
+        by_forecasts = config.training.early_stopping_metric != "val_loss"
+        without = () if by_forecasts else FORECAST_PARAMS
+        more = NOT_TRAINED_WITH if by_forecasts else ()
+        return (*(name for name in super().key_fields(config) if name not in without), *more)
+
+    def code(self, config: Config) -> tuple[str, ...]:
+        return () if config.training.early_stopping_metric == "val_loss" else (VALIDATION_FORECASTS,)
 
     def inputs(self, config: Config) -> Inputs:
         store = stored_bars(config)
@@ -167,6 +188,10 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
     _describe(context, runtime, model, settings, train)
     log_dataset(context, store, "training")
     resume = training.resume != "never"
+    forecasts = None
+    if kind == "predictor" and training.early_stopping_metric != "val_loss":
+        scored_by = import_module(VALIDATION_FORECASTS).scored_by_forecasts
+        forecasts = scored_by(config, store, inputs.splits, tokenizer)
     job = {
         "kind": kind, "config": config.model_dump(mode="json"), "bars": store.digest,
         "splits": splits_to_json(inputs.splits), "learning_rate": rates[kind], "clip_norm": CLIP_NORM[kind],
@@ -180,6 +205,7 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
             result = fit(
                 model, objective, train, validation, settings=settings, runtime=runtime, folder=folder,
                 report=run.metrics, progress=progress, resume=resume, stop_requested=stop, before_save=run.flush,
+                forecasts=forecasts,
             )  # fmt: skip
         run.flush()
         if result.interrupted:
@@ -200,7 +226,7 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
         record = write_record(folder, key, run.id, _outputs(folder), {
             "metrics": {
                 "best_val_loss": result.best_value, "best_step": result.best_step, "steps": result.steps,
-                "windows_per_second": result.windows_per_second,
+                **_chosen_by(result), "windows_per_second": result.windows_per_second,
                 "peak_memory_gib": result.peak_memory / 2**30,
                 **{f"seconds_{part}": value for part, value in result.seconds.items()},
             },
@@ -218,11 +244,20 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
                 f"predictor: logged with its tokenizer as {address}" if address is not None
                 else f"predictor: not logged to MLflow; the weights are in {final}"
             )  # fmt: skip
+    figures = "".join(
+        f", {name.removeprefix('best_')} {value:.4g}" for name, value in _chosen_by(result).items()
+    )
     context.say(
-        f"{kind}: best val_loss {record['metrics']['best_val_loss']:.5g} at step {result.best_step}, "
+        f"{kind}: best val_loss {record['metrics']['best_val_loss']:.5g}{figures} at step {result.best_step}, "
         f"{result.windows_per_second:,.0f} windows/s, {result.peak_memory / 2**30:.2f} GiB at most, saved in {final}"
     )
     return record
+
+
+def _chosen_by(result: Any) -> dict[str, float]:
+    """The figures of the best weights' forecasts of validation days, where they were chosen by them."""
+    (best,) = [entry for entry in result.curve if entry["step"] == result.best_step]
+    return {f"best_{name}": best[f"val_{name}"] for name in ("rank_ic", "crps") if f"val_{name}" in best}
 
 
 def _outputs(folder: Path) -> list[str]:

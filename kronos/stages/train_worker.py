@@ -45,6 +45,7 @@ def _train(description: dict[str, Any], place: Place, stopped: Callable[[], bool
     from kronos.model.presets import build_model
     from kronos.stages.inputs import splits_from_json, stored_bars
     from kronos.stages.train_setup import make_objective, prepare, share_tokenizer, windows
+    from kronos.stages.validation_forecasts import scored_by_forecasts
     from kronos.training.settings import FitSettings
     from kronos.training.trainer import fit
 
@@ -56,7 +57,11 @@ def _train(description: dict[str, Any], place: Place, stopped: Callable[[], bool
         model = prepare(build_model(kind, description["model"]), config)
         tokenizer = build_model("tokenizer", description["tokenizer"]) if description["tokenizer"] else None
         objective = make_objective(kind, config, tokenizer, description["objective"])
-        train, validation = windows(config, store, splits_from_json(description["splits"]), model)
+        splits = splits_from_json(description["splits"])
+        train, validation = windows(config, store, splits, model)
+        forecasts = None
+        if kind == "predictor" and config.training.early_stopping_metric != "val_loss":
+            forecasts = scored_by_forecasts(config, store, splits, tokenizer)
         join_group(description["store"], description["number"], place, runtime.device.type == "cuda")
         share_tokenizer(objective, runtime)
         settings = FitSettings(
@@ -66,7 +71,7 @@ def _train(description: dict[str, Any], place: Place, stopped: Callable[[], bool
         fit(
             model, objective, train, validation, settings=settings, runtime=runtime,
             folder=Path(), report=lambda step, values: None, resume=description["resume"],
-            stop_requested=stopped,
+            stop_requested=stopped, forecasts=forecasts,
         )  # fmt: skip
     finally:
         if dist.is_initialized():

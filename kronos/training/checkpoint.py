@@ -21,7 +21,8 @@ from kronos.distributed.collectives import Collectives
 from kronos.model.checkpoint import CONFIG, WEIGHTS, save_model
 from kronos.training import adapters
 from kronos.training.averaging import AveragedWeights
-from kronos.training.sharding import whole, whole_state
+from kronos.training.optimizer import load_schedule
+from kronos.training.sharding import SCALE, whole, whole_state
 from kronos.utils import files
 from kronos.utils.digests import altered, file_digest, read_object, with_own_digest
 from kronos.utils.errors import Damaged, UserError
@@ -183,15 +184,15 @@ def load_last(
             }
             training.averaged.model.load_state_dict(average, strict=True)
         layout = training.optimizer.state_dict()["param_groups"]
-        common = document["optimizer"][0]  # groups differ in their weight decay, which the settings fix
+        # Groups differ in their multiple of the learning rate, and in their weight decay, which the settings fix.
         own = ("params", "weight_decay")
-        groups = [
-            {**common, "betas": tuple(common["betas"]), **{key: group[key] for key in own}}
-            for group in layout
-        ]
+        groups = []
+        for group in layout:
+            common = next(one for one in document["optimizer"] if one[SCALE] == group[SCALE])
+            groups.append({**common, "betas": tuple(common["betas"]), **{key: group[key] for key in own}})
         entries = {index: entry for index, entry in enumerate(stored) if entry}
         training.optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        training.scheduler.load_state_dict(document["scheduler"])
+        load_schedule(training.scheduler, document["scheduler"])
         training.scaler.load_state_dict(document["scaler"])
         state = LoopState(**document["loop"])
         random_states: list[dict[str, torch.Tensor]] = [{} for _ in range(document["ranks"])]
@@ -199,7 +200,7 @@ def load_last(
             if label.startswith("rng/"):
                 _, rank, device = label.split("/")
                 random_states[int(rank)][device] = tensor
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+    except (KeyError, StopIteration, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(
             f"{folder} is damaged or of another model ({type(error).__name__}: {error}): {REMEDY}"
         ) from error
@@ -238,7 +239,7 @@ def share_state(
             where = device if kind == device.type else torch.device(kind)
             entries.setdefault(index, {})[key] = torch.empty(shape, dtype=dtype, device=where)
         optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        training.scheduler.load_state_dict(schedule)
+        load_schedule(training.scheduler, schedule)
         training.scaler.load_state_dict(scale)
     # The tensors are taken from state_dict() again: load_state_dict may have copied them.
     ranks.broadcast(value for entry in optimizer.state_dict()["state"].values() for value in entry.values())

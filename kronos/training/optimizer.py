@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from kronos.training.layers import layers_of
 from kronos.training.settings import FitSettings
-from kronos.training.sharding import by_kind
+from kronos.training.sharding import SCALE, by_kind
 from kronos.utils.errors import UserError
 
 
@@ -27,12 +28,39 @@ def adamw(model: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
             vectors = [parameter for parameter in side if parameter.ndim <= 1]
             groups.append({"params": vectors, "weight_decay": 0.0})
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [part for group in groups for part in _by_layer(model, group, settings)],
         lr=settings.learning_rate,
         betas=(training.adam_beta1, training.adam_beta2),
         weight_decay=training.adam_weight_decay,
         fused=True,
     )
+
+
+def _by_layer(model: nn.Module, group: dict[str, Any], settings: FitSettings) -> list[dict[str, Any]]:
+    """Split a group into those of the layers, from the top down, each with its share of the learning rate."""
+    decay, layers = settings.training.layer_decay, layers_of(model)
+    parts: dict[float, list[nn.Parameter]] = {}
+    layer = {parameter: layers[name] for name, parameter in model.named_parameters()}
+    for parameter in group["params"]:
+        parts.setdefault(decay ** layer[parameter], []).append(parameter)
+    return [
+        {**group, "params": parts[scale], "lr": settings.learning_rate * scale, SCALE: scale}
+        for scale in sorted(parts, reverse=True)
+    ]
+
+
+def base_rate(optimizer: torch.optim.Optimizer) -> float:
+    """Return the present learning rate of the top layer."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"] / group[SCALE])
+
+
+def load_schedule(scheduler: LRScheduler, state: dict[str, Any]) -> None:
+    """Restore the place in the schedule, for an optimizer with other groups too; its rates are restored before."""
+    own = scheduler.state_dict()
+    of_groups: dict[str, Any] = {name: own[name] for name in ("base_lrs", "lr_lambdas") if name in own}
+    rates = [group["lr"] for group in scheduler.optimizer.param_groups]
+    scheduler.load_state_dict({**state, **of_groups, "_last_lr": rates})
 
 
 def schedule(optimizer: torch.optim.Optimizer, settings: FitSettings, total_steps: int) -> LRScheduler:
@@ -49,7 +77,7 @@ def one_cycle(optimizer: torch.optim.Optimizer, settings: FitSettings, total_ste
         warm_up = math.nextafter(warm_up, 0.0)
     return OneCycleLR(
         optimizer,
-        max_lr=settings.learning_rate,
+        max_lr=[settings.learning_rate * group[SCALE] for group in optimizer.param_groups],
         total_steps=total_steps,
         pct_start=warm_up,
         div_factor=settings.div_factor,

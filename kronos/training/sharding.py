@@ -17,6 +17,8 @@ from kronos.model.layers import Block
 from kronos.utils.errors import UserError
 from kronos.utils.heap import MMAP_THRESHOLD, TRIM_THRESHOLD, tune_heap
 
+SCALE = "lr_scale"  # in an optimizer's group: its learning rate as a multiple of the top layer's
+
 
 def shard_blocks(model: nn.Module, device: torch.device, world: int) -> None:
     """Replace the parameters of every block by DTensors over all ranks, in place.
@@ -59,7 +61,8 @@ def move_state(
 ) -> None:
     """Copy the state of whole parameters, equal on all ranks, to an optimizer over their parts.
 
-    The values of the groups (learning rate, betas) are those of the first group, and weight decay stays.
+    The values of a group (learning rate, betas) are those of the first group with the same multiple of the learning
+    rate, and weight decay stays.
     """
     from torch.distributed.tensor import distribute_tensor
 
@@ -69,11 +72,9 @@ def move_state(
             if is_sharded(target) and value.shape == target.shape:
                 value = distribute_tensor(value, target.device_mesh, target.placements)
             after.state[target][key] = value
-    common = {
-        key: value for key, value in before.param_groups[0].items() if key not in ("params", "weight_decay")
-    }
     for group in after.param_groups:
-        group.update(common)
+        common = next(one for one in before.param_groups if one[SCALE] == group[SCALE])
+        group.update({key: value for key, value in common.items() if key not in ("params", "weight_decay")})
 
 
 def whole(tensor: Any) -> Tensor:

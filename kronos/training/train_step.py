@@ -13,8 +13,9 @@ from kronos.distributed.device import Runtime
 from kronos.training.averaging import AveragedWeights
 from kronos.training.checkpoint import LoopState
 from kronos.training.dataloader import Part
-from kronos.training.optimizer import adamw, schedule
-from kronos.training.settings import FitSettings
+from kronos.training.layers import GradualUnfreezing
+from kronos.training.optimizer import adamw, load_schedule, schedule
+from kronos.training.settings import FitSettings, Plan
 from kronos.training.sharding import by_kind, clip_gradients, move_state, shard_blocks
 from kronos.utils.errors import UserError
 
@@ -39,16 +40,18 @@ class Stepper:
         model: nn.Module,
         objective: Any,
         settings: FitSettings,
-        total_steps: int,
+        plan: Plan,
         runtime: Runtime,
         ranks: Collectives,
     ) -> None:
         self.model, self.objective, self.settings = model, objective, settings
         self.runtime, self.ranks = runtime, ranks
-        self.total_steps = total_steps
+        self.total_steps = plan.total_steps
         decay = settings.training.ema_decay
         self.averaged = AveragedWeights(model, decay) if decay else None
         self._make_optimizer()
+        every = settings.training.unfreeze_every
+        self.unfreezing = GradualUnfreezing(model, every, plan.steps_per_epoch) if every else None
         self.loss = torch.compile(objective.loss) if settings.training.compile else objective.loss
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
 
@@ -67,10 +70,12 @@ class Stepper:
             self.averaged.follow(self.model)
         self._make_optimizer()
         move_state(optimizer, parameters, self.optimizer, self.parameters)
-        self.scheduler.load_state_dict(scheduler.state_dict())
+        load_schedule(self.scheduler, scheduler.state_dict())
 
     def step(self, batches: Iterator[tuple[Part, Any]], state: LoopState, clock: Clock, stop: bool) -> Step:
         """Make one step, or none where a number is not finite; `stop` is this rank's request, sent to all ranks."""
+        if self.unfreezing:
+            self.unfreezing.before_step(state.step)
         sums: Tensor | None = None
         names: list[str] = []
         between_ranks = getattr(self.objective, "between_ranks", None) if self.ranks.world > 1 else None

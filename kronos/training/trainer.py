@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,45 +30,17 @@ from kronos.training.checkpoint import (
 )
 from kronos.training.dataloader import Feed, WindowSource, training_order
 from kronos.training.objectives import Objective
+from kronos.training.optimizer import base_rate
+from kronos.training.result import FitResult, TrainingStopped, is_better
 from kronos.training.settings import FitSettings, plan
 from kronos.training.sharding import gathered
 from kronos.training.train_step import MOST_OVERFLOWS, Stepper, out_of_memory
 from kronos.training.validation import score
 from kronos.utils.errors import UserError
 
+ForecastScores = Callable[[nn.Module, Collectives, Callable[[], bool]], dict[str, float] | None]
 Report = Callable[[int, dict[str, float]], None]
 Progress = Callable[[int, int, dict[str, float]], None]
-
-
-class TrainingStopped(UserError):
-    """A loss or gradient is not finite; no optimizer step and no save was made after it."""
-
-    def __init__(self, message: str, step: int, learning_rate: float, windows: list[int]) -> None:
-        super().__init__(message)
-        self.step, self.learning_rate, self.windows = step, learning_rate, windows
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """Result of a training run. `best_step` 0 means that no training step improved on the initial weights.
-
-    `curve` has one entry per evaluation (without times, so that equal runs have equal curves), `learning_rates`
-    [step, rate] pairs, `seconds` the parts data, step, evaluate, save and their total, over all sessions.
-    `peak_memory` is in bytes, of this process and session: see `device.peak_memory`.
-    `resumed_from` is None for a run that was not resumed.
-    """
-
-    best_value: float | None
-    best_step: int | None
-    curve: list[dict[str, float]]
-    learning_rates: list[list[float]]
-    seconds: dict[str, float]
-    windows_per_second: float
-    peak_memory: int
-    steps: int
-    resumed_from: int | None
-    interrupted: bool
-    stopped_early: bool
 
 
 def fit(
@@ -86,8 +57,13 @@ def fit(
     resume: bool = False,
     stop_requested: Callable[[], bool] = lambda: False,
     before_save: Callable[[], None] = lambda: None,
+    forecasts: ForecastScores | None = None,
 ) -> FitResult:
-    """Train `model` in place; the best weights by val_loss are in folder/checkpoints/best_model.
+    """Train `model` in place; the best weights are in folder/checkpoints/best_model.
+
+    They are the best ones by val_loss, or with `forecasts` by the figure of forecasts that `early_stopping_metric`
+    names. `forecasts(model, ranks, stop)` returns the figures of a model by their names without `val_`, on every rank
+    the same, or None after a stop request; those that cannot be computed are left out.
 
     With `ema_decay` the averaged weights are the ones that are evaluated and kept as the best.
     The initial weights are evaluated too, as step 0. `report(step, metrics)` is called for each training interval
@@ -105,7 +81,7 @@ def fit(
             raise UserError(f"{name} has no window: give it a longer range or a shorter lookback")
     forget_peak_memory(runtime.device)
     run = _Run(model, objective, train, val, settings, runtime, Path(folder), report, progress)
-    run.stop_requested, run.before_save = stop_requested, before_save
+    run.stop_requested, run.before_save, run.forecasts = stop_requested, before_save, forecasts
     try:
         resumed_from = run.start(resume)
         interrupted = run.go()
@@ -123,6 +99,7 @@ class _Run:
 
     stop_requested: Callable[[], bool]
     before_save: Callable[[], None]
+    forecasts: ForecastScores | None
 
     def __init__(
         self,
@@ -147,7 +124,7 @@ class _Run:
         self.state = LoopState(seconds={"data": 0.0, "step": 0.0, "evaluate": 0.0, "save": 0.0, "total": 0.0})
         self.saved_step = -1
         self.stopping = False
-        self.stepper = Stepper(model, objective, settings, self.plan.total_steps, runtime, self.ranks)
+        self.stepper = Stepper(model, objective, settings, self.plan, runtime, self.ranks)
         self.scored = self.stepper.averaged.model if self.stepper.averaged else model
         self.training = self._training_objects()
         self.feed = Feed(train, order, settings, self.plan, runtime)
@@ -221,8 +198,9 @@ class _Run:
     def result(self, resumed_from: int | None, interrupted: bool) -> FitResult:
         state = self.state
         busy = state.seconds["data"] + state.seconds["step"]
+        best = [entry["val_loss"] for entry in state.curve if entry["step"] == state.best_step]
         return FitResult(
-            best_value=state.best_value,
+            best_value=best[0] if best else None,
             best_step=state.best_step,
             curve=state.curve,
             learning_rates=state.learning_rates,
@@ -259,11 +237,13 @@ class _Run:
             train_metrics = metrics and self._score(
                 "the training subset", self.train, self.train_eval_windows
             )
-        if not metrics or not train_metrics:
+            forecast_metrics = train_metrics and self._score_forecasts()
+        if not metrics or not train_metrics or forecast_metrics is None:
             return
-        value = metrics["val_loss"]
-        metrics["train_eval_loss"] = train_metrics["val_loss"]
-        if state.best_value is None or value < state.best_value:
+        metrics |= {"train_eval_loss": train_metrics["val_loss"], **forecast_metrics}
+        chosen_by = self.fields.early_stopping_metric if self.forecasts else "val_loss"
+        value = metrics.get(f"val_{chosen_by.removeprefix('val_')}")
+        if state.best_step is None or is_better(value, state.best_value, higher=chosen_by == "rank_ic"):
             state.best_value, state.best_step, state.evaluations_since_best = value, state.step, 0
             with self._clock("save"):
                 save_best(self.checkpoints / "best_model", self.scored, state.step, self.ranks)
@@ -278,6 +258,16 @@ class _Run:
         self.report(state.step, metrics)
         if self.progress:
             self.progress(state.step, self.plan.total_steps, metrics)
+
+    def _score_forecasts(self) -> dict[str, float] | None:
+        """Return the figures of forecasts, {} where none are wanted, or None after a stop request."""
+        if self.forecasts is None:
+            return {}
+        alone = self.ranks.world == 1
+        stop = self._stop_is_requested if alone else self.stop_requested
+        found = self.forecasts(self.scored, self.ranks, stop)
+        self.stopping = self.stopping or found is None
+        return found and {f"val_{name}": value for name, value in found.items()}
 
     def _score(self, what: str, source: WindowSource, windows: np.ndarray) -> dict[str, float] | None:
         """Return means over the windows, or None after a stop request."""
@@ -308,7 +298,7 @@ class _Run:
     def _step(self) -> None:
         """Make one optimizer step over the next windows of the epoch."""
         state = self.state
-        state.learning_rate = self.stepper.optimizer.param_groups[0]["lr"]
+        state.learning_rate = base_rate(self.stepper.optimizer)
         windows = self.feed.windows(state.step)
         stop = self.ranks.world > 1 and self.stop_requested()
         step = self.stepper.step(self.feed.batches(state.step), state, self._clock, stop)
@@ -359,7 +349,7 @@ class _Run:
 
     def _stopped(self, what: str, source: WindowSource, windows: np.ndarray) -> TrainingStopped:
         step = self.state.step + 1
-        rate = self.stepper.optimizer.param_groups[0]["lr"]
+        rate = base_rate(self.stepper.optimizer)
         describe = getattr(source, "describe", None)
         shown = describe(windows[:3]) if describe else [str(window) for window in windows[:8]]
         some = ", ".join(shown) + (", ..." if len(windows) > len(shown) else "")

@@ -41,7 +41,7 @@ def measure(fields: dict[str, Any]) -> dict[str, float]:
     from kronos.training.checkpoint import LoopState
     from kronos.training.dataloader import Part
     from kronos.training.objectives import PredictorObjective
-    from kronos.training.settings import FitSettings
+    from kronos.training.settings import FitSettings, Plan
     from kronos.training.train_step import Stepper
     from kronos.utils.heap import MMAP_THRESHOLD, TRIM_THRESHOLD, tune_heap
 
@@ -51,7 +51,7 @@ def measure(fields: dict[str, Any]) -> dict[str, float]:
     objective = PredictorObjective(random_model("tokenizer", PRESET), LOOKBACK, HORIZON)
     model = prepare(random_model("predictor", PRESET), config).train()
     settings, state = FitSettings(config.training, 1e-4, 3.0), LoopState()
-    stepper = Stepper(model, objective, settings, 2 * STEPS, runtime, Collectives(0, 1))
+    stepper = Stepper(model, objective, settings, Plan(1, 1, 1, 2 * STEPS, ""), runtime, Collectives(0, 1))
 
     def step() -> float:
         chosen = np.arange(state.step * SIZE, (state.step + 1) * SIZE)

@@ -31,7 +31,7 @@ from kronos.model.cpu_kernels.linear import linear
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
 from kronos.training.optimizer import adamw
-from kronos.training.settings import FitSettings
+from kronos.training.settings import FitSettings, Plan
 from kronos.training.train_step import Stepper
 from kronos.training.trainer import fit
 
@@ -166,7 +166,7 @@ def our_step(
     training = TrainingConfig(epochs=1, batch_size=BATCH, adam_beta2=beta2)
     settings = FitSettings(training, rate, clip, div_factor=1.0)
     runtime = Runtime(torch.device(DEVICE), dtype)
-    stepper = Stepper(model.train(), objective, settings, 10_000, runtime, Collectives())
+    stepper = Stepper(model.train(), objective, settings, Plan(1, 1, 1, 10_000, ""), runtime, Collectives())
     state = LoopState()
 
     def step() -> float:

@@ -8,6 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from kronos.__main__ import main
+from kronos.config.schema import Config
 from kronos.stages import STAGES
 from kronos.training.adapters import FOLDER
 from kronos.utils.files import RECORD, read_json, write_json
@@ -56,7 +57,7 @@ def test_both_models_are_adapted_logged_and_reused_and_a_search_varies_the_adapt
         assert {item.path for item in logged} == files
         described = json.loads((folder / place / "adapter_config.json").read_text())
         assert described["base_model_name_or_path"] == str(weights / kind)
-        assert set(STAGES[kind].key_fields(None)) >= FIELDS  # type: ignore[arg-type]
+        assert set(STAGES[kind].key_fields(Config())) >= FIELDS
         assert main([kind, *fields]) == 0 and f"{kind}: reused" in capsys.readouterr().out
     write_json("space.json", {
         "adapter": {"type": "categorical", "choices": ["dora"]},

@@ -23,7 +23,8 @@ from kronos.model.conditions import Conditions
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from kronos.stages.train_setup import freeze, prepare
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
-from kronos.training.trainer import FitResult, fit
+from kronos.training.result import FitResult
+from kronos.training.trainer import fit
 
 LOOKBACK, HORIZON, LENGTH = 24, 8, 33
 

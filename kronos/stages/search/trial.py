@@ -19,7 +19,6 @@ from kronos.stages.base import Context, Say
 from kronos.stages.run_folder import shards_of
 from kronos.stages.runner import run_stage
 from kronos.stages.train import PredictorStage, TokenizerStage
-from kronos.utils.errors import UserError
 
 Record = Callable[[int, dict[str, float]], None]
 STAGES_BY_KIND: dict[str, TokenizerStage | PredictorStage] = {
@@ -96,66 +95,16 @@ def quietly(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def forecast_metrics(
     config: Config, shards: Shards | None = None
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Rank IC and CRPS of forecasts on the validation range, computed in the same way as in the backtest.
-
-    Returns the metrics, and the Rank IC of each day that has one (the key is the day in ISO 8601).
-
-    `rank_ic` is the mean over days of `backtest_signal` with the tradable return, as in the report, `crps` the fair
-    CRPS of the predicted closes divided by the last close of the context. Forecasts begin at the range's start +
-    lookback and end within the range. Days are subsampled evenly so that about n_val_iter forecasts remain. Raises
-    UserError where the range is too short.
-    """
-    import numpy as np
-    import pandas as pd
-
-    from kronos.data.bars import CLOSE
-    from kronos.data.forecast_points import forecast_points
-    from kronos.evaluation import accuracy, signals
-    from kronos.evaluation.departures import pay_out
-    from kronos.evaluation.tradability import trading_mask
+    """Rank IC and CRPS of the trained models' forecasts on the validation range, and the Rank IC of each day."""
     from kronos.forecast.store_forecaster import forecaster, trading_rules
-    from kronos.stages.inputs import resolve_splits, stored_bars, wide_bars
+    from kronos.stages.inputs import resolve_splits, stored_bars
+    from kronos.stages.validation_forecasts import validation_forecasts
     from kronos.stages.weights import trained_pair
 
     store = stored_bars(config)
     splits = resolve_splits(config, store)
     tokenizer, predictor, _ = trained_pair(config, store, splits)
+    wanted = validation_forecasts(config, store, splits)
     model = forecaster(config, store, tokenizer.model, predictor.model, shards)
-    lookback, horizon = config.data.lookback_window, config.data.predict_window
-    points = forecast_points(store, *splits.val, lookback, horizon)
-    sessions = np.unique(points.session)
-    first = int(np.searchsorted(store.sessions, pd.Timestamp(splits.val[0]).value)) + lookback - 1
-    last = int(np.searchsorted(store.sessions, pd.Timestamp(splits.val[1]).value, "right")) - 1 - horizon
-    days = sessions[(sessions >= first) & (sessions <= min(last, store.last_session - horizon))]
-    if not len(days):
-        raise UserError(
-            "val_time_range is too short: no forecast begins at its start + lookback and ends within it"
-        )
-    whole = int(np.isin(points.session, days).sum())
-    points = points.subset(np.isin(points.session, days[:: math.ceil(whole / config.training.n_val_iter)]))
-    closes_NSH = model.closes(points, trading_rules(config), "forecast")
-    start = max(int(points.session.min()) - 1, 0)  # the close before tells a limit
-    bars = wide_bars(store, start)
-    close = bars["close"]
-    mean_NH, count = closes_NSH.mean(axis=1), len(points)
-    forecast = pd.DataFrame({
-        "instrument": np.repeat(np.array(store.instruments, dtype=object)[points.instrument], horizon),
-        "as_of": np.repeat(store.sessions[points.session], horizon).astype("datetime64[ns]"),
-        "step": np.tile(np.arange(1, horizon + 1, dtype=np.int32), count), "close": mean_NH.reshape(-1),
-    })  # fmt: skip
-    predicted = signals.wide(signals.score(close, forecast), config.backtest.backtest_signal)
-    end = pd.Timestamp(splits.val[1]) + pd.Timedelta(days=1)
-    known = {name: frame[frame.index < end] for name, frame in bars.items()}  # no bar after the range
-    known = pay_out(known, config.backtest.backtest_delisting_return)
-    mask = trading_mask(store, known, "open", config.backtest.backtest_limit_threshold)
-    realised = signals.tradable_returns(known["open"], known["close"], horizon, mask)
-    daily = signals.daily_ic(predicted, realised)["rank_ic"]
-    found = {"rank_ic": float(daily.mean())}
-    if "crps" in config.search.search_metric:
-        seen = store.values[points.row, CLOSE].astype(np.float64)
-        place = points.session.astype(np.int64)[:, None] - start + np.arange(1, horizon + 1)
-        ahead_NH = close.to_numpy()[place, points.instrument[:, None]] / seen[:, None]
-        parts = accuracy.crps((closes_NSH / seen[:, None, None]).transpose(0, 2, 1), ahead_NH)
-        found["crps"] = float(np.nanmean(parts))
-    finite: Any = daily.dropna()
-    return found, {day.isoformat(): float(value) for day, value in finite.items()}
+    closes = model.closes(wanted.points, trading_rules(config), "forecast")
+    return wanted.scores(closes, config.search.search_metric)
