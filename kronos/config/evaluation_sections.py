@@ -13,6 +13,7 @@ from kronos.config.field_types import (
     OptionalFloat,
     OptionalLimit,
     OptionalNames,
+    OptionalText,
     Text,
 )
 from kronos.config.registries import SIGNALS
@@ -103,6 +104,25 @@ class EmbedConfig(Section):
     embed_time_range: OptionalDates = field(None, "embed: days of the vectors; none: every day of the bars")
     embed_pooling: Literal["last", "mean"] = field(
         "last", "embed: hidden state of the last bar, or the mean over the context"
+    )
+
+
+class HeadConfig(Section):
+    """A head on the predictor's hidden states, which answers one question directly."""
+
+    objective: Literal["return", "direction", "volatility", "rank"] = field(
+        "return",
+        "head: what it answers for the next predict_window bars: the log return, the probability of a rise, the "
+        "volatility per bar, or a score that ranks the instruments of a day by their return",
+    )
+    head_learning_rate: Float = field(
+        1e-3, "peak learning rate of the head, and of the adapter that is trained with it", gt=0, le=1
+    )
+    head_save_folder_name: Text = field(
+        "head", "the head's folder in save_path, followed by _ and the objective"
+    )
+    head_path: OptionalText = field(
+        None, "head: folder of a head to use instead of training one, on the predictor that it was trained on"
     )
 
 

@@ -18,6 +18,7 @@ from kronos.config.evaluation_sections import (
     BenchmarkConfig,
     EmbedConfig,
     GenerateConfig,
+    HeadConfig,
     UpdateConfig,
 )
 from kronos.config.search_section import SearchConfig
@@ -54,6 +55,7 @@ class Config(BaseModel):
     audit: AuditConfig = AuditConfig()
     generate: GenerateConfig = GenerateConfig()
     embed: EmbedConfig = EmbedConfig()
+    head: HeadConfig = HeadConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     update: UpdateConfig = UpdateConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -120,6 +122,10 @@ class Config(BaseModel):
     @property
     def calibration_folder(self) -> Path:
         return self.model_folder("predictor") / "calibration"
+
+    @property
+    def head_folder(self) -> Path:
+        return Path(self.output.save_path) / f"{self.head.head_save_folder_name}_{self.head.objective}"
 
     @property
     def predict_folder(self) -> Path:

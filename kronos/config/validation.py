@@ -57,6 +57,7 @@ def contradictions(config: Any) -> Iterator[str]:
         "predictor_save_folder_name",
         "backtest_save_folder_name",
         "predict_save_folder_name",
+        "head_save_folder_name",
     ):
         value = getattr(config, name)
         if Path(value).name != value or value in (".", ".."):

@@ -156,9 +156,25 @@ AUDIT = (
     "mirrored",
     "momentum of others",
 )
+HEADS = (
+    "root mean squared error",
+    "squared error",
+    "no move",
+    "mean of the training range",
+    "accuracy",
+    "Brier score",
+    "log loss",
+    "base rate of the training range",
+    "persistence of the last move",
+    "R2 of log volatility",
+    "squared error of log volatility",
+    "volatility of the last bars",
+    "HAR model of log volatility",
+    "the head was trained or chosen on days up to %(until)s: only later days are clean.",
+)
 PHRASES = tuple(
     dict.fromkeys((
         *PERIODS, *BASELINES, *KEYS, *OVER_TIME, *SETTINGS, *EXCLUDED, *CALIBRATION, *WARNINGS, *BARS, *CHARTS,
-        *MODELS, *FOLDS, *AUDIT,
+        *MODELS, *FOLDS, *AUDIT, *HEADS,
     ))
 )  # fmt: skip

@@ -18,6 +18,7 @@ from kronos.evaluation.audit import Case, Share
 from kronos.evaluation.coverage import Coverage
 from kronos.evaluation.departures import Departures
 from kronos.evaluation.forecast_evaluation import Accuracy, Before, Member, Ranking
+from kronos.evaluation.heads import Against, Bin, HeadScores, Measure
 from kronos.evaluation.held_out import HeldOut
 from kronos.evaluation.large_moves import LargeMoves
 from kronos.evaluation.portfolio import Excess
@@ -29,6 +30,7 @@ from kronos.evaluation.time_series import Ledger, LossComparison, TimeSeries
 from kronos.report.audit import Setting, write_audit_pages
 from kronos.report.content import Portfolio, ReportInputs
 from kronos.report.forecast_chart import ForecastChart
+from kronos.report.heads import HeadPage, write_head_pages
 from kronos.report.leaderboard import Entry, Leaderboard, write_board_pages
 from kronos.report.pages.forecasts import write_ranking
 from kronos.report.walk_forward import Fold, PooledInputs, write_pooled_pages
@@ -38,14 +40,14 @@ FILE = "report_content.json.gz"
 CLASSES = {
     one.__name__: one
     for one in (
-        Accuracy, Before, Case, Comparison, Coverage, Departures, Entry, Estimate, Excess, Fold, ForecastChart,
-        HeldOut, LargeMoves, Leaderboard, Ledger, LossComparison, Member, PooledInputs, Portfolio, Ranking,
-        ReportInputs, Score, Setting, Share, TearSheet, TimeSeries, Worth,
+        Accuracy, Against, Before, Bin, Case, Comparison, Coverage, Departures, Entry, Estimate, Excess, Fold,
+        ForecastChart, HeadPage, HeadScores, HeldOut, LargeMoves, Leaderboard, Ledger, LossComparison, Measure,
+        Member, PooledInputs, Portfolio, Ranking, ReportInputs, Score, Setting, Share, TearSheet, TimeSeries, Worth,
     )
 }  # fmt: skip
 WRITERS: dict[str, Callable[..., None]] = {  # of the pages of each report
     "audit": write_audit_pages, "backtest": write_report_pages, "benchmark": write_board_pages,
-    "predict": write_ranking, "walk_forward": write_pooled_pages,
+    "head": write_head_pages, "predict": write_ranking, "walk_forward": write_pooled_pages,
 }  # fmt: skip
 PLAIN = (str, bool, int, float, type(None))
 

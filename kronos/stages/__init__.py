@@ -48,6 +48,7 @@ STAGES = _Stages(
         "audit": "kronos.stages.audit:AuditStage",
         "generate": "kronos.stages.generate:GenerateStage",
         "embed": "kronos.stages.embed:EmbedStage",
+        "head": "kronos.stages.head:HeadStage",
         "predict": "kronos.stages.predict:PredictStage",
         "update": "kronos.stages.update:UpdateStage",
         "pipeline": "kronos.stages.pipeline:PipelineStage",

@@ -23,7 +23,7 @@ MOST_FIGURES = 8  # in the description of a run
 # Fields that cannot change the results of any stage: output folders, tracking, printing and speed.
 NO_EFFECT = frozenset((
     *fields_of("output", "update", "tracking", "registry", "search"), "dataset_path", "cache_path", "audit_path",
-    "generate_path", "benchmark_path", "embed_path",
+    "generate_path", "benchmark_path", "embed_path", "head_save_folder_name",
     "log_interval", "num_workers", "save_windows", "resume", "backtest_batch_size", "nproc_per_node", "fast_mode",
     "report_language", "skip_data_process", "skip_tokenizer", "skip_predictor", "skip_backtest",
 ))  # fmt: skip

@@ -26,7 +26,7 @@ from kronos.utils.files import PACKAGE, RECORD, digest_bytes, write_json
 
 # By a file or folder beside it: the stage that wrote a record which no longer says so.
 WRITTEN_BY = {
-    "index.json": "data", "predictions.parquet": "backtest", "forecast.csv": "predict",
+    "index.json": "data", "predictions.parquet": "backtest", "forecast.csv": "predict", "head.json": "head",
     "checkpoints/tokenizer": "predictor", "checkpoints": "tokenizer",
 }  # fmt: skip
 # Packages and modules whose code cannot change a stage's numbers.

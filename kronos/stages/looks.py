@@ -25,7 +25,7 @@ from kronos.utils.files import digest_bytes, lock_of
 FILE = "looks.jsonl"
 LOCK_SECONDS = 60.0
 BACKTEST, FOLD, WALK_FORWARD, BENCHMARK = "backtest", "fold", "walk_forward", "benchmark"
-SEARCH, CHALLENGE = "search", "challenge"
+SEARCH, CHALLENGE, HEAD = "search", "challenge", "head"
 # Settings that make other forecasts of the same weights.
 SETTINGS = (
     "lookback_window", "predict_window", "max_context", "clip", "inference_T", "inference_top_p", "inference_top_k",
@@ -37,7 +37,7 @@ SETTINGS = (
 class Look:
     """One evaluation of a model, or of several that were compared, on the days of a window."""
 
-    kind: str  # backtest, fold, walk_forward, benchmark, search or challenge
+    kind: str  # backtest, fold, walk_forward, benchmark, search, challenge or head
     first: str  # first and last day of the window, YYYY-MM-DD
     last: str
     freq: str

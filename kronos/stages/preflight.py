@@ -101,7 +101,7 @@ def _packages(parts: dict[str, Stage], config: Config) -> Iterator[str]:
         needed[config.data.data_source.lower()] = None
     if set(TESTED) & parts.keys() and config.backtest.baseline_lightgbm:
         needed["lightgbm"] = None
-    if config.training.adapter != "none" and any(_fitted(name, config) for name in parts):
+    if config.training.adapter != "none" and any(_fitted(name, config) or name == "head" for name in parts):
         needed["peft"] = None
     for name in needed:
         if not _installed(name):

@@ -43,6 +43,7 @@ def _train(description: dict[str, Any], place: Place, stopped: Callable[[], bool
     from kronos.config.schema import Config
     from kronos.distributed.device import choose
     from kronos.model.presets import build_model
+    from kronos.stages.head_setup import of_worker
     from kronos.stages.inputs import splits_from_json, stored_bars
     from kronos.stages.train_setup import make_objective, prepare, share_tokenizer, windows
     from kronos.stages.validation_forecasts import scored_by_forecasts
@@ -54,14 +55,16 @@ def _train(description: dict[str, Any], place: Place, stopped: Callable[[], bool
         store = stored_bars(config)
         _same_bars(store, description["bars"])
         runtime = choose(config.launch.device, config.launch.cpu, config.training.precision, place)
-        model = prepare(build_model(kind, description["model"]), config)
-        tokenizer = build_model("tokenizer", description["tokenizer"]) if description["tokenizer"] else None
-        objective = make_objective(kind, config, tokenizer, description["objective"])
-        splits = splits_from_json(description["splits"])
-        train, validation = windows(config, store, splits, model)
-        forecasts = None
-        if kind == "predictor" and config.training.early_stopping_metric != "val_loss":
-            forecasts = scored_by_forecasts(config, store, splits, tokenizer)
+        splits, forecasts = splits_from_json(description["splits"]), None
+        if kind == "head":
+            model, objective, train, validation = of_worker(description, config, store, splits)
+        else:
+            model = prepare(build_model(kind, description["model"]), config)
+            tokenizer = description["tokenizer"] and build_model("tokenizer", description["tokenizer"])
+            objective = make_objective(kind, config, tokenizer, description["objective"])
+            train, validation = windows(config, store, splits, model)
+            if kind == "predictor" and config.training.early_stopping_metric != "val_loss":
+                forecasts = scored_by_forecasts(config, store, splits, tokenizer)
         join_group(description["store"], description["number"], place, runtime.device.type == "cuda")
         share_tokenizer(objective, runtime)
         settings = FitSettings(

@@ -59,7 +59,7 @@ WALK_FORWARD: dict[str, str] = {
     )},
     "folds": "evidence/folds",
 }  # fmt: skip
-EVIDENCE = {"test_days": "evidence/test_days", "independent_periods": "evidence/independent_periods"}
+EVIDENCE = {name: f"evidence/{name}" for name in ("test_days", "independent_periods", "looks_before")}
 BENCHMARK: dict[str, str] = {
     **{f"{name}{end}": f"{name.replace('_', '/', 1)}{end}" for name, end in product(
         ("price_ic", "price_rank_ic", "return_ic", "return_rank_ic", "volatility_mae", "volatility_r2",
@@ -71,7 +71,21 @@ BENCHMARK: dict[str, str] = {
     **EVIDENCE,
 }  # fmt: skip
 TABLES = {"backtest": BACKTEST, "walk_forward": WALK_FORWARD, "benchmark": BENCHMARK}
+HEAD_TRAINING = {
+    "best_val_loss": "best_val_loss",
+    "best_step": "best_step",
+    "steps": "",
+    "windows_per_second": "",
+}
 AUDIT = ("false_alarms", "power", "coverage")  # beginnings of the names of shares
+HEAD_INTERVALS = (
+    "rank_ic",
+    "auc",
+    "accuracy",
+    "qlike",
+    "groups_spread",
+)  # the other intervals are in the record
+GAIN = "gain_"  # beginning of the names of what a head gains over a naive answer
 FOUND = "found_"  # beginning of the names of counts of findings
 
 
@@ -80,7 +94,7 @@ def tracked(stage: str, values: Mapping[str, float]) -> dict[str, float]:
 
     Of a backtest, a walk-forward and a benchmark these are the ones in the tables; a benchmark logs those of the
     trained model. Of an audit, false alarms, power and coverage. Of the data, the counts and the most frequent kinds
-    of findings. Of any other stage, all.
+    of findings. Of a head, all figures and the most important intervals. Of any other stage, all.
     """
     if stage == "data":
         counts = {_data_name(name): value for name, value in values.items() if not name.startswith(FOUND)}
@@ -89,6 +103,8 @@ def tracked(stage: str, values: Mapping[str, float]) -> dict[str, float]:
         return {**counts, **{name: found[name] for name in kept}}
     if stage == "audit":
         return {shown: value for name, value in values.items() if (shown := _audit_name(name))}
+    if stage == "head":
+        return {shown: value for name, value in values.items() if (shown := _head_name(name))}
     if stage in TABLES:
         return {shown: values[name] for name, shown in TABLES[stage].items() if name in values}
     return dict(values)
@@ -125,3 +141,15 @@ def _audit_name(name: str) -> str:
         if case != name and not is_end and not case.startswith(("above_", "below_")):
             return f"{group}/{case}"
     return EVIDENCE.get(name, "")
+
+
+def _head_name(name: str) -> str:
+    """The name in MLflow; empty for a figure that is not logged. Those of the training keep their names."""
+    if name in HEAD_TRAINING:
+        return HEAD_TRAINING[name]
+    stem = name.removesuffix("_low").removesuffix("_high")
+    if stem != name and stem not in HEAD_INTERVALS:
+        return ""
+    if name.startswith(GAIN):
+        return f"gain/{name.removeprefix(GAIN)}"
+    return EVIDENCE.get(name, f"score/{name}")

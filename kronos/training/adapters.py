@@ -70,8 +70,8 @@ def add_adapter(model: Any, training: TrainingConfig, address: str | None = None
 
 
 def has_adapter(model: nn.Module) -> bool:
-    """Return whether `add_adapter` has added one."""
-    return hasattr(model, "peft_config")
+    """Return whether `add_adapter` has added one, to the model or to a part of it."""
+    return any(hasattr(part, "peft_config") for part in model.modules())
 
 
 def merged(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -101,12 +101,16 @@ def merged(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def save_adapter(model: Any, weights: dict[str, Tensor], folder: Path) -> None:
     """Write the adapter as peft does: adapter_config.json and adapter_model.safetensors.
 
-    `peft.PeftModel.from_pretrained(base, folder)` reads them. `weights` is the state dict with the adapter.
+    `peft.PeftModel.from_pretrained(base, folder)` reads them. `weights` is the state dict with the adapter. Where a
+    part of the model has the adapter, such as the predictor under a head, the files are those of the part.
     """
     from peft import get_peft_model_state_dict
     from peft.utils import SAFETENSORS_WEIGHTS_NAME
     from safetensors.torch import save_file
 
+    place, model = next((name, part) for name, part in model.named_modules() if hasattr(part, "peft_config"))
+    before = f"{place}." if place else ""
+    weights = {name.removeprefix(before): one for name, one in weights.items() if name.startswith(before)}
     config = copy.copy(model.peft_config[ADAPTER])
     config.inference_mode = True  # as peft saves it: loaded, an adapter is frozen unless asked otherwise
     kind = type(model)

@@ -82,9 +82,9 @@ class TokenizerObjective:
         coarse_error = (coarse_x - batch.x).square()
         full_error = (full_x - batch.x).square()
         return {
-            "val_loss": _sum_and_count(full_error[:, self.forecast]),
-            "val_loss_window": _sum_and_count(full_error),
-            "val_loss_coarse": _sum_and_count(coarse_error[:, self.forecast]),
+            "val_loss": sum_and_count(full_error[:, self.forecast]),
+            "val_loss_window": sum_and_count(full_error),
+            "val_loss_coarse": sum_and_count(coarse_error[:, self.forecast]),
             "val_coarse_use": _histogram(ids & (2**model.s1_bits - 1), 2**model.s1_bits),
             "val_fine_use": _histogram(ids >> model.s1_bits, 2**model.s2_bits),
         }
@@ -127,10 +127,10 @@ class PredictorObjective:
         coarse, fine = self.terms(model, batch, drawn=False)
         both = (coarse + fine) / 2
         return {
-            "val_loss": _sum_and_count(both[:, self.forecast]),
-            "val_loss_window": _sum_and_count(both),
-            "val_coarse": _sum_and_count(coarse[:, self.forecast]),
-            "val_fine": _sum_and_count(fine[:, self.forecast]),
+            "val_loss": sum_and_count(both[:, self.forecast]),
+            "val_loss_window": sum_and_count(both),
+            "val_coarse": sum_and_count(coarse[:, self.forecast]),
+            "val_fine": sum_and_count(fine[:, self.forecast]),
         }
 
     def terms(self, model: Any, batch: BatchLike, *, drawn: bool) -> tuple[Tensor, Tensor]:
@@ -149,17 +149,22 @@ class PredictorObjective:
         fine, _ = cross_entropy(model.fine_logits(hidden, coarse_ids), fine_target)
         return coarse, fine
 
-    @torch.no_grad()
     def tokens(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
-        """Return coarse and fine ids, each int64 [B, T], on the device of `x_BTF`.
+        """Return `token_ids` of the objective's tokenizer."""
+        return token_ids(self.tokenizer, x_BTF)
 
-        In float32 whatever the autocast, since forecasts encode in float32: in bfloat16 one id in sixty differs.
-        """
-        if next(self.tokenizer.parameters()).device != x_BTF.device:
-            self.tokenizer.to(x_BTF.device)
-        with torch.autocast(x_BTF.device.type, enabled=False):
-            coarse, fine = self.tokenizer.encode(x_BTF, half=True)
-        return coarse, fine
+
+@torch.no_grad()
+def token_ids(tokenizer: Any, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
+    """Return coarse and fine ids, each int64 [B, T], on the device of `x_BTF`, where the tokenizer is moved.
+
+    In float32 whatever the autocast, since forecasts encode in float32: in bfloat16 one id in sixty differs.
+    """
+    if next(tokenizer.parameters()).device != x_BTF.device:
+        tokenizer.to(x_BTF.device)
+    with torch.autocast(x_BTF.device.type, enabled=False):
+        coarse, fine = tokenizer.encode(x_BTF, half=True)
+    return coarse, fine
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,7 +238,8 @@ def _level_uniform(counter: Tensor, level: int) -> Tensor:
     return ((bits ^ (bits >> 15)) >> 8).float() * 2.0**-24
 
 
-def _sum_and_count(values: Tensor) -> tuple[Tensor, float]:
+def sum_and_count(values: Tensor) -> tuple[Tensor, float]:
+    """Return the sum of the values in float64 and their number."""
     if values.device.type == "mps":  # has no float64
         values = values.cpu()
     return values.sum(dtype=torch.float64), float(values.numel())

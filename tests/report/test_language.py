@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from babel.messages.pofile import read_po
 from catalogue import CATALOGUE, PLACEHOLDER, Message, messages
+from made_heads import make_heads
 from made_reports import latest, make_board, make_folds, make_risks, make_variants, pages
 from test_audit_page import SETTING, made
 
 from kronos.evaluation.audit import KINDS
-from kronos.report import audit, leaderboard, rendering, walk_forward, writer
+from kronos.report import audit, heads, leaderboard, rendering, walk_forward, writer
 from kronos.report.language import words_of
 from kronos.report.pages import forecasts
 from kronos.report.phrases import PHRASES
@@ -29,7 +30,7 @@ NAMES = """
     Lewis Stock Watson Qlib Kronos arXiv LightGBM Alpha158 GARCH EWMA VaR ES n a mean last max min csi300 garch second
     first python m kronos calibrate pip install pipeline arch NeoQuasar small runs abc csv top pinball html plotly js
     accuracy_by_instrument time_series_ledgers test_time_range backtest_delisting_return predict_figures forecasts
-    ARG MFE SH000300 ab12 cd34
+    ARG MFE SH000300 ab12 cd34 AUC Brier QLIKE HAR lora parquet
 """
 NUMBER = re.compile(r"(?<![A-Za-z0-9_.,])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 
@@ -58,13 +59,14 @@ def reports(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
         "walk_forward": {"inputs": PooledInputs(folds=make_folds(), refit=True, **folds)},
         "walk_forward short": {"inputs": PooledInputs(folds=make_folds(20), refit=False, **folds)},
         "predict": {"charts": latest(), "risks": make_risks(), "drawdown": 0.05},
+        **{f"head {name}": {"page": page} for name, page in make_heads().items()},
     }
 
 
 WRITERS: dict[str, Any] = {
     "backtest": writer.write_report_pages, "benchmark": leaderboard.write_board_pages,
     "audit": audit.write_audit_pages, "walk_forward": walk_forward.write_pooled_pages,
-    "predict": forecasts.write_ranking,
+    "predict": forecasts.write_ranking, "head": heads.write_head_pages,
 }  # fmt: skip
 
 

@@ -65,10 +65,15 @@ def planted_bars(
 
 def planted_store(path: Path, seed: int = SEED, *, pattern: bool = True) -> BarStore:
     """The bars as a store that the stages read."""
-    frame, findings = clean(planted_bars(seed, pattern=pattern))
+    word = "with a planted pattern" if pattern else "whose returns are shuffled in time"
+    return store_of(path, planted_bars(seed, pattern=pattern), f"{NAMES} made-up instruments {word}")
+
+
+def store_of(path: Path, bars: pd.DataFrame, universe: str) -> BarStore:
+    """Daily bars as a store, which has no record of a stage."""
+    frame, findings = clean(bars)
     calendar = store_sessions("XNYS", frame["datetime"].min(), frame["datetime"].max())
     aligned = align(frame, calendar)
-    word = "with a planted pattern" if pattern else "whose returns are shuffled in time"
     return write_store(
         path,
         aligned,
@@ -76,7 +81,7 @@ def planted_store(path: Path, seed: int = SEED, *, pattern: bool = True) -> BarS
         last_session=int(aligned["session"].max()),
         calendar="XNYS",
         freq="day",
-        source={"name": "planted", "universe": f"{NAMES} made-up instruments {word}"},
+        source={"name": "planted", "universe": universe},
         findings=findings,
     )
 

@@ -14,14 +14,18 @@ import torch.distributed as dist
 from fit_settings import fit_settings
 
 from kronos.config.schema import Config
+from kronos.data.head_windows import HeadBatch, HeadExamples, day_groups, singles
 from kronos.data.splits import Split
 from kronos.data.windows import Batch, Windows
 from kronos.distributed.device import Runtime, seed_everything
 from kronos.distributed.launcher import Place, join_group, run_worker
 from kronos.model import Kronos, KronosTokenizer
 from kronos.model.conditions import Conditions
+from kronos.model.heads import ForecastHead
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
+from kronos.stages.head_setup import with_adapter
 from kronos.stages.train_setup import freeze, prepare
+from kronos.training.head_objectives import HeadObjective
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
 from kronos.training.result import FitResult
 from kronos.training.trainer import fit
@@ -113,6 +117,49 @@ def build(kind: str, preset: str, dropout: float) -> tuple[Any, Any]:
     return model, PredictorObjective(tokenizer, LOOKBACK, HORIZON)
 
 
+def build_head(kind: str, preset: str, dropout: float, fields: dict[str, Any] | None) -> tuple[Any, Any]:
+    """Return a head on hidden states, or with `fields` on a predictor with an adapter, and its objective."""
+    predictor, inner = build("predictor", preset, dropout)
+    head = ForecastHead(predictor.d_model, 0.0, 1.0)
+    head.linear.bias.requires_grad_(kind != "rank")
+    if fields is None:
+        return head, HeadObjective(kind)  # type: ignore[arg-type]
+    seed_everything(5)
+    return with_adapter(predictor, head, Config(**fields), None), HeadObjective(kind, inner.tokenizer)  # type: ignore[arg-type]
+
+
+def head_examples(seed: int, kind: str, fields: dict[str, Any] | None) -> HeadExamples:
+    """Points of the same random walks, whose outcome is in their hidden state or in their last move."""
+    windows = make_windows(seed)
+    rows = windows.split.starts + LOOKBACK - 1
+    random = np.random.default_rng(seed)
+    states = random.normal(size=(len(rows), 64)).astype(np.float32)
+    closes = windows.store.values[:, 3]
+    target = closes[rows] - closes[rows - 1] if fields else states[:, 3] + random.normal(size=len(rows))
+    if kind == "direction":
+        target = (target > 0).astype(float)
+    members = day_groups(np.arange(len(rows)) // 11, seed) if kind == "rank" else singles(len(rows))
+    windows.store.history = np.full(len(closes), LOOKBACK)
+    return HeadExamples(
+        windows.store, rows, target, lookback=LOOKBACK, clip=5.0, members=members,
+        states=None if fields else states,
+    )  # fmt: skip
+
+
+class Float64Examples:
+    """Examples whose states or bars are float64."""
+
+    def __init__(self, examples: HeadExamples) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def batch(self, indices: np.ndarray, epoch: int | None) -> HeadBatch:
+        batch = self.examples.batch(indices, epoch)
+        return batch._replace(inputs=batch.inputs.double())
+
+
 def train(
     job: dict[str, Any],
     place: Place,
@@ -121,23 +168,30 @@ def train(
     **options: Any,
 ) -> tuple[Any, FitResult]:
     torch.set_num_threads(1)
-    model, objective = build(job["kind"], job["preset"], job["dropout"])
+    head, fields = job["kind"].removeprefix("head "), job.get("fields")
+    is_head = job["kind"].startswith("head ")
+    if is_head:
+        model, objective = build_head(head, job["preset"], job["dropout"], fields)
+    else:
+        model, objective = build(job["kind"], job["preset"], job["dropout"])
     if job.get("unused_parameters"):
         model.one_rank, model.unused = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
         objective = PartlyUsed(objective, place.rank)
     if job.get("frozen"):
         freeze(model, Config(freeze_blocks=job["frozen"]))
-    windows: list[Any] = [make_windows(1), make_windows(2)]
+    windows: list[Any] = [
+        head_examples(seed, head, fields) if is_head else make_windows(seed) for seed in (1, 2)
+    ]
     if job.get("conditions"):
         model.add_conditions(Conditions.from_json(CONDITIONS))
         windows = [make_windows(seed, conditions=made_conditions(seed)) for seed in (1, 2)]
-    if job.get("fields"):
-        prepare(model, Config(**job["fields"]))
+    if fields and not is_head:
+        prepare(model, Config(**fields))
     if job.get("float64"):
         model.double()
-        if job["kind"] == "predictor":
+        if getattr(objective, "tokenizer", None) is not None:
             objective.tokenizer.double()
-        windows = [Float64Windows(split) for split in windows]
+        windows = [(Float64Examples if is_head else Float64Windows)(split) for split in windows]
     runtime = Runtime(torch.device("cpu"), rank=place.rank, world=place.world)
     result = fit(
         model, objective, *windows, settings=fit_settings(**job["settings"]),
