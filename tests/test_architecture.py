@@ -29,7 +29,15 @@ STAGE_ROWS = [
     {"inputs", "run_folder", "report_pages"},
     {"weights"},
     {"provenance", "model_logging", "train_setup", "decision", "looks", "ensemble", "calibration"},
-    {"test_loss", "validation_forecasts", "preflight", "over_time", "forecast_charts", "members", "head_setup"},
+    {
+        "test_loss",
+        "validation_forecasts",
+        "preflight",
+        "over_time",
+        "forecast_charts",
+        "members",
+        "head_setup",
+    },
     {"runner", "evaluate", "train_worker", "head_evaluation"},
     {"data", "train", "promote"},
     {

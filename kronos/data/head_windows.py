@@ -1,7 +1,7 @@
 """Batches for training a head: hidden states, or the contexts that they are made of, with the outcomes.
 
 Axes: B examples of a batch, G instruments of an example (1, or the group of one day that is ranked), D width of the
-predictor, L bars of a context, F features.
+predictor, L bars of a context, F features, C conditions.
 """
 
 from typing import NamedTuple
@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kronos.data.forecast_points import contexts
+from kronos.data.forecast_points import context_rows, contexts
 from kronos.data.normalization import normalise
 from kronos.data.store import BarStore
-from kronos.data.windows import epoch_order
+from kronos.data.window_order import epoch_order
 from kronos.utils.random_keys import hash_counters
 
 GROUP = 32  # most instruments that are ranked against each other in one example
@@ -26,6 +26,9 @@ class HeadBatch(NamedTuple):
 
     inputs: torch.Tensor  # float32 [B, G, D] hidden states, or [B, G, L, F] normalised and clipped bars
     stamp: torch.Tensor  # int64 [B, G, L, 5]: minute, hour, weekday, day, month; [B, G, 0] of hidden states
+    conditions: (
+        torch.Tensor
+    )  # float32 [B, G, L, C]; [B, G, 0] of hidden states and of a predictor without any
     target: torch.Tensor  # float32 [B, G]; NaN where an example has fewer instruments
 
 
@@ -39,14 +42,15 @@ class HeadExamples:
         lookback, clip: of the contexts.
         members: int64 [E, G] places in `rows` of each example, -1 where it has fewer instruments.
         states: float32 [N, D], the hidden states of the contexts; without them, batches have the contexts.
+        conditions: float32 [store's rows, C], of a predictor that has some.
     """
 
     def __init__(
         self, store: BarStore, rows: np.ndarray, target: np.ndarray, *, lookback: int, clip: float,
-        members: np.ndarray, states: np.ndarray | None = None,
+        members: np.ndarray, states: np.ndarray | None = None, conditions: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         self.store, self.rows, self.target, self.members, self.states = store, rows, target, members, states
-        self.lookback, self.clip = lookback, clip
+        self.lookback, self.clip, self.conditions = lookback, clip, conditions
 
     def __len__(self) -> int:
         return len(self.members)
@@ -66,14 +70,17 @@ class HeadExamples:
         places = np.where(members < 0, members[:, :1], members).reshape(-1)  # any context in an empty place
         target = np.where(members < 0, np.nan, self.target[members]).astype(np.float32)
         shape = members.shape
+        stamp, known = torch.zeros((*shape, 0), dtype=torch.int64), torch.zeros((*shape, 0))
         if self.states is not None:
             inputs = torch.from_numpy(np.asarray(self.states[places]))
-            stamp = torch.zeros((*shape, 0), dtype=torch.int64)
         else:
             bars, stamps = contexts(self.store, self.rows[places], self.lookback)
             inputs = normalise(torch.from_numpy(bars), self.lookback)[0].clamp_(-self.clip, self.clip)
             stamp = torch.from_numpy(stamps.astype(np.int64)).unflatten(0, shape)
-        return HeadBatch(inputs.unflatten(0, shape), stamp, torch.from_numpy(target))
+            if self.conditions is not None:
+                values = self.conditions[context_rows(self.rows[places], self.lookback)]
+                known = torch.from_numpy(values).unflatten(0, shape)
+        return HeadBatch(inputs.unflatten(0, shape), stamp, known, torch.from_numpy(target))
 
 
 def singles(count: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The answers of a stored head to contexts of bars: log returns, probabilities, volatilities or scores.
 
-Axes: N contexts, L bars of a context, F features, D width of the predictor.
+Axes: N contexts, L bars of a context, F features, C conditions, D width of the predictor.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class StoredHead:
 
     def answers(
         self, tokenizer: KronosTokenizer, predictor: Kronos, bars_NLF: np.ndarray, stamps_NL5: np.ndarray,
-        batch_size: int = 256,
+        conditions_NLC: np.ndarray | None = None, batch_size: int = 256,
     ) -> np.ndarray:  # fmt: skip
         """Return one number per context, float64 [N]: a log return, a probability, a volatility per bar or a score.
 
@@ -49,13 +49,20 @@ class StoredHead:
             predictor: the predictor that it was trained on; an adapted one of the head's own takes its place.
             bars_NLF: raw bars of the contexts.
             stamps_NL5: their time features.
+            conditions_NLC: their conditions, for a predictor that has some.
             batch_size: contexts at a time.
         """
         trunk = (
             predictor if self.predictor is None else self.predictor.to(next(predictor.parameters()).device)
         )
         states = embed_arrays(
-            tokenizer, trunk, bars_NLF, stamps_NL5, clip=self.facts["clip"], batch_size=batch_size
+            tokenizer,
+            trunk,
+            bars_NLF,
+            stamps_NL5,
+            clip=self.facts["clip"],
+            conditions_NLC=conditions_NLC,
+            batch_size=batch_size,
         )
         with torch.inference_mode():
             found = self.head.target(torch.from_numpy(states)).double()

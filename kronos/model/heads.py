@@ -1,6 +1,6 @@
 """Heads: one number from the predictor's hidden state after the last bar of a context.
 
-Axes: N contexts, L bars of a context, D width of the predictor.
+Axes: N contexts, L bars of a context, C conditions, D width of the predictor.
 """
 
 from pathlib import Path
@@ -76,9 +76,11 @@ class HeadedPredictor(nn.Module):
         model.predictor, model.head = predictor, head
         return model
 
-    def forward(self, s1_NL: Tensor, s2_NL: Tensor, stamp_NL5: Tensor) -> Tensor:
+    def forward(
+        self, s1_NL: Tensor, s2_NL: Tensor, stamp_NL5: Tensor, conditions_NLC: Tensor | None = None
+    ) -> Tensor:
         """Return what the head makes of the hidden state after the last bar of each context of ids, [N]."""
-        return self.head(self.predictor.hidden(s1_NL, s2_NL, stamp_NL5)[:, -1])
+        return self.head(self.predictor.hidden(s1_NL, s2_NL, stamp_NL5, None, conditions_NLC)[:, -1])
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:

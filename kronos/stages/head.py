@@ -39,7 +39,11 @@ from kronos.utils.errors import UserError
 from kronos.utils.files import digest_bytes, given_path, write_json
 from kronos.utils.progress import Progress
 
-NOT_READ = ("tokenizer_learning_rate", "predictor_learning_rate", "loss_bars")
+# Of the training's fields: rates of the models, and what is of windows, layers and forecasts of the predictor alone.
+NOT_READ = (
+    "tokenizer_learning_rate", "predictor_learning_rate", "loss_bars", "balance_windows", "since", "replay_fraction",
+    "early_stopping_metric", "unfreeze_every", "layer_decay",
+)  # fmt: skip
 # What a head was trained with, by its field; with other values it answers another question.
 SAME = ("objective", "lookback_window", "predict_window", "clip")
 
@@ -185,6 +189,7 @@ def _train(
     """Train the head and keep its best checkpoint; returns it, and the part of the record about the training."""
     from kronos.distributed.device import choose, seed_everything
     from kronos.training.adapters import trainable
+    from kronos.training.dataloader import training_order
     from kronos.training.head_objectives import HeadObjective
     from kronos.training.settings import FitSettings, plan
     from kronos.training.trainer import fit
@@ -197,7 +202,7 @@ def _train(
     frozen = training.adapter == "none"
     seed_everything(training.seed)
     head = new_head(config, points["train"], predictor.model.d_model)
-    examples = examples_of(config, store, points, head, frozen)
+    examples = examples_of(config, store, points, head, None if frozen else predictor.model)
     if frozen:
         context.say("head: hidden states of the frozen predictor, computed once")
         pair = forecaster_of(config, store, inputs.models)
@@ -209,7 +214,7 @@ def _train(
     model = head if frozen else with_adapter(predictor.model, head, config, address)
     objective = HeadObjective(answer.objective, None if frozen else tokenizer.model)
     settings = FitSettings(training, answer.head_learning_rate, CLIP_NORM, settings_key=key_of(key))
-    arithmetic = plan(settings, len(examples["train"]), runtime.world)
+    arithmetic = plan(settings, training_order(examples["train"], training), runtime.world)
     context.say(f"  {trainable(model):,} parameters are trained; {arithmetic.text}")
     run.parameters(
         {"trainable_parameters": str(trainable(model)), "total_steps": str(arithmetic.total_steps)}

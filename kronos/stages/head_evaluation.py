@@ -9,7 +9,7 @@ import pandas as pd
 
 from kronos.config.schema import Config
 from kronos.data.bars import CLOSE
-from kronos.data.forecast_points import ForecastPoints, contexts, gather, latest_points
+from kronos.data.forecast_points import ForecastPoints, context_rows, contexts, gather, latest_points
 from kronos.data.outcomes import outcomes
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
@@ -76,7 +76,12 @@ def answers_at(config: Config, head: StoredHead, pair: Any, rows: np.ndarray, la
             part = slice(start, min(start + AT_ONCE, len(rows)))
             bars, stamps = contexts(pair.store, rows[part], config.data.lookback_window)
             found[part] = head.answers(
-                pair.tokenizer, pair.predictor, bars, stamps, config.forecast.backtest_batch_size
+                pair.tokenizer,
+                pair.predictor,
+                bars,
+                stamps,
+                pair.conditions_of(context_rows(rows[part], config.data.lookback_window)),
+                config.forecast.backtest_batch_size,
             )
             progress(part.stop, len(rows))
     return found

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from kronos.config.schema import Config
-from kronos.data.forecast_points import contexts
+from kronos.data.forecast_points import context_rows, contexts
 from kronos.data.head_windows import LEAST_GROUP, HeadExamples, day_groups, limited, singles
 from kronos.data.outcomes import Points, known_points
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.stages.inputs import windows_of
-from kronos.stages.train_setup import prepare
+from kronos.stages.train_setup import condition_values, prepare
 from kronos.utils.errors import UserError
 from kronos.utils.progress import Progress
 
@@ -91,15 +91,17 @@ def new_head(config: Config, train: Points, width: int) -> Any:
 
 
 def examples_of(
-    config: Config, store: BarStore, points: Mapping[str, Points], head: Any, frozen: bool
+    config: Config, store: BarStore, points: Mapping[str, Points], head: Any, adapted: Any
 ) -> dict[str, HeadExamples]:
     """The examples of training and validation.
 
-    On a frozen predictor, whose hidden states are kept, they have n_train_iter and n_val_iter contexts at most, drawn
-    by the seed. What the head is trained to say is in its own unit, clipped as bars are.
+    `adapted` is the predictor that is trained too. On a frozen one (None), whose hidden states are kept, they have
+    n_train_iter and n_val_iter contexts at most, drawn by the seed. What the head is trained to say is in its own
+    unit, clipped as bars are.
     """
     data, training = config.data, config.training
     objective = config.head.objective
+    conditions = None if adapted is None else condition_values(store, adapted)
     found = {}
     for name, most in (("train", training.n_train_iter), ("val", training.n_val_iter)):
         rows, target = points[name].rows, targets(config, points[name])
@@ -108,14 +110,15 @@ def examples_of(
             target = np.clip(target, -data.clip, data.clip)
         sessions = np.asarray(store.session)[rows]
         members = day_groups(sessions, training.seed) if objective == "rank" else singles(len(rows))
-        if frozen:
+        if adapted is None:
             members = limited(members, most, training.seed)
             used = np.unique(members[members >= 0])
             members = np.where(members < 0, -1, np.searchsorted(used, members))
             rows, target = rows[used], target[used]
         found[name] = HeadExamples(
-            store, rows, target, lookback=data.lookback_window, clip=data.clip, members=members
-        )
+            store, rows, target, lookback=data.lookback_window, clip=data.clip, members=members,
+            conditions=conditions,
+        )  # fmt: skip
     return found
 
 
@@ -160,9 +163,11 @@ def _write_states(
         for start in range(0, len(rows), AT_ONCE):
             if stop():
                 raise KeyboardInterrupt
-            bars, stamps = contexts(examples.store, rows[start : start + AT_ONCE], examples.lookback)
+            part = rows[start : start + AT_ONCE]
+            bars, stamps = contexts(examples.store, part, examples.lookback)
             table[start : start + AT_ONCE] = embed_arrays(
                 forecaster.tokenizer, forecaster.predictor, bars, stamps, clip=examples.clip,
+                conditions_NLC=forecaster.conditions_of(context_rows(part, examples.lookback)),
                 batch_size=config.forecast.backtest_batch_size,
             )  # fmt: skip
             progress(min(start + AT_ONCE, len(rows)), len(rows))
@@ -184,12 +189,13 @@ def of_worker(
     from kronos.model.presets import build_model
     from kronos.training.head_objectives import HeadObjective
 
-    points, frozen = points_of(config, store, splits), description["model"] is None
+    points, shape = points_of(config, store, splits), description["model"]
     head = new_head(config, points["train"], description["width"])
-    examples = examples_of(config, store, points, head, frozen)
-    if frozen:
+    predictor = None if shape is None else build_model("predictor", shape)
+    examples = examples_of(config, store, points, head, predictor)
+    if predictor is None:
         examples = with_states(examples, Path(description["states"]), None, lambda: False)
         return head, HeadObjective(config.head.objective), examples["train"], examples["val"]
-    model = with_adapter(build_model("predictor", description["model"]), head, config, None)
+    model = with_adapter(predictor, head, config, None)
     tokenizer = build_model("tokenizer", description["tokenizer"])
     return model, HeadObjective(config.head.objective, tokenizer), examples["train"], examples["val"]

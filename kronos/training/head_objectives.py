@@ -43,7 +43,8 @@ class HeadObjective:
         if self.tokenizer is None:
             flat = model(inputs)
         else:
-            flat = model(*token_ids(self.tokenizer, inputs), batch.stamp.flatten(0, 1))
+            known = batch.conditions.flatten(0, 1) if batch.conditions.ndim > 3 else None
+            flat = model(*token_ids(self.tokenizer, inputs), batch.stamp.flatten(0, 1), known)
         said_BG = flat.unflatten(0, batch.target.shape)
         target_BG = batch.target.to(said_BG.dtype)
         if self.objective == "rank":

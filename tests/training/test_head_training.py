@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 from test_ranks import assert_equal, crew
 from test_ranks import run as run_ranks
 
-from kronos.data.head_windows import HeadBatch
+from kronos.data.head_windows import HeadBatch, HeadExamples
 from kronos.distributed.device import Runtime
+from kronos.model.conditions import Conditions
 from kronos.model.heads import ForecastHead, HeadedPredictor
 from kronos.training import adapters
 from kronos.training.head_objectives import HeadObjective, pairwise
 from kronos.training.trainer import fit
+from kronos.utils.errors import UserError
 
 SETTINGS = fit_settings(
     epochs=2, batch_size=8, learning_rate=1e-2, n_train_iter=40, n_val_iter=16, log_interval=1, seed=7,
@@ -53,7 +55,9 @@ def test_the_other_losses_are_torchs_and_a_score_is_their_sum() -> None:
     torch.manual_seed(0)
     head = ForecastHead(8, 0.0, 1.0)
     torch.nn.init.normal_(head.linear.weight)
-    batch = HeadBatch(torch.randn(10, 1, 8), torch.zeros(10, 1, 0), (torch.rand(10, 1) < 0.5).float())
+    batch = HeadBatch(
+        torch.randn(10, 1, 8), torch.zeros(10, 1, 0), torch.zeros(10, 1, 0), (torch.rand(10, 1) < 0.5).float()
+    )
     said = head(batch.inputs[:, 0])
     expected = {
         "return": F.mse_loss(said, batch.target[:, 0]), "volatility": F.mse_loss(said, batch.target[:, 0]),
@@ -159,3 +163,29 @@ def test_the_adapter_is_merged_into_the_predictor_under_the_head_whose_own_weigh
     plain = ranked.build("predictor", "nano", 0.0)[0]
     theirs = PeftModel.from_pretrained(plain, best / adapters.FOLDER).merge_and_unload().state_dict()
     assert all(torch.equal(weight, theirs[name]) for name, weight in merged.predictor.state_dict().items())
+
+
+def test_a_head_on_a_predictor_with_conditions_sees_those_of_its_context(tmp_path: Path) -> None:
+    model, objective = ranked.build_head("return", "nano", 0.0, LORA)
+    model.predictor.add_conditions(Conditions.from_json(ranked.CONDITIONS))
+    for parameter in model.predictor.conditions.parameters():
+        torch.nn.init.normal_(parameter)
+    torch.nn.init.normal_(model.head.linear.weight)
+    plain = ranked.head_examples(1, "return", LORA)
+    table, chosen = ranked.made_conditions(1), np.arange(5)
+    batches = []
+    for conditions in (table, np.where(np.arange(400)[:, None] > plain.rows[4], table + 1, table)):
+        examples = HeadExamples(
+            plain.store, plain.rows, plain.target, lookback=plain.lookback, clip=5.0, members=plain.members,
+            conditions=conditions,
+        )  # fmt: skip
+        batches.append(examples.batch(chosen, 0))
+    assert batches[0].conditions.shape == (5, 1, ranked.LOOKBACK, 2)
+    rows = plain.rows[3] + np.arange(1 - ranked.LOOKBACK, 1)
+    np.testing.assert_array_equal(batches[0].conditions[3, 0].numpy(), table[rows])
+    losses = [objective.losses(model.eval(), batch) for batch in batches]
+    assert torch.equal(losses[0], losses[1])  # those of later bars have no part in it
+    other = batches[0]._replace(conditions=batches[0].conditions + 1)
+    assert not torch.allclose(objective.losses(model, other), losses[0])
+    with pytest.raises(UserError, match="conditions"):
+        objective.losses(model, plain.batch(chosen, 0))
