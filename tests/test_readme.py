@@ -23,6 +23,8 @@ NOT_RUN = {
     "make gpu": "needs a GPU; tests/training/test_devices.py runs on the CPU",
     "mlflow run . -e pipeline --env-manager uv": "builds an environment from the package index",
     "mlflow run . -e pipeline$": "needs conda",
+    "python -m kronos pipeline --model-preset nano --data-source csv": "the file has no column turnover; "
+    "tests/stages/test_feature_list.py runs it with one that has",
     "pip install .$": "tests/test_packaging.py builds the wheel and runs it",
     "pip install '.[postgres]'": "installs from the package index",
     "pip install '.[dashboard]'": "installs from the package index",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ValidationInfo, field_validator
 
+from kronos.config.features import FEATURES, Features
 from kronos.config.field_types import (
     Float,
     Freq,
@@ -24,13 +25,11 @@ from kronos.config.field_types import (
 from kronos.config.registries import SOURCES
 from kronos.config.section import Section, field
 
-FEATURES = ("open", "high", "low", "close", "vol", "amt")
 TIME_FEATURES = ("minute", "hour", "weekday", "day", "month")
 ADAPTER_TARGETS = ("attention", "feed-forward", "heads")
 
 # What a given value of a field would need that this version does not have: refused, never silently ignored.
 NOT_YET: dict[str, Any] = {
-    "feature_list": lambda value: tuple(value) != FEATURES,
     "time_feature_list": lambda value: tuple(value) != TIME_FEATURES,
 }
 
@@ -65,7 +64,11 @@ class DataConfig(Section):
     hours: Literal["regular", "all"] = field(
         "regular", "regular: bars before and after an exchange's hours are left out; all: they are kept"
     )
-    feature_list: Names = field(FEATURES, "columns that the model sees, in its order")
+    feature_list: Features = field(
+        FEATURES,
+        "columns that the tokenizer sees: open, high, low, close, and others such as vol, amt, turnover; beside "
+        "pretrained weights those that they were trained on",
+    )
     time_feature_list: Names = field(TIME_FEATURES, "time features that the model sees, in its order")
     condition_columns: OptionalNames = field(
         None,

@@ -39,6 +39,7 @@ RARE = 0.01  # a volume that more of an instrument's earlier bars have repeats b
 ENOUGH_BARS = 10  # fewer earlier bars do not show how rare a volume is
 LOCKED = 0.045  # a bar of one price this far from the close before: a limit of 5, 10 or 20 % was reached
 STRAY = 2  # repeated bars of a short frame that are dropped rather than refused
+NO_VOLUME = "instrument without volume in any bar"
 OFF_CALENDAR = 0.05  # a larger share of bars at no session means another calendar, not stray prints
 
 
@@ -238,6 +239,17 @@ def _complete_amount(frame: pd.DataFrame, findings: list[Finding]) -> pd.DataFra
         action = "set to volume x mean of open, high, low, close"
         note(frame, unknown, "amount missing", action, findings)
     return frame
+
+
+def note_without_volume(frame: pd.DataFrame, findings: list[Finding]) -> None:
+    """Count the instruments that have no volume and no amount in any bar; their bars are kept."""
+    traded = (frame["volume"] > 0) | (frame["amount"] > 0)
+    if traded.all():
+        return
+    without = (
+        ~traded.groupby(frame["instrument"], sort=False).transform("any") & ~frame["instrument"].duplicated()
+    )
+    note(frame, without.to_numpy(), NO_VOLUME, "volume and amount are 0, as in the public code", findings)
 
 
 def carry_features(frame: pd.DataFrame, names: Sequence[str], findings: list[Finding]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.registries import BUILT_IN
-from kronos.data.bars import ALIASES, FEATURES, MARK
+from kronos.data.bars import ALIASES, FEATURES, MARK, PRICES
 from kronos.utils.errors import UserError
 
 
@@ -63,6 +63,12 @@ def wanted_columns(config: Any) -> Wanted:
         for field, own in (("feature_list", FEATURES), ("condition_columns", (*FEATURES, *BUILT_IN)))
     )
     return Wanted(features, conditions)
+
+
+def model_columns(config: Any) -> tuple[str, ...]:
+    """Return the columns of `feature_list` in the order of a model: open, high, low, close, then the others."""
+    names = tuple(map(plain_name, config.feature_list))
+    return (*PRICES, *(name for name in names if name not in PRICES))
 
 
 def plain_name(name: str) -> str:

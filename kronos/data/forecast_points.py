@@ -1,15 +1,16 @@
 """Forecast points: where a forecast is made, its context, and the times that it is for.
 
-Shapes: n forecasts, L bars of context, H bars of horizon.
+Shapes: n forecasts, L bars of context, H bars of horizon, F features of a bar.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
 import pandas as pd
 
-from kronos.data.bars import Flag
+from kronos.data.bars import FEATURES, Flag
 from kronos.data.calendars import next_sessions, time_features
 from kronos.data.splits import session_range
 from kronos.data.store import BarStore
@@ -111,8 +112,10 @@ def latest_points(store: BarStore, lookback: int) -> ForecastPoints:
     return points
 
 
-def contexts(store: BarStore, rows: np.ndarray, lookback: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the `lookback` bars that end in each row: raw float32 [n, L, 6] and their time features int64 [n, L, 5].
+def contexts(
+    store: BarStore, rows: np.ndarray, lookback: int, columns: Sequence[str] = FEATURES
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `lookback` bars that end in each row: raw float32 [n, L, F] and their time features int64 [n, L, 5].
 
     Raises UserError where a row has fewer bars in a row than that (see `forecast_points`).
     """
@@ -124,7 +127,7 @@ def contexts(store: BarStore, rows: np.ndarray, lookback: int) -> tuple[np.ndarr
             f"{store.instruments[store.instrument_of_row[row]]} on {pd.Timestamp(store.times[row]):%Y-%m-%d} has "
             f"{store.history[row]} bars in a row, lookback {lookback} needs as many ({int(short.sum())} such points)"
         )
-    return gather(store.values, rows - lookback + 1, lookback), gather(
+    return gather_bars(store, rows - lookback + 1, lookback, columns), gather(
         store.stamps, store.session[rows] - lookback + 1, lookback
     )
 
@@ -144,6 +147,18 @@ def gather(table: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         writeable=False,
     )
     return np.asarray(windows[starts])
+
+
+def gather_bars(store: BarStore, starts: np.ndarray, length: int, columns: Sequence[str]) -> np.ndarray:
+    """Copy `length` bars from each start, with these columns: float32 [n, length, F].
+
+    Raises UserError for a column that the store does not have.
+    """
+    if tuple(columns) == FEATURES:
+        return gather(store.values, starts, length)
+    return np.stack(
+        [gather(store.column(name)[:, None], starts, length)[..., 0] for name in columns], axis=-1
+    )
 
 
 def future_stamps(store: BarStore, sessions_n: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,14 +1,16 @@
 """Batches of normalised windows: window (seed, epoch, i) is a pure function, gathered without a loop over bars.
 
-Shapes: B windows of a batch, T bars of a window (the first L are the lookback), F = 6 features.
+Shapes: B windows of a batch, T bars of a window (the first L are the lookback), F features of a bar.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from kronos.data.forecast_points import gather
+from kronos.data.bars import FEATURES
+from kronos.data.forecast_points import gather, gather_bars
 from kronos.data.normalization import normalise
 from kronos.data.splits import Split
 from kronos.data.store import BarStore
@@ -21,7 +23,7 @@ DRAWS = 2  # key of what a hash is used for: the draws are unrelated to the orde
 class Batch(NamedTuple):
     """Windows as the objectives take them."""
 
-    x: torch.Tensor  # float32 [B, T, 6], normalised by the lookback bars and clipped
+    x: torch.Tensor  # float32 [B, T, F], normalised by the lookback bars and clipped
     stamp: torch.Tensor  # int64 [B, T, 5]: minute, hour, weekday, day, month
     window: torch.Tensor  # int64 [B]: index of the window in its split
     uniform: torch.Tensor  # float32 [B, T] in [0, 1): draws keyed by (seed, epoch, window, position)
@@ -40,8 +42,9 @@ class ConditionedBatch(NamedTuple):
 class Windows:
     """The windows of a split, ready for batches in any order and grouping.
 
-    `conditions` float32 [N, C] are the values at every row of the store, for a predictor that has some.
-    `groups` are those that an epoch of training is put together from; None where all windows are alike.
+    `columns` are the features of a bar. `conditions` float32 [N, C] are the values at every row of the store, for a
+    predictor that has some. `groups` are those that an epoch of training is put together from; None where all windows
+    are alike.
     """
 
     def __init__(
@@ -52,10 +55,12 @@ class Windows:
         lookback: int,
         clip: float,
         seed: int,
+        columns: Sequence[str] = FEATURES,
         groups: Groups | None = None,
         conditions: np.ndarray | None = None,
     ) -> None:
-        self.store, self.split, self.groups, self.conditions = store, split, groups, conditions
+        self.store, self.split, self.columns = store, split, tuple(columns)
+        self.groups, self.conditions = groups, conditions
         self.lookback, self.clip, self.seed = lookback, clip, seed
         self._first_session = np.asarray(store.session)[split.starts]
 
@@ -78,7 +83,7 @@ class Windows:
         """
         window = np.array(indices, dtype=np.int64).reshape(-1)
         length = self.split.length
-        bars = torch.from_numpy(gather(self.store.values, self.split.starts[window], length))
+        bars = torch.from_numpy(gather_bars(self.store, self.split.starts[window], length, self.columns))
         x, _, _ = normalise(bars, self.lookback)
         stamp = torch.from_numpy(gather(self.store.stamps, self._first_session[window], length))
         uniform = torch.from_numpy(uniform_draws(self.seed, epoch, window, length))

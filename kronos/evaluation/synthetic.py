@@ -37,7 +37,7 @@ class Series:
         bars: [N, B, 6], or closes alone [N, B].
         last: close of each context's last bar, [N].
         volatility: recent volatility per bar, a fraction of the close, [N].
-        money: mean volume and amount of the context, [N, 2].
+        money: mean volume, amount and further columns of the context, [N, F - 4].
         day: session of the context's last bar, [N].
         group: one of `FOLDS` groups of each series; groups share no instrument, or no days.
     """
@@ -68,7 +68,9 @@ class Series:
             return self.moves[..., None]
         before = np.concatenate([self.last[:, None], self.close[:, :-1]], axis=1)
         prices = (self.bars[..., :VOLUME] / before[..., None] - 1) / self.volatility[:, None, None]
-        money = np.log1p(np.maximum(self.bars[..., VOLUME:], 0)) - np.log1p(self.money[:, None])
+        money = np.log1p(np.maximum(self.bars[..., VOLUME:], 0)) - np.log1p(
+            np.maximum(self.money[:, None], 0)
+        )
         return np.concatenate([prices, money], axis=-1)
 
 

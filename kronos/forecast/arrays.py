@@ -1,7 +1,7 @@
 """Forecast sample paths from arrays of bars, in prices and volumes.
 
-Axes: N series, L bars of context, H bars of the horizon, S samples, F = 6 features
-(open, high, low, close, volume, amount).
+Axes: N series, L bars of context, H bars of the horizon, S samples, F features of a bar, the tokenizer's `columns`
+(open, high, low, close, volume, amount unless it was trained on others).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kronos.data.bars import CLOSE, FEATURES, HIGH, LOW, OPEN, VOLUME
+from kronos.data.bars import CLOSE, FEATURES, HIGH, LOW, OPEN, PRICES
 from kronos.data.normalization import normalise
 from kronos.distributed.device import is_out_of_memory
 from kronos.model import Kronos, KronosTokenizer
@@ -20,6 +20,7 @@ from kronos.model.inference.sampling import keyed_uniforms, per_bar
 from kronos.model.predictor import check_conditions
 from kronos.utils.errors import UserError
 
+NOT_NEGATIVE = ("volume", "amount")
 MEMORY = 2**30  # bytes per batch on devices that do not report their free memory
 
 
@@ -49,7 +50,7 @@ def forecast_arrays(
     progress: Callable[[int, int], None] | None = None,
     each_bar: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Return raw sample paths, float32 [N, S, H, 6], in the units of the bars (prices and volumes).
+    """Return raw sample paths, float32 [N, S, H, F], in the units of the bars (prices and volumes).
 
     Each series is normalised by its own context. Its draws depend on (seed, its key in int64 `keys_N`) and not
     on its neighbours; without keys, a series' key is its row. `temperature` is one number, or one per bar of the
@@ -63,7 +64,7 @@ def forecast_arrays(
     """
     bars_NLF = np.asarray(bars_NLF)
     keys_N = np.arange(len(bars_NLF)) if keys_N is None else np.asarray(keys_N)
-    _check_shapes(bars_NLF, stamps_NL5, future_stamps_NH5, keys_N, horizon)
+    _check_shapes(bars_NLF, stamps_NL5, future_stamps_NH5, keys_N, horizon, tokenizer.columns)
     temperatures = per_bar(temperature, horizon)
     _check_rules(top_k, top_p, sample_count)
     _check_conditions(model, conditions_NLC, bars_NLF)
@@ -127,16 +128,20 @@ def _denormalise(paths_NSHF: Tensor, mean: np.ndarray, scale: np.ndarray) -> np.
     return values.astype(np.float32)
 
 
-def repair(paths: np.ndarray, floor: np.ndarray | None = None) -> tuple[np.ndarray, int]:
-    """Return (a copy of paths [..., 6] made possible, the number of bars changed).
+def repair(
+    paths: np.ndarray, floor: np.ndarray | None = None, columns: Sequence[str] = FEATURES
+) -> tuple[np.ndarray, int]:
+    """Return (a copy of paths [..., F] made possible, the number of bars changed).
 
     Prices at least `floor` (which broadcasts to them) where one is given, volume and amount at least 0, high at least
-    open and close, low at most open and close.
+    open and close, low at most open and close. Other columns stay as they are.
     """
     repaired = paths.copy()
     if floor is not None:
-        np.maximum(repaired[..., :VOLUME], floor, out=repaired[..., :VOLUME])
-    np.maximum(repaired[..., VOLUME:], 0, out=repaired[..., VOLUME:])
+        np.maximum(repaired[..., : len(PRICES)], floor, out=repaired[..., : len(PRICES)])
+    for place, name in enumerate(columns):
+        if name in NOT_NEGATIVE:
+            np.maximum(repaired[..., place], 0, out=repaired[..., place])
     body = repaired[..., [OPEN, CLOSE]]
     repaired[..., HIGH] = np.maximum(repaired[..., HIGH], body.max(-1))
     repaired[..., LOW] = np.minimum(repaired[..., LOW], body.min(-1))
@@ -201,11 +206,17 @@ def run_batches(
 
 
 def _check_shapes(
-    bars: np.ndarray, stamps: np.ndarray, future: np.ndarray, keys: np.ndarray, horizon: int
+    bars: np.ndarray,
+    stamps: np.ndarray,
+    future: np.ndarray,
+    keys: np.ndarray,
+    horizon: int,
+    columns: Sequence[str],
 ) -> None:
-    if bars.ndim != 3 or bars.shape[2] != len(FEATURES) or not bars.size:
+    if bars.ndim != 3 or bars.shape[2] != len(columns) or not bars.size:
         raise UserError(
-            f"bars have the shape {list(bars.shape)}, expected [series, bars, 6] with {' '.join(FEATURES)}"
+            f"bars have the shape {list(bars.shape)}, expected [series, bars, {len(columns)}] with "
+            f"{' '.join(columns)}"
         )
     series, length, _ = bars.shape
     expected = {"stamps": (series, length, 5), "future_stamps": (series, horizon, 5), "keys": (series,)}
@@ -215,7 +226,7 @@ def _check_shapes(
     if not np.isfinite(bars).all():
         row, bar, feature = np.argwhere(~np.isfinite(bars))[0]
         raise UserError(
-            f"series {row}, bar {bar}: {FEATURES[feature]} is {bars[row, bar, feature]}, expected a number"
+            f"series {row}, bar {bar}: {columns[feature]} is {bars[row, bar, feature]}, expected a number"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kronos.data.bars import CLOSE, FEATURES
+from kronos.data.bars import CLOSE
 from kronos.model.inference.sampling import keyed_uniforms
 from kronos.utils.errors import UserError
 
@@ -25,7 +25,8 @@ class Windows:
     """N windows of L bars, and the times of the H bars to forecast.
 
     Attributes:
-        bars: open, high, low, close, volume and amount as stored, float32 [N, L, 6].
+        bars: open, high, low, close, volume and amount as stored, float32 [N, L, F]; with another feature_list its
+            columns, open, high, low and close first.
         stamps: minute, hour, weekday, day and month of each bar, int64 [N, L, 5].
         future_stamps: the same of the bars to come, int64 [N, H, 5].
         keys: one int64 per window, from its instrument and the time of its last bar.
@@ -71,22 +72,22 @@ class ForecastModel(Protocol):
     """
 
     def forecast(self, windows: Windows, horizon: int, samples: int) -> np.ndarray:
-        """Return sample paths as prices: [N, samples, horizon, 6], or closes alone, [N, samples, horizon]."""
+        """Return sample paths as prices: [N, samples, horizon, F], or closes alone, [N, samples, horizon]."""
 
 
 def sample_paths(name: str, model: Any, windows: Windows, samples: int, *, whole: bool) -> np.ndarray:
-    """Return the paths of a model, checked: float64 [N, samples, H, 6], or [N, samples, H] where it has closes alone.
+    """Return the paths of a model, checked: float64 [N, samples, H, F], or [N, samples, H] where it has closes alone.
 
     `whole` asks for the model's whole distribution, where it makes a difference. Raises UserError where the model
     returns another shape or values that are not finite.
     """
     ask = model.draw if whole and hasattr(model, "draw") else model.forecast
     paths = np.asarray(ask(windows, windows.horizon, samples), np.float64)
-    shape = (len(windows.bars), samples, windows.horizon)
-    if paths.shape not in (shape, (*shape, len(FEATURES))):
+    shape, width = (len(windows.bars), samples, windows.horizon), windows.bars.shape[2]
+    if paths.shape not in (shape, (*shape, width)):
         raise UserError(
             f"the model {name} returned paths of the shape {list(paths.shape)}, expected {list(shape)} (closes) or "
-            f"{[*shape, len(FEATURES)]}"
+            f"{[*shape, width]}"
         )
     if not np.isfinite(paths).all():
         raise UserError(

@@ -26,7 +26,7 @@ class Bootstrap:
     """Bars drawn at random from the window's own, each relative to the close before it."""
 
     def forecast(self, windows: Windows, horizon: int, samples: int) -> np.ndarray:
-        """Return bars [N, samples, horizon, 6]; the drift is that of the window, and no bar depends on the others."""
+        """Return bars [N, samples, horizon, F]; the drift is that of the window, and no bar depends on the others."""
         close = windows.close
         count = close.shape[1] - 1
         moves = windows.bars[:, 1:, :VOLUME] / close[:, :-1, None]  # a bar over the close before it

@@ -13,10 +13,11 @@ from kronos.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Paths:
-    """Sample paths float32 [S, H, 6] of one series, in prices and volumes, and their times."""
+    """Sample paths float32 [S, H, F] of one series, in prices and volumes, their times, and the features' names."""
 
     values: np.ndarray
     times: pd.DatetimeIndex
+    columns: tuple[str, ...] = FEATURES
 
     def mean(self) -> pd.DataFrame:
         """Return the mean over the samples, H rows: of each feature by itself."""
@@ -37,7 +38,8 @@ class Paths:
         index = pd.MultiIndex.from_product(
             (range(len(self.values)), self.times), names=("sample", "datetime")
         )
-        return pd.DataFrame(self.values.reshape(-1, len(FEATURES)), index=index, columns=list(FEATURES))
+        flat = self.values.reshape(-1, len(self.columns))
+        return pd.DataFrame(flat, index=index, columns=list(self.columns))
 
     def table(self, quantiles: Sequence[float] = (0.1, 0.5, 0.9)) -> pd.DataFrame:
         """Return H rows: the means under the features' names, then e.g. close_std, close_q10, close_q90."""
@@ -47,8 +49,8 @@ class Paths:
 
     def repaired(self) -> tuple["Paths", int]:
         """Return (paths made possible, the number of bars changed): see `repair`."""
-        values, count = repair(self.values)
-        return Paths(values, self.times), count
+        values, count = repair(self.values, columns=self.columns)
+        return Paths(values, self.times, self.columns), count
 
     def _frame(self, values_HF: np.ndarray) -> pd.DataFrame:
-        return pd.DataFrame(values_HF, index=self.times, columns=list(FEATURES))
+        return pd.DataFrame(values_HF, index=self.times, columns=list(self.columns))

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import ForecastPoints
 from kronos.forecast.models import Windows
 from kronos.forecast.store_forecaster import Forecaster
@@ -53,7 +52,7 @@ class Pool(Forecaster):
         return [whole // count + (place < whole % count) for place in range(count)]
 
     def draw(self, windows: Windows, rules: Mapping[str, Any]) -> np.ndarray:
-        """Raw sample paths of all members, [n, S, H, 6].
+        """Raw sample paths of all members, [n, S, H, F].
 
         Where fewer paths are asked for than there are members, the key of a window says whose it has.
         """
@@ -68,7 +67,7 @@ class Pool(Forecaster):
 
     def _few(self, windows: Windows, rules: Mapping[str, Any], whole: int) -> np.ndarray:
         count, size = len(self.members), len(windows.bars)
-        paths = np.empty((size, whole, windows.horizon, len(FEATURES)), np.float32)
+        paths = np.empty((size, whole, windows.horizon, len(self.columns)), np.float32)
         for place in range(whole):
             chosen = (windows.keys + place) % count
             for number, member in enumerate(self.members):

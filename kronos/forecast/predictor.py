@@ -26,10 +26,11 @@ class KronosPredictor:
     `Engine`.
 
     Every method takes, for each series: bars as a DataFrame (open high low close; volume and amount where
-    known: without volume both are 0, without amount it is volume x mean price), the times of the bars and
-    the times to forecast (DatetimeIndex, Series or list, rising). Mistakes raise UserError. Of a predictor with
-    conditions the DataFrame may have columns of their names; one that is not there, an empty cell and a category that
-    the predictor does not know, of which a warning is given, are missing values.
+    known: without volume both are 0, without amount it is volume x mean price; further columns where the
+    tokenizer was trained on them, see its `columns`), the times of the bars and the times to forecast
+    (DatetimeIndex, Series or list, rising). Mistakes raise UserError. Of a predictor with conditions the
+    DataFrame may have columns of their names; one that is not there, an empty cell and a category that the
+    predictor does not know, of which a warning is given, are missing values.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class KronosPredictor:
         generator: torch.Generator | None = None,
         repair: bool = False,
     ) -> pd.DataFrame:
-        """Return the mean of the sample paths: pred_len rows, six columns, indexed by `y_timestamp`.
+        """Return the mean of the sample paths: pred_len rows, the tokenizer's columns, indexed by `y_timestamp`.
 
         `repair` makes every path possible before the mean (volume, high and low); raw otherwise.
         """
@@ -121,7 +122,8 @@ class KronosPredictor:
         repair: bool = False,
     ) -> Paths:
         """Return the sample paths themselves, with their mean, standard deviation and quantiles."""
-        series = [check_series(df, x_timestamp, y_timestamp, pred_len, "df", self._conditions)]
+        own = self.tokenizer.columns
+        series = [check_series(df, x_timestamp, y_timestamp, pred_len, "df", self._conditions, own)]
         rules = {"temperature": T, "top_k": top_k, "top_p": top_p, "sample_count": sample_count}
         return self._run(series, pred_len, rules, _seed(seed, generator), verbose, repair)[0]
 
@@ -156,7 +158,9 @@ class KronosPredictor:
             lengths = ", ".join(f"{name} {len(given)}" for name, given in lists.items())
             raise UserError(f"the lists differ in length: {lengths}")
         series = [
-            check_series(frame, past, future, pred_len, f"df_list[{place}]", self._conditions)
+            check_series(
+                frame, past, future, pred_len, f"df_list[{place}]", self._conditions, self.tokenizer.columns
+            )
             for place, (frame, past, future) in enumerate(
                 zip(df_list, x_timestamp_list, y_timestamp_list, strict=True)
             )
@@ -200,7 +204,7 @@ class KronosPredictor:
                     **rules,
                 )
                 for place, one, path in zip(places, group, values, strict=True):
-                    paths = Paths(path, one.future)
+                    paths = Paths(path, one.future, self.tokenizer.columns)
                     done[place] = paths.repaired()[0] if repair else paths
         return [done[place] for place in range(len(series))]
 

@@ -1,10 +1,10 @@
 """Series longer than a model's horizon: drawn block by block, each from the latest bars, drawn ones included."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from kronos.data.bars import CLOSE
+from kronos.data.bars import CLOSE, FEATURES
 from kronos.forecast.arrays import repair
 from kronos.forecast.models import Windows
 
@@ -17,10 +17,11 @@ def roll_out(
     horizon: int,
     keys: Callable[[int], np.ndarray],
     progress: Callable[[int, int], None] | None = None,
+    columns: Sequence[str] = FEATURES,
 ) -> tuple[np.ndarray, int]:
-    """Return (bars [N, B, 6] that continue the windows, how many of them were repaired).
+    """Return (bars [N, B, F] that continue the windows, how many of them were repaired).
 
-    `windows.future_stamps` has the times of all B bars; `draw` returns one path [N, h, 6] for at most `horizon` of
+    `windows.future_stamps` has the times of all B bars; `draw` returns one path [N, h, F] for at most `horizon` of
     them. `keys(bar)` gives the keys of the block that begins with that bar: every block needs draws of its own, since
     equal ones would repeat a move block after block.
     """
@@ -30,7 +31,8 @@ def roll_out(
     for begin in range(0, count, horizon):
         future = windows.future_stamps[:, begin : begin + horizon]
         block = Windows(bars[:, -lookback:], past[:, -lookback:], future, keys(begin), windows.seed, rows)
-        new, changed = repair(draw(block), np.float32(LEAST_PRICE) * bars[:, -1:, CLOSE, None])
+        least = np.float32(LEAST_PRICE) * bars[:, -1:, CLOSE, None]
+        new, changed = repair(draw(block), least, columns)
         repaired += changed
         bars = np.concatenate([bars, new.astype(bars.dtype)], axis=1)
         past = np.concatenate([past, future], axis=1)

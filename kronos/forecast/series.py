@@ -15,7 +15,7 @@ from kronos.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Series:
-    """One series ready to forecast: bars float64 [L, 6], stamps int64 [L, 5] and [H, 5], the future index.
+    """One series ready to forecast: bars float64 [L, F], stamps int64 [L, 5] and [H, 5], the future index.
 
     `conditions` float32 [L, C] are those of its bars, None for a predictor without any.
     """
@@ -33,14 +33,16 @@ def check_series(
     y_timestamp: Any,
     horizon: int,
     name: str,
-    columns: Sequence[Mapping[str, Any]] | None = None,
+    conditions: Sequence[Mapping[str, Any]] | None = None,
+    columns: Sequence[str] = FEATURES,
 ) -> Series:
-    """Check one series; `name` is what messages call it, `columns` describe the conditions of the predictor.
+    """Check one series; `name` is what messages call it.
 
-    A condition that the frame does not have is missing; of a category that the predictor does not know a warning is
-    given. Raises UserError at the first mistake.
+    `columns` are those of the tokenizer, `conditions` describe those of the predictor. A condition that the frame
+    does not have is missing; of a category that the predictor does not know a warning is given. Raises UserError at
+    the first mistake.
     """
-    bars = _bars(frame, name)
+    bars = _bars(frame, name, columns)
     past, future = _times(x_timestamp, f"{name}: x_timestamp"), _times(y_timestamp, f"{name}: y_timestamp")
     if len(past) != len(bars):
         raise UserError(f"{name}: {len(bars)} bars but {len(past)} times in x_timestamp: give one per bar")
@@ -52,7 +54,7 @@ def check_series(
         raise UserError(f"{name}: only one of x_timestamp and y_timestamp has a time zone: give both or none")
     if future[0] <= past[-1]:
         raise UserError(f"{name}: y_timestamp begins at {future[0]}, expected after the last bar, {past[-1]}")
-    known = None if columns is None else _conditions(frame, columns, name)
+    known = None if conditions is None else _conditions(frame, conditions, name)
     return Series(bars, _stamps(past), _stamps(future), future, known)
 
 
@@ -70,24 +72,30 @@ def _conditions(frame: pd.DataFrame, columns: Sequence[Mapping[str, Any]], name:
     return found
 
 
-def _bars(frame: Any, name: str) -> np.ndarray:
-    """Return the columns in the order of FEATURES, volume and amount filled in as the public code does."""
+def _bars(frame: Any, name: str, columns: Sequence[str]) -> np.ndarray:
+    """Return the columns in the order of the model, volume and amount filled in as the public code does."""
     if not isinstance(frame, pd.DataFrame):
         raise UserError(f"{name} is a {type(frame).__name__}, expected a DataFrame of bars")
     frame = rename_aliases(frame)
-    if missing := [column for column in PRICES if column not in frame]:
+    filled_in = [column for column in ("volume", "amount") if column in columns]
+    needed = [column for column in columns if column not in filled_in]
+    if missing := [column for column in needed if column not in frame]:
+        known = f", and {' and '.join(filled_in)} where known" if filled_in else ""
         raise UserError(
-            f"{name} has no column {', '.join(missing)}: expected {' '.join(PRICES)}, and volume and amount "
-            f"where known; it has {', '.join(map(str, frame.columns)) or 'none'}"
+            f"{name} has no column {', '.join(missing)}: expected {' '.join(needed)}{known}; it has "
+            f"{', '.join(map(str, frame.columns)) or 'none'}"
         )
     if len(frame) < 2:
         raise UserError(f"{name} has {len(frame)} bars, expected at least 2 (a few dozen to be of use)")
-    columns = {column: _numbers(frame[column], name) for column in FEATURES if column in frame}
-    if "volume" not in columns:
-        columns["volume"] = columns["amount"] = np.zeros(len(frame))
-    if "amount" not in columns:
-        columns["amount"] = columns["volume"] * np.mean([columns[column] for column in PRICES], axis=0)
-    return np.stack([columns[column] for column in FEATURES], axis=-1)
+    wanted = dict.fromkeys((*columns, "volume") if "amount" in columns else columns)
+    found = {column: _numbers(frame[column], name) for column in wanted if column in frame}
+    if "volume" not in found:
+        if tuple(columns) == FEATURES:
+            found.pop("amount", None)  # the public code takes both for unknown
+        found["volume"] = np.zeros(len(frame))
+    if "amount" not in found:
+        found["amount"] = found["volume"] * np.mean([found[column] for column in PRICES], axis=0)
+    return np.stack([found[column] for column in columns], axis=-1)
 
 
 def _numbers(column: pd.Series, name: str) -> np.ndarray:

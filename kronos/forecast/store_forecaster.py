@@ -1,6 +1,6 @@
 """Forecasts of stored bars by a pair of models: sample paths and their mean for (day, instrument) pairs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 
 from kronos.config.schema import Config
 from kronos.data import conditions
-from kronos.data.bars import CLOSE, FEATURES, PRICES
+from kronos.data.bars import CLOSE, PRICES
 from kronos.data.forecast_points import ForecastPoints, context_rows, contexts, future_stamps
 from kronos.data.store import BarStore
 from kronos.distributed.device import ALONE, choose
@@ -27,7 +27,7 @@ from kronos.utils.progress import Progress
 from kronos.utils.random_keys import GOLDEN
 
 LEAST_PATHS = 1024  # in a batch on a CPU: products of fewer rows take more time per path
-# What is kept of the sample paths [n, S, H, 6] of a part of the points.
+# What is kept of the sample paths [n, S, H, F] of a part of the points.
 KEPT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "paths": lambda paths: paths,
     "prices": lambda paths: paths[..., : len(PRICES)],
@@ -51,10 +51,16 @@ class Forecaster:
     shards: Shards | None = None
     threads: int = 1
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The features of a bar, in the order of the model."""
+        found: tuple[str, ...] = self.tokenizer.columns
+        return found
+
     def chunks(
         self, points: ForecastPoints, rules: Mapping[str, Any], label: str, kept: str = "paths", size: int = 0
     ) -> Iterator[tuple[slice, np.ndarray, int]]:
-        """Sample paths [n, S, H, 6] of some points at a time, made possible, and how many bars that took.
+        """Sample paths [n, S, H, F] of some points at a time, made possible, and how many bars that took.
 
         `kept` names the part of them that is wanted, one of `KEPT`; `size` is the number of points at a time, by
         default that of `size`.
@@ -93,12 +99,13 @@ class Forecaster:
         from kronos.forecast import repair
 
         points = points.subset(np.arange(part.start, part.stop))
-        windows = stored_windows(self.config, self.store, points, self.config.data.predict_window)
-        paths, repaired = repair(self.draw(windows, rules))
+        horizon = self.config.data.predict_window
+        windows = stored_windows(self.config, self.store, points, horizon, self.columns)
+        paths, repaired = repair(self.draw(windows, rules), columns=self.columns)
         return KEPT[kept](paths), repaired
 
     def draw(self, windows: Windows, rules: Mapping[str, Any]) -> np.ndarray:
-        """Raw sample paths [n, S, H, 6] that continue the windows; `rules` say how they are drawn and how many."""
+        """Raw sample paths [n, S, H, F] that continue the windows; `rules` say how they are drawn and how many."""
         from kronos.forecast import forecast_arrays, number_format
 
         data, rule = self.config.data, self.config.forecast
@@ -128,8 +135,8 @@ class Forecaster:
     def means(
         self, points: ForecastPoints, rules: Mapping[str, Any], label: str = "forecast"
     ) -> tuple[np.ndarray, int]:
-        """Mean of each point's sample paths, [N, H, 6], and the number of bars repaired."""
-        shape = (len(points), self.config.data.predict_window, len(FEATURES))
+        """Mean of each point's sample paths, [N, H, F], and the number of bars repaired."""
+        shape = (len(points), self.config.data.predict_window, len(self.columns))
         means = np.empty(shape, np.float32) if self.shards is None else self.shards.array(shape)
         repaired = 0
         for part, values, count in self.chunks(points, rules, label, "mean"):
@@ -189,10 +196,12 @@ def forecaster(
     )  # fmt: skip
 
 
-def stored_windows(config: Config, store: BarStore, points: ForecastPoints, count: int) -> Windows:
-    """The context of each point and the times of the next `count` bars."""
+def stored_windows(
+    config: Config, store: BarStore, points: ForecastPoints, count: int, columns: Sequence[str]
+) -> Windows:
+    """The context of each point, with the columns of a model, and the times of the next `count` bars."""
     lookback = config.data.lookback_window
-    bars, stamps = contexts(store, points.row, lookback)
+    bars, stamps = contexts(store, points.row, lookback, columns)
     future, _ = future_stamps(store, points.session, count)
     rows = context_rows(points.row, lookback)
     return Windows(bars, stamps, future, draw_keys(store, points), config.training.seed, rows)
@@ -229,8 +238,10 @@ def random_order(store: BarStore, points: ForecastPoints) -> np.ndarray:
     return np.argsort(draw_keys(store, points).astype(np.uint64) * GOLDEN, kind="stable")
 
 
-def forecast_frame(store: BarStore, points: ForecastPoints, means_NHF: np.ndarray) -> pd.DataFrame:
-    """Long frame of forecasts [N, H, 6]: instrument, as_of, datetime, step and the six features, sorted."""
+def forecast_frame(
+    store: BarStore, points: ForecastPoints, means_NHF: np.ndarray, columns: Sequence[str]
+) -> pd.DataFrame:
+    """Long frame of forecasts [N, H, F]: instrument, as_of, datetime, step and the features, sorted."""
     count, horizon, _ = means_NHF.shape
     _, times_NH = future_stamps(store, points.session, horizon)
     names = np.array(store.instruments, dtype=object)[points.instrument]
@@ -240,7 +251,7 @@ def forecast_frame(store: BarStore, points: ForecastPoints, means_NHF: np.ndarra
             "as_of": np.repeat(store.sessions[points.session], horizon).astype("datetime64[ns]"),
             "datetime": times_NH.reshape(-1).astype("datetime64[ns]"),
             "step": np.tile(np.arange(1, horizon + 1, dtype=np.int32), count),
-            **{name: means_NHF[:, :, place].reshape(-1) for place, name in enumerate(FEATURES)},
+            **{name: means_NHF[:, :, place].reshape(-1) for place, name in enumerate(columns)},
         }
     )
     return frame.sort_values(["as_of", "instrument", "step"], ignore_index=True)

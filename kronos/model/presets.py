@@ -1,5 +1,6 @@
 """Shapes of the public checkpoints, and `nano`, a smaller shape for laptops, tests and the default run."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from kronos.utils.errors import UserError
@@ -75,9 +76,16 @@ def build_model(kind: Literal["tokenizer", "predictor"], shape: dict[str, Any]) 
     return KronosTokenizer(**shape) if kind == "tokenizer" else Kronos(**shape)
 
 
-def random_model(kind: Literal["tokenizer", "predictor"], preset: str) -> Any:
-    """Build the tokenizer or the predictor of a preset with random weights."""
-    shape = (
-        TOKENIZER_PRESETS[tokenizer_preset_for(preset)] if kind == "tokenizer" else PREDICTOR_PRESETS[preset]
-    )
+def random_model(
+    kind: Literal["tokenizer", "predictor"], preset: str, columns: Sequence[str] | None = None
+) -> Any:
+    """Build the tokenizer or the predictor of a preset with random weights.
+
+    `columns` are those that a tokenizer sees, None for those of the public models.
+    """
+    if kind == "predictor":
+        return build_model(kind, PREDICTOR_PRESETS[preset])
+    shape = TOKENIZER_PRESETS[tokenizer_preset_for(preset)]
+    if columns is not None:
+        shape = {**shape, "d_in": len(columns), "columns": columns}
     return build_model(kind, shape)

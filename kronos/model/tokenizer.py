@@ -3,6 +3,7 @@
 Axes: B batch, T bars, F features, D width, C bits.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -14,12 +15,17 @@ from kronos.model.cpu_kernels.linear import Linear
 from kronos.model.layers import Block, run_blocks
 from kronos.model.quantizer import BSQuantizer
 
+PUBLIC_COLUMNS = ("open", "high", "low", "close", "volume", "amount")
+
 
 class KronosTokenizer(nn.Module):
     """Two causal Transformers around a binary spherical quantizer; arguments as in the public code.
 
     `n_enc_layers` and `n_dec_layers` build one block fewer than they say, as the public checkpoints expect.
     `config` holds the constructor's arguments. Input bars are normalised and clipped.
+
+    `columns` names the `d_in` features of a bar where they are not those of the public models: open, high, low and
+    close first. Raises ValueError for other names, repeated ones, or another number of them than `d_in`.
     """
 
     def __init__(
@@ -40,8 +46,10 @@ class KronosTokenizer(nn.Module):
         gamma: float,
         zeta: float,
         group_size: int,
+        columns: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        self.columns = _columns(d_in, columns)
         self.config: dict[str, Any] = {
             "d_in": d_in,
             "d_model": d_model,
@@ -60,6 +68,8 @@ class KronosTokenizer(nn.Module):
             "zeta": zeta,
             "group_size": group_size,
         }
+        if self.columns != PUBLIC_COLUMNS:
+            self.config["columns"] = list(self.columns)
         self.s1_bits, self.s2_bits, self.codebook_dim = s1_bits, s2_bits, s1_bits + s2_bits
         self.d_in, self.d_model = d_in, d_model
 
@@ -118,3 +128,18 @@ class KronosTokenizer(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, which the public code reads too; replaces the folder."""
         checkpoint.save_model(self, folder)
+
+
+def _columns(d_in: int, columns: Sequence[str] | None) -> tuple[str, ...]:
+    """Check the names of the features of a bar, those of the public models where none are given."""
+    if columns is None:
+        columns = PUBLIC_COLUMNS
+    if isinstance(columns, str) or not all(isinstance(name, str) for name in columns):
+        raise ValueError(f"columns are {columns!r}, a list of names was expected")
+    names = tuple(columns)
+    if names[:4] != PUBLIC_COLUMNS[:4] or len(set(names)) < len(names) or len(names) != d_in:
+        raise ValueError(
+            f"columns are {', '.join(names)} and d_in is {d_in}: open, high, low, close were expected and then other "
+            "names, d_in in all, each once"
+        )
+    return names

@@ -91,7 +91,7 @@ class BacktestStage(Stage):
         means, repaired = model.means(points, trading_rules(config))
         context.say(repaired_text(config, len(points), repaired))
         context.say("evaluation: tables of forecasts")
-        forecast = forecast_frame(store, points, means)
+        forecast = forecast_frame(store, points, means, model.columns)
         ledger, look = self._ledger or looks.ledger_of(config), self._look(config, inputs)
         before = looks.looked_before(ledger, look, context)
         with atomic_folder(config.backtest_folder) as folder:

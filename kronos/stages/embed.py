@@ -100,7 +100,7 @@ def write_vectors(model: Forecaster, points: ForecastPoints, file: Path) -> int:
         with Progress("embed", "vectors") as progress:
             for first in range(0, len(points), AT_ONCE):
                 part = points.subset(np.arange(first, min(first + AT_ONCE, len(points))))
-                bars, stamps = contexts(store, part.row, config.data.lookback_window)
+                bars, stamps = contexts(store, part.row, config.data.lookback_window, model.columns)
                 vectors = embed_arrays(
                     model.tokenizer, model.predictor, bars, stamps, clip=config.data.clip,
                     pooling=config.embed.embed_pooling, batch_size=config.forecast.backtest_batch_size,

@@ -7,7 +7,8 @@ import pandas as pd
 
 from kronos.config.schema import Config
 from kronos.data.bars import CLOSE, FEATURES, VOLUME, Flag
-from kronos.data.forecast_points import ForecastPoints, contexts, future_stamps
+from kronos.data.extra_columns import model_columns
+from kronos.data.forecast_points import ForecastPoints, contexts, future_stamps, gather_bars
 from kronos.data.markets import sessions_per_year_of
 from kronos.data.store import BarStore
 from kronos.evaluation import departures, portfolio, signals, synthetic, tasks, time_series
@@ -116,7 +117,9 @@ def mean_closes(config: Config, store: BarStore, points: ForecastPoints, one: Co
     with Progress(one.name) as progress:
         for start in range(0, len(points), size):
             part = points.subset(np.arange(start, min(start + size, len(points))))
-            windows = stored_windows(config, store, part, config.data.predict_window)
+            windows = stored_windows(
+                config, store, part, config.data.predict_window, model_columns(config.data)
+            )
             paths = sample_paths(one.name, one.model, windows, samples, whole=False)
             # in float32 first, as the stored forecasts of a backtest are
             found[start : start + size] = closes_of(paths).astype(np.float32).mean(axis=1)
@@ -129,7 +132,7 @@ def drawn_closes(config: Config, store: BarStore, points: ForecastPoints, one: C
     if isinstance(one.model, KronosModel):
         rules = plain_rules(config.forecast.evaluation_sample_count)
         return one.model.pair.closes(points, rules, one.name)
-    windows = stored_windows(config, store, points, config.data.predict_window)
+    windows = stored_windows(config, store, points, config.data.predict_window, model_columns(config.data))
     return closes_of(
         sample_paths(one.name, one.model, windows, config.forecast.evaluation_sample_count, whole=True)
     )
@@ -141,7 +144,7 @@ def score_table(
     """Every signal of the mean closes, as a backtest computes them."""
     means = np.full((*closes.shape, len(FEATURES)), np.nan, np.float32)
     means[..., CLOSE] = closes
-    return signals.score(close, forecast_frame(store, points, means))
+    return signals.score(close, forecast_frame(store, points, means, FEATURES))
 
 
 def synthetic_points(config: Config, store: BarStore, points: ForecastPoints) -> ForecastPoints | None:
@@ -161,14 +164,14 @@ def synthetic_points(config: Config, store: BarStore, points: ForecastPoints) ->
 
 def real_bars(config: Config, store: BarStore, points: ForecastPoints) -> Series:
     """The bars that came after each context."""
-    ahead = points.row[:, None] + np.arange(1, config.benchmark.benchmark_bars + 1)
-    return _series(config, store, points, np.asarray(store.values[ahead], np.float64))
+    ahead = gather_bars(store, points.row + 1, config.benchmark.benchmark_bars, model_columns(config.data))
+    return _series(config, store, points, ahead.astype(np.float64))
 
 
 def synthetic_bars(config: Config, store: BarStore, points: ForecastPoints, one: Compared) -> Series:
     """Bars that the model draws after each context, one horizon at a time."""
     count, horizon = config.benchmark.benchmark_bars, config.data.predict_window
-    windows = stored_windows(config, store, points, count)
+    windows = stored_windows(config, store, points, count, model_columns(config.data))
     names = [store.instruments[place] for place in points.instrument]
     _, times = future_stamps(store, points.session, count)
     closes_only = False
@@ -178,21 +181,26 @@ def synthetic_bars(config: Config, store: BarStore, points: ForecastPoints, one:
         paths = sample_paths(one.name, one.model, block, 1, whole=True)[:, 0]
         closes_only = paths.ndim == 2
         if closes_only:  # the bars of a model of closes: no range, and the volume of the last bar
-            bars = np.repeat(paths[..., None], len(FEATURES), axis=2)
+            bars = np.repeat(paths[..., None], block.bars.shape[2], axis=2)
             bars[..., VOLUME:] = block.bars[:, -1:, VOLUME:]
             return bars
         return paths
 
     with Progress(f"{one.name}, synthetic") as progress:
         bars, _ = roll_out(
-            draw, windows, horizon, lambda begin: series_keys(names, times[:, begin]), progress
+            draw,
+            windows,
+            horizon,
+            lambda begin: series_keys(names, times[:, begin]),
+            progress,
+            model_columns(config.data),
         )
     bars = bars.astype(np.float64)
     return _series(config, store, points, bars[..., CLOSE] if closes_only else bars)
 
 
 def _series(config: Config, store: BarStore, points: ForecastPoints, bars: np.ndarray) -> Series:
-    seen, _ = contexts(store, points.row, config.data.lookback_window)
+    seen, _ = contexts(store, points.row, config.data.lookback_window, model_columns(config.data))
     return Series(
         bars, seen[:, -1, CLOSE].astype(np.float64),
         np.maximum(recent_volatility(seen[..., CLOSE], DECAYS[-1]), SMALLEST),

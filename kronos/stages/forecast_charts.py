@@ -90,7 +90,7 @@ def point_chart(
     """
     row, whole = int(points.row[place]), store.symbol_rows(int(points.instrument[place]))
     first = max(whole.start, row + 1 - min(int(store.history[row]), shown))
-    ahead = means.set_index("datetime")[list(COLUMNS)]
+    ahead = means.set_index("datetime").reindex(columns=list(COLUMNS))  # a model may forecast no volume
     later = bars_of(store, slice(row + 1, min(whole.stop, row + 1 + len(means))), real=True)
     return ForecastChart(
         instrument=store.instruments[int(points.instrument[place])], kind=kind,

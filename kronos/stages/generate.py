@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config, fields_of
-from kronos.data.bars import FEATURES
 from kronos.data.calendars import next_sessions, time_features
 from kronos.data.forecast_points import context_rows, contexts, latest_points
 from kronos.forecast.keys import series_keys
@@ -83,7 +82,7 @@ def draw(model: Forecaster) -> tuple[pd.DataFrame, pd.DataFrame]:
     rule, data = config.generate, config.data
     points = latest_points(store, data.lookback_window)
     chosen = points.subset(np.arange(rule.generate_instruments) % len(points))
-    seen, stamps = contexts(store, chosen.row, data.lookback_window)
+    seen, stamps = contexts(store, chosen.row, data.lookback_window, model.columns)
     last = pd.Timestamp(int(store.sessions[store.last_session]))
     times = next_sessions(store.calendar, last, rule.generate_bars, store.freq, store.label)
     ahead = time_features(times)
@@ -104,8 +103,9 @@ def draw(model: Forecaster) -> tuple[pd.DataFrame, pd.DataFrame]:
             data.predict_window,
             lambda begin: series_keys(names, np.full(len(names), times[begin].value, np.int64)),
             progress,
+            model.columns,
         )
-    table = pd.DataFrame(made.reshape(-1, len(FEATURES)), columns=list(FEATURES))
+    table = pd.DataFrame(made.reshape(-1, len(model.columns)), columns=list(model.columns))
     table.insert(0, "datetime", np.tile(times.tz_localize(None).astype("datetime64[ns]"), len(names)))
     table.insert(0, "instrument", np.repeat(names, rule.generate_bars))
     table["synthetic"] = True

@@ -73,11 +73,11 @@ def stored_bars(config: Config) -> BarStore:
     _check_record(store)
     remedy = "run  python -m kronos data  again, or give the other --dataset-path"
     refuse_other_configuration(store.path, "the store", remedy, field_texts(config, store_fields(config)), {})
-    refuse_other_columns(store, wanted_columns(config), remedy)
+    refuse_missing_columns(store, wanted_columns(config), remedy)
     return replace(store, across_days=config.data.windows_across_days)
 
 
-def refuse_other_columns(store: BarStore, wanted: Wanted, remedy: str) -> None:
+def refuse_missing_columns(store: BarStore, wanted: Wanted, remedy: str) -> None:
     """Raise UserError where the store lacks a further column that is wanted, or where a feature is not usable."""
     kinds = {one.name: one.kind for one in store.extra}
     for name in wanted.names:

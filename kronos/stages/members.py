@@ -24,7 +24,7 @@ def on_some_days(
     if not len(part):
         return Before(name, note="no day of the backtest is followed by a full horizon")
     means, _ = other.means(part, trading_rules(config), label)
-    scores = signals.score(close, forecast_frame(store, part, means))
+    scores = signals.score(close, forecast_frame(store, part, means, other.columns))
     table = signals.wide(scores, config.backtest.backtest_signal)
     days = part.session.max() - part.session.min()
     note = f"forecast on every {spacing}th day" if spacing > 1 else "forecast on every day"

@@ -57,11 +57,11 @@ def log_served_model(
         "calendar": store.calendar, "freq": store.freq,
         "label": store.label, "bands": forecast.bands if calibration is not None else "raw",
     }  # fmt: skip
-    columns = predictor.config.get("conditions", {"columns": []})["columns"]
-    if columns:
-        further = [column for column in columns if column["name"] not in FEATURES]
-        settings["conditions"] = {column["name"]: column["kind"] for column in further}
-    example = example_bars(store, data.lookback_window, columns)
+    described = predictor.config.get("conditions", {"columns": []})["columns"]
+    if described:
+        further = [one for one in described if one["name"] not in FEATURES]
+        settings["conditions"] = {one["name"]: one["kind"] for one in further}
+    example = example_bars(store, data.lookback_window, tokenizer.columns, described)
     return log_model(
         run,
         config.tracking.tracking_uri,
@@ -75,19 +75,21 @@ def log_served_model(
     )
 
 
-def example_bars(store: BarStore, lookback: int, columns: Sequence[Mapping[str, Any]] = ()) -> pd.DataFrame:
+def example_bars(
+    store: BarStore, lookback: int, columns: Sequence[str], described: Sequence[Mapping[str, Any]] = ()
+) -> pd.DataFrame:
     """The last `lookback` bars of the first instrument that has enough, in the format of a request.
 
-    With the `columns` that a predictor is conditioned on, where the last bar has a value.
+    With the conditions that a predictor describes, where the last bar has a value.
     """
     point = latest_points(store, lookback)
     row, instrument = int(point.row[0]), int(point.instrument[0])
     rows = slice(row - lookback + 1, row + 1)
-    table = pd.DataFrame(store.values[rows].astype(float), columns=list(FEATURES))
+    table = pd.DataFrame({name: store.column(name)[rows].astype(float) for name in columns})
     table.insert(0, "datetime", store.times[rows].astype("datetime64[ns]"))
     table.insert(0, "instrument", store.instruments[instrument])
-    for column, values in zip(columns, conditions.table(store, columns)[rows].T, strict=True):
-        if column["name"] in FEATURES or np.isnan(values).any():
+    for column, values in zip(described, conditions.table(store, described)[rows].T, strict=True):
+        if column["name"] in (*FEATURES, *columns) or np.isnan(values).any():
             continue
         words = column.get("categories")
         table[column["name"]] = [words[int(code)] for code in values] if words else values.astype(float)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kronos.config.schema import Config, fields_of
-from kronos.data.bars import CLOSE, FEATURES, PRICES
+from kronos.data.bars import CLOSE, PRICES
 from kronos.data.forecast_points import ForecastPoints, future_stamps, latest_points
 from kronos.data.store import BarStore
 from kronos.evaluation import risk
@@ -182,7 +182,7 @@ def forecast(
     means, deviations and the quantiles of volume and amount are always those of the sample paths.
     """
     config, store = context.config, model.store
-    shape = (len(points), config.data.predict_window, len(FEATURES))
+    shape = (len(points), config.data.predict_window, len(model.columns))
     means, deviations = np.empty(shape, np.float32), np.empty(shape, np.float32)
     levels = np.empty((len(config.forecast.predict_quantiles), *shape), np.float32)
     last, found, fall, kept = last_closes(store, points), [], [], []
@@ -206,9 +206,9 @@ def forecast(
         paths_NSH = calibration.paths(drawn, recent)[..., CLOSE]
         fall.append(risk.drawdown_probability(paths_NSH, config.forecast.predict_drawdown))
         kept.append(paths_NSH[:, :PATHS])
-    frame = forecast_frame(store, points, means)
-    for place, feature in enumerate(FEATURES):
-        frame[f"{feature}_std"] = forecast_frame(store, points, deviations)[feature]
+    frame = forecast_frame(store, points, means, model.columns)
+    for place, feature in enumerate(model.columns):
+        frame[f"{feature}_std"] = forecast_frame(store, points, deviations, model.columns)[feature]
         for number, level in enumerate(config.forecast.predict_quantiles):
             frame[f"{feature}_q{level:g}"] = levels[number, :, :, place].reshape(-1)
     table = frame[["instrument", "as_of", "datetime", "step"]].copy()

@@ -26,7 +26,7 @@ from kronos.stages.addresses import check_addresses
 from kronos.stages.base import Stage
 from kronos.stages.cache import read_record
 from kronos.stages.inputs import stored_bars
-from kronos.stages.train_setup import adapter_problem, block_problem
+from kronos.stages.train_setup import adapter_problem, block_problem, features_problem
 from kronos.stages.weights import KINDS, Kind, pretrained_address
 from kronos.tracking.client import database_file
 from kronos.tracking.model_registry import ADDRESSES
@@ -192,10 +192,8 @@ def _reachable(uri: str | None) -> Iterator[str]:
 def _files(parts: dict[str, Stage], config: Config) -> Iterator[str]:
     """Files and folders of the configuration that are read only after other work, and weights that lack."""
     for kind in KINDS:
-        if any(kind in _fitted(name, config) for name in parts) and (
-            problem := adapter_problem(kind, config)
-        ):
-            yield problem
+        if any(kind in _fitted(name, config) for name in parts):
+            yield from filter(None, (adapter_problem(kind, config), features_problem(kind, config)))
     if any("predictor" in _fitted(name, config) for name in parts) and (problem := block_problem(config)):
         yield problem
     for kind in KINDS:

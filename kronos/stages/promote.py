@@ -344,8 +344,9 @@ def forecast_of(
             say(f"registry: {error}")
     theirs, pair, able = champion_points(present, new, points)
     say(f"registry: {present.address} forecasts {len(able):,} series, its backtest had other windows")
-    means, _ = forecaster(theirs, store, *pair, shards).means(able, trading_rules(theirs), CHAMPION)
-    return forecast_frame(store, able, means)
+    model = forecaster(theirs, store, *pair, shards)
+    means, _ = model.means(able, trading_rules(theirs), CHAMPION)
+    return forecast_frame(store, able, means, model.columns)
 
 
 def champion_points(

@@ -37,6 +37,7 @@ def test_losses(context: Context, inputs: Inputs) -> dict[str, float]:
     source = Windows(
         store, split, lookback=lookback, clip=config.data.clip, seed=config.training.seed,
         conditions=condition_values(store, pair[1].model),
+        columns=pair[0].model.columns,
     )  # fmt: skip
     chosen = epoch_order(
         len(source), min(config.training.n_val_iter, len(source)), config.training.seed, None

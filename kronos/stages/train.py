@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kronos.config.schema import Config, fields_of
+from kronos.data.bars import FEATURES
+from kronos.data.extra_columns import model_columns
 from kronos.data.store import BarStore
 from kronos.distributed.launcher import world_size
 from kronos.stages.base import Context, Figure, Inputs, Result, Stage
@@ -18,6 +20,7 @@ from kronos.stages.run_folder import working_folder
 from kronos.stages.train_setup import (
     adapter_problem,
     described_conditions,
+    features_problem,
     make_objective,
     prepare,
     share_tokenizer,
@@ -29,6 +32,7 @@ from kronos.stages.weights import (
     Weights,
     load_weights,
     pretrained_address,
+    refuse_other_features,
     trained_weights,
 )
 from kronos.tracking.run import Run
@@ -70,10 +74,13 @@ class TrainStage(Stage):
 
     def _common(self, config: Config, store: BarStore, splits: Any) -> tuple[dict[str, str], Weights | None]:
         """Digests of the common inputs, and the weights that training starts from (None: random initialization)."""
-        if problem := adapter_problem(self.kind, config):
+        if problem := adapter_problem(self.kind, config) or features_problem(self.kind, config):
             raise UserError(problem)
         address = pretrained_address(self.kind, config)
-        start = None if address is None else load_weights(self.kind, address, config.tracking.tracking_uri)
+        start = None
+        if address is not None:
+            start = load_weights(self.kind, address, config.tracking.tracking_uri)
+            refuse_other_features(start, self.kind, config, address)
         digests = {
             "bars": store.digest,
             "splits": splits.text(),
@@ -82,6 +89,8 @@ class TrainStage(Stage):
                 world_size(config.launch.nproc_per_node)
             ),  # the effective batch size depends on it
         }
+        if model_columns(config.data) != FEATURES:
+            digests["columns"] = ",".join(model_columns(config.data))
         if config.training.adapter != "none":  # whose first matrix peft draws
             digests["peft"] = version("peft")
         return digests, start
@@ -304,9 +313,12 @@ def _weights_to_start(kind: Kind, context: Context, pretrained: Weights | None) 
         context.say(f"{kind}: fine-tunes {address}")
         return pretrained.model, {"address": address, "digest": pretrained.digest}
     context.say(f"{kind}: starts from random weights, preset {preset}")
-    model = random_model(kind, preset)
-    seed = config.training.seed
-    return model, {"address": None, "preset": preset, "seed": seed, "digest": checkpoint.digest(model)}
+    columns = model_columns(config.data)
+    model = random_model(kind, preset, columns)
+    started: dict[str, Any] = {"address": None, "preset": preset, "seed": config.training.seed}
+    if columns != FEATURES:
+        started["columns"] = list(columns)
+    return model, {**started, "digest": checkpoint.digest(model)}
 
 
 def _describe(context: Context, runtime: Any, model: Any, settings: Any, train: Any) -> None:

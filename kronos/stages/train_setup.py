@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from kronos.config.schema import Config
-from kronos.config.weights import PUBLIC
+from kronos.config.weights import OWNER, PUBLIC
 from kronos.data import conditions
+from kronos.data.bars import FEATURES
+from kronos.data.extra_columns import model_columns
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.stages.inputs import training_splits, windows_of
@@ -29,6 +31,7 @@ def windows(config: Config, store: BarStore, splits: Ranges, model: Any = None) 
     )  # fmt: skip
     given: dict[str, Any] = {
         "lookback": lookback, "clip": config.data.clip, "seed": training.seed,
+        "columns": model_columns(config.data),
         "conditions": None if model is None else condition_values(store, model),
     }  # fmt: skip
     return (
@@ -133,6 +136,18 @@ def _block_problem(config: Config, shape: Mapping[str, Any]) -> str:
     if config.model.condition_block <= shape["n_layers"]:
         return ""
     return f"condition_block is {config.model.condition_block}, the predictor has {shape['n_layers']} blocks"
+
+
+def features_problem(kind: Kind, config: Config) -> str:
+    """Return why a model cannot start from public weights, which know six columns, or an empty string."""
+    address = pretrained_address(kind, config)
+    if model_columns(config.data) == FEATURES or not address or not address.startswith(OWNER):
+        return ""
+    return (
+        f"feature_list: {','.join(config.data.feature_list)} is given, and pretrained_{kind}_path is {address}, "
+        f"which knows {','.join(FEATURES)}: give --pretrained-tokenizer-path none and --pretrained-predictor-path "
+        "none, to train from random weights, or leave feature_list out"
+    )
 
 
 def make_objective(kind: Kind, config: Config, tokenizer: Any, custom: str | None = None) -> Any:

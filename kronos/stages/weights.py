@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from kronos.config.schema import Config
 from kronos.data.conditions import unknown_categories
+from kronos.data.extra_columns import model_columns
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.stages.cache import SAME_MODEL, read_record, refuse_other_configuration, run_again
@@ -90,7 +91,9 @@ def trained_weights(kind: Kind, config: Config, store: BarStore, splits: Ranges 
     """
     given = given_address(kind, config)
     if given is not None:
-        return load_weights(kind, given, config.tracking.tracking_uri)
+        return refuse_other_features(
+            load_weights(kind, given, config.tracking.tracking_uri), kind, config, given
+        )
     if splits is None:
         raise UserError(f"no {kind} is named: give --{kind}-path")
     folder = config.model_folder(kind)
@@ -100,7 +103,21 @@ def trained_weights(kind: Kind, config: Config, store: BarStore, splits: Ranges 
     remedy = f"run  python -m kronos {kind}  again, or give --{kind}-path to use other weights"
     inputs = {"bars": store.digest, "splits": splits.text()}
     refuse_other_configuration(folder, f"the {kind}", remedy, field_texts(config, SAME_MODEL), inputs)
-    return load_weights(kind, str(best), None)
+    return refuse_other_features(load_weights(kind, str(best), None), kind, config, str(best))
+
+
+def refuse_other_features(weights: Weights, kind: Kind, config: Config, address: str) -> Weights:
+    """Return the weights. Raises UserError for a tokenizer of other columns than those of `feature_list`."""
+    if kind == "predictor":
+        return weights
+    own, asked = weights.model.columns, model_columns(config.data)
+    if own != asked:
+        raise UserError(
+            f"feature_list: {', '.join(asked)} is given, and the tokenizer at {address} sees {', '.join(own)}: give "
+            f"--feature-list {','.join(own)}, or a tokenizer of these columns (those of a new one are trained from "
+            "random weights, with --pretrained-tokenizer-path none and --pretrained-predictor-path none)"
+        )
+    return weights
 
 
 def trained_pair(
@@ -235,13 +252,16 @@ def _own_tokenizer(config: Config) -> Weights | None:
     address, uri = given_address("predictor", config), config.tracking.tracking_uri
     if address is not None and address.startswith(ADDRESSES):
         try:
-            return load_weights("tokenizer", address, uri)
+            return refuse_other_features(
+                load_weights("tokenizer", address, uri), "tokenizer", config, address
+            )
         except UserError:
             return None
     folder = config.model_folder("predictor") if address is None else given_path(address).absolute()
     for place in (folder, *folder.parents[:2]):
         if (place / OWN_TOKENIZER).is_dir():
-            return load_weights("tokenizer", str(place / OWN_TOKENIZER), None)
+            own = str(place / OWN_TOKENIZER)
+            return refuse_other_features(load_weights("tokenizer", own, None), "tokenizer", config, own)
     return None
 
 
@@ -291,7 +311,7 @@ def weights_before(kind: Kind, trained: Weights, uri: str | None) -> tuple[Weigh
             found = load_weights(kind, start["address"], uri)
         else:
             seed_everything(start["seed"])
-            model = random_model(kind, start["preset"])
+            model = random_model(kind, start["preset"], start.get("columns"))
             found = Weights(model, checkpoint.digest(model), {})
     except Damaged:
         raise

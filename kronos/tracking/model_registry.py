@@ -5,7 +5,7 @@ Part of the tracking package: `client.py` starts runs, `reader.py` reads them, t
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from kronos.data.bars import FEATURES
 from kronos.evaluation.calibration import Calibration
 from kronos.tracking.client import TAG, Run, connect, first_line, versions
 from kronos.tracking.reader import TrackedRun, load_run
@@ -98,8 +99,8 @@ def log_model(
                     step=step,
                     python_model=str(PACKAGE / "tracking" / "served_model.py"),
                     artifacts={name: str(folder / part) for name, part in parts.items()},
-                    code_paths=[str(PACKAGE)], signature=signature(settings), input_example=example,
-                    model_config=asdict(Bounds()),
+                    code_paths=[str(PACKAGE)], signature=signature(settings, tokenizer.columns),
+                    input_example=example, model_config=asdict(Bounds()),
                     pip_requirements=[
                         f"{name}=={version}" for name, version in versions(NEEDED).items() if name != "python"
                     ],
@@ -120,8 +121,11 @@ def _logged(run: Run, client: Any) -> str | None:
     return None
 
 
-def signature(settings: Mapping[str, Any]) -> Any:
-    """Return the MLflow signature of the served model: columns of bars and forecasts, params with their defaults."""
+def signature(settings: Mapping[str, Any], columns: Sequence[str] = FEATURES) -> Any:
+    """Return the MLflow signature of the served model: columns of bars and forecasts, params with their defaults.
+
+    `columns` are those of the model; volume and amount need not be given.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -129,18 +133,19 @@ def signature(settings: Mapping[str, Any]) -> Any:
         return ColSpec(kind, name, required=required)
 
     inputs = [column("string", "instrument", False), column("datetime", "datetime")]
-    inputs += [column("double", name) for name in ("open", "high", "low", "close")]
-    inputs += [column("double", name, False) for name in ("volume", "amount")]
+    optional = ("volume", "amount")
+    inputs += [column("double", name, name not in optional) for name in columns]
+    inputs += [column("double", name, False) for name in optional if name not in columns]
     conditions = settings.get("conditions", {})
     types = {"category": "string", "number": "double"}
-    inputs += [column(types[kind], name, False) for name, kind in conditions.items()]
+    inputs += [column(types[kind], name, False) for name, kind in conditions.items() if name not in columns]
     outputs = [
         column("string", "instrument"),
         column("datetime", "as_of"),
         column("datetime", "datetime"),
         column("long", "step"),
     ]
-    outputs += [column("double", name) for name in ("open", "high", "low", "close", "volume", "amount")]
+    outputs += [column("double", name) for name in columns]
     outputs += [column("string", "missing_conditions")] if conditions else []
     params = [
         ParamSpec("pred_len", "long", int(settings["pred_len"])),

@@ -17,6 +17,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
+from kronos.data.bars import FEATURES
 from kronos.tracking.served_body import CSV, JSON, over_body, read_body
 from kronos.tracking.served_bounds import CLIENT_GONE, Bounds
 from kronos.tracking.served_input import check_bars, check_params
@@ -29,10 +30,12 @@ BODIES = 4  # times max_body_mb: the bodies that the server holds at once
 _log = logging.getLogger(__name__)
 
 
-def install(bounds: Bounds, conditions: Sequence[Mapping[str, Any]] = ()) -> None:
+def install(
+    bounds: Bounds, conditions: Sequence[Mapping[str, Any]] = (), columns: Sequence[str] = FEATURES
+) -> None:
     """Apply the bounds to all requests of this process, if it is MLflow's scoring server; otherwise do nothing.
 
-    `conditions` are those that the predictor describes.
+    `conditions` are those that the predictor describes, `columns` those of the tokenizer.
     """
     if f"{SERVER}.app" not in sys.modules:
         return
@@ -40,7 +43,7 @@ def install(bounds: Bounds, conditions: Sequence[Mapping[str, Any]] = ()) -> Non
 
     _share_memory()
     server, call = sys.modules[SERVER], FastAPI.__call__
-    server.invocations = Invocations(bounds, conditions)  # type: ignore[attr-defined]
+    server.invocations = Invocations(bounds, conditions, columns)  # type: ignore[attr-defined]
     bodies = Bodies(bounds)
 
     async def bounded(self: Any, scope: Any, receive: Any, send: Any) -> None:
@@ -64,8 +67,13 @@ class Invocations:
     One request is answered at a time, so that the memory of two never adds up; torch uses all cores for one anyway.
     """
 
-    def __init__(self, bounds: Bounds, conditions: Sequence[Mapping[str, Any]] = ()) -> None:
-        self.bounds, self.conditions, self.lock = bounds, conditions, Lock()
+    def __init__(
+        self,
+        bounds: Bounds,
+        conditions: Sequence[Mapping[str, Any]] = (),
+        columns: Sequence[str] = FEATURES,
+    ) -> None:
+        self.bounds, self.conditions, self.columns, self.lock = bounds, conditions, columns, Lock()
 
     def __call__(self, data: bytes, content_type: str | None, model: Any, input_schema: Any) -> Any:
         """Return MLflow's response. Raises MlflowException with the HTTP status and the sentence."""
@@ -100,10 +108,10 @@ class Invocations:
             return InvocationsResponse(
                 f"the content type must be {JSON} or {CSV}, in UTF-8", 415, "text/plain"
             )
-        table, params = read_body(data, kind, self.bounds, self.conditions)
+        table, params = read_body(data, kind, self.bounds, self.conditions, self.columns)
         params = check_params(params)
         answer = io.StringIO()
-        bars = check_bars(table, self.bounds.max_rows, self.conditions)
+        bars = check_bars(table, self.bounds.max_rows, self.conditions, self.columns)
         predictions_to_json(model.predict(bars, params=params), answer)
         return InvocationsResponse(answer.getvalue(), 200, JSON)
 

@@ -16,17 +16,21 @@ from kronos.tracking.served_input import shown
 from kronos.utils.errors import UserError
 
 JSON, CSV = "application/json", "text/csv"
-COLUMNS = {"instrument", "datetime", *FEATURES, *ALIASES}
+COLUMNS = frozenset({"instrument", "datetime", *FEATURES, *ALIASES})
 MAX_COLUMNS = 100
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
 def read_body(
-    body: bytes, kind: str, bounds: Bounds, conditions: Sequence[Mapping[str, Any]] = ()
+    body: bytes,
+    kind: str,
+    bounds: Bounds,
+    conditions: Sequence[Mapping[str, Any]] = (),
+    columns: Sequence[str] = FEATURES,
 ) -> tuple[pd.DataFrame, Any]:
     """Return (the table, the params, None where there are none) of a JSON or CSV body; the cells stay as they came.
 
-    The columns are those of bars, and of the conditions that a predictor describes.
+    The columns are those of bars, of the tokenizer, and of the conditions that a predictor describes.
 
     Raises UserError for a body over a bound, one that is not UTF-8 or not of the format, or with an unknown field.
     """
@@ -36,7 +40,7 @@ def read_body(
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"the body is not UTF-8 text: byte {error.start} cannot be read") from None
-    further = {column["name"]: column["kind"] for column in conditions}
+    further = {column["name"]: column["kind"] for column in conditions} | dict.fromkeys(columns, "number")
     return (_csv(text, bounds, further), None) if kind == CSV else _json(text, bounds, {*COLUMNS, *further})
 
 

@@ -74,21 +74,27 @@ def _check_quantiles(levels: Any) -> None:
 
 
 def check_bars(
-    table: pd.DataFrame, max_rows: int, conditions: Sequence[Mapping[str, Any]] = ()
+    table: pd.DataFrame,
+    max_rows: int,
+    conditions: Sequence[Mapping[str, Any]] = (),
+    columns: Sequence[str] = FEATURES,
 ) -> pd.DataFrame:
-    """Return the table of a request as bars: instrument, datetime and the six features as float64, rows as given.
+    """Return the table of a request as bars: instrument, datetime and the features as float64, rows as given.
 
-    A table without instruments is one series. Volume is 0 where the whole column is missing, amount is then volume
-    times the mean price. Of the `conditions` that a predictor describes the columns that there are follow; an empty
-    cell is a missing value. Other columns are left out, as MLflow does. Raises UserError for anything that is not a
-    bar and for times that do not rise within an instrument; rows are numbered from 0.
+    The features are the usual six and the `columns` of the tokenizer. A table without instruments is one series.
+    Volume is 0 where the whole column is missing, amount is then volume times the mean price. Of the `conditions`
+    that a predictor describes the columns that there are follow; an empty cell is a missing value. Other columns are
+    left out, as MLflow does. Raises UserError for anything that is not a bar and for times that do not rise within an
+    instrument; rows are numbered from 0.
     """
     table = rename_aliases(table)
-    missing = [name for name in ("datetime", *PRICES) if name not in table]
+    needed = [name for name in columns if name not in ("volume", "amount")]
+    missing = [name for name in ("datetime", *needed) if name not in table]
     if missing:
-        raise UserError(f"columns {', '.join(missing)} are missing: expected datetime, {', '.join(PRICES)}")
-    further = {column["name"]: column["kind"] for column in conditions if column["name"] not in FEATURES}
-    known = [name for name in table.columns if name in ("instrument", "datetime", *FEATURES, *further)]
+        raise UserError(f"columns {', '.join(missing)} are missing: expected datetime, {', '.join(needed)}")
+    numbers = dict.fromkeys((*FEATURES, *columns))
+    further = {column["name"]: column["kind"] for column in conditions if column["name"] not in numbers}
+    known = [name for name in table.columns if name in ("instrument", "datetime", *numbers, *further)]
     if len(set(known)) < len(known):
         twice = next(name for name in known if known.count(name) > 1)
         raise UserError(f"column {twice} is there twice: rename or remove one")
@@ -100,7 +106,7 @@ def check_bars(
         )
     table = table.reset_index(drop=True)
     bars = pd.DataFrame({"instrument": _instruments(table), "datetime": _times(table["datetime"])})
-    for name in PRICES:
+    for name in needed:
         bars[name] = _numbers(table[name])
     bars["volume"] = _numbers(table["volume"]) if _given(table, "volume") else 0.0
     bars["amount"] = (
@@ -202,9 +208,11 @@ def _numbers(column: pd.Series, gaps: bool = False) -> np.ndarray:
 
 def _check_values(bars: pd.DataFrame) -> None:
     opened, high, low, close = (bars[name].to_numpy() for name in PRICES)
-    for name in FEATURES:
+    for name in bars.columns[2:]:
         values = bars[name].to_numpy()
-        if name in PRICES:
+        if name not in FEATURES:
+            _refuse(values < -LARGEST, bars, name, f"expected at least {-LARGEST:g}")
+        elif name in PRICES:
             _refuse(values <= 0, bars, name, "prices must be above 0")
             _refuse(values < LEAST_PRICE, bars, name, f"prices must be at least {LEAST_PRICE:g}")
         else:

@@ -3,7 +3,7 @@
 Its artifacts are the checkpoint folders of tokenizer and predictor and `serving.json`; nothing is pickled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from kronos.data.bars import CLOSE, FEATURES, PRICES, cell_text
+from kronos.data.bars import CLOSE, PRICES, cell_text
 from kronos.data.calendars import next_sessions, time_features
 from kronos.data.conditions import from_frame
 from kronos.evaluation.calibration import LEAST_PRICE, Calibration, moves, recent_volatility
@@ -48,7 +48,7 @@ class ServedKronos(PythonModel):
         self.calibration = Calibration.from_json(read_json(Path(fitted))) if fitted else None
         self.bounds = Bounds.of(context.model_config)
         self.conditions = self.predictor.config.get("conditions", {"columns": []})["columns"]
-        scoring_server.install(self.bounds, self.conditions)
+        scoring_server.install(self.bounds, self.conditions, self.tokenizer.columns)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
@@ -58,12 +58,13 @@ class ServedKronos(PythonModel):
         Args:
             context: not used; the weights are loaded in `load_context`.
             model_input: one row per instrument and bar: datetime, open, high, low, close, and optionally instrument,
-                volume and amount, and the columns that the predictor is conditioned on.
+                volume and amount, the further columns that the tokenizer was trained on, and those that the predictor
+                is conditioned on.
             params: settings that replace those logged with the model, as listed in its signature.
 
         Returns:
-            One row per instrument and forecast bar: instrument, as_of, datetime, step, the six features (means over
-            the sample paths) and their quantiles. Of a predictor with conditions also `missing_conditions`, those
+            One row per instrument and forecast bar: instrument, as_of, datetime, step, the features (means over the
+            sample paths) and their quantiles. Of a predictor with conditions also `missing_conditions`, those
             that the instrument's last bar lacks, with the value in brackets where it is one that is not known.
 
         Raises:
@@ -87,10 +88,11 @@ class ServedKronos(PythonModel):
             )
         calibration = self._calibration(settings["bands"], horizon) if levels else None
         drawn = samples + (calibration.samples if calibration else 0)
-        bars = check_bars(table, self.bounds.max_rows, self.conditions)
+        features = self.tokenizer.columns
+        bars = check_bars(table, self.bounds.max_rows, self.conditions, features)
         code, names = pd.factorize(bars["instrument"], sort=True)
         count = np.bincount(code)
-        columns = len(ROW) + len(FEATURES) * (1 + len(levels)) + bool(self.conditions)
+        columns = len(ROW) + len(features) * (1 + len(levels)) + bool(self.conditions)
         self.bounds.check_work(len(names), drawn, horizon, columns)
         short = np.flatnonzero(count < lookback)
         if len(short):
@@ -98,7 +100,7 @@ class ServedKronos(PythonModel):
             raise UserError(f"each instrument needs {lookback} bars: {first}")
         last_rows = count.cumsum()[:, None] + np.arange(-lookback, 0)  # [N, L]
         rows = np.argsort(code, kind="stable")[last_rows]
-        context = bars[list(FEATURES)].to_numpy(np.float32)[rows]
+        context = bars[list(features)].to_numpy(np.float32)[rows]
         known = from_frame(bars, self.conditions)[0][rows] if self.conditions else None
         times = bars["datetime"].to_numpy().astype(np.int64)[rows]
         future = {}
@@ -124,6 +126,7 @@ class ServedKronos(PythonModel):
                 sample_count=samples,
             ),
             floor,
+            features,
         )  # fmt: skip
         quantiles = np.quantile(paths, levels, axis=1) if levels else np.empty((0, *paths[:, 0].shape))
         if calibration is not None:
@@ -132,12 +135,18 @@ class ServedKronos(PythonModel):
                     temperature=calibration.temperatures, top_k=0, top_p=1.0, sample_count=calibration.samples
                 ),
                 floor,
+                features,
             )  # fmt: skip
             drawn_moves = moves(spread[..., : len(PRICES)], last[:, None, None, None])
             recent = recent_volatility(context[..., CLOSE], calibration.decay)
             quantiles[..., : len(PRICES)] = calibration.price_quantiles(drawn_moves, recent, last, levels)
         answer = _table(
-            list(names), times[:, -1], ahead, paths.mean(axis=1), dict(zip(levels, quantiles, strict=True))
+            list(names),
+            times[:, -1],
+            ahead,
+            paths.mean(axis=1),
+            dict(zip(levels, quantiles, strict=True)),
+            features,
         )
         if known is not None:
             lacking = self._missing(bars.iloc[rows[:, -1]], known[:, -1])
@@ -187,6 +196,7 @@ def _table(
     ahead_NH: np.ndarray,
     means_NHF: np.ndarray,
     quantiles: Mapping[float, np.ndarray],
+    features: Sequence[str],
 ) -> pd.DataFrame:
     """The forecast as a table with one row per instrument and step; `quantiles` holds [N, H, features] by level."""
     count, horizon = ahead_NH.shape
@@ -197,10 +207,10 @@ def _table(
         np.tile(np.arange(1, horizon + 1), count),
     )
     columns: dict[str, Any] = dict(zip(ROW, rows, strict=True))
-    columns |= {name: means_NHF[..., place].reshape(-1) for place, name in enumerate(FEATURES)}
+    columns |= {name: means_NHF[..., place].reshape(-1) for place, name in enumerate(features)}
     columns |= {
         f"{name}_q{level:g}": values[..., place].reshape(-1)
-        for place, name in enumerate(FEATURES)
+        for place, name in enumerate(features)
         for level, values in quantiles.items()
     }
     return pd.DataFrame(columns)

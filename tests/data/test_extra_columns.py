@@ -10,11 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos.data.bars import MARK, Flag, typed
+from kronos.data.bars import FEATURES, MARK, Flag, typed
 from kronos.data.extra_columns import ExtraColumn
+from kronos.data.forecast_points import contexts
 from kronos.data.sources.base import BaseDataProcessor
 from kronos.data.sources.factory import DataProcessorFactory
+from kronos.data.splits import make_split
 from kronos.data.store import BarStore, open_store
+from kronos.data.windows import Windows
 from kronos.evaluation.qlib_store import write_qlib_store
 from kronos.utils.errors import UserError
 
@@ -252,3 +255,33 @@ def test_a_missing_column_or_words_in_a_feature_are_one_line(bars: pd.DataFrame,
 def test_marked_names_stay_out_of_the_store(bars: pd.DataFrame, tmp_path: Path) -> None:
     store = build(bars, tmp_path / "store", **KEPT)
     assert MARK not in (store.path / "index.json").read_text()
+
+
+def test_windows_and_contexts_have_the_columns_that_are_named(bars: pd.DataFrame, tmp_path: Path) -> None:
+    store = build(bars, tmp_path / "store", **KEPT)
+    columns = ("open", "high", "low", "close", "interest", "volume")
+    split = make_split(store, "train", date(2020, 1, 2), date(2020, 3, 20), lookback=10, horizon=3, length=14)
+    named, usual = (
+        Windows(store, split, lookback=10, clip=5.0, seed=1, columns=names).batch(np.arange(len(split)), 0)
+        for names in (columns, FEATURES)
+    )
+    assert named.x.shape[2] == 6 and named.x[..., :4].equal(usual.x[..., :4])
+    assert named.x[..., 5].equal(usual.x[..., 4]) and named.uniform.equal(usual.uniform)
+    rows = np.array([30, 70])
+    seen, _ = contexts(store, rows, 10, columns)
+    for place, row in enumerate(rows):
+        span = slice(row - 9, row + 1)
+        np.testing.assert_array_equal(seen[place, :, 4], store.column("interest")[span])
+        np.testing.assert_array_equal(seen[place, :, 5], store.column("volume")[span])
+    with pytest.raises(UserError, match="has no column 'basis'"):
+        contexts(store, rows, 10, ("open", "high", "low", "close", "basis"))
+
+
+def test_an_instrument_without_volume_is_counted(bars: pd.DataFrame, tmp_path: Path) -> None:
+    quiet = bars.assign(volume=bars["volume"].where(bars["instrument"] == "BBB", 0.0))
+    kind = "instrument without volume in any bar"
+    found = {one["kind"]: one for one in build(quiet, tmp_path / "one").findings}
+    assert found[kind]["count"] == 1 and found[kind]["items"][0][0] == "AAA"
+    found = {one["kind"]: one for one in build(bars.drop(columns="volume"), tmp_path / "both").findings}
+    assert found[kind]["count"] == 2 and "as in the public code" in found[kind]["action"]
+    assert kind not in {one["kind"] for one in build(bars, tmp_path / "none").findings}

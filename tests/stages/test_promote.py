@@ -68,7 +68,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     for skill in (1.0, 0.0):
         score = skill * (volume - volume.mean()) + (1 - skill) * noise
         means = np.repeat((close * (1 + 0.01 * score))[:, None, None], 5, axis=1) * np.ones(6)
-        predictions[skill] = forecast_frame(store, points, means)
+        predictions[skill] = forecast_frame(store, points, means, FEATURES)
     splits = resolve_splits(config, store)
     new = Candidate(config, store, splits, None, None, SEEN)
     return Case(new, Result("backtest", "mine", folder, {}), predictions)

@@ -19,7 +19,7 @@ from kronos.data.adjustment import (
 from kronos.data.bars import Finding, align, has_limits, merge_findings, places_of, to_frame
 from kronos.data.calendar_detection import Fit, fit_calendar
 from kronos.data.calendars import FOREVER, known_end
-from kronos.data.cleaning import carry_features, clean, drop_off_calendar
+from kronos.data.cleaning import carry_features, clean, drop_off_calendar, note_without_volume
 from kronos.data.extra_columns import Wanted, mark, wanted_columns
 from kronos.data.frequency import PERIODS
 from kronos.data.open_bars import drop_open_bars
@@ -273,6 +273,7 @@ class BaseDataProcessor:
             frame = settle_days(frame, freq, findings)
             frame, found = clean(frame, freq)
             findings += found
+            note_without_volume(frame, findings)
             frame = carry_features(frame, self.wanted.features, findings)
             spacings.append(spacing(frame, freq))
             frame = leave_out(frame, spacings[-1])
