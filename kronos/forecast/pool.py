@@ -67,7 +67,7 @@ class Pool(Forecaster):
 
     def _few(self, windows: Windows, rules: Mapping[str, Any], whole: int) -> np.ndarray:
         count, size = len(self.members), len(windows.bars)
-        paths = np.empty((size, whole, windows.horizon, len(self.columns)), np.float32)
+        paths = np.empty((size, whole, windows.horizon, windows.bars.shape[2]), np.float32)
         for place in range(whole):
             chosen = (windows.keys + place) % count
             for number, member in enumerate(self.members):

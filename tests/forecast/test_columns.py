@@ -114,7 +114,7 @@ def test_a_request_has_the_models_columns_and_each_mistake_is_one_sentence() -> 
     body = b'{"dataframe_split": ' + table.to_json(orient="split", date_format="iso").encode() + b"}"
     read, _ = read_body(body, JSON, Bounds(), columns=FLOW)
     found = check_bars(read.assign(datetime=table["datetime"]), 10, columns=FLOW)
-    assert found.columns.tolist() == ["instrument", "datetime", *FLOW]
+    assert found.columns.tolist() == ["instrument", "datetime", *FLOW, "volume", "amount"]
     np.testing.assert_allclose(found["flow"], table["flow"], rtol=1e-9)
     assert check_bars(table, 10).columns.tolist() == ["instrument", "datetime", *FEATURES]
     for changed, text in (

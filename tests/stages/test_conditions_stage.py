@@ -14,6 +14,7 @@ from kronos.__main__ import main
 from kronos.config.loading import load_config
 from kronos.config.schema import Config
 from kronos.data import conditions
+from kronos.data.bars import FEATURES
 from kronos.data.extra_columns import ExtraColumn
 from kronos.data.forecast_points import context_rows, contexts, forecast_points, latest_points
 from kronos.data.splits import make_split
@@ -95,7 +96,7 @@ def test_an_ensemble_and_other_models_see_the_conditions_of_their_own(store: Pat
     bars, tokenizer = open_store(store), load_tokenizer(weights / "tokenizer")
     points = forecast_points(bars, AS_OF, AS_OF, 32).subset(np.arange(8))
     config = Config(lookback_window=32, predict_window=5)
-    windows = stored_windows(config, bars, points, 5)
+    windows = stored_windows(config, bars, points, 5, FEATURES)
     plain, untrained, trained = (
         Forecaster(config, bars, tokenizer, model).draw(windows, plain_rules(2))
         for model in (
@@ -140,7 +141,7 @@ def test_a_size_bucket_is_trained_on_and_two_processes_forecast_as_one(
     model = Forecaster(config, bars, load_tokenizer(weights / "tokenizer"), load_predictor(best))
     points = latest_points(bars, config.lookback_window)
     means, _ = model.means(points, trading_rules(config))
-    expected = forecast_frame(bars, points, means)
+    expected = forecast_frame(bars, points, means, FEATURES)
     pd.testing.assert_frame_equal(found[[*expected.columns]], expected, check_exact=True)
 
 
