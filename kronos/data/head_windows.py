@@ -4,12 +4,14 @@ Axes: B examples of a batch, G instruments of an example (1, or the group of one
 predictor, L bars of a context, F features, C conditions.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
+from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import context_rows, contexts
 from kronos.data.normalization import normalise
 from kronos.data.store import BarStore
@@ -43,14 +45,16 @@ class HeadExamples:
         members: int64 [E, G] places in `rows` of each example, -1 where it has fewer instruments.
         states: float32 [N, D], the hidden states of the contexts; without them, batches have the contexts.
         conditions: float32 [store's rows, C], of a predictor that has some.
+        columns: the features of a bar.
     """
 
     def __init__(
         self, store: BarStore, rows: np.ndarray, target: np.ndarray, *, lookback: int, clip: float,
         members: np.ndarray, states: np.ndarray | None = None, conditions: np.ndarray | None = None,
+        columns: Sequence[str] = FEATURES,
     ) -> None:  # fmt: skip
         self.store, self.rows, self.target, self.members, self.states = store, rows, target, members, states
-        self.lookback, self.clip, self.conditions = lookback, clip, conditions
+        self.lookback, self.clip, self.conditions, self.columns = lookback, clip, conditions, columns
 
     def __len__(self) -> int:
         return len(self.members)
@@ -74,7 +78,7 @@ class HeadExamples:
         if self.states is not None:
             inputs = torch.from_numpy(np.asarray(self.states[places]))
         else:
-            bars, stamps = contexts(self.store, self.rows[places], self.lookback)
+            bars, stamps = contexts(self.store, self.rows[places], self.lookback, self.columns)
             inputs = normalise(torch.from_numpy(bars), self.lookback)[0].clamp_(-self.clip, self.clip)
             stamp = torch.from_numpy(stamps.astype(np.int64)).unflatten(0, shape)
             if self.conditions is not None:

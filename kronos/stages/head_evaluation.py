@@ -74,7 +74,7 @@ def answers_at(config: Config, head: StoredHead, pair: Any, rows: np.ndarray, la
     with Progress(label, "contexts") as progress:
         for start in range(0, len(rows), AT_ONCE):
             part = slice(start, min(start + AT_ONCE, len(rows)))
-            bars, stamps = contexts(pair.store, rows[part], config.data.lookback_window)
+            bars, stamps = contexts(pair.store, rows[part], config.data.lookback_window, pair.columns)
             found[part] = head.answers(
                 pair.tokenizer,
                 pair.predictor,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kronos.config.schema import Config
+from kronos.data.extra_columns import model_columns
 from kronos.data.forecast_points import context_rows, contexts
 from kronos.data.head_windows import LEAST_GROUP, HeadExamples, day_groups, limited, singles
 from kronos.data.outcomes import Points, known_points
@@ -117,7 +118,7 @@ def examples_of(
             rows, target = rows[used], target[used]
         found[name] = HeadExamples(
             store, rows, target, lookback=data.lookback_window, clip=data.clip, members=members,
-            conditions=conditions,
+            conditions=conditions, columns=model_columns(data),
         )  # fmt: skip
     return found
 
@@ -164,7 +165,7 @@ def _write_states(
             if stop():
                 raise KeyboardInterrupt
             part = rows[start : start + AT_ONCE]
-            bars, stamps = contexts(examples.store, part, examples.lookback)
+            bars, stamps = contexts(examples.store, part, examples.lookback, forecaster.columns)
             table[start : start + AT_ONCE] = embed_arrays(
                 forecaster.tokenizer, forecaster.predictor, bars, stamps, clip=examples.clip,
                 conditions_NLC=forecaster.conditions_of(context_rows(part, examples.lookback)),
