@@ -5,11 +5,13 @@ import inspect
 import json
 import math
 import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from kronos.model.hub import download, is_hub_name
 from kronos.utils import files
@@ -49,7 +51,7 @@ def load(kind: type[Model], path_or_name: str | Path, revision: str | None = Non
     config = _arguments(kind, config, folder)
     _check_sizes(kind, config, stored, folder)
     try:
-        with torch.device("meta"):  # skips the random initialisation of weights that are overwritten
+        with torch.device("meta"), _NoInitialisation():  # of weights that are overwritten
             model = kind(**config)
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(
@@ -59,6 +61,17 @@ def load(kind: type[Model], path_or_name: str | Path, revision: str | None = Non
     model.to_empty(device="cpu")
     model.load_state_dict(stored, strict=True)
     return model.eval()
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leave weights as they are allocated. On the meta device, drawing them imports torch._dynamo, for a second."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def find_folder(path_or_name: str | Path, revision: str | None = None) -> Path:

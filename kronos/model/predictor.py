@@ -43,12 +43,13 @@ class FixedEmbedding(nn.Module):
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
-        angle = torch.arange(rows).float()[:, None] * torch.exp(
-            torch.arange(0, width, 2).float() * -(math.log(10000.0) / width)
-        )
+        with torch.device("cpu"):  # as in `Rotary`
+            angle = torch.arange(rows).float()[:, None] * torch.exp(
+                torch.arange(0, width, 2).float() * -(math.log(10000.0) / width)
+            )
+            table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
         self.emb = nn.Embedding(rows, width)
-        table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
-        self.emb.weight = nn.Parameter(table, requires_grad=False)
+        self.emb.weight = nn.Parameter(table.to(torch.get_default_device()), requires_grad=False)
 
     def forward(self, index: Tensor) -> Tensor:
         return self.emb(index)

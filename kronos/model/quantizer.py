@@ -49,8 +49,8 @@ class BinarySphericalQuantizer(nn.Module):
         self.beta, self.gamma0, self.gamma, self.zeta = beta, gamma0, gamma, zeta
         self.average: Callable[[Tensor], Tensor] | None = None
         # Both are in the public checkpoints and unused here: ids are computed by `bits_to_ids`.
-        self.register_buffer("basis", 2 ** torch.arange(dims - 1, -1, -1))
-        self.register_buffer("group_basis", 2 ** torch.arange(group_size - 1, -1, -1))
+        for name, bits in (("basis", dims), ("group_basis", group_size)):
+            self.register_buffer(name, torch.tensor([2**bit for bit in reversed(range(bits))]))
 
     def forward(self, z_BTC: Tensor) -> Tensor:
         """Return quantised values [B, T, C]: +-1 / sqrt(C), with the gradient of z / sqrt(C)."""

@@ -22,8 +22,12 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", self._frequencies())
 
     def _frequencies(self, device: torch.device | None = None) -> Tensor:
-        steps = torch.arange(0, self.head_width, 2, device=device).float()
-        return 1.0 / (10000 ** (steps / self.head_width))
+        with torch.device(
+            "cpu"
+        ):  # not on the meta device: its arithmetic imports torch._dynamo, for a second
+            steps = torch.arange(0, self.head_width, 2).float()
+            frequencies = 1.0 / (10000 ** (steps / self.head_width))
+        return frequencies.to(device or torch.get_default_device())
 
     def tables(self, length: int, first: int = 0) -> Tables:
         """Return (cos, sin) [length, K] in float32 for the positions first .. first + length - 1."""

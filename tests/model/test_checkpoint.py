@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -61,6 +63,20 @@ def test_saved_model_loads_bit_for_bit_in_eval_mode_without_touching_the_random_
             assert torch.equal(loaded.state_dict()[name], tensor), name
         assert digest(loaded) == digest(model)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_loading_does_not_import_the_compiler(nano, tmp_path):
+    """torch._dynamo takes a second to import; arithmetic and random draws on the meta device would need it."""
+    for model in nano:
+        save_model(model, tmp_path / type(model).__name__)
+    code = (
+        "import sys; from kronos.model import load_predictor, load_tokenizer;"
+        "load_tokenizer('KronosTokenizer'); load_predictor('Kronos'); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.strip() == "False"
 
 
 def test_digest_follows_weights_and_config(nano):
