@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kronos.config.schema import Config
+from kronos.config.schema import FIELDS, Config
 from kronos.data.bars import CLOSE, PRICES, Flag
 from kronos.data.forecast_points import ForecastPoints, contexts
 from kronos.data.splits import Ranges
@@ -83,10 +83,11 @@ def find(
             continue
         stored = read_object(path, f"{MADE_BY}  again")
         wanted = {"tokenizer": tokenizer, "predictor": predictor}
+        # A setting that is newer than the file had its default.
+        made_with = {name: stored["settings"].get(name, FIELDS[name].default) for name in SETTINGS}
         if stored["weights"] != wanted:
             reason = f"the one at {path} is of other weights: {MADE_BY}"
-        elif stored["settings"] != settings_of(config):
-            names = [name for name, value in settings_of(config).items() if stored["settings"][name] != value]
+        elif names := [name for name, value in settings_of(config).items() if made_with[name] != value]:
             reason = f"the one at {path} is of another {', '.join(names)}: {MADE_BY}"
         elif stored["bars"]["freq"] != store.freq:
             reason = f"the one at {path} is of bars of {stored['bars']['freq']}: {MADE_BY}"

@@ -131,6 +131,12 @@ def test_a_calibration_of_other_weights_or_settings_is_not_used(
     assert "is of another max_context" in capsys.readouterr().out
     stored = read_json(calibrated)
     assert Calibration.from_json(stored).horizon == 5
+    del stored["settings"]["inference_sliding"]  # as of a version without that field, which had its default
+    write_json(calibrated, with_own_digest(stored))
+    assert main(["predict", *flags(weights)]) == 0
+    assert "no calibration" not in capsys.readouterr().out
+    assert main(["predict", *flags(weights), "--inference-sliding", "cached"]) == 0
+    assert "is of another inference_sliding" in capsys.readouterr().out
     stored["weights"]["predictor"] = "other"
     write_json(calibrated, with_own_digest(stored))
     assert main(["predict", *flags(weights)]) == 0
