@@ -94,15 +94,25 @@ class HeadStage(Stage):
             "bars": store.digest,
             "splits": f"{splits.text()}, backtest {splits.backtest[0]}..{splits.backtest[1]}",
             "tokenizer": models.tokenizer.digest, "predictor": models.predictor.digest,
-            "processes": str(world_size(config.launch.nproc_per_node)),
             "seen": digest_bytes("\n".join(seen_before(config, splits)).encode())[:16],
         }  # fmt: skip
         if config.head.head_path is not None:
             _stored(config, digests)
             digests["head"] = head_digest(given_path(config.head.head_path))
-        elif config.training.adapter != "none":  # whose first matrix peft draws
+            return Inputs(digests, store, splits, models, more=points, notes=notes)
+        digests["processes"] = str(
+            world_size(config.launch.nproc_per_node)
+        )  # the effective batch depends on it
+        if config.training.adapter != "none":  # whose first matrix peft draws
             digests["peft"] = version("peft")
         return Inputs(digests, store, splits, models, more=points, notes=notes)
+
+    def key_fields(self, config: Config) -> tuple[str, ...]:
+        """Without those of the training for a head that is not trained."""
+        names = super().key_fields(config)
+        if config.head.head_path is None:
+            return names
+        return tuple(name for name in names if name not in (*fields_of("training"), "head_learning_rate"))
 
     def headline(self, result: Result) -> tuple[Figure, ...]:
         return tuple(Figure(one["name"], one["value"], one["detail"]) for one in result.record["headline"])
@@ -131,7 +141,7 @@ class HeadStage(Stage):
             write_json(folder / FILE, with_own_digest(dict(head.facts)))
             ledger, look = looks.ledger_of(config), look_of(config, inputs, head_digest(folder))
             before = looks.looked_before(ledger, look, context)
-            table, page = evaluate(context, inputs, head, before, trained.get("curve", []))
+            table, page = evaluate(context, inputs, head, before, trained.get("curve", []), stop)
             table.to_parquet(folder / FORECASTS, index=False)
             save(folder, "head", page=page)
             metrics = write_head(folder, page, language)

@@ -1,5 +1,6 @@
 """From a head to its forecasts and figures: every day of the backtest range, and the last bars of all."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -68,11 +69,18 @@ def look_of(config: Config, inputs: Inputs, head: str) -> looks.Look:
     return looks.look_of(looks.HEAD, config, inputs.store, inputs.splits.backtest, predictor, model)
 
 
-def answers_at(config: Config, head: StoredHead, pair: Any, rows: np.ndarray, label: str) -> np.ndarray:
-    """The head's answer to the context that ends in each row of the store, float64 [N]."""
+def answers_at(
+    config: Config, head: StoredHead, pair: Any, stop: Callable[[], bool], rows: np.ndarray, label: str
+) -> np.ndarray:
+    """The head's answer to the context that ends in each row of the store, float64 [N].
+
+    Raises KeyboardInterrupt after a stop request.
+    """
     found = np.empty(len(rows))
     with Progress(label, "contexts") as progress:
         for start in range(0, len(rows), AT_ONCE):
+            if stop():
+                raise KeyboardInterrupt
             part = slice(start, min(start + AT_ONCE, len(rows)))
             bars, stamps = contexts(pair.store, rows[part], config.data.lookback_window, pair.columns)
             found[part] = head.answers(
@@ -117,7 +125,12 @@ def outcomes_in(
 
 
 def evaluate(
-    context: Context, inputs: Inputs, head: StoredHead, looks_before: int, curve: list[dict[str, float]]
+    context: Context,
+    inputs: Inputs,
+    head: StoredHead,
+    looks_before: int,
+    curve: list[dict[str, float]],
+    stop: Callable[[], bool],
 ) -> tuple[pd.DataFrame, HeadPage]:
     """The table of forecasts (as_of, instrument, value, realised), and what the report is written from."""
     config, store, splits = context.config, inputs.store, inputs.splits
@@ -126,7 +139,7 @@ def evaluate(
     tested = len(points)
     points = with_latest(config, store, points)
     pair = forecaster_of(config, store, inputs.models)
-    answer = partial(answers_at, config, head, pair)
+    answer = partial(answers_at, config, head, pair, stop)
     value = answer(points.row, "forecasts of the head")
     start = max(0, int(points.session.min()) - config.data.lookback_window)
     bars = departures.pay_out(wide_bars(store, start), config.backtest.backtest_delisting_return)

@@ -24,6 +24,7 @@ STAGE_INPUTS: dict[str, tuple[Literal["data", "tokenizer", "predictor"], ...]] =
     "predictor": ("data", "tokenizer"),
     "backtest": ("data", "tokenizer", "predictor"),
     "predict": ("data", "tokenizer", "predictor"),
+    "head": ("data", "tokenizer", "predictor"),
 }
 
 

@@ -200,6 +200,10 @@ def test_a_stored_head_answers_without_training_and_from_python(
         said = capsys.readouterr().out
         assert "hidden states of the frozen" not in said and "best val_loss" not in said
         assert table().equals(first)
+        assert (
+            run(weights, "--head-path", str(folder())) == 0
+        )  # the same head: nothing it depends on has changed
+        assert "head: reused" in capsys.readouterr().out
         store = open_store("outputs/data")
         points = forecast_points(store, *[pd.Timestamp("2021-02-01").date()] * 2, LOOKBACK)
         bars, stamps = contexts(store, points.row, LOOKBACK)

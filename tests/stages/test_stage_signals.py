@@ -72,6 +72,7 @@ CASES = {
         ("kronos.training.trainer", "save_last", HUP),
         ("kronos.stages.walk_forward", "write_pooled", KILL),
     ],
+    "head": [("kronos.training.trainer", "save_last", TERM), ("kronos.stages.head", "write_head", KILL)],
     "audit": [("kronos.stages.audit", "write_audit", HUP), ("kronos.stages.audit", "simulate", KILL)],
 }
 # The command of each stage, and what it writes.
@@ -86,6 +87,7 @@ COMMANDS = {
         ["walk_forward", "--walk-forward-folds", "2"],
         ["backtest_results", "models/walk_forward"],
     ),
+    "head": (["head", "--objective", "direction"], ["models/head_direction"]),
     "audit": (["audit"], ["audit"]),
 }
 PARALLEL = ["--n-jobs", "2"]  # trials in processes of their own
@@ -100,6 +102,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         assert main(["pipeline", *TINY]) == 0
         assert main(["audit", *TINY]) == 0
+        assert main([*COMMANDS["head"][0], *TINY]) == 0
         assert main(["predict", *TINY]) == 0
         assert main([*COMMANDS["walk_forward"][0], *TINY]) == 0
     return folder
@@ -118,6 +121,10 @@ def outcome(stage: str) -> Any:
         case "walk_forward":
             (folder,) = Path("outputs/backtest_results").glob("*_walk_forward")
             return read_json(folder / "summary.json")["metrics"]
+        case "head":
+            head = MODELS / "head_direction"
+            curve = read_json(head / "summary.json")["curve"]
+            return pd.read_parquet(head / "forecasts.parquet").to_csv(), curve, read_json(head / "head.json")
         case "audit":
             return read_json("outputs/audit/audit.json")
         case "search":
