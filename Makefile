@@ -6,13 +6,14 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help pipeline test check lint slow bench gpu soak mlproject install
+.PHONY: help pipeline test check lint slow nightly bench gpu soak mlproject install
 
 help:
 	@echo "make pipeline   install, then train, forecast and backtest on the sample bars, tracked by MLflow"
 	@echo "make test       install, then the fast tests"
 	@echo "make check      lint, format, types, fast tests: before a push"
 	@echo "make slow       the slow tests, a whole pipeline through mlflow run among them"
+	@echo "make nightly    more cases of the slow tests, and long experiments, which CI leaves out"
 	@echo "make bench      speed tables"
 	@echo "make gpu        on a machine with a CUDA device: its tests, then the speed tables on it"
 	@echo "make soak       50 pipelines in one process: memory, open files, threads, leftover folders"
@@ -50,7 +51,11 @@ lint: $(VENV)/.installed-test
 check: lint test
 
 slow: $(VENV)/.installed-test
-	python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest -m 'slow and not nightly' -n 2 --dist loadfile --no-loadscope-reorder
+
+# What CI has no time for: more cases of slow tests, and long experiments.
+nightly: $(VENV)/.installed-test
+	python -m pytest -m nightly -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.installed-test
 	python -m pytest tests/bench -m bench -s

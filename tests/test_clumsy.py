@@ -274,8 +274,9 @@ def tiny_disk(folder: str, size: str) -> tuple[str, ...]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "folder", "size"),
-    [("tokenizer", "models", "300k"), ("predictor", "models", "700k"), ("backtest", "backtest_results", "1m"),
-     ("predict", "predictions", "100k"), ("search", "search", "50k")],
+    [pytest.param("tokenizer", "models", "300k", marks=pytest.mark.nightly), ("predictor", "models", "700k"),
+     ("backtest", "backtest_results", "1m"),
+     pytest.param("predict", "predictions", "100k", marks=pytest.mark.nightly), ("search", "search", "50k")],
 )  # fmt: skip
 def test_a_full_disk(stage: str, folder: str, size: str, finished: Path, in_folder: Path) -> None:
     shutil.copytree(finished / "outputs", "outputs")
@@ -341,15 +342,15 @@ def interrupt(process: subprocess.Popen[str], after: str) -> str:
     "stage",
     [
         "data",
-        "tokenizer",
+        pytest.param("tokenizer", marks=pytest.mark.nightly),
         "predictor",
         "backtest",
-        "predict",
+        pytest.param("predict", marks=pytest.mark.nightly),
         "search",
         "walk_forward",
         "audit",
-        "calibrate",
-        "generate",
+        pytest.param("calibrate", marks=pytest.mark.nightly),
+        pytest.param("generate", marks=pytest.mark.nightly),
     ],
 )
 def test_ctrl_c_at_every_stage(stage: str, finished: Path, in_folder: Path) -> None:
@@ -374,7 +375,9 @@ def test_ctrl_c_at_every_stage(stage: str, finished: Path, in_folder: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.15, 0.5, 1.5])
+@pytest.mark.parametrize(
+    "seconds", [0.5, *(pytest.param(one, marks=pytest.mark.nightly) for one in (0.15, 1.5))]
+)
 def test_ctrl_c_while_it_starts(seconds: float, in_folder: Path) -> None:
     process = start("data", *SAMPLE)
     time.sleep(seconds)

@@ -14,7 +14,7 @@ from kronos.data.store import open_store
 from kronos.model import load_predictor, load_tokenizer
 from kronos.utils.errors import UserError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 MANY = settings(
     max_examples=500, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PIPELINES = 10
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_nothing_grows_with_the_number_of_pipelines() -> None:
     variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

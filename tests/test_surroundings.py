@@ -35,7 +35,16 @@ def run(command: list[str], folder: Path, **changes: str | None) -> subprocess.C
     )
 
 
-@pytest.mark.parametrize("option", ["error", "e,ignore::UserWarning", "error::DeprecationWarning"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "error",
+        *(
+            pytest.param(one, marks=pytest.mark.nightly)
+            for one in ("e,ignore::UserWarning", "error::DeprecationWarning")
+        ),
+    ],
+)
 def test_warnings_of_other_packages_are_printed_where_the_environment_makes_them_errors(
     option: str, tmp_path: Path
 ) -> None:
@@ -82,8 +91,10 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     [
         {"HOME": None, "USER": None, "LOGNAME": None, "PATH": "", "LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0",
          "TZ": "No/Such_Zone", "PYTHONHASHSEED": "7"},
-        {"HOME": "/proc", "MPLCONFIGDIR": "/nonexistent/matplotlib", "TMPDIR": "/nonexistent/tmp",
-         "TZ": "Pacific/Kiritimati"},
+        pytest.param(
+            {"HOME": "/proc", "MPLCONFIGDIR": "/nonexistent/matplotlib", "TMPDIR": "/nonexistent/tmp",
+             "TZ": "Pacific/Kiritimati"}, marks=pytest.mark.nightly,
+        ),
     ],
     ids=lambda changes: " ".join(f"{name}={value}" for name, value in changes.items()),
 )  # fmt: skip

@@ -74,14 +74,14 @@ def test_any_flag_is_a_value_or_refused_in_words(flags: dict) -> None:
     check_flags(flags)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @MANY
 @given(OBJECTS)
 def test_many_objects(tmp_path: Path, fields: dict) -> None:
     check_object(tmp_path, fields)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @MANY
 @given(FLAGS)
 def test_many_flags(flags: dict) -> None:

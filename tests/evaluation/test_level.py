@@ -19,7 +19,7 @@ def overlapping(random: np.random.Generator, days: int, horizon: int, shocks: st
 
 @pytest.mark.parametrize("days", [60, 230, 480])
 @pytest.mark.parametrize("horizon", [1, 5, 10, 20])
-@pytest.mark.parametrize("shocks", ["normal", "t3"])
+@pytest.mark.parametrize("shocks", ["normal", pytest.param("t3", marks=pytest.mark.nightly)])
 def test_a_true_null_is_rejected_in_three_to_seven_per_cent(days, horizon, shocks):
     series = overlapping(np.random.default_rng([days, horizon]), days, horizon, shocks)
     found = [statistics.estimate(values, horizon) for values in series]

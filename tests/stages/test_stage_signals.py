@@ -191,9 +191,14 @@ def run_interrupted(module: str, function: str, number: int, arguments: list[str
 @pytest.mark.parametrize(
     ("stage", "module", "function", "number"),
     [
-        pytest.param(stage, *case, id=f"{stage}-{case[1]}-{case[2].name}")
-        for stage, cases in CASES.items()
-        for case in cases
+        pytest.param(
+            stage,
+            *case,
+            id=f"{stage}-{case[1]}-{case[2].name}",
+            marks=[pytest.mark.nightly] if place != number % 2 else (),
+        )
+        for number, (stage, cases) in enumerate(CASES.items())
+        for place, case in enumerate(cases)
     ],
 )
 def test_a_signal_in_a_stage(

@@ -28,7 +28,12 @@ def faulty(server: MlflowServer) -> Iterator[FaultyServer]:
         between.shutdown()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+OFTEN = ("error 503", "no answer", "half an answer", "a page")  # one of each kind
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=() if fault in OFTEN else pytest.mark.nightly) for fault in FAULTS]
+)
 def test_a_stage_is_not_begun(
     fault: str, folder: Path, faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

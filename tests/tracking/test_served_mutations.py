@@ -105,7 +105,7 @@ def test_any_changed_request_gives_valid_bars_or_one_sentence(client: TestClient
     check(client, body)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @settings(BOUNDED, max_examples=600)
 @given(body=mutated())
 def test_many_changed_requests(client: TestClient, body: bytes) -> None:

@@ -56,7 +56,7 @@ def test_bars_in_a_random_layout_come_back_as_they_were(
     comes_back(tmp_path_factory.mktemp("layout"), seed)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @given(seed=SEEDS)
 @settings(max_examples=600, deadline=None, derandomize=True, database=None)
 def test_bars_in_hundreds_of_random_layouts_come_back_as_they_were(
