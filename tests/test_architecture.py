@@ -28,6 +28,7 @@ STAGE_ROWS = [
     {"cache", "description"},
     {"inputs", "run_folder", "report_pages"},
     {"weights"},
+    {"additions"},
     {"provenance", "model_logging", "train_setup", "decision", "looks", "ensemble", "calibration"},
     {
         "test_loss",

@@ -3,9 +3,9 @@
 Those of the backtest and of further evaluations are in `evaluation_sections`, that of the search in `search_section`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ValidationInfo, field_validator
+from pydantic import BeforeValidator, field_validator
 
 from kronos.config.features import FEATURES, Features
 from kronos.config.field_types import (
@@ -22,16 +22,10 @@ from kronos.config.field_types import (
     Text,
     split_text,
 )
-from kronos.config.registries import SOURCES
+from kronos.config.registries import SOURCES, TIME_FEATURES
 from kronos.config.section import Section, field
 
-TIME_FEATURES = ("minute", "hour", "weekday", "day", "month")
 ADAPTER_TARGETS = ("attention", "feed-forward", "heads")
-
-# What a given value of a field would need that this version does not have: refused, never silently ignored.
-NOT_YET: dict[str, Any] = {
-    "time_feature_list": lambda value: tuple(value) != TIME_FEATURES,
-}
 
 
 class DataConfig(Section):
@@ -69,7 +63,9 @@ class DataConfig(Section):
         "columns that the tokenizer sees: open, high, low, close, and others such as vol, amt, turnover; beside "
         "pretrained weights those that they were trained on",
     )
-    time_feature_list: Names = field(TIME_FEATURES, "time features that the model sees, in its order")
+    time_feature_list: Names = field(
+        TIME_FEATURES, "time features that the predictor sees: those of the public models, then calendar ones"
+    )
     condition_columns: OptionalNames = field(
         None,
         "columns known at their bar that the predictor is conditioned on, of the source (sector, ...) or from the "
@@ -127,13 +123,6 @@ class DataConfig(Section):
     def _known_source(cls, value: str) -> str:
         if value.lower() not in SOURCES and ":" not in value:
             raise ValueError(f"{value!r} is not one of {', '.join(SOURCES)}, nor package.module:Class")
-        return value
-
-    @field_validator(*NOT_YET)
-    @classmethod
-    def _available(cls, value: Any, info: ValidationInfo) -> Any:
-        if NOT_YET[str(info.field_name)](value):
-            raise ValueError("this value is not available yet")
         return value
 
 

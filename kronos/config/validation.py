@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kronos.config.registries import CALENDAR_FEATURES, TIME_FEATURES
+
 SEARCH_METRICS = ("val_loss", "rank_ic", "crps")
 LONGEST_NAME = 256
 LONGEST = {"experiment_name": 256, "run_name": 250}  # letters in the columns of MLflow's tables
@@ -71,6 +73,7 @@ def contradictions(config: Any) -> Iterator[str]:
             f"{config.inference_sample_count} and evaluation_sample_count {config.evaluation_sample_count} must be "
             "as many at least"
         )
+    yield from time_feature_problems(config)
     columns = config.condition_columns or ()
     if len(set(columns)) < len(columns):
         yield f"condition_columns: {','.join(columns)} names a column twice"
@@ -79,6 +82,19 @@ def contradictions(config: Any) -> Iterator[str]:
     yield from search_problems(config)
     if not config.predict_quantiles or not all(0 <= level <= 1 for level in config.predict_quantiles):
         yield f"predict_quantiles: {config.predict_quantiles} must be levels from 0 to 1"
+
+
+def time_feature_problems(config: Any) -> Iterator[str]:
+    """Yield what is wrong with the list of time features."""
+    names, known = config.time_feature_list, (*TIME_FEATURES, *CALENDAR_FEATURES)
+    given = ",".join(names) or "nothing"
+    if unknown := [name for name in names if name not in known]:
+        yield f"time_feature_list: {', '.join(unknown)} is not one of {', '.join(known)}"
+    elif len(set(names)) < len(names) or not set(names) & set(TIME_FEATURES):
+        yield f"time_feature_list: {given} was given, expected one of {', '.join(TIME_FEATURES)} at least, each once"
+    stored = config.resample or config.freq
+    if "minutes_to_close" in names and stored in ("day", "week", "month"):
+        yield f"time_feature_list: minutes_to_close needs bars within a day, they are of a {stored}"
 
 
 def name_problems(config: Any) -> Iterator[str]:

@@ -110,6 +110,43 @@ def trading_days(name: str, times: pd.DatetimeIndex, freq: str, label: str) -> p
     return pd.DatetimeIndex(calendar.sessions.tz_localize(None).as_unit("ns")[place])
 
 
+def planned_days(name: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeIndex:
+    """Return the trading days from `first` to `last` as they were planned: with those on which nothing was traded.
+
+    An exchange that was closed by a storm or for mourning had planned to open. What its calendar lists beside its
+    rules counts as unplanned, except where it lists all holidays, as in mainland China.
+    """
+    exchange = exchange_of(name)
+    first = max(first, known_range(exchange)[0]) if exchange else first
+    days = _days(name, first, last)
+    if not exchange:
+        return days
+    closed = _unplanned(exchange, first, last)
+    closed = closed[(closed >= first) & (closed <= last) & closed.day_of_week.isin(days.day_of_week)]
+    return pd.DatetimeIndex(days.union(closed.as_unit("ns")))
+
+
+def _unplanned(exchange: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeIndex:
+    from exchange_calendars.exchange_calendar_xhkg import HKAdhocClosures
+    from exchange_calendars.precomputed_exchange_calendar import PrecomputedExchangeCalendar
+
+    calendar = _exchange(exchange, first, last)
+    if exchange == "XHKG":
+        return pd.DatetimeIndex(HKAdhocClosures)
+    if isinstance(calendar, PrecomputedExchangeCalendar) or calendar.regular_holidays is None:
+        return pd.DatetimeIndex([])
+    return pd.DatetimeIndex([pd.Timestamp(day).tz_localize(None) for day in calendar.adhoc_holidays])
+
+
+def early_closes(name: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeIndex:
+    """Return the days from `first` to `last` on which the exchange closes early; none without an exchange."""
+    exchange = exchange_of(name)
+    if not exchange:
+        return pd.DatetimeIndex([])
+    days = pd.DatetimeIndex(_exchange(exchange, first, last).early_closes).tz_localize(None)
+    return days[(days >= first) & (days <= last)]
+
+
 def time_features(times: Any) -> np.ndarray:
     """Return minute, hour, weekday (Monday 0), day and month: int64 [..., 5] for int64 ns or datetimes [...]."""
     array = np.asarray(times)

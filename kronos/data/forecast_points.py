@@ -113,10 +113,15 @@ def latest_points(store: BarStore, lookback: int) -> ForecastPoints:
 
 
 def contexts(
-    store: BarStore, rows: np.ndarray, lookback: int, columns: Sequence[str] = FEATURES
+    store: BarStore,
+    rows: np.ndarray,
+    lookback: int,
+    columns: Sequence[str] = FEATURES,
+    stamps: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the `lookback` bars that end in each row: raw float32 [n, L, F] and their time features int64 [n, L, 5].
 
+    `stamps` int64 [S, K] are other time features of every session.
     Raises UserError where a row has fewer bars in a row than that (see `forecast_points`).
     """
     rows = np.asarray(rows, np.int64)
@@ -128,7 +133,7 @@ def contexts(
             f"{store.history[row]} bars in a row, lookback {lookback} needs as many ({int(short.sum())} such points)"
         )
     return gather_bars(store, rows - lookback + 1, lookback, columns), gather(
-        store.stamps, store.session[rows] - lookback + 1, lookback
+        store.stamps if stamps is None else stamps, store.session[rows] - lookback + 1, lookback
     )
 
 

@@ -27,7 +27,7 @@ class HeadBatch(NamedTuple):
     """Examples as the objective takes them."""
 
     inputs: torch.Tensor  # float32 [B, G, D] hidden states, or [B, G, L, F] normalised and clipped bars
-    stamp: torch.Tensor  # int64 [B, G, L, 5]: minute, hour, weekday, day, month; [B, G, 0] of hidden states
+    stamp: torch.Tensor  # int64 [B, G, L, K] time features; [B, G, 0] of hidden states
     conditions: (
         torch.Tensor
     )  # float32 [B, G, L, C]; [B, G, 0] of hidden states and of a predictor without any
@@ -46,15 +46,17 @@ class HeadExamples:
         states: float32 [N, D], the hidden states of the contexts; without them, batches have the contexts.
         conditions: float32 [store's rows, C], of a predictor that has some.
         columns: the features of a bar.
+        stamps: int64 [sessions, K], the time features of a predictor that has others than the store's.
     """
 
     def __init__(
         self, store: BarStore, rows: np.ndarray, target: np.ndarray, *, lookback: int, clip: float,
         members: np.ndarray, states: np.ndarray | None = None, conditions: np.ndarray | None = None,
-        columns: Sequence[str] = FEATURES,
+        columns: Sequence[str] = FEATURES, stamps: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         self.store, self.rows, self.target, self.members, self.states = store, rows, target, members, states
-        self.lookback, self.clip, self.conditions, self.columns = lookback, clip, conditions, columns
+        self.lookback, self.clip, self.conditions = lookback, clip, conditions
+        self.columns, self.stamps = columns, stamps
 
     def __len__(self) -> int:
         return len(self.members)
@@ -78,7 +80,8 @@ class HeadExamples:
         if self.states is not None:
             inputs = torch.from_numpy(np.asarray(self.states[places]))
         else:
-            bars, stamps = contexts(self.store, self.rows[places], self.lookback, self.columns)
+            rows = self.rows[places]
+            bars, stamps = contexts(self.store, rows, self.lookback, self.columns, self.stamps)
             inputs = normalise(torch.from_numpy(bars), self.lookback)[0].clamp_(-self.clip, self.clip)
             stamp = torch.from_numpy(stamps.astype(np.int64)).unflatten(0, shape)
             if self.conditions is not None:

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     """Windows as the objectives take them."""
 
     x: torch.Tensor  # float32 [B, T, F], normalised by the lookback bars and clipped
-    stamp: torch.Tensor  # int64 [B, T, 5]: minute, hour, weekday, day, month
+    stamp: torch.Tensor  # int64 [B, T, K]: minute, hour, weekday, day, month, or what the predictor has
     window: torch.Tensor  # int64 [B]: index of the window in its split
     uniform: torch.Tensor  # float32 [B, T] in [0, 1): draws keyed by (seed, epoch, window, position)
 
@@ -43,8 +43,9 @@ class Windows:
     """The windows of a split, ready for batches in any order and grouping.
 
     `columns` are the features of a bar. `conditions` float32 [N, C] are the values at every row of the store, for a
-    predictor that has some. `groups` are those that an epoch of training is put together from; None where all windows
-    are alike.
+    predictor that has some. `stamps` int64 [S, K] are the time features of every session, for a predictor that has
+    others than the store's five. `groups` are those that an epoch of training is put together from; None where all
+    windows are alike.
     """
 
     def __init__(
@@ -58,9 +59,11 @@ class Windows:
         columns: Sequence[str] = FEATURES,
         groups: Groups | None = None,
         conditions: np.ndarray | None = None,
+        stamps: np.ndarray | None = None,
     ) -> None:
         self.store, self.split, self.columns = store, split, tuple(columns)
         self.groups, self.conditions = groups, conditions
+        self.stamps = store.stamps if stamps is None else stamps
         self.lookback, self.clip, self.seed = lookback, clip, seed
         self._first_session = np.asarray(store.session)[split.starts]
 
@@ -85,7 +88,7 @@ class Windows:
         length = self.split.length
         bars = torch.from_numpy(gather_bars(self.store, self.split.starts[window], length, self.columns))
         x, _, _ = normalise(bars, self.lookback)
-        stamp = torch.from_numpy(gather(self.store.stamps, self._first_session[window], length))
+        stamp = torch.from_numpy(gather(self.stamps, self._first_session[window], length))
         uniform = torch.from_numpy(uniform_draws(self.seed, epoch, window, length))
         batch = Batch(x.clamp_(-self.clip, self.clip), stamp, torch.from_numpy(window), uniform)
         if self.conditions is None:

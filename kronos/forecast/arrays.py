@@ -1,7 +1,8 @@
 """Forecast sample paths from arrays of bars, in prices and volumes.
 
 Axes: N series, L bars of context, H bars of the horizon, S samples, F features of a bar, the tokenizer's `columns`
-(open, high, low, close, volume, amount unless it was trained on others).
+(open, high, low, close, volume, amount unless it was trained on others), K time features of the predictor (minute,
+hour, weekday, day, month unless it has others).
 """
 
 from collections.abc import Callable, Sequence
@@ -28,8 +29,8 @@ def forecast_arrays(
     tokenizer: KronosTokenizer,
     model: Kronos,
     bars_NLF: np.ndarray,
-    stamps_NL5: np.ndarray,
-    future_stamps_NH5: np.ndarray,
+    stamps_NLK: np.ndarray,
+    future_stamps_NHK: np.ndarray,
     *,
     horizon: int,
     max_context: int = 512,
@@ -64,7 +65,8 @@ def forecast_arrays(
     """
     bars_NLF = np.asarray(bars_NLF)
     keys_N = np.arange(len(bars_NLF)) if keys_N is None else np.asarray(keys_N)
-    _check_shapes(bars_NLF, stamps_NL5, future_stamps_NH5, keys_N, horizon, tokenizer.columns)
+    features = len(model.time_emb.names)
+    _check_shapes(bars_NLF, stamps_NLK, future_stamps_NHK, keys_N, horizon, tokenizer.columns, features)
     temperatures = per_bar(temperature, horizon)
     _check_rules(top_k, top_p, sample_count)
     _check_conditions(model, conditions_NLC, bars_NLF)
@@ -80,8 +82,8 @@ def forecast_arrays(
         passes = [
             engine(
                 x,
-                torch.from_numpy(stamps_NL5[part].astype(np.int64)),
-                torch.from_numpy(future_stamps_NH5[part].astype(np.int64)),
+                torch.from_numpy(stamps_NLK[part].astype(np.int64)),
+                torch.from_numpy(future_stamps_NHK[part].astype(np.int64)),
                 uniform_NSH2=torch.from_numpy(uniform[:, first : first + at_once]),
                 conditions_NLC=known,
                 temperature=temperatures,
@@ -212,6 +214,7 @@ def _check_shapes(
     keys: np.ndarray,
     horizon: int,
     columns: Sequence[str],
+    features: int,
 ) -> None:
     if bars.ndim != 3 or bars.shape[2] != len(columns) or not bars.size:
         raise UserError(
@@ -219,7 +222,9 @@ def _check_shapes(
             f"{' '.join(columns)}"
         )
     series, length, _ = bars.shape
-    expected = {"stamps": (series, length, 5), "future_stamps": (series, horizon, 5), "keys": (series,)}
+    expected = {
+        "stamps": (series, length, features), "future_stamps": (series, horizon, features), "keys": (series,)
+    }  # fmt: skip
     for (name, shape), array in zip(expected.items(), (stamps, future, keys), strict=True):
         if tuple(array.shape) != shape:
             raise UserError(f"{name} have the shape {list(array.shape)}, expected {list(shape)}")

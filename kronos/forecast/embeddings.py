@@ -18,7 +18,7 @@ def embed_arrays(
     tokenizer: KronosTokenizer,
     predictor: Kronos,
     bars_NLF: np.ndarray,
-    stamps_NL5: np.ndarray,
+    stamps_NLK: np.ndarray,
     *,
     clip: float = 5.0,
     pooling: Pooling = "last",
@@ -35,7 +35,7 @@ def embed_arrays(
 
     def run(part: slice) -> np.ndarray:
         x, _, _ = normalised(bars_NLF[part])
-        stamps = torch.from_numpy(stamps_NL5[part].astype(np.int64))
+        stamps = torch.from_numpy(stamps_NLK[part].astype(np.int64))
         with torch.inference_mode():
             s1, s2 = tokenizer.encode(x.clamp_(-clip, clip).to(device), half=True)
             known = None if conditions_NLC is None else torch.from_numpy(conditions_NLC[part]).to(device)

@@ -33,6 +33,8 @@ class Windows:
         seed: seed of the random draws.
         store_rows: the store's row of each bar, int64 [N, L], where the windows are of stored bars; a bar that was
             drawn after them has the row of the last one, since its conditions are those that were known then.
+        times: time of each bar, int64 ns [N, L], where the windows are of stored bars.
+        future_times: the same of the bars to come, int64 ns [N, H].
     """
 
     bars: np.ndarray
@@ -41,6 +43,8 @@ class Windows:
     keys: np.ndarray
     seed: int = 0
     store_rows: np.ndarray | None = None
+    times: np.ndarray | None = None
+    future_times: np.ndarray | None = None
 
     @property
     def horizon(self) -> int:
@@ -48,10 +52,11 @@ class Windows:
 
     def rows(self, rows: np.ndarray) -> "Windows":
         """Some of the windows."""
-        places = None if self.store_rows is None else self.store_rows[rows]
-        return Windows(
-            self.bars[rows], self.stamps[rows], self.future_stamps[rows], self.keys[rows], self.seed, places
-        )
+        whole = (self.bars, self.stamps, self.future_stamps, self.keys)
+        known = (self.store_rows, self.times, self.future_times)
+        bars, stamps, future, keys = (array[rows] for array in whole)
+        some = (None if array is None else array[rows] for array in known)
+        return Windows(bars, stamps, future, keys, self.seed, *some)
 
     @property
     def close(self) -> np.ndarray:

@@ -30,7 +30,8 @@ class KronosPredictor:
     tokenizer was trained on them, see its `columns`), the times of the bars and the times to forecast
     (DatetimeIndex, Series or list, rising). Mistakes raise UserError. Of a predictor with conditions the
     DataFrame may have columns of their names; one that is not there, an empty cell and a category that the
-    predictor does not know, of which a warning is given, are missing values.
+    predictor does not know, of which a warning is given, are missing values. Time features from the calendar
+    are those of the exchange that the predictor was trained on, or of `calendar` (XNYS, XSHG, ...).
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class KronosPredictor:
         sliding: Literal["exact", "cached"] = "exact",
         dtype: torch.dtype | None = None,
         compiled: bool = False,
+        calendar: str | None = None,
     ) -> None:
         check_pair(tokenizer, model)
         self.model = model if device is None else model.to(device)
@@ -52,7 +54,7 @@ class KronosPredictor:
         self.max_context, self.clip = max_context, clip
         self.fine_rotary: Literal["public", "trained"] = fine_rotary
         self.sliding: Literal["exact", "cached"] = sliding
-        self.dtype, self.compiled = dtype, compiled
+        self.dtype, self.compiled, self.calendar = dtype, compiled, calendar
 
     def predict(
         self,
@@ -122,8 +124,7 @@ class KronosPredictor:
         repair: bool = False,
     ) -> Paths:
         """Return the sample paths themselves, with their mean, standard deviation and quantiles."""
-        own = self.tokenizer.columns
-        series = [check_series(df, x_timestamp, y_timestamp, pred_len, "df", self._conditions, own)]
+        series = [check_series(df, x_timestamp, y_timestamp, pred_len, "df", *self._described)]
         rules = {"temperature": T, "top_k": top_k, "top_p": top_p, "sample_count": sample_count}
         return self._run(series, pred_len, rules, _seed(seed, generator), verbose, repair)[0]
 
@@ -158,9 +159,7 @@ class KronosPredictor:
             lengths = ", ".join(f"{name} {len(given)}" for name, given in lists.items())
             raise UserError(f"the lists differ in length: {lengths}")
         series = [
-            check_series(
-                frame, past, future, pred_len, f"df_list[{place}]", self._conditions, self.tokenizer.columns
-            )
+            check_series(frame, past, future, pred_len, f"df_list[{place}]", *self._described)
             for place, (frame, past, future) in enumerate(
                 zip(df_list, x_timestamp_list, y_timestamp_list, strict=True)
             )
@@ -169,10 +168,12 @@ class KronosPredictor:
         return self._run(series, pred_len, rules, _seed(seed, generator), verbose, repair)
 
     @property
-    def _conditions(self) -> list[dict[str, Any]] | None:
-        """The columns that the predictor is conditioned on, as its config.json has them."""
-        described = self.model.config.get("conditions")
-        return None if described is None else described["columns"]
+    def _described(self) -> tuple[list[dict[str, Any]] | None, Sequence[str], dict[str, Any] | None]:
+        """(the conditions of the predictor, the columns of the tokenizer, the predictor's time features)."""
+        conditions, features = (self.model.config.get(key) for key in ("conditions", "time_features"))
+        if features is not None and self.calendar is not None:
+            features = {**features, "calendar": self.calendar}
+        return None if conditions is None else conditions["columns"], self.tokenizer.columns, features
 
     def _run(
         self, series: list[Series], horizon: int, rules: dict, seed: int, verbose: bool, repair: bool
@@ -195,7 +196,7 @@ class KronosPredictor:
                     clip=self.clip,
                     seed=seed,
                     keys_N=np.array(places),
-                    conditions_NLC=None if self._conditions is None else _stacked(group),
+                    conditions_NLC=None if self.model.conditions is None else _stacked(group),
                     fine_rotary=self.fine_rotary,
                     sliding=self.sliding,
                     dtype=self.dtype,

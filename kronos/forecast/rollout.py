@@ -27,10 +27,13 @@ def roll_out(
     """
     lookback, count = windows.bars.shape[1], windows.horizon
     bars, past, repaired = windows.bars, np.asarray(windows.stamps), 0
-    rows = windows.store_rows
+    rows, times = windows.store_rows, windows.times
     for begin in range(0, count, horizon):
         future = windows.future_stamps[:, begin : begin + horizon]
-        block = Windows(bars[:, -lookback:], past[:, -lookback:], future, keys(begin), windows.seed, rows)
+        ahead = None if windows.future_times is None else windows.future_times[:, begin : begin + horizon]
+        block = Windows(
+            bars[:, -lookback:], past[:, -lookback:], future, keys(begin), windows.seed, rows, times, ahead
+        )  # fmt: skip
         least = np.float32(LEAST_PRICE) * bars[:, -1:, CLOSE, None]
         new, changed = repair(draw(block), least, columns)
         repaired += changed
@@ -39,6 +42,8 @@ def roll_out(
         if rows is not None:
             drawn = np.repeat(rows[:, -1:], future.shape[1], axis=1)
             rows = np.concatenate([rows, drawn], axis=1)[:, -lookback:]
+        if times is not None and ahead is not None:
+            times = np.concatenate([times, ahead], axis=1)[:, -lookback:]
         if progress is not None:
             progress(min(begin + horizon, count), count)
     return bars[:, lookback:], repaired

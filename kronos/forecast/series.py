@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 
 from kronos.data.bars import FEATURES, PRICES, rename_aliases
+from kronos.data.calendars import time_features
 from kronos.data.conditions import from_frame
+from kronos.data.time_features import time_table
 from kronos.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Series:
-    """One series ready to forecast: bars float64 [L, F], stamps int64 [L, 5] and [H, 5], the future index.
+    """One series ready to forecast: bars float64 [L, F], stamps int64 [L, K] and [H, K], the future index.
 
     `conditions` float32 [L, C] are those of its bars, None for a predictor without any.
     """
@@ -35,12 +37,13 @@ def check_series(
     name: str,
     conditions: Sequence[Mapping[str, Any]] | None = None,
     columns: Sequence[str] = FEATURES,
+    described: Mapping[str, Any] | None = None,
 ) -> Series:
     """Check one series; `name` is what messages call it.
 
-    `columns` are those of the tokenizer, `conditions` describe those of the predictor. A condition that the frame
-    does not have is missing; of a category that the predictor does not know a warning is given. Raises UserError at
-    the first mistake.
+    `columns` are those of the tokenizer, `conditions` describe those of the predictor, `described` its time features
+    (None: the usual five). A condition that the frame does not have is missing; of a category that the predictor does
+    not know a warning is given. Raises UserError at the first mistake.
     """
     bars = _bars(frame, name, columns)
     past, future = _times(x_timestamp, f"{name}: x_timestamp"), _times(y_timestamp, f"{name}: y_timestamp")
@@ -55,7 +58,8 @@ def check_series(
     if future[0] <= past[-1]:
         raise UserError(f"{name}: y_timestamp begins at {future[0]}, expected after the last bar, {past[-1]}")
     known = None if conditions is None else _conditions(frame, conditions, name)
-    return Series(bars, _stamps(past), _stamps(future), future, known)
+    stamps, ahead = (_stamps(times, described) for times in (past, future))
+    return Series(bars, stamps, ahead, future, known)
 
 
 def _conditions(frame: pd.DataFrame, columns: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
@@ -134,7 +138,10 @@ def _times(given: Any, name: str) -> pd.DatetimeIndex:
     return times
 
 
-def _stamps(times: pd.DatetimeIndex) -> np.ndarray:
-    """Return int64 [T, 5]: minute, hour, weekday, day, month by the clock of the index's own time zone."""
-    parts = (times.minute, times.hour, times.day_of_week, times.day, times.month)
-    return np.stack([np.asarray(part, dtype=np.int64) for part in parts], axis=-1)
+def _stamps(times: pd.DatetimeIndex, described: Mapping[str, Any] | None) -> np.ndarray:
+    """Return int64 [T, K]: minute, hour, weekday, day, month by the clock of the index's own time zone, or others."""
+    clock = times.tz_localize(None).as_unit("ns")
+    if described is None:
+        return time_features(clock)
+    names, *of_bars = (described[key] for key in ("names", "calendar", "freq", "label"))
+    return time_table(clock.asi8, names, *of_bars)

@@ -15,6 +15,7 @@ from kronos.data import conditions
 from kronos.data.bars import CLOSE, PRICES
 from kronos.data.forecast_points import ForecastPoints, context_rows, contexts, future_stamps
 from kronos.data.store import BarStore
+from kronos.data.time_features import time_table
 from kronos.distributed.device import ALONE, choose
 from kronos.distributed.shards_folder import Shards
 from kronos.forecast.keys import keys_of_places
@@ -110,13 +111,25 @@ class Forecaster:
 
         data, rule = self.config.data, self.config.forecast
         return forecast_arrays(
-            self.tokenizer, self.predictor, windows.bars, windows.stamps, windows.future_stamps,
+            self.tokenizer, self.predictor, windows.bars, self.stamps_of(windows.times, windows.stamps),
+            self.stamps_of(windows.future_times, windows.future_stamps),
             horizon=windows.horizon, max_context=data.max_context, clip=data.clip, seed=windows.seed,
             batch_size=rule.backtest_batch_size, keys_N=windows.keys, fine_rotary=rule.inference_fine_rotary,
             sliding=rule.inference_sliding,
             dtype=number_format(rule.inference_precision), compiled=rule.inference_compile, batch_invariant=True,
             conditions_NLC=self.conditions_of(windows.store_rows), **rules,
         )  # fmt: skip
+
+    def stamps_of(self, times: np.ndarray | None, public: np.ndarray) -> np.ndarray:
+        """The predictor's time features of times int64 ns [...], int64 [..., K]; `public` are the usual five."""
+        described, store = self.predictor.config.get("time_features"), self.store
+        if described is None:
+            return public
+        if times is None:
+            raise UserError(
+                "the predictor has time features of its own, and these bars are not those of a store"
+            )
+        return time_table(times, described["names"], store.calendar, store.freq, store.label)
 
     @cached_property
     def conditions(self) -> np.ndarray | None:
@@ -202,9 +215,10 @@ def stored_windows(
     """The context of each point, with the columns of a model, and the times of the next `count` bars."""
     lookback = config.data.lookback_window
     bars, stamps = contexts(store, points.row, lookback, columns)
-    future, _ = future_stamps(store, points.session, count)
+    future, ahead = future_stamps(store, points.session, count)
     rows = context_rows(points.row, lookback)
-    return Windows(bars, stamps, future, draw_keys(store, points), config.training.seed, rows)
+    keys, seed = draw_keys(store, points), config.training.seed
+    return Windows(bars, stamps, future, keys, seed, rows, store.times[rows], ahead)
 
 
 def trading_rules(config: Config) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Kronos: predicts the coarse and fine ids of the next bar from the ids of earlier bars.
 
-Axes: B batch, T bars, Q queries, D width, V1 and V2 the coarse and fine vocabularies.
+Axes: B batch, T bars, Q queries, K time features (5, unless the model has others), D width, V1 and V2 the coarse
+and fine vocabularies.
 """
 
 import math
@@ -17,9 +18,9 @@ from kronos.model.conditions import ConditionEmbedding, Conditions
 from kronos.model.cpu_kernels.dropout import Dropout
 from kronos.model.cpu_kernels.linear import Linear
 from kronos.model.layers import Block, RMSNorm, run_blocks
+from kronos.model.time_embedding import PUBLIC, CalendarEmbedding, TemporalEmbedding, embed_time, names_of
 from kronos.utils.errors import UserError
 
-TIME_TABLES = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}  # in the stamp's order
 FINE_HEADS = 4  # regardless of n_heads
 
 
@@ -36,47 +37,6 @@ class HierarchicalEmbedding(nn.Module):
     def forward(self, s1: Tensor, s2: Tensor) -> Tensor:
         pair = torch.cat((self.emb_s1(s1) * self.scale, self.emb_s2(s2) * self.scale), dim=-1)
         return self.fusion_proj(pair)
-
-
-class FixedEmbedding(nn.Module):
-    """A fixed sinusoidal embedding; its weight is in the checkpoint under `emb`."""
-
-    def __init__(self, rows: int, width: int) -> None:
-        super().__init__()
-        with torch.device("cpu"):  # as in `Rotary`
-            angle = torch.arange(rows).float()[:, None] * torch.exp(
-                torch.arange(0, width, 2).float() * -(math.log(10000.0) / width)
-            )
-            table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
-        self.emb = nn.Embedding(rows, width)
-        self.emb.weight = nn.Parameter(table.to(torch.get_default_device()), requires_grad=False)
-
-    def forward(self, index: Tensor) -> Tensor:
-        return self.emb(index)
-
-
-class TemporalEmbedding(nn.Module):
-    """Sum of the embeddings of minute, hour, weekday, day and month: stamp [B, T, 5] -> [B, T, D]."""
-
-    def __init__(self, width: int, learned: bool) -> None:
-        super().__init__()
-        kind = nn.Embedding if learned else FixedEmbedding
-        for name, rows in TIME_TABLES.items():
-            self.add_module(f"{name}_embed", kind(rows, width))
-
-    def forward(self, stamp: Tensor) -> Tensor:
-        parts = dict(zip(TIME_TABLES, stamp.long().unbind(-1), strict=True))
-        order = (
-            "hour",
-            "weekday",
-            "day",
-            "month",
-            "minute",
-        )  # the order of the public code, for equal rounding
-        first, *rest = (self.get_submodule(f"{name}_embed")(parts[name]) for name in order)
-        for part in rest:
-            first = first + part
-        return first
 
 
 class DependencyLayer(nn.Module):
@@ -130,8 +90,9 @@ class DualHead(nn.Module):
 class Kronos(nn.Module):
     """Decoder-only Transformer over pairs of ids; arguments as in the public code, kept in `config`.
 
-    `conditions` is not in the public code: it describes further inputs, see `model.conditions`. A model without them
-    has no such key in its `config`, and its checkpoints are the public ones.
+    `conditions` and `time_features` are not in the public code: they describe further inputs, see `model.conditions`
+    and `model.time_embedding`. A model without them has no such keys in its `config`, and its checkpoints are the
+    public ones.
     """
 
     def __init__(
@@ -148,6 +109,7 @@ class Kronos(nn.Module):
         token_dropout_p: float,
         learn_te: bool,
         conditions: dict[str, Any] | None = None,
+        time_features: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -166,7 +128,7 @@ class Kronos(nn.Module):
         self.s1_bits, self.s2_bits, self.d_model = s1_bits, s2_bits, d_model
         self.token_drop = Dropout(token_dropout_p)
         self.embedding = HierarchicalEmbedding(s1_bits, s2_bits, d_model)
-        self.time_emb = TemporalEmbedding(d_model, learn_te)
+        self.time_emb = TemporalEmbedding(d_model, learn_te, names_of(time_features))
         self.transformer = nn.ModuleList(
             Block(d_model, n_heads, ff_dim, ffn_dropout_p, attn_dropout_p, resid_dropout_p)
             for _ in range(n_layers)
@@ -175,9 +137,36 @@ class Kronos(nn.Module):
         self.dep_layer = DependencyLayer(d_model)
         self.head = DualHead(s1_bits, s2_bits, d_model)
         self.apply(self._initialise)
+        self.calendar_emb: CalendarEmbedding | None = None
         self.conditions: ConditionEmbedding | None = None
+        if time_features is not None:
+            self._set_time_features(time_features)
         if conditions is not None:
             self.add_conditions(Conditions.from_json(conditions))
+
+    def add_time_features(self, described: dict[str, Any]) -> None:
+        """Add time features that change nothing until the first step of training; the weights stay as they are.
+
+        Raises ValueError where `described` does not begin with those that the model has.
+        """
+        names = names_of(described)
+        if names[: len(self.time_emb.names)] != self.time_emb.names or self.calendar_emb is not None:
+            raise ValueError(
+                f"the predictor has the time features {', '.join(self.time_emb.names)}, further ones come after them"
+            )
+        self._set_time_features(described)
+        if self.calendar_emb is not None:
+            self.calendar_emb.to(self.norm.weight.device)
+
+    def _set_time_features(self, described: dict[str, Any]) -> None:
+        names = self.time_emb.names = names_of(described)
+        if set(names) - set(PUBLIC):
+            self.calendar_emb = CalendarEmbedding(self.d_model, names)
+        self.config = {**self.config, "time_features": described}
+
+    def additions(self) -> list[nn.Module]:
+        """Return the modules that public weights do not have."""
+        return [part for part in (self.calendar_emb, self.conditions) if part is not None]
 
     def add_conditions(self, conditions: Conditions) -> None:
         """Add inputs that change nothing until the first step of training; the other weights stay as they are.
@@ -203,7 +192,7 @@ class Kronos(nn.Module):
         self,
         s1_BT: Tensor,
         s2_BT: Tensor,
-        stamp_BT5: Tensor | None = None,
+        stamp_BTK: Tensor | None = None,
         padding_mask: Tensor | None = None,
         conditions_BTC: Tensor | None = None,
     ) -> Tensor:
@@ -213,8 +202,8 @@ class Kronos(nn.Module):
         where the model needs them and they are not given, or the reverse.
         """
         x = self.embedding(s1_BT, s2_BT)
-        if stamp_BT5 is not None:
-            x = x + self.time_emb(stamp_BT5)
+        if stamp_BTK is not None:
+            x = x + embed_time(self.time_emb, self.calendar_emb, stamp_BTK)
         check_conditions(self.conditions, conditions_BTC)
         added = None
         if self.conditions is not None:
@@ -250,7 +239,7 @@ class Kronos(nn.Module):
         s1_targets: Tensor | None = None,
         conditions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return (coarse logits [B, T, V1], fine logits [B, T, V2]) from ids [B, T] and stamps [B, T, 5].
+        """Return (coarse logits [B, T, V1], fine logits [B, T, V2]) from ids [B, T] and stamps [B, T, K].
 
         The fine head is conditioned on `s1_targets` with teacher forcing, otherwise on a draw from the coarse
         distribution by torch's global generator. `padding_mask` [B, T] is true at bars to hide. `conditions`
@@ -291,7 +280,7 @@ class Kronos(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors; replaces the folder.
 
-        The public code reads them too, unless the model has conditions, for which it has no weights.
+        The public code reads them too, unless the model has conditions or other time features.
         """
         checkpoint.save_model(self, folder)
 

@@ -1,6 +1,6 @@
 """Shapes of the public checkpoints, and `nano`, a smaller shape for laptops, tests and the default run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from kronos.utils.errors import UserError
@@ -77,15 +77,13 @@ def build_model(kind: Literal["tokenizer", "predictor"], shape: dict[str, Any]) 
 
 
 def random_model(
-    kind: Literal["tokenizer", "predictor"], preset: str, columns: Sequence[str] | None = None
+    kind: Literal["tokenizer", "predictor"], preset: str, more: Mapping[str, Any] | None = None
 ) -> Any:
     """Build the tokenizer or the predictor of a preset with random weights.
 
-    `columns` are those that a tokenizer sees, None for those of the public models.
+    `more` are arguments beside those of the public models: `columns` of a tokenizer, `time_features` of a predictor.
     """
     if kind == "predictor":
-        return build_model(kind, PREDICTOR_PRESETS[preset])
-    shape = TOKENIZER_PRESETS[tokenizer_preset_for(preset)]
-    if columns is not None:
-        shape = {**shape, "d_in": len(columns), "columns": columns}
-    return build_model(kind, shape)
+        return build_model(kind, {**PREDICTOR_PRESETS[preset], **(more or {})})
+    shape = {**TOKENIZER_PRESETS[tokenizer_preset_for(preset)], **(more or {})}
+    return build_model(kind, {**shape, "d_in": len(shape["columns"])} if "columns" in shape else shape)

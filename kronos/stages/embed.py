@@ -101,10 +101,12 @@ def write_vectors(model: Forecaster, points: ForecastPoints, file: Path) -> int:
             for first in range(0, len(points), AT_ONCE):
                 part = points.subset(np.arange(first, min(first + AT_ONCE, len(points))))
                 bars, stamps = contexts(store, part.row, config.data.lookback_window, model.columns)
+                rows = context_rows(part.row, config.data.lookback_window)
                 vectors = embed_arrays(
-                    model.tokenizer, model.predictor, bars, stamps, clip=config.data.clip,
+                    model.tokenizer, model.predictor, bars, model.stamps_of(store.times[rows], stamps),
+                    clip=config.data.clip,
                     pooling=config.embed.embed_pooling, batch_size=config.forecast.backtest_batch_size,
-                    conditions_NLC=model.conditions_of(context_rows(part.row, config.data.lookback_window)),
+                    conditions_NLC=model.conditions_of(rows),
                 )  # fmt: skip
                 times = pd.DatetimeIndex(store.sessions[part.session].astype("datetime64[ns]"))
                 index = pd.MultiIndex.from_arrays(

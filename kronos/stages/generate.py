@@ -88,6 +88,7 @@ def draw(model: Forecaster) -> tuple[pd.DataFrame, pd.DataFrame]:
     ahead = time_features(times)
     names = [f"SYN{number:05d}" for number in range(1, len(chosen) + 1)]
     future = np.repeat(ahead[None], len(names), axis=0)
+    rows = context_rows(chosen.row, data.lookback_window)
     rules = {"temperature": rule.generate_T, "top_k": 0, "top_p": rule.generate_top_p, "sample_count": 1}
     with Progress("generate") as progress:
         made, _ = roll_out(
@@ -98,7 +99,9 @@ def draw(model: Forecaster) -> tuple[pd.DataFrame, pd.DataFrame]:
                 future,
                 np.zeros(len(names), np.int64),
                 config.training.seed,
-                context_rows(chosen.row, data.lookback_window),
+                rows,
+                store.times[rows],
+                np.repeat(times.as_unit("ns").asi8[None], len(names), axis=0),
             ),
             data.predict_window,
             lambda begin: series_keys(names, np.full(len(names), times[begin].value, np.int64)),

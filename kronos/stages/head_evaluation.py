@@ -83,12 +83,13 @@ def answers_at(
                 raise KeyboardInterrupt
             part = slice(start, min(start + AT_ONCE, len(rows)))
             bars, stamps = contexts(pair.store, rows[part], config.data.lookback_window, pair.columns)
+            places = context_rows(rows[part], config.data.lookback_window)
             found[part] = head.answers(
                 pair.tokenizer,
                 pair.predictor,
                 bars,
-                stamps,
-                pair.conditions_of(context_rows(rows[part], config.data.lookback_window)),
+                pair.stamps_of(pair.store.times[places], stamps),
+                pair.conditions_of(places),
                 config.forecast.backtest_batch_size,
             )
             progress(part.stop, len(rows))

@@ -13,8 +13,9 @@ from kronos.data.head_windows import LEAST_GROUP, HeadExamples, day_groups, limi
 from kronos.data.outcomes import Points, known_points
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
+from kronos.stages.additions import side_inputs
 from kronos.stages.inputs import windows_of
-from kronos.stages.train_setup import condition_values, prepare
+from kronos.stages.train_setup import prepare
 from kronos.utils.errors import UserError
 from kronos.utils.progress import Progress
 
@@ -102,7 +103,7 @@ def examples_of(
     """
     data, training = config.data, config.training
     objective = config.head.objective
-    conditions = None if adapted is None else condition_values(store, adapted)
+    seen = {} if adapted is None else side_inputs(store, adapted)
     found = {}
     for name, most in (("train", training.n_train_iter), ("val", training.n_val_iter)):
         rows, target = points[name].rows, targets(config, points[name])
@@ -118,7 +119,7 @@ def examples_of(
             rows, target = rows[used], target[used]
         found[name] = HeadExamples(
             store, rows, target, lookback=data.lookback_window, clip=data.clip, members=members,
-            conditions=conditions, columns=model_columns(data),
+            columns=model_columns(data), **seen,
         )  # fmt: skip
     return found
 
@@ -166,9 +167,11 @@ def _write_states(
                 raise KeyboardInterrupt
             part = rows[start : start + AT_ONCE]
             bars, stamps = contexts(examples.store, part, examples.lookback, forecaster.columns)
+            places = context_rows(part, examples.lookback)
             table[start : start + AT_ONCE] = embed_arrays(
-                forecaster.tokenizer, forecaster.predictor, bars, stamps, clip=examples.clip,
-                conditions_NLC=forecaster.conditions_of(context_rows(part, examples.lookback)),
+                forecaster.tokenizer, forecaster.predictor, bars,
+                forecaster.stamps_of(examples.store.times[places], stamps), clip=examples.clip,
+                conditions_NLC=forecaster.conditions_of(places),
                 batch_size=config.forecast.backtest_batch_size,
             )  # fmt: skip
             progress(min(start + AT_ONCE, len(rows)), len(rows))

@@ -22,11 +22,12 @@ from kronos.config.schema import Config
 from kronos.data.store import INDEX
 from kronos.distributed.launcher import Place, launched
 from kronos.evaluation import benchmark
+from kronos.stages.additions import addition_problems
 from kronos.stages.addresses import check_addresses
 from kronos.stages.base import Stage
 from kronos.stages.cache import read_record
 from kronos.stages.inputs import stored_bars
-from kronos.stages.train_setup import adapter_problem, block_problem, features_problem
+from kronos.stages.train_setup import adapter_problem, features_problem
 from kronos.stages.weights import KINDS, Kind, pretrained_address
 from kronos.tracking.client import database_file
 from kronos.tracking.model_registry import ADDRESSES
@@ -194,8 +195,8 @@ def _files(parts: dict[str, Stage], config: Config) -> Iterator[str]:
     for kind in KINDS:
         if any(kind in _fitted(name, config) for name in parts):
             yield from filter(None, (adapter_problem(kind, config), features_problem(kind, config)))
-    if any("predictor" in _fitted(name, config) for name in parts) and (problem := block_problem(config)):
-        yield problem
+    if any("predictor" in _fitted(name, config) for name in parts):
+        yield from addition_problems(config)
     for kind in KINDS:
         if any(kind in _trained(name, config) for name in parts):
             address = pretrained_address(kind, config)

@@ -1,9 +1,10 @@
 """Loss of the trained models on the test range, computed once, after all choices were made on validation."""
 
 from kronos.distributed.device import choose
+from kronos.stages.additions import side_inputs
 from kronos.stages.base import Context, Inputs
 from kronos.stages.inputs import windows_of
-from kronos.stages.train_setup import condition_values, make_objective
+from kronos.stages.train_setup import make_objective
 from kronos.stages.weights import KINDS
 from kronos.utils.errors import UserError
 
@@ -36,8 +37,7 @@ def test_losses(context: Context, inputs: Inputs) -> dict[str, float]:
     (pair,) = inputs.models.pairs
     source = Windows(
         store, split, lookback=lookback, clip=config.data.clip, seed=config.training.seed,
-        conditions=condition_values(store, pair[1].model),
-        columns=pair[0].model.columns,
+        columns=pair[0].model.columns, **side_inputs(store, pair[1].model),
     )  # fmt: skip
     chosen = epoch_order(
         len(source), min(config.training.n_val_iter, len(source)), config.training.seed, None

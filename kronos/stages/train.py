@@ -12,6 +12,7 @@ from kronos.data.bars import FEATURES
 from kronos.data.extra_columns import model_columns
 from kronos.data.store import BarStore
 from kronos.distributed.launcher import world_size
+from kronos.stages.additions import add, described_additions, only_random
 from kronos.stages.base import Context, Figure, Inputs, Result, Stage
 from kronos.stages.cache import copy_record, key_of, write_record
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, splits_to_json, stored_bars
@@ -19,7 +20,6 @@ from kronos.stages.model_logging import log_inputs, log_served_model
 from kronos.stages.run_folder import working_folder
 from kronos.stages.train_setup import (
     adapter_problem,
-    described_conditions,
     features_problem,
     make_objective,
     prepare,
@@ -46,8 +46,8 @@ TRAINING_PARAMS = tuple(
     if not name.startswith(("skip_", "backtest_", "predict_result", "predict_save", "test_"))
 )
 ONLY_OF_PREDICTORS = (
-    "loss_bars", "freeze_blocks", "condition_columns", "condition_block", "unfreeze_every", "layer_decay",
-    "early_stopping_metric",
+    "loss_bars", "freeze_blocks", "condition_columns", "condition_block", "time_feature_list", "unfreeze_every",
+    "layer_decay", "early_stopping_metric",
 )  # fmt: skip
 # What forecasts of validation days depend on, if the best predictor is chosen by them.
 FORECAST_PARAMS = (
@@ -157,9 +157,8 @@ class PredictorStage(TrainStage):
         store = stored_bars(config)
         splits = resolve_splits(config, store)
         digests, start = self._common(config, store, splits)
-        described = described_conditions(config, store, splits, start and start.model)
-        if described is not None:
-            digests["conditions"] = json.dumps(described, sort_keys=True)
+        described = described_additions(config, store, splits, start and start.model)
+        digests |= {name: json.dumps(part, sort_keys=True) for name, part in described.items()}
         tokenizer = trained_weights("tokenizer", config, store, splits)
         digests["tokenizer"] = tokenizer.digest
         return Inputs(digests, store, splits, tokenizer=tokenizer, starting=start, more=described)
@@ -291,19 +290,18 @@ def importable(function: Any) -> str:
 def _starting_model(kind: Kind, context: Context, inputs: Inputs) -> tuple[Any, dict[str, Any]]:
     """The model that training starts from, and its description for the record of the trained weights.
 
-    Conditions that it does not have yet are added; the description is of the weights without them.
+    Additions that it does not have yet are made; the description is of the weights without them.
     """
-    model, started_from = _weights_to_start(kind, context, inputs.starting)
-    if inputs.more is not None and "conditions" not in model.config:
-        from kronos.model.conditions import Conditions
-
-        model.add_conditions(Conditions.from_json(inputs.more))
-        names = ", ".join(column["name"] for column in inputs.more["columns"])
-        context.say(f"{kind}: with the conditions {names}")
+    described = inputs.more or {}
+    model, started_from = _weights_to_start(kind, context, inputs.starting, only_random(described))
+    for words in add(model, described):
+        context.say(f"{kind}: with {words}")
     return model, started_from
 
 
-def _weights_to_start(kind: Kind, context: Context, pretrained: Weights | None) -> tuple[Any, dict[str, Any]]:
+def _weights_to_start(
+    kind: Kind, context: Context, pretrained: Weights | None, more: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     from kronos.model import checkpoint
     from kronos.model.presets import random_model
 
@@ -314,10 +312,10 @@ def _weights_to_start(kind: Kind, context: Context, pretrained: Weights | None) 
         return pretrained.model, {"address": address, "digest": pretrained.digest}
     context.say(f"{kind}: starts from random weights, preset {preset}")
     columns = model_columns(config.data)
-    model = random_model(kind, preset, columns)
-    started: dict[str, Any] = {"address": None, "preset": preset, "seed": config.training.seed}
-    if columns != FEATURES:
-        started["columns"] = list(columns)
+    if kind == "tokenizer" and columns != FEATURES:
+        more = {"columns": list(columns)}
+    model = random_model(kind, preset, more)
+    started: dict[str, Any] = {"address": None, "preset": preset, "seed": config.training.seed, **more}
     return model, {**started, "digest": checkpoint.digest(model)}
 
 

@@ -1,25 +1,22 @@
 """Set up training in the same way on every rank: model, objective, windows."""
 
-from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-import numpy as np
-
 from kronos.config.schema import Config
-from kronos.config.weights import OWNER, PUBLIC
-from kronos.data import conditions
+from kronos.config.weights import OWNER
 from kronos.data.bars import FEATURES
 from kronos.data.extra_columns import model_columns
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
-from kronos.stages.inputs import training_splits, windows_of
-from kronos.stages.weights import Kind, pretrained_address, refuse_other_conditions
+from kronos.stages.additions import side_inputs
+from kronos.stages.inputs import training_splits
+from kronos.stages.weights import Kind, pretrained_address
 from kronos.utils.errors import UserError
 
 
 def windows(config: Config, store: BarStore, splits: Ranges, model: Any = None) -> tuple[Any, Any]:
-    """Return the training windows and the validation windows, with the conditions that the model has."""
+    """Return the training windows and the validation windows, as the model sees them."""
     from kronos.data.window_order import group_windows
     from kronos.data.windows import Windows
 
@@ -31,48 +28,12 @@ def windows(config: Config, store: BarStore, splits: Ranges, model: Any = None) 
     )  # fmt: skip
     given: dict[str, Any] = {
         "lookback": lookback, "clip": config.data.clip, "seed": training.seed,
-        "columns": model_columns(config.data),
-        "conditions": None if model is None else condition_values(store, model),
+        "columns": model_columns(config.data), **({} if model is None else side_inputs(store, model)),
     }  # fmt: skip
     return (
         Windows(store, train, groups=groups, **given),
         Windows(store, validation, **given),
     )
-
-
-def condition_values(store: BarStore, model: Any) -> np.ndarray | None:
-    """Return the conditions of the model at every row of the store, float32 [N, C]; None for a model without any."""
-    described = model.config.get("conditions")
-    return None if described is None else conditions.table(store, described["columns"])
-
-
-def described_conditions(
-    config: Config, store: BarStore, splits: Ranges, start: Any
-) -> dict[str, Any] | None:
-    """Return what the config.json of the predictor says of its conditions; None for one without any.
-
-    Weights that have some (`start`, None for random weights) keep theirs, since they were trained with these
-    categories and numbers. Raises UserError where others are asked for, and for a block that there is not.
-    """
-    names, block = config.data.condition_columns, config.model.condition_block
-    if start is not None and "conditions" in start.config:
-        refuse_other_conditions(config, start.config, "the pretrained predictor")
-        own: dict[str, Any] = start.config["conditions"]
-        return own
-    if not names:
-        return None
-    from kronos.model.presets import PREDICTOR_PRESETS
-
-    shape = PREDICTOR_PRESETS[config.model.model_preset] if start is None else start.config
-    if problem := _block_problem(config, shape):
-        raise UserError(problem)
-    split = windows_of(config, store, "train", splits, config.window_length)
-    trained = np.zeros(len(store) + 1, np.int64)
-    np.add.at(trained, split.starts, 1)
-    np.add.at(trained, split.starts + split.length, -1)
-    rows = np.flatnonzero(trained.cumsum()[:-1])
-    columns = conditions.describe(store, names, rows, config.data.lookback_window)
-    return {"block": block, "columns": columns}
 
 
 def freeze(model: Any, config: Config) -> Any:
@@ -100,10 +61,10 @@ def prepare(model: Any, config: Config, address: str | None = None) -> Any:
     from kronos.training.adapters import add_adapter
 
     model = add_adapter(freeze(model, config), config.training, address)
-    if (
-        getattr(model, "conditions", None) is not None
-    ):  # new beside the weights that an adapter leaves as they are
-        model.conditions.requires_grad_(True)
+    for part in getattr(
+        model, "additions", list
+    )():  # new beside the weights that an adapter leaves as they are
+        part.requires_grad_(True)
     return model
 
 
@@ -116,26 +77,6 @@ def adapter_problem(kind: Kind, config: Config) -> str:
         f"adapter={config.training.adapter} is an addition to pretrained weights, and pretrained_{kind}_path is "
         "none: give weights, or adapter=none"
     )
-
-
-def block_problem(config: Config) -> str:
-    """Return why conditions cannot be added where the configuration says, or an empty string.
-
-    The blocks of weights that are neither random nor public are known when these are opened.
-    """
-    from kronos.model.presets import PREDICTOR_PRESETS
-
-    address, preset = pretrained_address("predictor", config), config.model.model_preset
-    public = {predictor: size for size, (_, predictor) in PUBLIC.items()}
-    if not config.data.condition_columns or not (address is None or address in public):
-        return ""
-    return _block_problem(config, PREDICTOR_PRESETS[preset if address is None else public[address]])
-
-
-def _block_problem(config: Config, shape: Mapping[str, Any]) -> str:
-    if config.model.condition_block <= shape["n_layers"]:
-        return ""
-    return f"condition_block is {config.model.condition_block}, the predictor has {shape['n_layers']} blocks"
 
 
 def features_problem(kind: Kind, config: Config) -> str:

@@ -311,7 +311,9 @@ def weights_before(kind: Kind, trained: Weights, uri: str | None) -> tuple[Weigh
             found = load_weights(kind, start["address"], uri)
         else:
             seed_everything(start["seed"])
-            model = random_model(kind, start["preset"], start.get("columns"))
+            own = "columns" if kind == "tokenizer" else "time_features"
+            more = {own: start[own]} if own in start else {}
+            model = random_model(kind, start["preset"], more)
             found = Weights(model, checkpoint.digest(model), {})
     except Damaged:
         raise

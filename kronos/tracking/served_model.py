@@ -18,6 +18,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from kronos.data.bars import CLOSE, PRICES, cell_text
 from kronos.data.calendars import next_sessions, time_features
 from kronos.data.conditions import from_frame
+from kronos.data.time_features import time_table
 from kronos.evaluation.calibration import LEAST_PRICE, Calibration, moves, recent_volatility
 from kronos.forecast import forecast_arrays, number_format, repair, series_keys
 from kronos.tracking import scoring_server
@@ -110,7 +111,7 @@ class ServedKronos(PythonModel):
         ahead = np.stack([future[last] for last in times[:, -1]])
         draw = partial(
             forecast_arrays,
-            self.tokenizer, self.predictor, context, time_features(times), time_features(ahead), horizon=horizon,
+            self.tokenizer, self.predictor, context, self._stamps(times), self._stamps(ahead), horizon=horizon,
             max_context=int(settings["max_context"]), clip=float(settings["clip"]), seed=int(settings["seed"]),
             keys_N=series_keys(list(names), times[:, -1]), each_bar=stop.check, fine_rotary=settings["fine_rotary"],
             sliding=settings.get("sliding", "exact"),  # models registered before there was a choice have none
@@ -152,6 +153,14 @@ class ServedKronos(PythonModel):
             lacking = self._missing(bars.iloc[rows[:, -1]], known[:, -1])
             answer[MISSING] = np.repeat(np.array(lacking, dtype=object), horizon)
         return answer
+
+    def _stamps(self, times: np.ndarray) -> np.ndarray:
+        """The predictor's time features of times int64 ns [...], by the calendar of the bars it was logged with."""
+        described = self.predictor.config.get("time_features")
+        if described is None:
+            return time_features(times)
+        of_bars = (str(self.settings[name]) for name in ("calendar", "freq", "label"))
+        return time_table(times, described["names"], *of_bars)
 
     def _missing(self, last: pd.DataFrame, known_NC: np.ndarray) -> list[str]:
         """Name the conditions that the last bar of each instrument lacks, with the value that is not known."""

@@ -30,7 +30,8 @@ FLOW = (*PRICES, "flow")
 def models(columns: tuple[str, ...] | None) -> tuple[Any, Any]:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return random_model("tokenizer", "nano", columns).eval(), random_model("predictor", "nano").eval()
+        tokenizer = random_model("tokenizer", "nano", {"columns": columns} if columns else None)
+        return tokenizer.eval(), random_model("predictor", "nano").eval()
 
 
 def bars(count: int = 20) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Generation with a key-value cache: the context is encoded once per series and shared by its samples.
 
-Axes: N series, S samples, L bars of context, H bars of the horizon, F features, D width, V ids.
+Axes: N series, S samples, L bars of context, H bars of the horizon, F features, K time features, D width, V ids.
 """
 
 import functools
@@ -18,6 +18,7 @@ from kronos.model.inference.fine_head import FineHead
 from kronos.model.inference.kv_cache import LEAST_ROWS, Cache, KeyValues, Norm, Product, Stack, padded
 from kronos.model.inference.sampling import filter_and_sample, per_bar
 from kronos.model.predictor import Kronos, check_conditions
+from kronos.model.time_embedding import embed_time
 from kronos.model.tokenizer import KronosTokenizer
 from kronos.utils.errors import UserError
 
@@ -63,7 +64,8 @@ class Engine:
             raise UserError(f"max_context is {max_context}, expected at least 1")
         # No reference to the predictor: `engine_for` frees an engine together with its predictor.
         self.tokenizer, self.max_context, self.config = tokenizer, max_context, model.config
-        self.time_emb, self.conditions = model.time_emb, model.conditions
+        self.time_emb, self.calendar_emb = model.time_emb, model.calendar_emb
+        self.conditions = model.conditions
         self.window = max_context if sliding == "cached" else None
         self.device = model.head.proj_s1.weight.device
         dtype = self.dtype = dtype or model.head.proj_s1.weight.dtype
@@ -92,8 +94,8 @@ class Engine:
     def __call__(
         self,
         x_NLF: Tensor,
-        stamp_NL5: Tensor,
-        future_stamp_NH5: Tensor,
+        stamp_NLK: Tensor,
+        future_stamp_NHK: Tensor,
         *,
         uniform_NSH2: Tensor,
         conditions_NLC: Tensor | None = None,
@@ -111,14 +113,13 @@ class Engine:
         """
         check_conditions(self.conditions, conditions_NLC)
         x_NLF = x_NLF.to(self.device, torch.float32).clamp(-clip, clip)
-        length, horizon = x_NLF.shape[1], future_stamp_NH5.shape[1]
+        length, horizon = x_NLF.shape[1], future_stamp_NHK.shape[1]
         if not 1 <= horizon <= self.max_context:
             raise UserError(f"horizon is {horizon}, expected 1 to max_context = {self.max_context}")
         uniform = uniform_NSH2.to(self.device)
         s1, s2 = self._encode(x_NLF)
         kept = slice(max(0, length - self.max_context), None)
-        time = self.time_emb(stamp_NL5.to(self.device)[:, kept]).to(self.dtype)
-        future = self.time_emb(future_stamp_NH5.to(self.device)).to(self.dtype)
+        time, future = self._time(stamp_NLK[:, kept]), self._time(future_stamp_NHK)
         added = None if conditions_NLC is None else self._added(conditions_NLC[:, kept])
         embedded = self._embed(s1[:, kept], s2[:, kept], time)
         window = _Window(self, embedded, uniform.shape[1], horizon, added)
@@ -139,6 +140,9 @@ class Engine:
     def _embed(self, s1: Tensor, s2: Tensor, time: Tensor) -> Tensor:
         pair = torch.cat((F.embedding(s1, self.tables[0]), F.embedding(s2, self.tables[1])), dim=-1)
         return self.fusion(pair) + time
+
+    def _time(self, stamp: Tensor) -> Tensor:
+        return embed_time(self.time_emb, self.calendar_emb, stamp.to(self.device)).to(self.dtype)
 
     def _added(self, conditions_NLC: Tensor) -> Tensor:
         """Return what the conditions add to the hidden states, [N, L, D]."""
@@ -323,8 +327,8 @@ def generate(
     tokenizer: KronosTokenizer,
     model: Kronos,
     x_NLF: Tensor,
-    stamp_NL5: Tensor,
-    future_stamp_NH5: Tensor,
+    stamp_NLK: Tensor,
+    future_stamp_NHK: Tensor,
     *,
     horizon: int,
     conditions_NLC: Tensor | None = None,
@@ -340,15 +344,15 @@ def generate(
 
     `generator` None draws from torch's global generator. `options` are those of Engine.
     """
-    if future_stamp_NH5.shape[1] != horizon:
-        raise UserError(f"{future_stamp_NH5.shape[1]} future stamps for a horizon of {horizon}")
+    if future_stamp_NHK.shape[1] != horizon:
+        raise UserError(f"{future_stamp_NHK.shape[1]} future stamps for a horizon of {horizon}")
     engine = engine_for(tokenizer, model, **options)
     device = generator.device if generator is not None else engine.device
     shape = (len(x_NLF), sample_count, horizon, 2)
     return engine(
         x_NLF,
-        stamp_NL5,
-        future_stamp_NH5,
+        stamp_NLK,
+        future_stamp_NHK,
         uniform_NSH2=torch.rand(shape, generator=generator, device=device),
         conditions_NLC=conditions_NLC,
         temperature=temperature,
