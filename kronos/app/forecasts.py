@@ -16,7 +16,7 @@ from kronos.report.pages.forecasts import write_ranking
 from kronos.stages.base import Context
 from kronos.stages.ensemble import forecaster_of
 from kronos.stages.predict import bands_of, forecast, latest_charts, write_tables
-from kronos.stages.weights import trained_models
+from kronos.stages.weights import trained_models, with_columns_of_model
 from kronos.utils.csv_files import write_csv
 from kronos.utils.errors import UserError
 
@@ -51,6 +51,9 @@ def make_forecast(
     `instruments` are names joined by commas, all where it is empty. Returns a line about what was forecast.
     """
     config = configured({"bands": "calibrated", **fields}, work)
+    if "feature_list" not in fields:
+        work.step("the tokenizer is loaded")
+        config = with_columns_of_model(config)
     store = stores.open(kind, config, work)
     work.step("the model is loaded")
     models, notes = trained_models(config, store, None)

@@ -192,10 +192,11 @@ def _reachable(uri: str | None) -> Iterator[str]:
 
 def _files(parts: dict[str, Stage], config: Config) -> Iterator[str]:
     """Files and folders of the configuration that are read only after other work, and weights that lack."""
-    for kind in KINDS:
-        if any(kind in _fitted(name, config) for name in parts):
-            yield from filter(None, (adapter_problem(kind, config), features_problem(kind, config)))
-    if any("predictor" in _fitted(name, config) for name in parts):
+    fitted = [kind for kind in KINDS if any(kind in _fitted(name, config) for name in parts)]
+    yield from filter(
+        None, (features_problem(fitted, config), *(adapter_problem(kind, config) for kind in fitted))
+    )
+    if "predictor" in fitted:
         yield from addition_problems(config)
     for kind in KINDS:
         if any(kind in _trained(name, config) for name in parts):

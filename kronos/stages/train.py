@@ -74,7 +74,7 @@ class TrainStage(Stage):
 
     def _common(self, config: Config, store: BarStore, splits: Any) -> tuple[dict[str, str], Weights | None]:
         """Digests of the common inputs, and the weights that training starts from (None: random initialization)."""
-        if problem := adapter_problem(self.kind, config) or features_problem(self.kind, config):
+        if problem := adapter_problem(self.kind, config) or features_problem([self.kind], config):
             raise UserError(problem)
         address = pretrained_address(self.kind, config)
         start = None

@@ -1,5 +1,6 @@
 """Set up training in the same way on every rank: model, objective, windows."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -79,15 +80,17 @@ def adapter_problem(kind: Kind, config: Config) -> str:
     )
 
 
-def features_problem(kind: Kind, config: Config) -> str:
-    """Return why a model cannot start from public weights, which know six columns, or an empty string."""
-    address = pretrained_address(kind, config)
-    if model_columns(config.data) == FEATURES or not address or not address.startswith(OWNER):
+def features_problem(kinds: Sequence[Kind], config: Config) -> str:
+    """Return why models cannot start from public weights, which know six columns, or an empty string."""
+    addresses = {kind: pretrained_address(kind, config) or "" for kind in kinds}
+    public = {kind: address for kind, address in addresses.items() if address.startswith(OWNER)}
+    if model_columns(config.data) == FEATURES or not public:
         return ""
+    shown = " and ".join(f"pretrained_{kind}_path {address}" for kind, address in public.items())
     return (
-        f"feature_list: {','.join(config.data.feature_list)} is given, and pretrained_{kind}_path is {address}, "
-        f"which knows {','.join(FEATURES)}: give --pretrained-tokenizer-path none and --pretrained-predictor-path "
-        "none, to train from random weights, or leave feature_list out"
+        f"feature_list: {','.join(config.data.feature_list)} is given beside {shown}, of the columns "
+        f"{','.join(FEATURES)}: give --pretrained-tokenizer-path none and --pretrained-predictor-path none, to train "
+        "from random weights, or leave feature_list out"
     )
 
 

@@ -106,6 +106,15 @@ def trained_weights(kind: Kind, config: Config, store: BarStore, splits: Ranges 
     return refuse_other_features(load_weights(kind, str(best), None), kind, config, str(best))
 
 
+def with_columns_of_model(config: Config) -> Config:
+    """The configuration with the columns of the tokenizer that it names as its feature_list."""
+    address = given_address("tokenizer", config)
+    if address is None:
+        return config
+    columns = load_weights("tokenizer", address, config.tracking.tracking_uri).model.columns
+    return config if columns == model_columns(config.data) else config.replace(feature_list=columns)
+
+
 def refuse_other_features(weights: Weights, kind: Kind, config: Config, address: str) -> Weights:
     """Return the weights. Raises UserError for a tokenizer of other columns than those of `feature_list`."""
     if kind == "predictor":

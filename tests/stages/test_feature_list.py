@@ -1,6 +1,7 @@
 """Models of other columns than the six: trained, forecast with and served by the names of their columns."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from kronos import Config, KronosPredictor, KronosTokenizer, latest
 from kronos.__main__ import main
 from kronos.data.calendars import sessions
 from kronos.model import load_predictor
+from kronos.stages.weights import with_columns_of_model
 from kronos.utils.errors import UserError
 
 COLUMNS = ("open", "high", "low", "close", "turnover")
@@ -26,7 +28,7 @@ RECIPE = [
 ]  # fmt: skip
 
 
-def table(days: int = 200, names: int = 6) -> pd.DataFrame:
+def table(days: int = 150, names: int = 6) -> pd.DataFrame:
     """Made-up bars with a column turnover, which is negative on some days as a flow of money is."""
     random = np.random.default_rng(7)
     calendar = sessions("XNYS", "2020-01-02", "2021-12-31")[:days]
@@ -64,8 +66,8 @@ def there(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.slow
 def test_five_columns_go_through_every_stage(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Training, backtest, predict, embed and generate know the columns by name, and the served model forecasts so."""
-    best = there / "outputs/models/finetune_tokenizer_demo/checkpoints/best_model"
-    config = json.loads((best / "config.json").read_text())
+    tokens = there / "outputs/models/finetune_tokenizer_demo/checkpoints/best_model"
+    config = json.loads((tokens / "config.json").read_text())
     assert config["d_in"] == 5 and config["columns"] == list(COLUMNS)
     predictions = latest("backtest").predictions()
     assert predictions.columns.tolist() == ["instrument", "as_of", "datetime", "step", *COLUMNS]
@@ -74,6 +76,16 @@ def test_five_columns_go_through_every_stage(there: Path, capsys: pytest.Capture
     assert {"turnover", "turnover_q0.5", "turnover_std"} <= set(forecast) and not {"volume", "amount"} & set(
         forecast
     )
+    best = there / "outputs/models/finetune_predictor_demo/checkpoints/best_model"
+    members = [
+        "--predictor-path",
+        f"{best},{shutil.copytree(best, there / 'second')}",
+        "--tokenizer-path",
+        str(tokens),
+    ]
+    assert main(["predict", *RECIPE, *members, "--predict-save-folder-name", "pooled"]) == 0
+    pooled = pd.read_parquet("outputs/predictions/pooled/forecast.parquet")
+    assert pooled.columns.equals(forecast.columns)
     assert main(["embed", *RECIPE]) == 0
     assert main(["generate", *RECIPE, "--generate-bars", "5", "--generate-instruments", "2"]) == 0
     assert set(pd.read_parquet("outputs/generated/bars.parquet")) == {
@@ -116,6 +128,14 @@ def test_the_public_api_reads_the_columns_of_its_tokenizer(there: Path) -> None:
         UserError, match="df has no column turnover: expected open high low close turnover; it has"
     ):
         predictor.predict(bars.drop(columns="turnover"), bars["datetime"], later, 3)
+
+
+@pytest.mark.slow
+def test_the_page_in_the_browser_takes_the_columns_of_the_chosen_model(there: Path, weights: Path) -> None:
+    tokens = str(there / "outputs/models/finetune_tokenizer_demo/checkpoints/best_model")
+    assert with_columns_of_model(Config(tokenizer_path=tokens)).data.feature_list == COLUMNS
+    usual = Config(tokenizer_path=str(weights / "tokenizer"))
+    assert with_columns_of_model(usual) is usual
 
 
 @pytest.mark.slow
@@ -163,13 +183,13 @@ def test_a_list_that_cannot_be_is_refused_in_one_line(
 
 def test_public_weights_know_six_columns(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--feature-list", "open,high,low,close,vol", "--model-preset", "small"]
-    for stage in ("tokenizer", "pipeline"):
+    tokenizer = "pretrained_tokenizer_path NeoQuasar/Kronos-Tokenizer-base"
+    both = f"{tokenizer} and pretrained_predictor_path NeoQuasar/Kronos-small"
+    for stage, named in (("tokenizer", tokenizer), ("pipeline", both)):
         assert main([stage, *arguments]) == 2
         error = capsys.readouterr().err
-        assert (
-            "pretrained_tokenizer_path is NeoQuasar/Kronos-Tokenizer-base, which knows open,high,low,close,volume,amo"
-            in error
-        )
+        assert f"vol is given beside {named}, of the columns open,high,low,close,volume,amount" in error
+        assert error.count("\n") == 1
 
 
 def test_the_guides_list_in_another_order_or_spelling_is_the_guides(in_folder: Path) -> None:
