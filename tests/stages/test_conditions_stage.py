@@ -21,6 +21,7 @@ from kronos.data.splits import make_split
 from kronos.data.store import BarStore, open_store
 from kronos.data.windows import Windows
 from kronos.forecast.embeddings import embed_arrays
+from kronos.forecast.pool import MEMBER, SEEDS, pool
 from kronos.forecast.store_forecaster import (
     Forecaster,
     forecast_frame,
@@ -92,21 +93,33 @@ def test_no_condition_after_as_of_enters_a_forecast_a_score_or_a_vector(store: P
         assert not np.array_equal(one, other)
 
 
-def test_an_ensemble_and_other_models_see_the_conditions_of_their_own(store: Path, weights: Path) -> None:
+def test_each_member_of_an_ensemble_sees_the_conditions_of_its_own(store: Path, weights: Path) -> None:
     bars, tokenizer = open_store(store), load_tokenizer(weights / "tokenizer")
     points = forecast_points(bars, AS_OF, AS_OF, 32).subset(np.arange(8))
     config = Config(lookback_window=32, predict_window=5)
     windows = stored_windows(config, bars, points, 5, FEATURES)
-    plain, untrained, trained = (
-        Forecaster(config, bars, tokenizer, model).draw(windows, plain_rules(2))
+    sectors = with_sectors(bars, bars.instrument_of_row % 2)
+    plain, untrained, trained, other = (
+        Forecaster(config, sectors, tokenizer, model)
         for model in (
             load_predictor(weights / "predictor"),
-            conditioned(weights, ("size_bucket",), bars, trained=False),
-            conditioned(weights, ("size_bucket",), bars),
+            conditioned(weights, ("size_bucket",), sectors, trained=False),
+            conditioned(weights, ("size_bucket",), sectors),
+            conditioned(weights, ("sector", "close"), sectors),
         )
     )
-    np.testing.assert_array_equal(plain, untrained)
-    assert not np.array_equal(plain, trained)
+    paths = [one.draw(windows, plain_rules(2)) for one in (plain, untrained, trained)]
+    np.testing.assert_array_equal(paths[0], paths[1])
+    assert not np.array_equal(paths[0], paths[2])
+    pooled = pool([trained, other, plain]).draw(windows, plain_rules(6))
+    np.testing.assert_array_equal(pooled[:, :2], paths[2])
+    for place, member in enumerate((other, plain), start=1):
+        own = replace(windows, seed=(windows.seed + place * MEMBER) % SEEDS)
+        np.testing.assert_array_equal(pooled[:, 2 * place : 2 * place + 2], member.draw(own, plain_rules(2)))
+    few = pool([trained, other, plain]).draw(windows, plain_rules(1))
+    for row, place in enumerate(windows.keys % 3):
+        one = replace(windows.rows(np.array([row])), seed=(windows.seed + int(place) * MEMBER) % SEEDS)
+        np.testing.assert_array_equal(few[row], (trained, other, plain)[place].draw(one, plain_rules(1))[0])
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from kronos.model import Kronos, KronosTokenizer
 from kronos.model.conditions import Conditions
 from kronos.model.heads import ForecastHead
 from kronos.model.presets import PREDICTOR_PRESETS, TOKENIZER_PRESETS
+from kronos.model.time_embedding import PUBLIC
 from kronos.stages.head_setup import with_adapter
 from kronos.stages.train_setup import freeze, prepare
 from kronos.training.head_objectives import HeadObjective
@@ -40,6 +41,9 @@ CONDITIONS = {
         {"name": "size", "kind": "number", "mean": 1.0, "deviation": 2.0},
     ],
 }
+
+
+TIMES = {"names": [*PUBLIC, "half_day"], "calendar": "XNYS", "freq": "day", "label": "end"}
 
 
 def make_windows(
@@ -61,9 +65,10 @@ def make_windows(
         times=np.tile(day, instruments) * 86_400 * 10**9,
         stamps=np.stack((zero, zero, day % 5, day % 28 + 1, day // 28 + 1), axis=-1).astype(np.int64),
     )
+    stamps = None if conditions is None else np.concatenate((store.stamps, day[:, None] % 7 == 0), axis=1)
     starts = np.concatenate([i * bars + np.arange(bars - LENGTH + 1) for i in range(instruments)])
     split = Split(name="train", first_session=0, last_session=bars - 1, starts=starts, length=LENGTH)
-    return Windows(store, split, lookback=LOOKBACK, clip=5.0, seed=7, conditions=conditions)
+    return Windows(store, split, lookback=LOOKBACK, clip=5.0, seed=7, conditions=conditions, stamps=stamps)
 
 
 def made_conditions(seed: int, rows: int = 400) -> np.ndarray:
@@ -183,6 +188,7 @@ def train(
         head_examples(seed, head, fields) if is_head else make_windows(seed) for seed in (1, 2)
     ]
     if job.get("conditions"):
+        model.add_time_features(TIMES)
         model.add_conditions(Conditions.from_json(CONDITIONS))
         windows = [make_windows(seed, conditions=made_conditions(seed)) for seed in (1, 2)]
     if fields and not is_head:

@@ -1,4 +1,6 @@
-"""Conditions in training: no change before the first step, exact resuming, any number of ranks, beside an adapter."""
+"""Conditions and a calendar feature in training: no change before the first step, exact resuming, any number of
+ranks, beside an adapter.
+"""
 
 import copy
 import json
@@ -35,6 +37,7 @@ def models(dropout: float = 0.0) -> tuple[Any, Any, Any]:
     """(a predictor, the same with conditions, the objective)."""
     model, objective = ranked.build("predictor", "nano", dropout)
     other = copy.deepcopy(model)
+    other.add_time_features(ranked.TIMES)
     other.add_conditions(Conditions.from_json(ranked.CONDITIONS))
     return model, other, objective
 
@@ -59,7 +62,8 @@ def saved(folder: Path, name: str) -> dict[str, torch.Tensor]:
 def test_a_batch_without_conditions_is_as_it_was_and_one_with_them_adds_what_each_bar_sees() -> None:
     plain, known = (ranked.make_windows(1, conditions=given).batch(INDICES, 0) for given in (None, VALUES))
     assert plain._fields == ("x", "stamp", "window", "uniform") == known._fields[:4]
-    assert all(torch.equal(*pair) for pair in zip(plain, known[:4], strict=True))
+    assert torch.equal(plain.stamp, known.stamp[..., :5])
+    assert all(torch.equal(*pair) for pair in zip(plain._replace(stamp=known.stamp), known[:4], strict=True))
     for window, seen in zip(known.window, known.conditions.numpy(), strict=True):
         rows = VALUES[WINDOWS.split.starts[window] :][: ranked.LENGTH]
         np.testing.assert_array_equal(seen[: ranked.LOOKBACK], rows[: ranked.LOOKBACK])
@@ -135,8 +139,12 @@ def test_beside_an_adapter_and_frozen_blocks_the_conditions_are_trained_and_save
     run = train(tmp_path, {"adapter": "lora", "adapter_rank": 4, "freeze_blocks": 1})
     assert run.result.best_step == run.result.steps  # so that the model in memory is the best one
     own = {name for name, value in run.model.named_parameters() if value.requires_grad}
-    extra = {name for name in own if not name.startswith("conditions.")}
-    assert extra and all("lora_" in name for name in extra) and len(own) > len(extra)
+    extra = {name for name in own if not name.startswith(("conditions.", "calendar_emb."))}
+    assert (
+        extra
+        and all("lora_" in name for name in extra)
+        and {"calendar_emb.tables.half_day.weight"} < own - extra
+    )
     for name, value in run.model.state_dict().items():
         assert torch.equal(value, run.start[name]) == (name not in own), name
     merged = load_predictor(tmp_path / "checkpoints" / "best_model")
