@@ -152,6 +152,10 @@ def _main(arguments: list[str]) -> int:
         update.add_flags(parser)
         if update.DRY_RUN in rest:
             return update.dry_run_command(parser, rest)
+    if name == "refit":
+        from kronos.cli import refit
+
+        refit.add_flags(parser)
     config_path, flags, problems = parse_flags(parser, rest)
     config, notes = load_config(config_path, flags, problems)
     for note in notes:

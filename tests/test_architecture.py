@@ -33,6 +33,7 @@ STAGE_ROWS = [
     {
         "test_loss",
         "validation_forecasts",
+        "forgetting",
         "preflight",
         "over_time",
         "forecast_charts",
@@ -54,6 +55,7 @@ STAGE_ROWS = [
     },
     {"five_tasks"},
     {"walk_forward", "pipeline", "search", "benchmark", "update"},
+    {"refit"},
     {"__init__"},
 ]
 SEARCH_ROWS = [

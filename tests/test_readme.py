@@ -44,6 +44,7 @@ NOT_RUN = {
     "torchrun --standalone --nproc_per_node=4 -m kronos predictor --model-preset": "needs 26 GiB; test_ranks.py",
     "torchrun --nnodes=2": "needs two machines; tests/distributed/test_launch.py has two nodes on loopback",
     "python -m kronos benchmark": "tests/stages/test_benchmark_stage.py runs it on fewer bars",
+    "python -m kronos refit": "needs a champion and new bars; tests/stages/test_refit.py has both",
     "mlflow server": "needs PostgreSQL; tests/tracking/test_tracking_server.py has one on loopback",
     "python -m kronos pipeline --tracking-uri": "needs the server; tests/tracking/test_tracking_server.py has one",
     "python -m kronos search --storage": "needs PostgreSQL; tests/stages/search/test_machines.py has one on loopback",

@@ -15,7 +15,7 @@ FEW = 12  # fields of a stage that are not worth being split into common ones an
 # Fields that most users set; the short help lists them, and those that begin with the name of the stage.
 COMMON = frozenset((
     "data_source", "data_path", "instrument", "symbols", "freq", "train_time_range", "val_time_range",
-    "test_time_range", "backtest_time_range", "lookback_window", "predict_window", "model_preset", "epochs",
+    "test_time_range", "backtest_time_range", "since", "lookback_window", "predict_window", "model_preset", "epochs",
     "batch_size", "tokenizer_learning_rate", "predictor_learning_rate", "n_train_iter", "seed", "device",
     "nproc_per_node", "fast_mode", "tokenizer_path", "predictor_path", "inference_T", "inference_top_p",
     "inference_sample_count", "backtest_n_symbol_hold", "backtest_n_symbol_drop", "n_trials", "n_jobs",

@@ -1,4 +1,4 @@
-"""The sections of the backtest, of further evaluations, of synthetic bars and of the daily update."""
+"""The sections of the backtest, of further evaluations, of synthetic bars, of a refit and of the daily update."""
 
 from typing import Literal
 
@@ -136,6 +136,16 @@ class BenchmarkConfig(Section):
         "+TOKENIZER if it needs another; chronos:ADDRESS, garch, or package.module:Class",
     )
     benchmark_bars: Int = field(30, "benchmark: bars of each synthetic series", ge=4)
+
+
+class RefitConfig(Section):
+    """The refit of earlier weights."""
+
+    refit_from: OptionalText = field(
+        None,
+        "refit: weights to begin from, models:/NAME@champion, a predictor's folder or runs:/...; none: the champion "
+        "of registered_model_name",
+    )
 
 
 class UpdateConfig(Section):

@@ -19,6 +19,7 @@ from kronos.config.evaluation_sections import (
     EmbedConfig,
     GenerateConfig,
     HeadConfig,
+    RefitConfig,
     UpdateConfig,
 )
 from kronos.config.search_section import SearchConfig
@@ -57,6 +58,7 @@ class Config(BaseModel):
     embed: EmbedConfig = EmbedConfig()
     head: HeadConfig = HeadConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+    refit: RefitConfig = RefitConfig()
     update: UpdateConfig = UpdateConfig()
     tracking: TrackingConfig = TrackingConfig()
     registry: RegistryConfig = RegistryConfig()

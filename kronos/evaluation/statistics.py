@@ -94,9 +94,10 @@ def estimate(values: pd.Series | np.ndarray | Sequence[float], horizon: int, spa
     if days < 4 or days < 2 * overlap:
         return Estimate(mean, nan, nan, nan, nan, days, 0)
     freedom = degrees_of_freedom(days, overlap)
-    if np.ptp(series) < 1e-12:  # nothing varies: no error to divide by
-        return Estimate(mean, mean, mean, nan, nan, days, freedom)
+    varies = float(np.ptp(series))
     error = standard_error(series, freedom)
+    if varies < 1e-12 or error < 1e-12 * varies:  # nothing that an error is computed from
+        return Estimate(mean, mean, mean, nan, nan, days, freedom)
     half = error * float(special.stdtrit(freedom, 0.5 + LEVEL / 2))
     t_value = mean / error
     p_value = 2 * float(special.stdtr(freedom, -abs(t_value)))

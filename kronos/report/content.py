@@ -75,6 +75,7 @@ class ReportInputs:
     test_losses: Mapping[str, float] = field(
         default_factory=dict
     )  # of the models on the test range, by metric
+    forgetting: Mapping[str, Any] = field(default_factory=dict)  # losses on older days, of a refit predictor
     portfolios: Mapping[str, Portfolio]
     excesses: Sequence[Excess]
     large_moves: LargeMoves

@@ -52,6 +52,7 @@ STAGES = _Stages(
         "predict": "kronos.stages.predict:PredictStage",
         "update": "kronos.stages.update:UpdateStage",
         "pipeline": "kronos.stages.pipeline:PipelineStage",
+        "refit": "kronos.stages.refit:RefitStage",
         "search": "kronos.stages.search.stage:SearchStage",
     }
 )

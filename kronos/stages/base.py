@@ -22,8 +22,8 @@ Say = Callable[[str], None]
 MOST_FIGURES = 8  # in the description of a run
 # Fields that cannot change the results of any stage: output folders, tracking, printing and speed.
 NO_EFFECT = frozenset((
-    *fields_of("output", "update", "tracking", "registry", "search"), "dataset_path", "cache_path", "audit_path",
-    "generate_path", "benchmark_path", "embed_path", "head_save_folder_name",
+    *fields_of("output", "refit", "update", "tracking", "registry", "search"), "dataset_path", "cache_path",
+    "audit_path", "generate_path", "benchmark_path", "embed_path", "head_save_folder_name",
     "log_interval", "num_workers", "save_windows", "resume", "backtest_batch_size", "nproc_per_node", "fast_mode",
     "report_language", "skip_data_process", "skip_tokenizer", "skip_predictor", "skip_backtest",
 ))  # fmt: skip
@@ -105,6 +105,10 @@ class Stage:
     packages: tuple[str, ...] = ("numpy", "pandas")
     cached: bool = True
     resumable: bool = False
+
+    def resolved(self, config: Config) -> Config:
+        """The configuration that the stage works with: the one given, unless the stage decides fields by others."""
+        return config
 
     def check(self, config: Config) -> None:
         """Raise UserError for an invalid configuration; called before inputs are opened and the run is created."""

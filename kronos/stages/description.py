@@ -13,11 +13,11 @@ from kronos.tracking.run import NOTE, SEPARATOR, Run
 # Fields that say where results go or how they are recorded, not what is done.
 PLACES = ("output", "tracking", "registry")
 NAMED = ("training", "model", "forecast", "backtest", "launch")  # sections whose fields tell runs apart best
-RESULTS = ("pipeline", "backtest", "walk_forward")  # stages whose result is that of the experiment
+RESULTS = ("pipeline", "refit", "backtest", "walk_forward")  # stages whose result is that of the experiment
 MOST_NAMED, LONGEST_NAME, LONGEST_LIST = 3, 120, 3000
 NEXT = {
     "data": "tokenizer", "tokenizer": "predictor", "predictor": "calibrate", "calibrate": "backtest",
-    "backtest": "predict", "pipeline": "predict", "search": "pipeline", "audit": "pipeline",
+    "backtest": "predict", "pipeline": "predict", "refit": "predict", "search": "pipeline", "audit": "pipeline",
 }  # fmt: skip
 
 

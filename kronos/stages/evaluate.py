@@ -38,6 +38,7 @@ from kronos.report.writer import Portfolio, ReportInputs, write_report
 from kronos.stages.base import Context, Inputs
 from kronos.stages.calibration import coverages
 from kronos.stages.forecast_charts import backtest_charts
+from kronos.stages.forgetting import forgetting_of
 from kronos.stages.inputs import wide_bars
 from kronos.stages.members import member_figures, on_some_days
 from kronos.stages.over_time import verdict
@@ -164,6 +165,7 @@ def evaluate(
         model_digests={name: inputs.digests[name] for name in ("tokenizer", "predictor")},
         ranking=ranked, before=before, accuracy=accurate, coverages=bands,
         members=members, time_series=over_time, calibration_note=inputs.calibration.note, test_losses=losses,
+        forgetting=forgetting_of(inputs.models.predictor.record),
         portfolios={
             name: Portfolio(daily=one.daily, risk=one.risk, turnover=one.turnover, stranded=one.stranded)
             for name, one in results.items() if name in signals.SIGNALS

@@ -44,7 +44,7 @@ class PipelineStage(Stage):
     params = tuple(
         name
         for name in FIELDS
-        if name not in fields_of("audit", "generate", "embed", "benchmark", "update", "search")
+        if name not in fields_of("audit", "generate", "embed", "benchmark", "refit", "update", "search")
     )
     cached = False
 

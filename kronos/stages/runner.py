@@ -54,6 +54,7 @@ def run_stage(
     Raises:
         UserError: for an invalid field or input, or an external system that does not work; the run ends as FAILED.
     """
+    config = stage.resolved(config)
     if parent is not None:
         stage.check(config)
         context = Context(config, parent.run, parent.tracking, parent.say, parent.workers, objective)

@@ -8,8 +8,6 @@ from kronos.stages.train_setup import make_objective
 from kronos.stages.weights import KINDS
 from kronos.utils.errors import UserError
 
-BATCH = 100  # windows
-
 
 def test_losses(context: Context, inputs: Inputs) -> dict[str, float]:
     """Return `test_loss_tokenizer` and `test_loss_predictor`, and the number of windows behind them, `test_windows`.
@@ -18,10 +16,8 @@ def test_losses(context: Context, inputs: Inputs) -> dict[str, float]:
     units, and their teacher-forced cross-entropy in nats. At most n_val_iter windows, chosen by the seed. Empty where
     the test range has no window.
     """
-    from kronos.data.window_order import epoch_order
     from kronos.data.windows import Windows
-    from kronos.distributed.collectives import Collectives
-    from kronos.training.validation import score
+    from kronos.training.validation import score_alone
 
     config, store, splits = context.config, inputs.store, inputs.splits
     assert store is not None and splits is not None
@@ -39,24 +35,17 @@ def test_losses(context: Context, inputs: Inputs) -> dict[str, float]:
         store, split, lookback=lookback, clip=config.data.clip, seed=config.training.seed,
         columns=pair[0].model.columns, **side_inputs(store, pair[1].model),
     )  # fmt: skip
-    chosen = epoch_order(
-        len(source), min(config.training.n_val_iter, len(source)), config.training.seed, None
-    )
-    runtime = choose(config.launch.device, config.launch.cpu, "fp32")
+    most, seed = config.training.n_val_iter, config.training.seed
+    device = choose(config.launch.device, config.launch.cpu, "fp32").device
     found: dict[str, float] = {}
     for kind, weights in zip(KINDS, pair, strict=True):
         objective = make_objective(kind, config, pair[0].model)
-        means, _ = score(
-            weights.model.to(runtime.device), objective, source, chosen, BATCH, runtime=runtime,
-            ranks=Collectives(0, 1), stop=lambda: False,
-        )  # fmt: skip
+        means = score_alone(weights.model.to(device), objective, source, most, seed, device)
         weights.model.eval()
-        if means is None:
-            raise UserError(f"the test loss of the {kind} is not finite: its weights are damaged")
         found[f"test_loss_{kind}"] = means["val_loss"]
-    found["test_windows"] = float(len(chosen))
+    found["test_windows"] = float(min(most, len(source)))
     context.say(
-        f"test loss on {len(chosen):,} windows of {splits.test[0]}..{splits.test[1]}: tokenizer "
+        f"test loss on {found['test_windows']:,.0f} windows of {splits.test[0]}..{splits.test[1]}: tokenizer "
         f"{found['test_loss_tokenizer']:.5g}, predictor {found['test_loss_predictor']:.5g}"
     )
     return found

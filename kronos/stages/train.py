@@ -15,6 +15,7 @@ from kronos.distributed.launcher import world_size
 from kronos.stages.additions import add, described_additions, only_random
 from kronos.stages.base import Context, Figure, Inputs, Result, Stage
 from kronos.stages.cache import copy_record, key_of, write_record
+from kronos.stages.forgetting import OlderLoss
 from kronos.stages.inputs import BY_CONTENT, log_dataset, resolve_splits, splits_to_json, stored_bars
 from kronos.stages.model_logging import log_inputs, log_served_model
 from kronos.stages.run_folder import working_folder
@@ -206,6 +207,10 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
         "settings_key": key_of(key), "model": model.config, "tokenizer": tokenizer and tokenizer.config,
         "resume": resume, "objective": importable(custom) if custom and runtime.world > 1 else None,
     }  # fmt: skip
+    older = before = None
+    if training.since is not None and train.groups.older.any():
+        older = OlderLoss(config, store, inputs.splits, training.since, model)
+        before = older.of(model, objective, runtime.device)
     final = config.model_folder(kind)
     with working_folder(final, key, run.id) as (folder, stop), Progress(kind) as progress:
         with context.workers.job(job, runtime.device.type == "cuda"):
@@ -231,10 +236,21 @@ def _train(kind: Kind, context: Context, inputs: Inputs, key: Mapping[str, Any])
             if inputs.tokenizer.record:
                 copy_record(inputs.tokenizer.record, folder / OWN_TOKENIZER)
         best = load_weights(kind, str(folder / "checkpoints" / "best_model"), None)
+        forgotten = {}
+        if older is not None:
+            after = older.of(best.model, objective, runtime.device)
+            best.model.eval()
+            forgotten = {
+                "older_loss_before": before, "older_loss_after": after, "older_windows": float(len(older)),
+            }  # fmt: skip
+            context.say(
+                f"{kind}: loss on {len(older):,} fixed windows before {training.since}: {before:.5g} before "
+                f"training, {after:.5g} after it"
+            )
         record = write_record(folder, key, run.id, _outputs(folder), {
             "metrics": {
                 "best_val_loss": result.best_value, "best_step": result.best_step, "steps": result.steps,
-                **_chosen_by(result), "windows_per_second": result.windows_per_second,
+                **_chosen_by(result), **forgotten, "windows_per_second": result.windows_per_second,
                 "peak_memory_gib": result.peak_memory / 2**30,
                 **{f"seconds_{part}": value for part, value in result.seconds.items()},
             },

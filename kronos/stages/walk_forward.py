@@ -40,7 +40,8 @@ class WalkForwardStage(Stage):
     params = tuple(
         name
         for name in FIELDS
-        if name not in fields_of("audit", "generate", "embed", "benchmark", "update", "registry", "search")
+        if name
+        not in fields_of("audit", "generate", "embed", "benchmark", "refit", "update", "registry", "search")
     )
     by_content = BY_CONTENT
     packages = BacktestStage.packages

@@ -326,6 +326,27 @@ def _told(what: str) -> Iterator[None]:
         raise UserError(f"{what}: error from MLflow's model registry: {first_line(error)}") from None
 
 
+def pinned(address: str, uri: str | None) -> str:
+    """Return `models:/NAME@ALIAS` as the version that has the alias now, `models:/NAME/3`; others as they are.
+
+    Raises UserError where the registry has no such model or no version with that alias.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if not address.startswith("models:/") or "@" not in address:
+        return address
+    name, _, alias = address.removeprefix("models:/").rpartition("@")
+    client = connect(uri)
+    try:
+        with limits(brisk=True):
+            return _version(client.get_model_version_by_alias(name, alias)).address
+    except MlflowException as error:
+        raise UserError(
+            f"{address}: no version of {name} has the alias {alias} ({first_line(error)}): register one with  "
+            f"python -m kronos pipeline --registered-model-name {name}  or give a folder or runs:/..."
+        ) from None
+
+
 def source_run(address: str, what: str, uri: str | None) -> TrackedRun:
     """The run of a `runs:/...` or `models:/...` URI. Raises UserError, which begins with `what`, if there is none."""
     from mlflow.exceptions import MlflowException

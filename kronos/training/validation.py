@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kronos.data.window_order import epoch_order
 from kronos.distributed.collectives import Collectives
 from kronos.distributed.device import Runtime
 from kronos.training.dataloader import WindowSource, to_device
+from kronos.utils.errors import UserError
 
 PERPLEXITIES = {"val_coarse": "val_perplexity_coarse", "val_fine": "val_perplexity_fine"}
+ALONE = 100  # windows per batch of `score_alone`
 Totals = dict[str, tuple[Tensor, float]]
 
 
@@ -66,6 +69,23 @@ def score(
             old = merged.get(name)
             merged[name] = (old[0] + total, old[1] + count) if old else (total, count)
     return measures(merged), None
+
+
+def score_alone(
+    model: nn.Module, objective: Any, source: WindowSource, most: int, seed: int, device: torch.device
+) -> dict[str, float]:
+    """Return the means over at most `most` fixed windows, by this process alone and in float32.
+
+    The model, on `device`, is left in training mode. Raises UserError for a loss that is not finite.
+    """
+    chosen = epoch_order(len(source), min(most, len(source)), seed, None)
+    runtime, ranks = Runtime(device), Collectives(0, 1)
+    means, _ = score(
+        model, objective, source, chosen, ALONE, runtime=runtime, ranks=ranks, stop=lambda: False
+    )
+    if means is None:
+        raise UserError("the loss of fixed windows is not finite: the weights are damaged")
+    return means
 
 
 def measures(totals: Totals) -> dict[str, float]:

@@ -84,3 +84,11 @@ def test_a_paired_difference_takes_the_days_that_both_have():
     found = statistics.paired(model, other, 1)
     assert found.days == 55 and found.mean == pytest.approx(0.3)
     assert found.sign == 1  # what both share cancels
+
+
+def test_a_series_that_varies_only_from_day_to_day_has_a_mean_and_no_error_to_divide_by():
+    days = 40
+    freedom = statistics.degrees_of_freedom(days, 1)
+    fast = np.cos(np.pi * (freedom + 1) * (np.arange(days) + 0.5) / days)  # next to those of the variance
+    found = statistics.estimate(1.0 + fast, 1)
+    assert found.mean == pytest.approx(1.0) and found.low == found.high == found.mean and np.isnan(found.t)

@@ -110,6 +110,10 @@ def make_full(days: int = 57, **more: Any) -> ReportInputs:
         before=before, coverages={"raw": make_coverage(0.1), "calibrated": make_coverage(0.12)},
         members=[member, Member("second", None, None)],
         test_losses={"test_loss_tokenizer": 0.0123, "test_loss_predictor": 2.345, "test_windows": 4096.0},
+        forgetting={
+            "since": "2009-01-05", "older_windows": 1234.0, "older_loss_before": 2.1, "older_loss_after": 2.25,
+            "val_loss_before": 2.4, "val_loss_after": 2.2,
+        },
         charts=charts,
         departures=Departures(left, -0.3, (0.0123, 0.0101), 0.012), looks_before=3, limit_threshold="auto",
     )  # fmt: skip

@@ -25,20 +25,26 @@ STRENGTH = 0.02  # next day's return for z = 1
 FIRST_DAY = "2020-01-02"
 
 
-def planted_returns(seed: int, names: int = NAMES, days: int = DAYS) -> tuple[np.ndarray, np.ndarray]:
-    """(z, daily log returns), each [days, names]; the return of day t is STRENGTH x z of t - 1, plus noise."""
+def planted_returns(
+    seed: int, names: int = NAMES, days: int = DAYS, turn: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(z, daily log returns), each [days, names]; the return of day t is STRENGTH x z of t - 1, plus noise.
+
+    From day `turn` on the pattern has the other sign.
+    """
     random = np.random.default_rng(seed)
     hidden = np.clip(random.normal(size=(days, names)), -2.5, 2.5)
     returns = NOISE * random.normal(size=(days, names))
-    returns[1:] += STRENGTH * hidden[:-1]
+    sign = np.where(np.arange(1, days) < (days if turn is None else turn), 1.0, -1.0)
+    returns[1:] += sign[:, None] * STRENGTH * hidden[:-1]
     return hidden, returns
 
 
 def planted_bars(
-    seed: int = SEED, *, pattern: bool = True, names: int = NAMES, days: int = DAYS
+    seed: int = SEED, *, pattern: bool = True, names: int = NAMES, days: int = DAYS, turn: int | None = None
 ) -> pd.DataFrame:
     """Long frame of daily bars. Without the pattern each name's returns are shuffled in time, volume is kept."""
-    hidden, returns = planted_returns(seed, names, days)
+    hidden, returns = planted_returns(seed, names, days, turn)
     random = np.random.default_rng([seed, 1])
     if not pattern:
         returns = random.permuted(returns, axis=0)
@@ -63,10 +69,12 @@ def planted_bars(
     )
 
 
-def planted_store(path: Path, seed: int = SEED, *, pattern: bool = True) -> BarStore:
+def planted_store(path: Path, seed: int = SEED, *, pattern: bool = True, turn: int | None = None) -> BarStore:
     """The bars as a store that the stages read."""
     word = "with a planted pattern" if pattern else "whose returns are shuffled in time"
-    return store_of(path, planted_bars(seed, pattern=pattern), f"{NAMES} made-up instruments {word}")
+    return store_of(
+        path, planted_bars(seed, pattern=pattern, turn=turn), f"{NAMES} made-up instruments {word}"
+    )
 
 
 def store_of(path: Path, bars: pd.DataFrame, universe: str) -> BarStore:
