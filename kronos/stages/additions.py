@@ -13,10 +13,8 @@ from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
 from kronos.data.time_features import time_table
 from kronos.stages.inputs import windows_of
-from kronos.stages.weights import pretrained_address, refuse_other_conditions
+from kronos.stages.weights import pretrained_address, refuse_other_conditions, refuse_other_time_features
 from kronos.utils.errors import UserError
-
-KEYS = ("conditions", "time_features")  # of a predictor's config.json
 
 
 def side_inputs(store: BarStore, model: Any) -> dict[str, Any]:
@@ -91,13 +89,9 @@ def _conditions(config: Config, store: BarStore, splits: Ranges, start: Any) -> 
 def _time_features(config: Config, store: BarStore, start: Any) -> dict[str, Any] | None:
     names = config.data.time_feature_list
     own: dict[str, Any] | None = None if start is None else start.config.get("time_features")
-    if own is not None and (names == TIME_FEATURES or [*names] == own["names"]):
-        return own
     if own is not None:
-        raise UserError(
-            f"time_feature_list: {','.join(names)} was given, but the pretrained predictor has "
-            f"{','.join(own['names'])}: give the same, or leave it out"
-        )
+        refuse_other_time_features(config, start.config, "the pretrained predictor")
+        return own
     if start is not None and (problem := _list_problem(config)):
         raise UserError(problem)
     if names == TIME_FEATURES:

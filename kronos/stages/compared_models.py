@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kronos.config.registries import TIME_FEATURES
 from kronos.config.schema import Config
 from kronos.config.weights import PUBLIC
 from kronos.data.splits import Ranges
@@ -95,7 +96,8 @@ def _opened(address: str, config: Config, store: BarStore, splits: Ranges) -> Na
     predictor, _, tokenizer = address.partition("+")
     public = {one: of for of, one in PUBLIC.values()}
     paths = {"predictor_path": [predictor], "tokenizer_path": tokenizer or public.get(predictor)}
-    fields = {**paths, "condition_columns": None}  # each model has conditions of its own, or none
+    # Each model has conditions and time features of its own.
+    fields = {**paths, "condition_columns": None, "time_feature_list": TIME_FEATURES}
     try:
         *pair, _ = trained_pair(config.replace(**fields), store, splits)
     except UserError as error:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kronos.config.registries import TIME_FEATURES
 from kronos.config.schema import Config
 from kronos.data.conditions import unknown_categories
 from kronos.data.extra_columns import model_columns
@@ -153,6 +154,7 @@ def trained_pair(
     except UserError as error:
         raise problem or error from None
     refuse_other_conditions(config, predictor.model.config, "the predictor")
+    refuse_other_time_features(config, predictor.model.config, "the predictor")
     notes = unknown_values(store, predictor.model.config)
     wanted = predictor.made_from.get("inputs", {}).get("tokenizer")
     if tokenizer is not None and wanted is None:
@@ -183,6 +185,20 @@ def refuse_other_conditions(config: Config, described: Mapping[str, Any], what: 
         has = f"has {', '.join(own)}" if own else "was trained without conditions"
         raise UserError(
             f"condition_columns: {','.join(asked)} was given, but {what} {has}: give the same, or leave them out"
+        )
+
+
+def refuse_other_time_features(config: Config, described: Mapping[str, Any], what: str) -> None:
+    """Raise UserError where the configuration names other time features than a predictor has.
+
+    The default list stands for those that it has.
+    """
+    asked = config.data.time_feature_list
+    own = described.get("time_features", {"names": [*TIME_FEATURES]})["names"]
+    if asked != TIME_FEATURES and [*asked] != own:
+        raise UserError(
+            f"time_feature_list: {','.join(asked)} was given, but {what} has {','.join(own)}: give the same, or leave "
+            "it out"
         )
 
 

@@ -24,6 +24,7 @@ from kronos.model.presets import random_model
 from kronos.stages.additions import add, described_additions, only_random
 from kronos.stages.inputs import resolve_splits
 from kronos.stages.train_setup import prepare, windows
+from kronos.stages.weights import refuse_other_time_features
 from kronos.tracking.served_model import ServedKronos
 from kronos.training.objectives import PredictorObjective
 from kronos.training.settings import FitSettings
@@ -140,6 +141,11 @@ def test_fewer_and_other_orders_are_for_random_weights_alone(store: Path, weight
     ):
         described(configured(weights, **fewer), bars, with_features(weights, bars))
     plain = configured(weights, time_feature_list=",".join(TIME_FEATURES))
+    refuse_other_time_features(plain, with_features(weights, bars).config, "it")
+    with pytest.raises(
+        UserError, match="days_to_month_end was given, but it has minute,hour,weekday,day,month: give"
+    ):
+        refuse_other_time_features(configured(weights), start.config, "it")
     assert (
         described(plain, bars, start) == {} and only_random(described(configured(weights), bars, start)) == {}
     )
