@@ -197,8 +197,8 @@ def refuse_other_time_features(config: Config, described: Mapping[str, Any], wha
     own = described.get("time_features", {"names": [*TIME_FEATURES]})["names"]
     if asked != TIME_FEATURES and [*asked] != own:
         raise UserError(
-            f"time_feature_list: {','.join(asked)} was given, but {what} has {','.join(own)}: give the same, or leave "
-            "it out"
+            f"time_feature_list: {','.join(asked)} was given, but {what} has {','.join(own)}: give the same, or "
+            "leave it out"
         )
 
 
