@@ -21,6 +21,7 @@ import pandas as pd
 
 from kronos.config.schema import Config
 from kronos.data import conditions
+from kronos.data.bars import FEATURES
 from kronos.data.forecast_points import ForecastPoints, forecast_points
 from kronos.data.splits import Ranges
 from kronos.data.store import BarStore
@@ -359,6 +360,10 @@ def champion_points(
         # Models registered before there was a choice have no "sliding".
         served = {"sliding": "exact", **read_json(folder / "serving.json")}
         pair = load_tokenizer(folder / "tokenizer"), load_predictor(folder / "predictor")
+    stored = {*FEATURES, *(one.name for one in store.extra)}
+    missing = [name for name in pair[0].columns if name not in stored]
+    if missing:
+        raise NotComparable(f"version {present.number} sees {missing[0]}, which these bars do not have")
     theirs = config.replace(**{field: served[name] for name, field in SERVED.items()})
     lacking = conditions.lacking(store, pair[1].config.get("conditions", {"columns": []})["columns"])
     if lacking:

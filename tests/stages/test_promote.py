@@ -1,5 +1,6 @@
 """Who becomes the champion: by planted forecasts, and by what each model has seen."""
 
+import shutil
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -17,6 +18,7 @@ from kronos.data.forecast_points import forecast_points
 from kronos.data.splits import Ranges
 from kronos.evaluation.multiple_looks import level_of_challenge
 from kronos.forecast.store_forecaster import forecast_frame
+from kronos.model.presets import random_model
 from kronos.stages import promote as champion
 from kronos.stages import provenance
 from kronos.stages.base import Result
@@ -215,6 +217,18 @@ def test_a_champion_of_a_shorter_context_may_forecast_earlier_days(
     earlier = whole[whole["as_of"] == first].assign(as_of=sessions[sessions.searchsorted(first) - 1])
     monkeypatch.setitem(case.predictions, 0.5, pd.concat((earlier, whole), ignore_index=True))
     assert case.decide(1.0, 0.5, monkeypatch).numbers == plain
+
+
+def test_a_champion_of_columns_that_the_bars_lack_is_not_comparable(
+    case: Case, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {"columns": ["open", "high", "low", "close", "oi"]}
+    random_model("tokenizer", "nano", columns).save_pretrained(tmp_path / "tokenizer")
+    shutil.copytree(weights / "predictor", tmp_path / "predictor")
+    write_json(tmp_path / "serving.json", {})
+    monkeypatch.setattr(champion, "download", lambda *given: tmp_path)
+    with pytest.raises(champion.NotComparable, match="version 3 sees oi, which these bars do not have"):
+        champion.champion_points(Version("kronos", 3, "run", {}), case.new, case.new)  # type: ignore[arg-type]
 
 
 def test_a_difference_that_is_enough_for_the_first_challenge_is_not_for_the_tenth() -> None:
