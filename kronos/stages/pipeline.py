@@ -44,7 +44,8 @@ class PipelineStage(Stage):
     params = tuple(
         name
         for name in FIELDS
-        if name not in fields_of("audit", "generate", "embed", "benchmark", "refit", "update", "search")
+        if name
+        not in fields_of("audit", "generate", "embed", "head", "benchmark", "refit", "update", "search")
     )
     cached = False
 

@@ -41,7 +41,9 @@ class WalkForwardStage(Stage):
         name
         for name in FIELDS
         if name
-        not in fields_of("audit", "generate", "embed", "benchmark", "refit", "update", "registry", "search")
+        not in fields_of(
+            "audit", "generate", "embed", "head", "benchmark", "refit", "update", "registry", "search"
+        )
     )
     by_content = BY_CONTENT
     packages = BacktestStage.packages
