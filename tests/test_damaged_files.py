@@ -322,10 +322,15 @@ def test_verify_names_every_flipped_file_of_a_pipeline(
     ("file", "command"),
     [
         (MODELS / "finetune_tokenizer_demo/checkpoints/best_model/model.safetensors", "tokenizer"),
-        (MODELS / "finetune_predictor_demo/checkpoints/best_model/model.safetensors", "predictor"),
-        (MODELS / "finetune_predictor_demo/checkpoints/best_model/config.json", "predictor"),
-        (MODELS / "finetune_tokenizer_demo/summary.json", "tokenizer"),
         (MODELS / "finetune_predictor_demo/summary.json", "predictor"),
+        *(
+            pytest.param(MODELS / file, command, marks=pytest.mark.nightly)
+            for file, command in (
+                ("finetune_predictor_demo/checkpoints/best_model/model.safetensors", "predictor"),
+                ("finetune_predictor_demo/checkpoints/best_model/config.json", "predictor"),
+                ("finetune_tokenizer_demo/summary.json", "tokenizer"),
+            )
+        ),
     ],
 )
 def test_a_flipped_bit_of_a_trained_model_stops_the_stages_that_read_it(

@@ -60,6 +60,7 @@ def test_warnings_of_other_packages_are_printed_where_the_environment_makes_them
     assert ("UserWarning: two" in done.stderr) == ("ignore" not in option)
 
 
+@pytest.mark.nightly
 def test_a_pipeline_goes_through_where_the_environment_makes_warnings_errors(tmp_path: Path) -> None:
     given = [
         *SAMPLE, "--backtest-n-symbol-hold", "3", "--backtest-n-symbol-drop", "1",

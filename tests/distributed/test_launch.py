@@ -208,7 +208,10 @@ def test_a_run_killed_at_any_moment_and_resumed_equals_the_straight_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "signum"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("processes", "signum"),
+    [pytest.param("1", signal.SIGTERM, marks=pytest.mark.nightly), ("2", signal.SIGINT)],
+)
 def test_an_interrupted_run_saves_ends_cleanly_and_goes_on(
     processes: str, signum: int, flags: list[str]
 ) -> None:
@@ -252,7 +255,7 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("torchrun", [False, True])
+@pytest.mark.parametrize("torchrun", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_a_killed_rank_ends_the_run_failed(torchrun: bool, flags: list[str]) -> None:
     stage = ["-m", "kronos", "tokenizer", *flags, "--epochs", "400"]
     if torchrun:

@@ -231,7 +231,7 @@ def group(request: pytest.FixtureRequest) -> Iterator[WorkerGroup]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", [2, 3], indirect=True)
+@pytest.mark.parametrize("group", [2, pytest.param(3, marks=pytest.mark.nightly)], indirect=True)
 def test_several_processes_make_the_forecasts_of_one(
     config, points, pair, store, in_folder, group, monkeypatch
 ):

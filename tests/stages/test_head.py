@@ -59,7 +59,14 @@ def market(in_folder: Path) -> pd.DataFrame:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["return", "direction", "volatility", "rank"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        "rank",
+        "direction",
+        *(pytest.param(one, marks=pytest.mark.nightly) for one in ("return", "volatility")),
+    ],
+)
 def test_a_planted_pattern_is_found_and_answered_up_to_the_last_bars(
     market: pd.DataFrame, weights: Path, objective: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

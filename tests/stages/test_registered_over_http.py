@@ -10,7 +10,7 @@ from servers import MlflowServer
 from kronos.__main__ import main
 from kronos.tracking.model_registry import champion_of, versions_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 CONFIG = Path(__file__).resolve().parents[2] / "experiments" / "planted.json"
 QUICK = [
     "--epochs", "1", "--n-train-iter", "64", "--n-val-iter", "64", "--inference-sample-count", "1",

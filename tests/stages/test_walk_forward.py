@@ -122,7 +122,7 @@ def test_pooled_means_are_those_of_all_days_with_more_degrees_of_freedom(tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("refit", [True, False])
+@pytest.mark.parametrize("refit", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_a_walk_forward_runs_its_folds_as_children_and_pools_them(in_folder, refit):
     planted_store(Path("outputs/data").absolute())
     quick = [

@@ -83,6 +83,7 @@ HOSTILE: dict[str, Callable[[], tuple[bytes, str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.nightly
 def test_memory_stays_under_the_bound_whatever_is_asked(served: str) -> None:
     process, kinds = server_process(served), {"json": "application/json", "csv": "text/csv"}
     print(f"\nidle: {peak_mb(process):.0f} MB")
