@@ -1,6 +1,6 @@
 """What each option of fine-tuning changes: nano models, several seeds, each compared with the default.
 
-    python experiments/ablation.py --config-path experiments/sample.json
+    python experiments/studies/ablation.py --config-path experiments/sample.json
 
 Flags are the fields of a training; --seeds 3 and --rows NAME,... are the script's own. A tokenizer and a predictor
 are trained once from random weights on the older half of train_time_range. Every row then fine-tunes this predictor
