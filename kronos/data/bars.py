@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kronos.config.features import OTHER_NAMES, PRICES
 from kronos.utils.errors import UserError
 
-PRICES = ("open", "high", "low", "close")
 FEATURES = (*PRICES, "volume", "amount")
 OPEN, HIGH, LOW, CLOSE, VOLUME, AMOUNT = range(len(FEATURES))  # their places in an array of bars
 EXTRA = ("factor", "adj_close", "split_so_far", "flag")  # columns of a raw frame kept beside the features
 MARK = "extra:"  # before the names of further columns, see `extra_columns`
 CODE = re.compile(r"0\d+")  # 01 is the code of something, and no number
 ALIASES = {  # names that a DataFrame may use instead
-    "vol": "volume", "amt": "amount", "symbol": "instrument", "date": "datetime", "timestamps": "datetime",
+    **OTHER_NAMES, "symbol": "instrument", "date": "datetime", "timestamps": "datetime",
 }  # fmt: skip
 SPELLINGS = {  # names that the columns of files are found under, in lower case, the preferred one first
     "instrument": ("instrument", "symbol", "code", "ticker", "ts_code", "stock_code", "sec_code", "stock", "sid",

@@ -151,9 +151,8 @@ def size_bucket(store: BarStore, bars: int) -> np.ndarray:
     """
     money = np.empty(len(store))
     for number in range(len(store.instruments)):
-        rows = store.symbol_rows(
-            number
-        )  # apart, so that no rounding depends on other instruments' later bars
+        # Each by itself, so that no rounding depends on other instruments' later bars.
+        rows = store.symbol_rows(number)
         total = np.concatenate([[0.0], np.cumsum(store.values[rows, AMOUNT], dtype=np.float64)])
         end = np.arange(1, len(total))
         begin = np.maximum(end - bars, 0)

@@ -28,9 +28,7 @@ class HeadBatch(NamedTuple):
 
     inputs: torch.Tensor  # float32 [B, G, D] hidden states, or [B, G, L, F] normalised and clipped bars
     stamp: torch.Tensor  # int64 [B, G, L, K] time features; [B, G, 0] of hidden states
-    conditions: (
-        torch.Tensor
-    )  # float32 [B, G, L, C]; [B, G, 0] of hidden states and of a predictor without any
+    conditions: torch.Tensor  # float32 [B, G, L, C]; [B, G, 0] of states and of a predictor without any
     target: torch.Tensor  # float32 [B, G]; NaN where an example has fewer instruments
 
 

@@ -26,10 +26,8 @@ from kronos.data.calendars import early_closes, planned_days, sessions, time_fea
 MOST_DAYS = 10  # before and after a holiday
 MOST_OF_A_MONTH = 31
 LAST_HOUR, QUARTER, MOST_QUARTERS = 60, 15, 92
-BEFORE, AFTER = (
-    40,
-    80,
-)  # calendar days around the bars in which holidays, ends of months and expiries are looked for
+# Calendar days around the bars in which holidays, ends of months and expiries are looked for.
+BEFORE, AFTER = 40, 80
 
 
 def time_table(times: Any, names: Sequence[str], calendar: str, freq: str, label: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,8 @@ def exit_with_rank_0(store: Any, rank: int) -> Iterator[None]:
     The thread has ended when the block is left: Python stops one that is inside the store's C++ code at exit in a way
     that aborts the process.
     """
-    finished = threading.Event()
 
-    def watch() -> None:
+    def watch(finished: threading.Event) -> None:
         try:
             while not store.check(["end"]):
                 store.add(f"alive/{rank}", 1)
@@ -116,13 +115,21 @@ def exit_with_rank_0(store: Any, rank: int) -> Iterator[None]:
         if not finished.is_set():
             os._exit(1)
 
-    thread = threading.Thread(target=watch, daemon=True)
+    with watching(watch):
+        yield
+
+
+@contextmanager
+def watching(watch: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run `watch(finished)` in a thread during the block; it must return soon after `finished` is set at its end."""
+    finished = threading.Event()
+    thread = threading.Thread(target=watch, args=(finished,), daemon=True)
     thread.start()
     try:
         yield
     finally:
         finished.set()
-        thread.join(GRACE_SECONDS)  # a host that is gone answers late
+        thread.join(GRACE_SECONDS)  # the store of a host that is gone answers late
 
 
 class OomKills:

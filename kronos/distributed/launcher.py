@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from kronos.distributed.child_process import ChildProcess, exit_with_parent, exit_with_rank_0
+from kronos.distributed.child_process import ChildProcess, exit_with_parent, exit_with_rank_0, watching
 from kronos.utils.errors import UserError
 
 GROUP_TIMEOUT = timedelta(hours=1)  # of one collective operation: a dead process is noticed long before
@@ -214,21 +214,14 @@ class WorkerGroup:
         """Abort the NCCL group when a worker failed and rank 0 still waits for it: NCCL does not notice."""
         import torch.distributed as dist
 
-        finished = threading.Event()
-
-        def watch() -> None:
+        def watch(finished: threading.Event) -> None:
             while not finished.wait(0.5):
                 if self._lost() and not finished.wait(GRACE_SECONDS) and "nccl" in str(dist.get_backend()):
                     dist.distributed_c10d._abort_process_group()
                     return
 
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
+        with watching(watch):
             yield
-        finally:
-            finished.set()
-            thread.join()
 
 
 def run_worker(place: Place, store: Any, work: Callable[[dict[str, Any], Place], None]) -> int:

@@ -22,9 +22,8 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", self._frequencies())
 
     def _frequencies(self, device: torch.device | None = None) -> Tensor:
-        with torch.device(
-            "cpu"
-        ):  # not on the meta device: its arithmetic imports torch._dynamo, for a second
+        # Not on the meta device, whose arithmetic imports torch._dynamo, for a second.
+        with torch.device("cpu"):
             steps = torch.arange(0, self.head_width, 2).float()
             frequencies = 1.0 / (10000 ** (steps / self.head_width))
         return frequencies.to(device or torch.get_default_device())

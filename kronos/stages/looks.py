@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kronos.config.loading import to_text
-from kronos.config.schema import Config
+from kronos.config.schema import FIELDS, Config
 from kronos.data.store import BarStore
 from kronos.stages.base import Context, Say
 from kronos.tracking.run import Run
@@ -31,6 +31,8 @@ SETTINGS = (
     "lookback_window", "predict_window", "max_context", "clip", "inference_T", "inference_top_p", "inference_top_k",
     "inference_sample_count", "backtest_signal", "seed",
 )  # fmt: skip
+# The same, left out at their defaults: looks that were recorded before they counted stay those of the same model.
+UNLESS_DEFAULT = ("inference_fine_rotary", "inference_sliding", "inference_precision")
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def look_of(
 
 def model_digest(config: Config, tokenizer: str, predictor: str) -> str:
     """Digest of both models' weights (given as digests) and of the settings that they forecast with."""
-    settings = {name: to_text(getattr(config, name)) for name in SETTINGS}
+    changed = (name for name in UNLESS_DEFAULT if getattr(config, name) != FIELDS[name].default)
+    settings = {name: to_text(getattr(config, name)) for name in (*SETTINGS, *changed)}
     return digest_bytes(json.dumps([tokenizer, predictor, settings], sort_keys=True).encode())[:16]
 
 

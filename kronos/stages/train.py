@@ -53,7 +53,7 @@ ONLY_OF_PREDICTORS = (
 # What forecasts of validation days depend on, if the best predictor is chosen by them.
 FORECAST_PARAMS = (
     "inference_T", "inference_top_p", "inference_top_k", "inference_sample_count", "inference_fine_rotary",
-    "inference_precision", "inference_compile", "backtest_signal", "backtest_limit_threshold",
+    "inference_sliding", "inference_precision", "inference_compile", "backtest_signal", "backtest_limit_threshold",
     "backtest_delisting_return",
 )  # fmt: skip
 # Imported by name and only where it is used, so that its code is not part of the key of every training.

@@ -62,9 +62,8 @@ def prepare(model: Any, config: Config, address: str | None = None) -> Any:
     from kronos.training.adapters import add_adapter
 
     model = add_adapter(freeze(model, config), config.training, address)
-    for part in getattr(
-        model, "additions", list
-    )():  # new beside the weights that an adapter leaves as they are
+    # An adapter leaves the weights as they are, and what is new beside them is trained.
+    for part in getattr(model, "additions", list)():
         part.requires_grad_(True)
     return model
 

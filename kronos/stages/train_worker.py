@@ -43,10 +43,8 @@ def _train(description: dict[str, Any], place: Place, stopped: Callable[[], bool
     from kronos.config.schema import Config
     from kronos.distributed.device import choose
     from kronos.model.presets import build_model
-    from kronos.stages.head_setup import of_worker
     from kronos.stages.inputs import splits_from_json, stored_bars
     from kronos.stages.train_setup import make_objective, prepare, share_tokenizer, windows
-    from kronos.stages.validation_forecasts import scored_by_forecasts
     from kronos.training.settings import FitSettings
     from kronos.training.trainer import fit
 
@@ -57,6 +55,8 @@ def _train(description: dict[str, Any], place: Place, stopped: Callable[[], bool
         runtime = choose(config.launch.device, config.launch.cpu, config.training.precision, place)
         splits, forecasts = splits_from_json(description["splits"]), None
         if kind == "head":
+            from kronos.stages.head_setup import of_worker
+
             model, objective, train, validation = of_worker(description, config, store, splits)
         else:
             model = prepare(build_model(kind, description["model"]), config)
@@ -64,6 +64,8 @@ def _train(description: dict[str, Any], place: Place, stopped: Callable[[], bool
             objective = make_objective(kind, config, tokenizer, description["objective"])
             train, validation = windows(config, store, splits, model)
             if kind == "predictor" and config.training.early_stopping_metric != "val_loss":
+                from kronos.stages.validation_forecasts import scored_by_forecasts
+
                 forecasts = scored_by_forecasts(config, store, splits, tokenizer)
         join_group(description["store"], description["number"], place, runtime.device.type == "cuda")
         share_tokenizer(objective, runtime)

@@ -13,7 +13,7 @@ from planted import planted_store
 
 from kronos import latest
 from kronos.__main__ import main
-from kronos.config.schema import Config
+from kronos.config.schema import Config, fields_of
 from kronos.stages import looks
 from kronos.stages.looks import Look, before, read_looks, record
 from kronos.utils.files import read_json
@@ -137,9 +137,16 @@ def test_the_window_ends_with_the_bars_and_settings_make_another_model(tmp_path:
     assert found.predictor == "p" * 16 and found.horizon == config.predict_window
     mine = looks.model_digest(config, "t", "p")
     assert mine == looks.model_digest(config.replace(backtest_batch_size=7), "t", "p")
-    for change in ({"inference_T": 0.5}, {"seed": 1}, {"backtest_signal": "max"}):
+    for change in (
+        {"inference_T": 0.5}, {"seed": 1}, {"backtest_signal": "max"}, {"inference_sliding": "cached"},
+        {"inference_precision": "bf16"}, {"inference_fine_rotary": "trained"},
+    ):  # fmt: skip
         assert looks.model_digest(config.replace(**change), "t", "p") != mine
     assert looks.model_digest(config, "t", "q") != mine
+    drawn = {name for name in fields_of("forecast") if name.startswith("inference_")}
+    assert drawn - {*looks.SETTINGS, *looks.UNLESS_DEFAULT} == {
+        "inference_compile"
+    }  # which only rounds otherwise
 
 
 def backtest(*arguments: str) -> tuple[dict[str, float], str]:

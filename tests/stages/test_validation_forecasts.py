@@ -7,7 +7,7 @@ import pytest
 
 from kronos.__main__ import main
 from kronos.config.loading import load_config
-from kronos.config.schema import Config
+from kronos.config.schema import Config, fields_of
 from kronos.stages import STAGES
 from kronos.stages.inputs import resolve_splits, stored_bars
 from kronos.stages.search.trial import forecast_metrics
@@ -47,7 +47,8 @@ def test_the_best_weights_score_what_a_search_would_give_them(
 
 def test_forecast_fields_are_part_of_the_key_only_where_forecasts_choose(weights: Path) -> None:
     config, _ = configured(weights)
-    stage, fields = STAGES["predictor"], {"inference_T", "backtest_signal", "max_context"}
+    stage, fields = STAGES["predictor"], {"backtest_signal", "max_context"}
+    fields |= {name for name in fields_of("forecast") if name.startswith("inference_")}
     assert fields <= set(stage.key_fields(config)) and stage.code(config)
     plain = config.replace(early_stopping_metric="val_loss")
     assert not fields & set(stage.key_fields(plain)) and not stage.code(plain)
